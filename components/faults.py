@@ -1,0 +1,39 @@
+"""The ways a stage may end badly, each with the exit code users and the flow decide by."""
+
+from __future__ import annotations
+
+
+class Fault(Exception):
+    """A failure that a person can act on: what was found, what was expected, what to do."""
+
+    exit_code = 1
+
+
+class ConfigurationFault(Fault):
+    """A wrong parameter, environment variable or missing input; running again changes nothing."""
+
+    exit_code = 2
+
+
+class DataFault(Fault):
+    """Data that is damaged, missing, or rejected more often than params allow."""
+
+    exit_code = 3
+
+
+class InfrastructureFault(Fault):
+    """Network, disk or service trouble; the same command may succeed later."""
+
+    exit_code = 4
+
+
+class GateFault(Fault):
+    """The work was done and its result is below the limit set in params."""
+
+    exit_code = 5
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGINT arrived; like KeyboardInterrupt, no `except Exception` may swallow it."""
+
+    exit_code = 143
