@@ -1,0 +1,136 @@
+"""Params of base_models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from components.settings.section import Count, Positive, Rate, Revision, Section, Weight
+from components.settings.sources import Scenes, TextSource
+
+
+class HubModel(Section):
+    """A model of the Hugging Face hub, safetensors only, no remote code."""
+
+    kind: Literal["hub"]
+    id: str
+    revision: Revision
+
+
+class FolderModel(Section):
+    """A model in Hugging Face layout in a folder; relative to `inputs/<download.inputs>`, or absolute."""
+
+    kind: Literal["folder"]
+    path: str
+
+
+class Schedule(Section):
+    """One training run with linear warm-up and cosine decay to zero."""
+
+    steps: Count
+    batch_size: Positive
+    learning_rate: Rate
+    warmup_steps: Count
+    weight_decay: Weight
+
+
+class MadeLlm(Section):
+    """A small Llama and its BPE vocabulary, made from text; 0 steps leave it random."""
+
+    kind: Literal["made"]
+    texts: list[TextSource] = Field(min_length=1)
+    vocabulary_size: Positive
+    layers: Positive
+    width: Positive
+    heads: Positive
+    feed_forward: Positive
+    max_tokens: Positive
+    training: Schedule  # a batch is of blocks of max_tokens tokens
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _check_heads(self.width, self.heads)
+        return self
+
+
+class MadeClip(Section):
+    """A small CLIP with a convolutional stem; 0 steps leave it random."""
+
+    kind: Literal["made"]
+    texts: list[TextSource] = Field(min_length=1)  # for the vocabulary
+    vocabulary_size: Positive
+    image_size: Positive
+    stem_channels: list[Positive] = Field(min_length=1)  # one 3x3 stride-2 convolution each
+    vision_layers: Positive
+    text_layers: Positive
+    width: Positive
+    heads: Positive
+    projection_dim: Positive
+    context_tokens: Positive
+    scenes: Scenes | None  # what it is trained on
+    caption_mix: dict[Literal["alt", "short", "dense", "short_de", "dense_de"], Weight]
+    training: Schedule
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _check_heads(self.width, self.heads)
+        if self.scenes is None:
+            if self.training.steps:
+                raise ValueError(
+                    "training.steps needs scenes; expected scenes, or 0 steps for random weights"
+                )
+            return self
+        if self.scenes.image_size != self.image_size:
+            raise ValueError(
+                f"scenes.image_size {self.scenes.image_size} is not image_size {self.image_size}"
+            )
+        if sum(self.caption_mix.values()) <= 0:
+            raise ValueError("caption_mix gives no column a weight")
+        _check_scenes(self.scenes)
+        return self
+
+
+class MadeCaptioner(Section):
+    """A small captioner trained on labelled scenes."""
+
+    kind: Literal["made"]
+    scenes: Scenes
+    vocabulary_size: Positive
+    stem_channels: list[Positive] = Field(min_length=1)
+    layers: Positive
+    width: Positive
+    heads: Positive
+    max_tokens: Positive
+    attribute_loss_weight: Weight
+    training: Schedule
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _check_heads(self.width, self.heads)
+        _check_scenes(self.scenes)
+        return self
+
+
+Llm = Annotated[HubModel | FolderModel | MadeLlm, Field(discriminator="kind")]
+Clip = Annotated[HubModel | FolderModel | MadeClip, Field(discriminator="kind")]
+
+
+class BaseModels(Section):
+    """Params of base_models."""
+
+    llm: Llm
+    clip: Clip
+    captioner: MadeCaptioner | None
+    checkpoint_steps: Positive  # a checkpoint every so many steps
+
+
+def _check_heads(width: int, heads: int) -> None:
+    if width % heads:
+        raise ValueError(f"width {width} is not a multiple of heads {heads}")
+
+
+def _check_scenes(scenes: Scenes) -> None:
+    """Base models learn from train scenes and are measured on validation ones; test is evaluate's alone."""
+    if not scenes.counts.train or scenes.counts.test:
+        raise ValueError("scenes.counts: expected at least one train scene and no test scene")

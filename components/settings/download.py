@@ -1,0 +1,53 @@
+"""Params of download."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from components.settings.section import Count, Name, Positive, Rate, Section, Share
+from components.settings.sources import Source
+
+
+class Fetch(Section):
+    """How one image is fetched over HTTP."""
+
+    deadline_seconds: Rate  # for one attempt from name look-up to last byte, redirects included; not retried
+    max_bytes: Positive
+    retries: Count  # after a broken connection, HTTP 429 or 5xx
+    backoff_seconds: Rate  # before the first retry; doubles each time
+    connections: Positive
+    connections_per_host: Positive
+    max_redirects: Count
+    user_agent: str
+    allowed_ports: list[Positive]
+    allowed_private_hosts: list[str]  # opens loopback or a private network; empty for the internet
+
+
+class Images(Section):
+    """What is kept of an image."""
+
+    size: Positive  # pixels of the longer side after shrinking; smaller images are not enlarged
+    jpeg_quality: int = Field(ge=1, le=100)
+    min_side: Positive  # pixels
+    max_pixels: Positive  # checked before decoding
+    max_aspect: Rate
+
+
+class Download(Section):
+    """Params of download."""
+
+    inputs: Name
+    sources: list[Source] = Field(min_length=1)
+    fetch: Fetch
+    images: Images
+    shard_rows: Positive
+    max_reject_share: Share
+
+    @model_validator(mode="after")
+    def _sources_have_names_of_their_own(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two sources have one name ({', '.join(names)}); give each its own")
+        return self

@@ -1,0 +1,55 @@
+"""Where the work happens: `LLM2CLIP_*` variables, which may not change a result."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from components.faults import ConfigurationFault
+
+PREFIX = "LLM2CLIP_"
+
+
+class Environment(BaseSettings):
+    """Read from the environment only; no file is looked at, so that no secret lies beside the code."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
+
+    work_store: Path = Path(".work")
+    registry: str = "registry"
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 0
+
+    @field_validator("threads")
+    @classmethod
+    def _not_negative(cls, threads: int) -> int:
+        if threads < 0:
+            raise ValueError("expected 0 (as many as torch likes) or more")
+        return threads
+
+
+def load_environment() -> Environment:
+    """Read the environment.
+
+    Raises:
+        ConfigurationFault: an unknown `LLM2CLIP_` name, with the nearest known one, or a bad value.
+    """
+    known = [PREFIX + name.upper() for name in Environment.model_fields]
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise ConfigurationFault(
+                f"unknown environment variable {name}; {hint} (training values live in params.yaml)"
+            )
+    try:
+        return Environment()
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = PREFIX + str(fault["loc"][0]).upper()
+        raise ConfigurationFault(f"environment variable {name}: {fault['msg']}") from None

@@ -1,0 +1,55 @@
+"""Params of evaluate."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from pydantic import Field, field_validator
+
+from components.settings.section import Count, Language, Name, Positive, Section
+from components.settings.tune_llm import CaptionRetrieval
+
+
+class RetrievalTask(Section):
+    """Images of the test split against the captions of one column."""
+
+    name: Name
+    column: Name
+    language: Language
+
+
+class ZeroShotTask(Section):
+    """Classification of test images by prompts made of each class name."""
+
+    name: Name
+    label: Name  # a label that the source gives its rows
+    templates: list[Annotated[str, Field(pattern=r"\{label\}")]] = Field(min_length=1)
+
+
+Task = TypeVar("Task", RetrievalTask, ZeroShotTask, CaptionRetrieval)
+
+
+class Evaluate(Section):
+    """Params of evaluate."""
+
+    retrieval: list[RetrievalTask] = Field(min_length=1)
+    zero_shot: list[ZeroShotTask]
+    caption_retrieval: list[CaptionRetrieval]
+    recall_at: list[Positive] = Field(min_length=1)
+    bootstrap_samples: Positive
+    confidence: Annotated[float, Field(gt=0, lt=1)]  # share of bootstrap samples inside an interval
+    gallery_rows: Count  # captions of each task that the report shows with what they found
+
+    @field_validator("recall_at")
+    @classmethod
+    def _has_one(cls, recall_at: list[int]) -> list[int]:
+        if 1 not in recall_at:
+            raise ValueError("expected 1 among them: tables and gates are about recall at 1")
+        return recall_at
+
+    @field_validator("retrieval", "zero_shot", "caption_retrieval")
+    @classmethod
+    def _distinct(cls, tasks: list[Task]) -> list[Task]:
+        if len({task.name for task in tasks}) < len(tasks):
+            raise ValueError("expected names that differ")
+        return tasks

@@ -1,0 +1,180 @@
+"""All of params.yaml, checked as a whole whichever stage is started."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
+
+from components.faults import ConfigurationFault
+from components.settings.audit import Audit
+from components.settings.base_models import BaseModels
+from components.settings.download import Download
+from components.settings.embed_captions import EmbedCaptions
+from components.settings.evaluate import Evaluate
+from components.settings.recaption import Recaption
+from components.settings.register import Register
+from components.settings.section import Count, Name, Section
+from components.settings.train_clip import TrainClip
+from components.settings.tune_llm import TuneLlm
+
+MAX_PARAMS_BYTES = 1_000_000
+SECRET = re.compile(r"\b(AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,})")
+
+
+# `register` also names a method that every abstract class has and that nothing here uses
+warnings.filterwarnings("ignore", message='Field name "register" in "Params" shadows', category=UserWarning)
+
+
+class Params(Section):
+    """Every value that can change a result."""
+
+    preset: Name
+    seed: Count
+    download: Download
+    base_models: BaseModels
+    recaption: Recaption
+    audit: Audit
+    tune_llm: TuneLlm
+    embed_captions: EmbedCaptions
+    train_clip: TrainClip
+    evaluate: Evaluate
+    register: Register = Field()  # written out, or the method would be its default
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        arms = {arm.name: arm for arm in self.train_clip.arms}
+        if len(arms) != len(self.train_clip.arms):
+            raise ValueError("train_clip.arms has two arms of one name")
+        if self.register.arm not in arms:
+            raise ValueError(f"register.arm is {self.register.arm}; expected one of {', '.join(arms)}")
+        for arm in arms.values():
+            if arm.text != "own" and arm.text not in self.embed_captions.llms:
+                raise ValueError(f"arm {arm.name} needs {arm.text} in embed_captions.llms")
+            if (arm.text == "own") != (arm.context_tokens is not None):
+                raise ValueError(f"arm {arm.name}: context_tokens is for text `own`, and needed there")
+        if self.tune_llm.method == "lora" and self.tune_llm.lora is None:
+            raise ValueError("tune_llm.method is lora and tune_llm.lora is null")
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        ConfigurationFault: the file is missing or unreadable, or a value is unknown, of a wrong type or out
+            of range; names the first fault's key and line and counts the others.
+    """
+    tree = _parse(path)
+    try:
+        return Params.model_validate(_plain(tree))
+    except ValidationError as error:
+        faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise ConfigurationFault(f"{_explain(path, tree, dict(faults[0]))}{more}") from None
+
+
+def _parse(path: Path) -> CommentedMap:
+    if not path.is_file():
+        raise ConfigurationFault(f"{path} not found: start in the project's folder, or `llm2clip use demo`")
+    data = path.read_bytes()
+    if len(data) > MAX_PARAMS_BYTES:
+        raise ConfigurationFault(
+            f"{path} has {len(data)} bytes, more than {MAX_PARAMS_BYTES}: not a params file"
+        )
+    try:
+        text = data.decode("utf-8-sig")
+        tree = YAML(typ="rt").load(text)
+    except (YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigurationFault(f"{where} is not valid YAML: {what}") from None
+    if not isinstance(tree, CommentedMap):
+        raise ConfigurationFault(f"{path} is empty or not a mapping: expected one section per stage")
+    if re.search(r"(^|[\s:\[,-])[*&][A-Za-z_]", text):
+        raise ConfigurationFault(f"{path} uses YAML anchors or aliases: write the values out")
+    if secret := SECRET.search(text):
+        line = text[: secret.start()].count("\n") + 1
+        raise ConfigurationFault(f"{path}:{line} holds what looks like a secret: put it in the environment")
+    return tree
+
+
+def _plain(node: Any) -> Any:  # noqa: ANN401 - a YAML tree
+    """Turn ruamel's round-trip types into plain ones, which pydantic's strict mode wants."""
+    if isinstance(node, CommentedMap):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, CommentedSeq):
+        return [_plain(value) for value in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _explain(path: Path, tree: CommentedMap, fault: dict[str, Any]) -> str:
+    location = _location(tree, fault["loc"])
+    dotted = ".".join(str(part) for part in location)
+    where = f"{path}:{_line(tree, location)}"
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "remove it"
+        return f"{where}: unknown key {dotted}; {hint}"
+    if not location:
+        return f"{path}: {fault['msg'].removeprefix('Value error, ')}"
+    if fault["type"] == "missing":
+        return f"{where}: {dotted} is missing; every value is written out, see presets/demo.yaml"
+    return f"{where}: {dotted} is {fault['input']!r:.80}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+
+
+def _location(tree: Any, location: tuple[Any, ...]) -> list[Any]:  # noqa: ANN401 - a YAML tree
+    """Return pydantic's location without the tags of unions, which are no keys of the file."""
+    node, found = tree, []
+    for number, step in enumerate(location):
+        try:
+            node = node[step]
+        except (KeyError, IndexError, TypeError):
+            if number < len(location) - 1:
+                continue
+        found.append(step)
+    return found
+
+
+def _line(tree: Any, location: list[Any]) -> int:  # noqa: ANN401
+    node, line = tree, 1
+    for step in location:
+        if isinstance(node, CommentedMap) and step in node:
+            line = node.lc.key(step)[0] + 1
+        elif isinstance(node, CommentedSeq) and isinstance(step, int) and step < len(node):
+            line = node.lc.item(step)[0] + 1
+        else:
+            break
+        node = node[step]
+    return int(line)
+
+
+def _known_keys(location: list[Any]) -> list[str]:
+    models: list[type[BaseModel]] = [Params]
+    for step in location:
+        if isinstance(step, int):
+            continue
+        models = [
+            found
+            for model in models
+            if step in model.model_fields
+            for found in _models_in(model.model_fields[step].annotation)
+        ]
+    return sorted({key for model in models for key in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - a type expression
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

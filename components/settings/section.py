@@ -1,0 +1,33 @@
+"""The strict base of every params section, and the number ranges they share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Strict, frozen, no unknown keys, no NaN; subclasses give no defaults, for DVC would not see them."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]  # a learning rate, a temperature, a deadline in seconds
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # used in file names and column names
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]  # ISO 639
+
+
+def _stays_below(path: str) -> str:
+    if path.startswith("/") or ".." in path.split("/") or not path:
+        raise ValueError("expected a relative path without `..`")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_stays_below)]

@@ -1,0 +1,105 @@
+"""Every mistake in params.yaml is told with its line and nearest key, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from components.faults import ConfigurationFault
+from components.settings.params import load_params
+from tests.conftest import ROOT
+
+DEMO = (ROOT / "presets" / "demo.yaml").read_text("utf-8")
+
+
+def fault_of(tmp_path: Path, text: str | bytes) -> str:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigurationFault) as caught:
+        load_params(path)
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 3
+    return message
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (
+            "  vision_learning_rate:",
+            "  vision_learning_rat:",
+            ["train_clip.vision_learning_rat;", "mean vision_learning_rate"],
+        ),
+        ("  shard_rows: 1000", "  shard_rows: '1000'", ["download.shard_rows", "'1000'"]),
+        ("  shard_rows: 1000", "  shard_rows: 0", ["download.shard_rows", "greater than 0"]),
+        ("  shard_rows: 1000", "  shard_rows: true", ["download.shard_rows"]),
+        ("  shard_rows: 1000", "  shard_rows: 8.0", ["download.shard_rows"]),
+        ("  shard_rows: 1000", "  shard_row: 8", ["shard_row", "did you mean shard_rows"]),
+        ("  temperature: 0.05", "  temperature: .nan", ["tune_llm.temperature", "finite"]),
+        ("  temperature: 0.05", "  temperature: .inf", ["tune_llm.temperature", "finite"]),
+        ("  temperature: 0.05", "  temperature: -1.0", ["tune_llm.temperature"]),
+        ("  symmetric: true", '  symmetric: "no"', ["tune_llm.symmetric"]),
+        ("seed: 7", "seed: 7\nseed: 8", ["params.yaml:", "not valid YAML"]),
+        ("seed: 7", "seed: &x 7", ["anchors"]),
+        ("seed: 7", "seed: 7\nnote: hf_abcdefghijklmnopqrstuvwx", ["secret"]),
+        ("  arm: llm2clip", "  arm: llm2klip", ["register.arm is llm2klip"]),
+        ("llms: [base, tuned]", "llms: [base]", ["needs tuned"]),
+        ("{train: 4000,", "{train: -1,", ["counts.train"]),
+        ("name: tiny\n", "name: ../x\n", ["recaption.captioners.0.name"]),
+    ],
+)
+def test_faults_are_named(tmp_path: Path, before: str, after: str, expected: list[str]) -> None:
+    assert before in DEMO
+    message = fault_of(tmp_path, DEMO.replace(before, after, 1))
+    for part in expected:
+        assert part in message
+
+
+def test_the_line_of_a_mistyped_key_is_named(tmp_path: Path) -> None:
+    text = DEMO.replace("  weight_decay: 0.05\n  max_grad", "  weight_decai: 0.05\n  max_grad")
+    line = text.splitlines().index("  weight_decai: 0.05") + 1
+    assert f"params.yaml:{line}: unknown key train_clip.weight_decai" in fault_of(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "a:\n\tb: 1", b"\xff\xfe", "- 1", "x" * 1_000_001])
+def test_no_params_file_at_all(tmp_path: Path, text: str | bytes) -> None:
+    fault_of(tmp_path, text)
+
+
+def test_byte_order_mark_and_crlf_are_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + DEMO.replace("\n", "\r\n").encode())
+    assert load_params(path).preset == "demo"
+
+
+def _leaves(node: object, at: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    if isinstance(node, dict):
+        return [leaf for key, child in node.items() for leaf in _leaves(child, (*at, key))]
+    if isinstance(node, list):
+        return [leaf for key, child in enumerate(node) for leaf in _leaves(child, (*at, key))]
+    return [at]
+
+
+LEAVES = _leaves(YAML(typ="safe").load(DEMO))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(leaf=st.sampled_from(LEAVES), value=st.sampled_from([{"x": 1}, [[]], float("nan"), -7.5]))
+def test_no_wrong_type_anywhere_is_accepted(tmp_path: Path, leaf: tuple[object, ...], value: object) -> None:
+    tree = YAML(typ="safe").load(DEMO)
+    node = tree
+    for step in leaf[:-1]:
+        node = node[step]
+    # -7.5 may stand where a difference is wanted
+    if value == -7.5 and leaf[-1] == "min_caption_retrieval_gain":
+        return
+    node[leaf[-1]] = value
+    path = tmp_path / "params.yaml"
+    with path.open("w") as file:
+        YAML(typ="safe").dump(tree, file)
+    with pytest.raises(ConfigurationFault):
+        load_params(path)
