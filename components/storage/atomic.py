@@ -1,0 +1,131 @@
+"""The one way to write a file: beside its place, flushed to disk, renamed into it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from components.faults import DataFault
+
+CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; it becomes `path` when the block ends well, and nothing does otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        yield part
+        _flush(part)
+        part.replace(path)
+        _flush(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file."""
+    with new_file(path) as part:
+        part.write_bytes(data)
+
+
+def write_json(path: Path, tree: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+    """Write sorted, indented JSON.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON has no word for.
+    """
+    text = json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Read JSON.
+
+    Raises:
+        DataFault: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise DataFault(f"{path} not found; run the stage that makes it (`dvc repro`)") from None
+    except ValueError as error:
+        raise DataFault(
+            f"{path} is damaged ({error}); `dvc checkout` brings the last good one back"
+        ) from None
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to build in; it replaces `path` when the block ends well.
+
+    The folder lies beside `path`: only between the two renames at the end is `path` absent.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    old = path.with_name(f".{path.name}.old")
+    for leftover in (part, old):
+        remove(leftover)
+    part.mkdir()
+    yield part
+    replace_folder(part, path)
+
+
+def replace_folder(part: Path, path: Path) -> None:
+    """Put a finished folder in the place of another."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = path.with_name(f".{path.name}.old")
+    remove(old)
+    if path.exists() or path.is_symlink():
+        path.replace(old)
+    part.replace(path)
+    _flush(path.parent)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put a finished file at a second place without a second copy where the file system can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        with new_file(target) as part:
+            shutil.copyfile(source, part)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def content_key(tree: Any) -> str:  # noqa: ANN401 - whatever JSON holds
+    """Return the sha256 of a tree of plain values: the name of work that depends on them only."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

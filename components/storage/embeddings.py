@@ -1,0 +1,165 @@
+"""Caption embeddings per shard: un-normalised fp16 safetensors, and beside them whose captions they are."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from components.faults import DataFault
+from components.storage.atomic import new_file
+from components.storage.manifest import read_manifest
+from components.storage.side_tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROMPTS = "prompts"  # the shard that holds the prompts of zero-shot classes
+EMBEDDED_CAPTIONS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("column", pa.string()),
+        ("language", pa.string()),
+        ("number", pa.int32()),
+        ("row", pa.int64()),
+    ]
+)
+EMBEDDED_PROMPTS = pa.schema(
+    [("task", pa.string()), ("label", pa.string()), ("template", pa.string()), ("row", pa.int64())]
+)
+_MEND = "`dvc repro --force embed_captions` makes it again"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of one LLM.
+
+    Attributes:
+        about: What made them: llm, its hash, encoding, dtype.
+        vectors: (M, d) fp16, un-normalised, finite, no row zero.
+        table: One line per caption (`EMBEDDED_CAPTIONS`) or prompt (`EMBEDDED_PROMPTS`); `row` indexes
+            `vectors`, and captions of equal text share one.
+    """
+
+    about: dict[str, Any]
+    vectors: Tensor
+    table: pa.Table
+
+    def rows(self, column: str, keys: Iterable[str]) -> list[list[int]]:
+        """Return for each key the rows of its captions in a column, by number; none where it has none."""
+        found = self._rows_of.get(column, {})
+        return [found.get(key, []) for key in keys]
+
+    @cached_property
+    def _rows_of(self) -> dict[str, dict[str, list[int]]]:
+        found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        ordered = self.table.sort_by([("column", "ascending"), ("key", "ascending"), ("number", "ascending")])
+        names = (ordered[name].to_pylist() for name in ("column", "key", "row"))
+        for column, key, row in zip(*names, strict=True):
+            found[column][key].append(row)
+        return {column: dict(rows) for column, rows in found.items()}
+
+
+def write_embeddings(
+    folder: Path, shard: str, about: dict[str, Any], table: pa.Table, embeddings: Tensor
+) -> None:
+    """Write `<shard>.safetensors` and `<shard>.parquet`, whose bytes depend on the arguments alone.
+
+    Args:
+        folder: Of one LLM.
+        shard: `00000`, or `prompts`.
+        about: What made them, as plain values.
+        table: As in `Embeddings`.
+        embeddings: (M, d), un-normalised; stored as fp16.
+
+    Raises:
+        DataFault: a vector is not finite, too large for fp16, or zero.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    path = folder / f"{shard}.safetensors"
+    vectors = embeddings.to(torch.float16).contiguous()
+    _check(path, vectors, table)
+    # safetensors writes its metadata keys in random order: one key keeps the bytes stable
+    metadata = {"about": json.dumps(about, sort_keys=True)}
+    with new_file(path) as part:
+        save_file({"embeddings": vectors}, part, metadata=metadata)
+    write_table(folder / f"{shard}.parquet", table)
+
+
+def read_embeddings(folder: Path, shards: list[str] | None = None) -> Embeddings:
+    """Read the embeddings of one LLM, verified by the manifest of the folder above.
+
+    Args:
+        folder: `artifacts/embed_captions/<llm>`.
+        shards: Which; None for all captions, `[PROMPTS]` for the prompts.
+
+    Raises:
+        DataFault: a file is missing or damaged, a vector is NaN or zero, a line has no vector, or shards were
+            made by different models or settings.
+    """
+    import torch
+
+    listed = [Path(entry.uri) for entry in read_manifest(folder.parent, f"{folder.name}/")]
+    present = [path.stem for path in listed if path.suffix == ".safetensors"]
+    wanted = [shard for shard in present if shard != PROMPTS] if shards is None else shards
+    if not wanted or not set(wanted) <= set(present):
+        raise DataFault(f"{folder} has shards {present}, wanted are {wanted}; {_MEND}")
+    about: dict[str, Any] = {}
+    vectors: list[Tensor] = []
+    tables: list[pa.Table] = []
+    offset = 0
+    for shard in wanted:
+        shard_about, shard_vectors, table = _read_shard(folder, shard)
+        about = about or shard_about
+        if shard_about != about:
+            raise DataFault(
+                f"{folder}: shard {shard} was made by {shard_about}, shard {wanted[0]} by {about}; {_MEND}"
+            )
+        vectors.append(shard_vectors)
+        rows = pa.array(table["row"].to_numpy() + offset, pa.int64())
+        tables.append(table.set_column(table.schema.get_field_index("row"), "row", rows))
+        offset += len(shard_vectors)
+    return Embeddings(about, torch.cat(vectors), pa.concat_tables(tables))
+
+
+def _read_shard(folder: Path, shard: str) -> tuple[dict[str, Any], Tensor, pa.Table]:
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / f"{shard}.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            about: dict[str, Any] = json.loads((file.metadata() or {})["about"])
+            vectors: Tensor = file.get_tensor("embeddings")
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise DataFault(f"{path} cannot be read ({error}); {_MEND}") from None
+    table = read_table(
+        folder / f"{shard}.parquet", EMBEDDED_PROMPTS if shard == PROMPTS else EMBEDDED_CAPTIONS
+    )
+    _check(path, vectors, table)
+    return about, vectors, table
+
+
+def _check(path: Path, vectors: Tensor, table: pa.Table) -> None:
+    import torch
+
+    if vectors.dtype != torch.float16 or vectors.dim() != 2:
+        raise DataFault(f"{path} holds {vectors.dtype} {tuple(vectors.shape)}; expected fp16 (M, d); {_MEND}")
+    finite = torch.isfinite(vectors).all(dim=1)
+    zero = (vectors == 0).all(dim=1)
+    if bad := int((~finite | zero).sum()):
+        raise DataFault(
+            f"{path}: {bad} of {len(vectors)} embeddings are NaN, infinite or zero; expected none; {_MEND}"
+        )
+    if set(table["row"].to_pylist()) != set(range(len(vectors))):
+        raise DataFault(
+            f"{path} has {len(vectors)} embeddings, its {len(table)} captions name other rows; {_MEND}"
+        )

@@ -1,0 +1,38 @@
+"""Finished pieces of a stage's work, kept by content outside DVC's outs: a rerun makes only the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from components.faults import DataFault
+from components.storage.atomic import link_or_copy, new_folder, remove
+from components.storage.manifest import read_manifest, write_manifest
+
+
+def piece(store: Path, key: str, make: Callable[[Path], None]) -> Path:
+    """Return the folder of a finished piece, made by `make(folder)` unless an intact one is there.
+
+    Args:
+        store: Folder of all pieces of one kind.
+        key: Hash of the inputs and of the params that decide the piece (`content_key`).
+        make: Fills an empty folder.
+    """
+    folder = store / key
+    if folder.is_dir():
+        try:
+            read_manifest(folder)
+        except DataFault:
+            remove(folder)
+        else:
+            return folder
+    with new_folder(folder) as part:
+        make(part)
+        write_manifest(part)
+    return folder
+
+
+def put_files(piece_folder: Path, target: Path) -> None:
+    """Put a piece's files into the output that is being built."""
+    for entry in read_manifest(piece_folder):
+        link_or_copy(piece_folder / entry.uri, target / entry.uri)

@@ -1,0 +1,103 @@
+"""Images decoded once: uint8 squares per shard in the work store, mapped from disk, read by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components.faults import DataFault
+from components.storage.atomic import content_key
+from components.storage.kept import KeptShard
+from components.storage.pieces import piece
+from components.storage.shards import read_shard
+from components.storage.side_tables import read_table, write_keys
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+IMAGES, KEYS = "images.npy", "keys.parquet"
+
+
+class Pixels:
+    """The images of several shards; row i is the image of `keys[i]`."""
+
+    def __init__(self, pieces: list[Path]) -> None:
+        self.names = [piece.name for piece in pieces]
+        self.keys: list[str] = []
+        self._parts = []
+        for folder in pieces:
+            self._parts.append(np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False))
+            self.keys += read_table(folder / KEYS).column("key").to_pylist()
+        self._starts = np.cumsum([0, *(len(part) for part in self._parts)])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def batch(self, rows: Tensor) -> Tensor:
+        """Return the images (B, 3, size, size) uint8 of row numbers (B,)."""
+        import torch
+
+        wanted = rows.numpy()
+        shards = np.searchsorted(self._starts, wanted, side="right") - 1
+        images = np.empty((len(wanted), *self._parts[0].shape[1:]), np.uint8)
+        for shard in np.unique(shards):
+            of_shard = shards == shard
+            images[of_shard] = self._parts[shard][wanted[of_shard] - self._starts[shard]]
+        return torch.from_numpy(images)
+
+
+def decoded(
+    download: Path, store: Path, shards: list[KeptShard], size: int, decode: Callable[[bytes, int], Tensor]
+) -> Pixels:
+    """Decode the kept rows of shards, shard by shard, unless an earlier run has.
+
+    Args:
+        download: The folder that the shards' entries are relative to.
+        store: Where the pieces are kept.
+        shards: With the rows wanted.
+        size: Pixels of a side.
+        decode: From a JPEG's bytes and the size to uint8 (3, size, size); raises ValueError.
+
+    Raises:
+        DataFault: an image is missing or unreadable.
+    """
+    pieces = []
+    for shard in shards:
+        if shard.captions:
+            key = content_key([FORMAT_VERSION, shard.entry.sha256, sorted(shard.captions), size])
+            pieces.append(piece(store, key, _maker(download, shard, size, decode)))
+    return Pixels(pieces)
+
+
+def _maker(
+    download: Path, shard: KeptShard, size: int, decode: Callable[[bytes, int], Tensor]
+) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        keys = sorted(shard.captions)
+        rows = {key: row for row, key in enumerate(keys)}
+        images: Any = np.lib.format.open_memmap(
+            folder / IMAGES, mode="w+", dtype=np.uint8, shape=(len(keys), 3, size, size)
+        )
+        for pair in read_shard(download / shard.entry.uri, shard.entry.rows):
+            if pair.key in rows:
+                images[rows.pop(pair.key)] = _decode(pair.key, pair.jpeg, size, decode)
+        if rows:
+            raise DataFault(
+                f"{download / shard.entry.uri} has no image for {len(rows)} kept rows (first {min(rows)}); "
+                "run `dvc repro recaption audit` again"
+            )
+        images.flush()
+        write_keys(folder / KEYS, keys)
+
+    return make
+
+
+def _decode(key: str, jpeg: bytes, size: int, decode: Callable[[bytes, int], Tensor]) -> Any:  # noqa: ANN401
+    try:
+        return decode(jpeg, size).numpy()
+    except ValueError as error:
+        raise DataFault(f"image {key}: {error}; `dvc repro --force download` fetches it again") from None

@@ -1,0 +1,84 @@
+"""WebDataset shards of image-caption pairs: `<key>.jpg`, `<key>.txt`, `<key>.json` per pair."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.faults import DataFault
+from components.storage.atomic import new_file
+from components.storage.manifest import read_manifest
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image with its captions; `metadata` is the `.json` member (split, labels, captions, ...)."""
+
+    key: str
+    jpeg: bytes
+    caption: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def write_shard(path: Path, pairs: Iterable[Pair]) -> int:
+    """Write a shard whose bytes depend on the pairs alone; return the number of pairs."""
+    from webdataset import TarWriter  # imports torch
+
+    count = 0
+    with new_file(path) as part, part.open("wb") as stream:
+        writer = TarWriter(stream, encoder=False, mtime=0, user="root", group="root")
+        for pair in pairs:
+            metadata = json.dumps(pair.metadata, sort_keys=True, ensure_ascii=False)
+            writer.write(
+                {
+                    "__key__": pair.key,
+                    "jpg": pair.jpeg,
+                    "json": metadata.encode(),
+                    "txt": pair.caption.encode(),
+                }
+            )
+            count += 1
+        writer.close()
+    return count
+
+
+def read_shard(path: Path, rows: int | None = None) -> Iterator[Pair]:
+    """Read a shard.
+
+    Args:
+        path: A local tar file.
+        rows: How many pairs its manifest promises; None where nobody promised.
+
+    Raises:
+        DataFault: the tar is cut or holds other than `rows` whole pairs.
+    """
+    from webdataset import WebDataset, reraise_exception  # imports torch
+
+    count = 0
+    try:
+        for sample in WebDataset(str(path), shardshuffle=False, handler=reraise_exception, empty_check=False):
+            count += 1
+            yield Pair(
+                sample["__key__"], sample["jpg"], sample["txt"].decode(), json.loads(sample["json"].decode())
+            )
+    except (OSError, KeyError, ValueError, EOFError, tarfile.TarError) as error:
+        raise DataFault(
+            f"{path} is damaged after {count} pairs ({error}); `dvc checkout --force` restores it"
+        ) from None
+    if rows is not None and count != rows:
+        raise DataFault(
+            f"{path} holds {count} pairs, its manifest says {rows}; `dvc checkout --force` restores it"
+        )
+
+
+def shards_of(folder: Path) -> list[tuple[str, Path, int]]:
+    """Return name (`00000`), path and rows of each shard of a folder, verified by its manifest."""
+    return [
+        (Path(entry.uri).stem, folder / entry.uri, int(entry.rows or 0))
+        for entry in read_manifest(folder)
+        if entry.uri.endswith(".tar")
+    ]

@@ -1,0 +1,95 @@
+"""Captions and kept keys per shard, in Parquet, joined to images by key and never by row number."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.faults import DataFault
+from components.storage.atomic import new_file
+
+CAPTIONS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("column", pa.string()),
+        ("language", pa.string()),
+        ("number", pa.int32()),
+        ("text", pa.string()),
+        ("writer", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption of a row; `number` counts the captions of one key and column from 0."""
+
+    key: str
+    split: str  # train, validation or test
+    column: str  # alt, short, tiny_dense, ...
+    language: str
+    number: int
+    text: str
+    writer: str  # the source or captioner it is from
+
+
+def write_captions(path: Path, captions: Iterable[Caption]) -> None:
+    """Write one shard's captions."""
+    write_table(path, pa.Table.from_pylist([asdict(caption) for caption in captions], schema=CAPTIONS))
+
+
+def read_captions(path: Path) -> list[Caption]:
+    """Read one shard's captions."""
+    return [Caption(**row) for row in read_table(path, CAPTIONS).to_pylist()]
+
+
+def write_keys(path: Path, keys: Iterable[str]) -> None:
+    """Write the keys of one shard that go on."""
+    write_table(path, pa.table({"key": pa.array(keys, pa.string())}))
+
+
+def read_keys(path: Path) -> set[str]:
+    """Read the keys of one shard that go on."""
+    return set(read_table(path, pa.schema([("key", pa.string())])).column("key").to_pylist())
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write Parquet whose bytes depend on the table alone."""
+    with new_file(path) as part:
+        pq.write_table(table, part, compression="zstd")
+
+
+def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
+    """Read Parquet: all of it, or the columns of a schema.
+
+    Raises:
+        DataFault: the file is missing or damaged, or lacks a column of the schema.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        what = str(error).splitlines()[0]
+        raise DataFault(
+            f"{path} cannot be read ({what}); `dvc checkout` brings the last good one back"
+        ) from None
+    if schema is None:
+        return table
+    found = {field.name: field.type for field in table.schema}
+    if any(found.get(field.name) != field.type for field in schema):
+        raise DataFault(
+            f"{path} has columns {', '.join(found)}; expected {', '.join(schema.names)}, of the types this "
+            "version writes: run the stage that makes it again (`dvc repro --force`)"
+        )
+    return table.select(schema.names)
+
+
+def text_key(text: str) -> str:
+    """Return the sha256 of a caption's NFC text: equal captions are embedded once."""
+    return sha256(unicodedata.normalize("NFC", text).encode()).hexdigest()

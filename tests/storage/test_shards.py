@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from components.faults import DataFault
+from components.storage.manifest import write_manifest
+from components.storage.shards import Pair, read_shard, shards_of, write_shard
+
+PAIRS = [
+    Pair(f"key{n:03d}", b"jpeg" * n, f"caption {n} ü\u2028x", {"split": "train", "n": n}) for n in range(20)
+]
+
+
+def test_round_trip_and_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar"):
+        assert write_shard(tmp_path / name, PAIRS) == 20
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    assert list(read_shard(tmp_path / "a.tar", 20)) == PAIRS
+
+
+def test_plain_webdataset_reads_it(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", PAIRS)
+    samples = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
+    assert [s["__key__"] for s in samples] == [p.key for p in PAIRS]
+
+
+def test_a_cut_shard_is_an_error_wherever_it_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    write_shard(path, PAIRS)
+    good = path.read_bytes()
+    end = good.rindex(b"caption 19")
+    rng = random.Random(3)  # noqa: S311 - a test's own draws
+    for cut in [rng.randrange(end) for _ in range(60)] + list(range(0, end, 4096)):
+        path.write_bytes(good[:cut])
+        with pytest.raises(DataFault):
+            list(read_shard(path, 20))
+
+
+def test_shards_are_listed_from_the_manifest(tmp_path: Path) -> None:
+    write_shard(tmp_path / "shards" / "00000.tar", PAIRS)
+    write_manifest(tmp_path, {"shards/00000.tar": 20})
+    assert shards_of(tmp_path) == [("00000", tmp_path / "shards" / "00000.tar", 20)]
