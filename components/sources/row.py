@@ -1,0 +1,59 @@
+"""One row of a source: an image or none, with its captions; or why there is no row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.sources.scene_space import Scene
+from components.storage.side_tables import Caption
+
+
+@dataclass(frozen=True)
+class ImageUrl:
+    """An image to be fetched."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that lies in a folder; `name` is its path below the source's folder of images."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class ImageScene:
+    """An image to be drawn, `size` pixels wide and high."""
+
+    scene: Scene
+    size: int
+
+
+Image = ImageUrl | ImageFile | ImageScene
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image with its captions, or captions alone."""
+
+    key: str  # lower-case, of a-z, 0-9, _ and -
+    split: str  # train, validation or test
+    source: str
+    captions: list[Caption]  # at least one
+    labels: dict[str, list[str]]
+    image: Image | None
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """An input row that gives no row."""
+
+    key: str
+    split: str
+    source: str
+    reason: str  # a word, counted in metrics
+    where: str  # file and line or row number
+    url: str

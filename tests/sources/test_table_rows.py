@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.faults import ConfigurationFault, DataFault, Fault
+from components.settings.sources import CaptionColumn, Folder, TextTable, UrlList
+from components.sources.rows import ImageFile, ImageUrl, Rejection, Row, read_rows
+from components.storage.atomic import sha256_of
+
+COLUMNS = [CaptionColumn(column="caption", name="alt", language="en")]
+
+
+def texts(path: str, **changes: Any) -> TextTable:
+    fields: dict[str, Any] = {
+        "kind": "text_table", "name": "told", "path": path, "sha256": None, "key_column": None,
+        "split_column": None, "split": "train", "captions": COLUMNS, "limit": None,
+    }  # fmt: skip
+    return TextTable(**{**fields, **changes})
+
+
+def urls(path: str, **changes: Any) -> UrlList:
+    fields = texts(path).model_dump() | {"kind": "url_list", "url_column": "url", "captions": COLUMNS}
+    return UrlList(**{**fields, **changes})
+
+
+def read(source: Any, folder: Path) -> list[Row | Rejection]:
+    return list(read_rows(source, folder, seed=1))
+
+
+def told(rows: list[Row | Rejection]) -> list[str]:
+    return [row.captions[0].text if isinstance(row, Row) else f"{row.reason} @ {row.where}" for row in rows]
+
+
+def test_tsv_loses_no_row_whatever_the_captions_hold(tmp_path: Path) -> None:
+    lines = [
+        b"\xef\xbb\xbfurl\tcaption\r",
+        b'http://a/1\ta lone " quote\r',
+        b"http://a/2\t'another' \" one\r",
+        "http://a/3\tline\u2028separator and\u0085next line".encode(),
+        b"http://a/4\ta lone\rcarriage return",
+        b"http://a/5\tno \xff utf-8",
+        b"http://a/6",
+        b"http://a/7\tone\ttoo many",
+        b"http://a/8\ta NUL \0 inside",
+        b"http://a/9\t \t",
+        "http://a/10\t\u200b\u200d ".encode(),
+        b"http://a/11\tNA",
+        "http://a/12\t👩‍👩‍👧 café 猫".encode(),
+    ]
+    (tmp_path / "list.tsv").write_bytes(b"\n".join(lines))
+    rows = read(urls("list.tsv"), tmp_path)
+    assert told(rows) == [
+        'a lone " quote',
+        "'another' \" one",
+        "line separator and next line",
+        "a lone carriage return",
+        "bad_utf8 @ list.tsv line 6",
+        "wrong_field_count @ list.tsv line 7",
+        "wrong_field_count @ list.tsv line 8",
+        "nul_character @ list.tsv line 9",
+        "wrong_field_count @ list.tsv line 10",
+        "empty_caption @ list.tsv line 11",
+        "NA",
+        "👩‍👩‍👧 café 猫",
+    ]
+    assert isinstance(rows[0], Row)
+    assert rows[0].image == ImageUrl("http://a/1")
+    assert [row.key for row in rows] == [f"told_{number:09d}" for number in range(12)]
+
+
+def test_csv_quotes_are_understood(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(
+        b'caption,url\r\n"red, and ""green""",http://a/1\r\nplain,http://a/2\r\n"two\nlines",http://a/3\r\n'
+    )
+    assert told(read(urls("list.csv"), tmp_path)) == ['red, and "green"', "plain", "two lines"]
+
+
+def test_csv_stops_at_a_quote_that_would_swallow_rows(tmp_path: Path) -> None:
+    rows = [f"http://a/{number},caption {number}" for number in range(1000)]
+    path = tmp_path / "list.csv"
+
+    def stops(first: str, second: str) -> None:
+        lines = list(rows)
+        lines[200], lines[700] = first, second
+        path.write_text("\n".join(["url,caption", *lines]), "utf-8")
+        with pytest.raises(DataFault, match="list.csv"):
+            read(urls("list.csv"), tmp_path)
+
+    stops('http://a/200,"caption', rows[700])  # never closed
+    stops('http://a/200,"caption', 'http://a/700,caption"')  # closed 500 rows later: readers lose 500 rows
+    stops('http://a/200,"caption', 'http://a/700,"caption"')
+    stops('http://a/200,"cap" tion', rows[700])
+
+
+def test_parquet_lists_nulls_and_bad_bytes(tmp_path: Path) -> None:
+    captions = pa.array([["one", "", None, "two"], [], None, ["three"]])
+    pq.write_table(pa.table({"caption": captions, "n": [7, 8, 9, 10]}), tmp_path / "list.parquet")
+    rows = read(texts("list.parquet", key_column="n"), tmp_path)
+    assert isinstance(rows[0], Row)
+    assert [(caption.number, caption.text) for caption in rows[0].captions] == [(0, "one"), (1, "two")]
+    assert [row.key for row in rows] == ["7", "8", "9", "10"]
+    assert told(rows)[1:] == [
+        "empty_caption @ list.parquet row 1",
+        "empty_caption @ list.parquet row 2",
+        "three",
+    ]
+
+    buffers = [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pa.py_buffer(b"ok\xed\xa0")]
+    broken = pa.Array.from_buffers(pa.string(), 2, buffers)
+    pq.write_table(pa.table({"caption": broken}), tmp_path / "broken.parquet")
+    assert told(read(texts("broken.parquet"), tmp_path)) == ["ok", "bad_utf8 @ broken.parquet row 1"]
+
+
+def test_keys_are_made_fit_for_shards_and_splits_checked(tmp_path: Path) -> None:
+    (tmp_path / "list.tsv").write_text(
+        "id\tcaption\tpart\nA/b.C 1\tx\ttrain\n\tx\ttest\n" + "k" * 200 + "\tx\ttest\nok\tx\tdev\n", "utf-8"
+    )
+    rows = read(texts("list.tsv", key_column="id", split=None, split_column="part"), tmp_path)
+    assert [(row.key, row.split) for row in rows if isinstance(row, Row)] == [("a_b_c_1", "train")]
+    reasons = Counter(row.reason for row in rows if isinstance(row, Rejection))
+    assert reasons == {"bad_key": 2, "unknown_split": 1}
+
+
+def test_several_columns_and_a_limit(tmp_path: Path) -> None:
+    (tmp_path / "list.tsv").write_text("b\ta\n" + "".join(f"zwei {n}\ttwo {n}\n" for n in range(5)), "utf-8")
+    columns = [
+        CaptionColumn(column="a", name="alt", language="en"),
+        CaptionColumn(column="b", name="alt_de", language="de"),
+    ]
+    rows = read(texts("list.tsv", captions=columns, limit=2), tmp_path)
+    assert len(rows) == 2
+    assert isinstance(rows[1], Row)
+    assert [(one.column, one.language, one.text) for one in rows[1].captions] == [
+        ("alt", "en", "two 1"),
+        ("alt_de", "de", "zwei 1"),
+    ]
+
+
+def test_folder_rows_stay_in_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "list.tsv").write_text(
+        "file\tcaption\na.jpg\tx\n../list.tsv\tx\n/etc/hostname\tx\n\tx\n", "utf-8"
+    )
+    fields = texts("list.tsv").model_dump() | {"kind": "folder", "captions": COLUMNS}
+    source = Folder(**{**fields, "images": "pictures", "image_column": "file"})
+    rows = read(source, tmp_path)
+    assert isinstance(rows[0], Row)
+    assert rows[0].image == ImageFile((tmp_path / "pictures").resolve() / "a.jpg", "a.jpg")
+    assert [row.reason for row in rows if isinstance(row, Rejection)] == [
+        "path_outside_folder",
+        "path_outside_folder",
+        "no_image_name",
+    ]
+    with pytest.raises(ConfigurationFault, match="photos is no folder"):
+        read(source.model_copy(update={"images": "photos"}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "message"),
+    [
+        ("list.tsv", None, ConfigurationFault, "not found; its folder holds other.txt"),
+        ("list.tsv", b"", DataFault, "is empty"),
+        ("list.tsv", b"caption\n", DataFault, "no rows"),
+        ("list.tsv", b"captoin\nx\n", ConfigurationFault, "it has captoin: did you mean captoin"),
+        ("list.csv", b"a,b\n1,2\n", ConfigurationFault, "no column caption; it has a, b: name one of them"),
+        ("list.csv", b"caption,caption\n1,2\n", DataFault, "has 2 columns caption"),
+        ("list.tsv", b"\x1f\x8b\x08\0rest", DataFault, "is gzip inside"),
+        ("list.csv", b"PAR1rest", DataFault, "is parquet inside"),
+        ("list.parquet", b"caption\nx\n", DataFault, "is text inside"),
+        ("list.parquet", b"PAR1 and nothing more", DataFault, "is damaged"),
+        ("list.tsv.gz", b"\x1f\x8b\x08\0rest", ConfigurationFault, "convert or unpack it first"),
+        ("list.tsv", b"\xff\xfe\n", DataFault, "no line of column names"),
+        ("list.tsv", b"caption\n" + b"http://a/1.jpg\n" * 60, DataFault, "look swapped"),
+    ],
+)  # fmt: skip
+def test_a_table_that_is_none_stops_with_what_to_do(
+    tmp_path: Path, name: str, content: bytes | None, kind: type[Fault], message: str
+) -> None:
+    (tmp_path / "other.txt").touch()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(kind) as caught:
+        read(texts(name), tmp_path)
+    assert message in str(caught.value)
+
+
+def test_a_pinned_table_is_refused_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "list.tsv"
+    path.write_text("caption\nx\n", "utf-8")
+    pinned = texts("list.tsv", sha256=sha256_of(path))
+    assert len(read(pinned, tmp_path)) == 1
+    path.write_text("caption\ny\n", "utf-8")
+    with pytest.raises(DataFault, match="params pin"):
+        read(pinned, tmp_path)
+
+
+def test_a_source_has_one_split_and_one_column_of_a_name() -> None:
+    with pytest.raises(ValueError, match="either split or split_column"):
+        texts("list.tsv", split_column="part")
+    with pytest.raises(ValueError, match="either split or split_column"):
+        texts("list.tsv", split=None)
+    with pytest.raises(ValueError, match="one name"):
+        texts("list.tsv", captions=COLUMNS * 2)
