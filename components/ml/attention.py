@@ -1,0 +1,60 @@
+"""Attention of a decoder both ways, by the flag in its config, and the probe that the flag took."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+PROBE_TOKENS = 6
+PROBE_PADDING = 3
+SMALLEST_MOVE = 1e-6  # of the largest hidden value; a causal model moves by 0 exactly
+
+
+def set_attention(model: nn.Module, attention: str) -> None:
+    """Say in the model's config, which is saved with it, whether a token sees those after it.
+
+    transformers (from 5.2) builds masks and calls kernels by this flag; see `check_attention`.
+    """
+    model.config.is_causal = attention == "causal"  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def check_attention(model: nn.Module, attention: str) -> None:
+    """Change the last token of a text: token 0 moves if and only if attention is bidirectional.
+
+    Some architectures ignore `config.is_causal` without a word, some only where rows are padded: so both are
+    tried.
+
+    Raises:
+        ValueError: the model attends otherwise, or gives values that are not finite.
+    """
+    vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    # from the middle of the vocabulary: its ends hold tokens that may have no embedding
+    text = torch.linspace(vocabulary // 4, vocabulary // 2, PROBE_TOKENS).long()
+    changed = text.clone()
+    changed[-1] = 3 * vocabulary // 4
+    device = next(model.parameters()).device
+    for padding in (0, PROBE_PADDING):
+        ids = torch.stack([text, changed]).to(device)
+        ids = nn.functional.pad(ids, (padding, 0))
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[:, :padding] = False
+        hidden = hidden_states(model, ids, mask)[:, padding]  # (2, d): token 0
+        if not torch.isfinite(hidden).all():
+            raise ValueError("the language model gives NaN or infinite values: its weights are damaged")
+        move = float((hidden[0] - hidden[1]).abs().max() / hidden.abs().max().clamp(min=1e-30))
+        if (move > SMALLEST_MOVE) != (attention == "bidirectional"):
+            raise ValueError(
+                f"token 0 moves by {move:.1e} of its size when the last token changes"
+                f"{' (with padding)' if padding else ''}: the model's attention is not {attention}; "
+                "choose another encoding.attention or a model that transformers can switch"
+            )
+
+
+def hidden_states(model: nn.Module, ids: Tensor, real: Tensor) -> Tensor:
+    """Return the last hidden states (B, T, d) of token ids (B, T); `real` (B, T) marks what is no padding."""
+    positions = (real.long().cumsum(1) - 1).clamp(min=0)  # padding shifts no position
+    states: Tensor = model(
+        input_ids=ids, attention_mask=real.long(), position_ids=positions, use_cache=False
+    ).last_hidden_state
+    return states

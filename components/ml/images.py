@@ -1,0 +1,70 @@
+"""From image bytes to square uint8 tensors, as CLIP's image processor does it."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Iterable
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 64_000_000  # a larger picture is taken for a decompression bomb
+
+
+def decode_image(data: bytes, size: int) -> Tensor:
+    """Decode one image.
+
+    Args:
+        data: A whole JPEG, PNG or WebP file.
+        size: Pixels of the square that comes out.
+
+    Returns:
+        uint8 (3, size, size), RGB.
+
+    Raises:
+        ValueError: the bytes are no such file, are cut, or are of more than `MAX_PIXELS` pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels")
+            return square_of(image, size)
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        raise ValueError(
+            f"{len(data)} bytes that are no readable image ({error}); "
+            f"expected a whole {', '.join(FORMATS)} file of at most {MAX_PIXELS} pixels"
+        ) from None
+
+
+def decode_images(files: Iterable[bytes], size: int) -> Tensor:
+    """Decode several images into uint8 (B, 3, size, size); see `decode_image`."""
+    squares = [decode_image(data, size) for data in files]
+    return torch.stack(squares) if squares else torch.empty(0, 3, size, size, dtype=torch.uint8)
+
+
+def square_of(image: Image.Image, size: int) -> Tensor:
+    """Resize the shorter side to `size` (bicubic) and cut the middle: uint8 (3, size, size), RGB."""
+    image = image.convert("RGB")
+    short, long = sorted(image.size)
+    other = int(size * long / short)
+    width, height = (size, other) if image.width <= image.height else (other, size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    pixels = np.asarray(image.crop((left, top, left + size, top + size)))  # (H, W, 3)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())

@@ -1,0 +1,148 @@
+"""Recall@k with any number of captions an image, chance levels, and intervals that resample images.
+
+A query is a hit at k when at least one of its true candidates is among its first k. Ties count against it: a
+false candidate with the score of the best true one stands before it. Scores are computed in chunks of queries
+and only counted, so the whole matrix is never held.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK_SCORES = 1 << 22  # scores held at once: 16 MiB
+TIE = 1e-6  # equal rows get scores that differ by rounding, by their place in the matrix
+BOOTSTRAP_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share in 0..1 with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def true_ranks(queries: Tensor, candidates: Tensor, query_groups: Tensor, candidate_groups: Tensor) -> Tensor:
+    """Return the rank of the best true candidate of each query, 0 for the first place.
+
+    Args:
+        queries: (Q, D), rows of length 1.
+        candidates: (C, D), rows of length 1.
+        query_groups: (Q,) integers; a candidate is true for a query when their groups are equal: the image a
+            caption belongs to.
+        candidate_groups: (C,) integers.
+
+    Returns:
+        (Q,) integers: false candidates whose score is at least that of the best true one.
+
+    Raises:
+        ValueError: a query has no true candidate, or a score is not finite.
+
+    Example:
+        >>> images = torch.eye(2)
+        >>> captions = torch.tensor([[1.0, 0.0], [0.6, 0.8], [1.0, 0.0]])
+        >>> true_ranks(captions, images, torch.tensor([0, 0, 1]), torch.tensor([0, 1])).tolist()
+        [0, 1, 1]
+    """
+    chunk = max(1, CHUNK_SCORES // max(1, len(candidates)))
+    ranks = [
+        ranks_from_scores(
+            queries[start : start + chunk] @ candidates.T,
+            query_groups[start : start + chunk, None] == candidate_groups[None, :],
+        )
+        for start in range(0, len(queries), chunk)
+    ]
+    return torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.long)
+
+
+def ranks_from_scores(scores: Tensor, is_true: Tensor) -> Tensor:
+    """Return the rank (Q,) of the best true candidate from scores (Q, C) and truth (Q, C); ties pessimistic.
+
+    Raises:
+        ValueError: a query has no true candidate, or a score is not finite.
+    """
+    if not bool(is_true.any(dim=1).all()):
+        raise ValueError("a query has no true candidate; expected at least one each")
+    if not bool(scores.isfinite().all()):
+        raise ValueError("a score is not finite; expected embeddings without NaN or infinity")
+    best = scores.masked_fill(~is_true, -math.inf).amax(dim=1, keepdim=True)
+    return ((scores >= best - TIE) & ~is_true).sum(dim=1)
+
+
+def top(queries: Tensor, candidates: Tensor, k: int) -> Tensor:
+    """Return the numbers (Q, k) of each query's best candidates, best first; ties in order."""
+    chunk = max(1, CHUNK_SCORES // max(1, len(candidates)))
+    found = [
+        (queries[start : start + chunk] @ candidates.T).argsort(dim=1, descending=True, stable=True)[:, :k]
+        for start in range(0, len(queries), chunk)
+    ]
+    return torch.cat(found) if found else torch.zeros(0, k, dtype=torch.long)
+
+
+def recalls(
+    ranks: Tensor, clusters: Tensor, recall_at: Sequence[int], samples: int, confidence: float, seed: int
+) -> dict[int, Interval]:
+    """Return recall@k with percentile bootstrap intervals.
+
+    Args:
+        ranks: (Q,) of `true_ranks`.
+        clusters: (Q,) integers 0..N-1, the image of each query. Images are drawn with replacement, each with
+            all of its queries, because captions of one image are not independent.
+        recall_at: The ks.
+        samples: Bootstrap samples.
+        confidence: Share of samples inside the interval, e.g. 0.95.
+        seed: Of the draws; equal seeds draw the same images for every arm.
+    """
+    hits = torch.stack([(ranks < k).double() for k in recall_at], dim=1)  # (Q, K)
+    values = hits.mean(dim=0)
+    images = int(clusters.max()) + 1
+    sums = torch.zeros(images, len(recall_at), dtype=torch.double).index_add_(0, clusters, hits)
+    counts = torch.zeros(images, dtype=torch.double).index_add_(
+        0, clusters, torch.ones(len(clusters), dtype=torch.double)
+    )
+    drawn = _bootstrap(sums, counts, samples, seed)
+    tail = (1 - confidence) / 2
+    low, high = torch.quantile(drawn, torch.tensor([tail, 1 - tail], dtype=torch.double), dim=0)
+    return {
+        k: Interval(float(values[number]), float(low[number]), float(high[number]))
+        for number, k in enumerate(recall_at)
+    }
+
+
+def _bootstrap(sums: Tensor, counts: Tensor, samples: int, seed: int) -> Tensor:
+    """Return resampled shares (S, K) from hits (N, K) and queries (N,) per image."""
+    generator = torch.Generator().manual_seed(seed)
+    images, shares = len(counts), []
+    for start in range(0, samples, max(1, BOOTSTRAP_CHUNK // images)):
+        size = min(max(1, BOOTSTRAP_CHUNK // images), samples - start)
+        picks = torch.randint(images, (size, images), generator=generator)
+        weights = torch.zeros(size, images, dtype=torch.double)
+        weights.scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.double))
+        shares.append((weights @ sums) / (weights @ counts)[:, None])
+    return torch.cat(shares)
+
+
+def chance_of_hit(candidates: int, true_candidates: Tensor, k: int) -> float:
+    """Return the mean probability that a random order puts one of its true candidates among the first k.
+
+    Args:
+        candidates: How many there are.
+        true_candidates: (Q,) how many of them are true for each query.
+        k: Places looked at.
+    """
+    counts, queries = torch.unique(true_candidates, return_counts=True)
+    total = sum(
+        int(number) * (1 - _chance_of_miss(candidates, int(true), k))
+        for true, number in zip(counts, queries, strict=True)
+    )
+    return total / len(true_candidates)
+
+
+def _chance_of_miss(candidates: int, true: int, k: int) -> float:
+    return math.comb(candidates - true, k) / math.comb(candidates, k) if k < candidates else 0.0

@@ -1,0 +1,99 @@
+"""Losses by numbers worked out by hand, and by invariances."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.ml import contrastive
+from components.ml.contrastive import caption_loss, clip_loss
+
+
+def unit(rows: int, dimension: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(rows, dimension, generator=generator, dtype=torch.float32)
+    return torch.nn.functional.normalize(drawn, dim=1)
+
+
+def test_orthogonal_pairs_have_the_closed_form() -> None:
+    # logits: scale on the diagonal, 0 elsewhere
+    loss = clip_loss(torch.eye(4), torch.eye(4), torch.tensor(3.0))
+    assert loss.item() == pytest.approx(math.log(1 + 3 * math.exp(-3)), rel=1e-5)
+
+
+def test_equal_rows_cost_the_logarithm_of_the_batch() -> None:
+    row = torch.tensor([[1.0, 0.0]]).repeat(5, 1)
+    assert clip_loss(row, row, torch.tensor(50.0)).item() == pytest.approx(math.log(5), rel=1e-5)
+
+
+def test_one_direction_by_hand() -> None:
+    first = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    second = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    # row 0: logits 2, 2; row 1: logits 0, 0. Back: each of `second` sees 2 and 0, and belongs to 0 and 1
+    forth = math.log(2)
+    back = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2))) / 2
+    assert caption_loss(first, second, 0.5, symmetric=False).item() == pytest.approx(forth, rel=1e-5)
+    both = caption_loss(first, second, 0.5, symmetric=True)
+    assert both.item() == pytest.approx((forth + back) / 2, rel=1e-5)
+
+
+def test_order_of_pairs_does_not_matter() -> None:
+    first, second, order = unit(7, 5, 1), unit(7, 5, 2), torch.randperm(7)
+    one = caption_loss(first, second, 0.1, symmetric=True)
+    other = caption_loss(first[order], second[order], 0.1, symmetric=True)
+    assert one.item() == pytest.approx(other.item(), rel=1e-5)
+
+
+def test_a_shared_caption_is_no_negative() -> None:
+    first, second = unit(3, 4, 1), unit(3, 4, 2)
+    # rows 0 and 2 share text 7, once as first and once as second caption
+    captions = torch.tensor([[7, 1], [2, 3], [4, 7]])
+    loss = caption_loss(first, second, 0.5, symmetric=False, captions=captions)
+    logits = (first @ second.T / 0.5).double()
+    expected = [
+        torch.logsumexp(logits[0, [0, 1]], 0) - logits[0, 0],
+        torch.logsumexp(logits[1], 0) - logits[1, 1],
+        torch.logsumexp(logits[2, [1, 2]], 0) - logits[2, 2],
+    ]
+    assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
+
+
+def test_a_batch_of_one_text_costs_nothing() -> None:
+    rows = unit(3, 4, 1)
+    captions = torch.zeros(3, 2, dtype=torch.long)
+    assert caption_loss(rows, rows, 0.1, symmetric=True, captions=captions).item() == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+def test_chunks_change_neither_loss_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = torch.tensor([[row % 5, 10 + row] for row in range(8)])
+
+    def loss_and_gradients() -> list[Tensor]:
+        first, second = unit(8, 6, 1).requires_grad_(), unit(8, 6, 2).requires_grad_()
+        scale = torch.tensor(9.0, requires_grad=True)
+        loss = clip_loss(first, second, scale) + caption_loss(
+            first, second, 0.2, symmetric=True, captions=captions
+        )
+        loss.backward()
+        found = [loss.detach()]
+        for tensor in (first, second, scale):
+            assert tensor.grad is not None
+            found.append(tensor.grad)
+        return found
+
+    whole = loss_and_gradients()
+    monkeypatch.setattr(contrastive, "CHUNK_ROWS", 3)
+    for one, other in zip(whole, loss_and_gradients(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_logits_stay_fp32_under_autocast() -> None:
+    first, second = unit(16, 32, 1), unit(16, 32, 2)
+    plain = clip_loss(first, second, torch.tensor(100.0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = clip_loss(first, second, torch.tensor(100.0))
+    assert cast.item() == plain.item()
