@@ -1,0 +1,1 @@
+"""How any stage is run: one writer, signals, exit codes, progress, costs, row accounting, training loop."""

@@ -1,0 +1,89 @@
+"""Checks of the set-up before anything runs: params, environment, tools, disk, inputs, models."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from components.faults import ConfigurationFault, InfrastructureFault
+from components.settings.base_models import FolderModel
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.settings.sources import Folder, Table
+from components.storage.layout import Layout
+
+MIN_FREE_BYTES = 1_000_000_000
+TORCH = "2.13.0"
+
+
+def check(params: Params, env: Environment) -> list[str]:
+    """Check what can be checked without running a stage; return one line for each thing that was looked at.
+
+    Raises:
+        ConfigurationFault: a tool, an input or a model is missing.
+        InfrastructureFault: the disk is nearly full.
+    """
+    layout = Layout(env.work_store)
+    return [
+        f"params.yaml: preset {params.preset}, seed {params.seed}, {len(params.train_clip.arms)} arms",
+        _tools(),
+        _disk(layout),
+        _inputs(params, layout),
+        _models(params, layout),
+    ]
+
+
+def _tools() -> str:
+    beside = str(Path(sys.executable).parent)
+    for tool in ("git", "dvc"):
+        if not (shutil.which(tool) or shutil.which(tool, path=beside)):
+            raise ConfigurationFault(
+                f"{tool} is not on PATH; expected it for `dvc repro`: `make setup` installs dvc"
+            )
+    if not Path(".dvc").is_dir():
+        raise ConfigurationFault(
+            "this folder is no DVC project: start in the folder that holds dvc.yaml, or `dvc init`"
+        )
+    torch = version("torch").partition("+")[0]
+    note = "" if torch == TORCH else f" (the project is tested with {TORCH}: other bits, same method)"
+    return (
+        f"python {sys.version_info.major}.{sys.version_info.minor}, torch {torch}{note}, dvc {version('dvc')}"
+    )
+
+
+def _disk(layout: Layout) -> str:
+    layout.work_store.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(layout.work_store).free
+    if free < MIN_FREE_BYTES:
+        raise InfrastructureFault(
+            f"the disk of {layout.work_store} has {free / 1e9:.1f} GB free; "
+            f"expected {MIN_FREE_BYTES / 1e9:.0f}: free some, or point LLM2CLIP_WORK_STORE at another disk"
+        )
+    return f"disk: {free / 1e9:.0f} GB free"
+
+
+def _inputs(params: Params, layout: Layout) -> str:
+    folder = layout.inputs(params.download.inputs)
+    if not folder.is_dir():
+        raise ConfigurationFault(f"{folder} not found (download.inputs): make it and put the data there")
+    tables = [source for source in params.download.sources if isinstance(source, Table)]
+    wanted = [table.path for table in tables] + [s.images for s in tables if isinstance(s, Folder)]
+    for path in wanted:
+        if not (folder / path).exists():
+            raise ConfigurationFault(
+                f"{folder / path} not found (download.sources): put it there or mend the path"
+            )
+    return f"inputs: {folder}, {len(params.download.sources)} sources"
+
+
+def _models(params: Params, layout: Layout) -> str:
+    for name, model in (("llm", params.base_models.llm), ("clip", params.base_models.clip)):
+        if isinstance(model, FolderModel):
+            folder = layout.inputs(params.download.inputs) / model.path
+            if not (folder / "config.json").is_file():
+                raise ConfigurationFault(
+                    f"base_models.{name}: {folder} has no config.json; expected Hugging Face layout"
+                )
+    return f"models: llm {params.base_models.llm.kind}, clip {params.base_models.clip.kind}"

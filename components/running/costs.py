@@ -1,0 +1,52 @@
+"""What a run cost: seconds, memory, bytes. Never part of an output, for it differs between equal runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from components.storage.atomic import read_json, write_json
+from components.storage.layout import Layout
+
+KIBIBYTE = 1024
+
+
+class Costs:
+    """Measures from its making to `write`."""
+
+    def __init__(self) -> None:
+        self._start_seconds = time.monotonic()
+
+    def write(self, layout: Layout, stage: str) -> None:
+        """Write `costs/<stage>.json`."""
+        seconds = time.monotonic() - self._start_seconds
+        own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        peak = max(own.ru_maxrss, children.ru_maxrss) * (KIBIBYTE if sys.platform == "linux" else 1)
+        write_json(
+            layout.costs(stage),
+            {
+                "seconds": round(seconds, 2),
+                "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 2),
+                "peak_memory_bytes": peak,
+                "artifact_bytes": _bytes_below(layout.artifact(stage)),
+                "rows_in_per_second": round(_rows_in(layout, stage) / max(seconds, 1e-9), 2),
+                "cores": os.cpu_count(),
+                "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+                "machine": platform.machine(),
+                "torch": version("torch"),
+            },
+        )
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _rows_in(layout: Layout, stage: str) -> int:
+    path = layout.metrics(stage)
+    return int(read_json(path).get("rows_in", 0)) if path.is_file() else 0

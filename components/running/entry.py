@@ -1,0 +1,107 @@
+"""The one way a stage is started: params checked, one writer, signals, exit code and costs left behind."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import logging
+import os
+import shutil
+import sys
+import traceback
+from pathlib import Path
+
+from components.faults import Fault, InfrastructureFault, Stopped
+from components.running.costs import Costs
+from components.running.lock import one_writer
+from components.running.signals import die_with_parent, raise_on_stop_signals
+from components.settings.environment import Environment, load_environment
+from components.settings.params import Params, load_params
+from components.storage.atomic import write_json
+from components.storage.layout import PARAMS, Layout
+
+MIN_FREE_BYTES = 200_000_000
+UNEXPECTED = 1
+log = logging.getLogger("llm2clip")
+
+
+def start(stage: str, *, debug: bool = False) -> int:
+    """Run one stage to its end and return the exit code (see `components.faults`).
+
+    Args:
+        stage: One of `layout.STAGES`.
+        debug: Print the traceback of a failure as well.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    work: Path | None = None
+    message = ""
+    try:
+        params, env = load_params(PARAMS), load_environment()
+        layout = Layout(env.work_store)
+        work = layout.work(stage)
+        _guarded_run(stage, params, env, layout)
+        code = 0
+    except Stopped:
+        code, message = (
+            Stopped.exit_code,
+            "stopped; what is finished is kept, the next run goes on from there",
+        )
+    except Fault as fault:
+        code, message = fault.exit_code, str(fault)
+    except OSError as error:
+        code, message = _of_system(error)
+    except Exception as error:  # the last line of defence: a bug of ours, said in one line
+        code, message = (
+            UNEXPECTED,
+            f"unexpected {type(error).__name__}: {error} (--debug prints the traceback)",
+        )
+    if message:
+        if debug:
+            traceback.print_exc()
+        log.error("%s: %s", stage, message)
+    if work and work.is_dir():
+        write_json(work / "exit.json", {"exit_code": code, "message": message})
+    return code
+
+
+def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -> None:
+    work = layout.work(stage)
+    work.mkdir(parents=True, exist_ok=True)
+    die_with_parent()
+    raise_on_stop_signals()
+    with one_writer(work, stage):
+        (work / "exit.json").unlink(missing_ok=True)
+        _preflight(work)
+        _prepare_libraries(env)
+        costs = Costs()
+        importlib.import_module(f"components.{stage}.stage").run(params, env)
+        costs.write(layout, stage)
+
+
+def _prepare_libraries(env: Environment) -> None:
+    """Set what libraries read when they are imported: threads, no bars in a log, no telemetry."""
+    if env.threads:
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(env.threads)
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _preflight(work: Path) -> None:
+    free = shutil.disk_usage(work).free
+    if free < MIN_FREE_BYTES:
+        raise InfrastructureFault(
+            f"disk of {work} has {free / 1e6:.0f} MB free, {MIN_FREE_BYTES / 1e6:.0f} MB are needed: "
+            "free some or point LLM2CLIP_WORK_STORE elsewhere"
+        )
+
+
+def _of_system(error: OSError) -> tuple[int, str]:
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            InfrastructureFault.exit_code,
+            f"disk full{where}: free some space and run again; nothing was damaged",
+        )
+    return InfrastructureFault.exit_code, f"{error.strerror or error}{where}: mend it and run again"

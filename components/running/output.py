@@ -1,0 +1,37 @@
+"""A stage's artifact and metrics, built under the work store and renamed into place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from components.storage.atomic import remove, replace_folder, write_json
+from components.storage.layout import Layout
+from components.storage.manifest import write_manifest
+
+
+class Output:
+    """The folder being built; `rows` gives the row counts that its manifest lists, by relative path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: dict[str, int] = {}
+
+
+@contextmanager
+def output(layout: Layout, stage: str) -> Iterator[Output]:
+    """Yield an empty folder that becomes `artifacts/<stage>` with a manifest when the block ends well."""
+    build = layout.work(stage) / "build"
+    remove(build)
+    build.mkdir(parents=True)
+    out = Output(build)
+    yield out
+    write_manifest(build, out.rows)
+    replace_folder(build, layout.artifact(stage))
+
+
+def write_metrics(layout: Layout, stage: str, tree: dict[str, Any]) -> None:
+    """Write `metrics/<stage>.json`: figures that are equal in every run of equal params, inputs and code."""
+    write_json(layout.metrics(stage), tree)

@@ -1,0 +1,39 @@
+"""Putting a shipped preset in params.yaml without losing what somebody wrote there."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from components.faults import ConfigurationFault
+from components.settings.params import load_params
+from components.storage.atomic import write_bytes
+from components.storage.layout import PARAMS
+
+PRESETS = Path("presets")
+
+
+def use_preset(name: str, *, force: bool = False) -> bool:
+    """Make params.yaml the preset; return whether it changed.
+
+    Raises:
+        ConfigurationFault: no such preset, or params.yaml holds edits that nothing else keeps.
+    """
+    shipped = {path.stem: path.read_bytes() for path in sorted(PRESETS.glob("*.yaml"))}
+    if name not in shipped:
+        raise ConfigurationFault(f"no preset {name}; expected one of {', '.join(shipped)}")
+    load_params(PRESETS / f"{name}.yaml")
+    now = PARAMS.read_bytes() if PARAMS.is_file() else b""
+    if now == shipped[name]:
+        return False
+    if now and not force and now not in (*shipped.values(), _committed()):
+        raise ConfigurationFault(
+            "params.yaml has edits that are neither committed nor a shipped preset: commit them, or --force"
+        )
+    write_bytes(PARAMS, shipped[name])
+    return True
+
+
+def _committed() -> bytes | None:
+    found = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, check=False)
+    return found.stdout if found.returncode == 0 else None

@@ -1,0 +1,65 @@
+"""Progress of long work: a log line with rate and time left, and a small file the flow shows."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from components.storage.atomic import write_json
+
+SECONDS_BETWEEN_LINES = 2.0
+log = logging.getLogger("llm2clip")
+
+
+class Progress:
+    """Counts units of work.
+
+    Args:
+        work: The stage's folder in the work store; `progress.json` is kept there.
+        what: What is being done, e.g. `train_clip llm2clip`.
+        total: Units in all.
+        unit: Their name, e.g. `steps`.
+        done: Units that an earlier run finished.
+    """
+
+    def __init__(self, work: Path, what: str, total: int, unit: str, done: int = 0) -> None:
+        self.work, self.what, self.total, self.unit = work, what, total, unit
+        self.done = self._resumed = done
+        self._start_seconds = time.monotonic()
+        self._next_line_seconds = self._start_seconds  # the first unit is told at once
+        if done:
+            log.info("%s: resumed at %s %d of %d", what, unit, done, total)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count finished units; logs every few seconds and at the end. `note` ends the line (`loss 1.23`)."""
+        self.done += count
+        now = time.monotonic()
+        if now < self._next_line_seconds and self.done < self.total:
+            return
+        self._next_line_seconds = now + SECONDS_BETWEEN_LINES
+        rate = (self.done - self._resumed) / max(now - self._start_seconds, 1e-9)
+        left_seconds = (self.total - self.done) / rate if rate else 0.0
+        log.info(
+            "%s: %s %d of %d, %.1f a second, %d:%02d left%s",
+            self.what,
+            self.unit,
+            self.done,
+            self.total,
+            rate,
+            *divmod(round(left_seconds), 60),
+            f", {note}" if note else "",
+        )
+        share = self.done / max(self.total, 1)
+        write_json(
+            self.work / "progress.json",
+            {
+                "what": self.what,
+                "done": self.done,
+                "total": self.total,
+                "unit": self.unit,
+                "share": share,
+                "rate": rate,
+                "seconds_left": left_seconds,
+            },
+        )

@@ -1,0 +1,133 @@
+"""One training loop: seeded by step, checkpointed, resumed exactly, stopped by a signal or a bad loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from components.faults import DataFault, Stopped
+from components.running.progress import Progress
+from components.running.signals import deferred_stop
+from components.storage.checkpoint import Checkpoints
+
+FORMAT_VERSION = 1
+HISTORY_STEPS = 10
+SEED_STRIDE = 1_000_003
+
+
+@dataclass
+class Run:
+    """What one training run consists of.
+
+    `step(number)` does forward, backward and `optimizer.step()` of one optimizer update and returns the loss.
+    Its randomness comes from torch's global generator, seeded by (seed, number) before each call, and its
+    batch from `batch_rows`: so weights and optimizer are the whole state of a run.
+    """
+
+    name: str
+    modules: dict[str, nn.Module]
+    optimizer: torch.optim.Optimizer
+    learning_rate_at: Callable[[int], float]  # relative to each group's peak, which is `group["peak"]`
+    steps: int
+    step: Callable[[int], Tensor]
+    seed: int
+
+
+def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int) -> list[dict[str, float]]:
+    """Train to the last step and return the loss history (step, loss), every tenth step.
+
+    Args:
+        run: What to train.
+        work: The stage's folder in the work store.
+        identity: What decides the run: params, data hash; another identity starts fresh.
+        checkpoint_steps: A checkpoint every so many steps.
+
+    Raises:
+        DataFault: the loss is not finite; the last good checkpoint stays.
+        Stopped: a stop signal arrived; a checkpoint was saved.
+    """
+    checkpoints = Checkpoints(work / "checkpoints" / run.name, {**identity, "format_version": FORMAT_VERSION})
+    first, history = _resume(run, checkpoints)
+    progress = Progress(work, run.name, run.steps, "step", done=first)
+    with deferred_stop() as stop:
+        for number in range(first, run.steps):
+            torch.manual_seed(run.seed * SEED_STRIDE + number)
+            for group in run.optimizer.param_groups:
+                group["lr"] = group["peak"] * run.learning_rate_at(number)
+            loss = float(run.step(number).detach())
+            if not math.isfinite(loss):
+                raise DataFault(
+                    f"{run.name}: loss is {loss} at step {number}; lower the learning rate, look at the data"
+                )
+            if number % HISTORY_STEPS == 0 or number == run.steps - 1:
+                history.append({"step": number, "loss": loss})
+            progress.advance(note=f"loss {loss:.3f}")
+            if stop.requested or (number + 1) % checkpoint_steps == 0 or number + 1 == run.steps:
+                checkpoints.save(number + 1, _tensors(run), {"history": history})
+            if stop.requested:
+                raise Stopped
+    return history
+
+
+def warmup_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
+    """Return the share of the peak learning rate at a step: linear rise, then half a cosine to zero."""
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
+
+    return share
+
+
+def batch_rows(rows: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """Return the row numbers of a step's batch: epochs in a new random order each, last short batch left out.
+
+    The order is a function of its arguments alone, so a resumed run goes on where it stopped.
+    """
+    batch_size = min(batch_size, rows)
+    epoch, number = divmod(step, rows // batch_size)
+    generator = torch.Generator().manual_seed(seed * SEED_STRIDE + epoch)
+    return torch.randperm(rows, generator=generator)[number * batch_size : (number + 1) * batch_size]
+
+
+def _resume(run: Run, checkpoints: Checkpoints) -> tuple[int, list[dict[str, float]]]:
+    found = checkpoints.load()
+    if found is None:
+        return 0, []
+    step, tensors, state = found
+    with torch.no_grad():
+        for name, tensor in _weights(run):
+            tensor.copy_(tensors[f"module.{name}"])
+    optimizer = run.optimizer.state_dict()
+    optimizer["state"] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, field = name.split(".")
+            optimizer["state"].setdefault(int(index), {})[field] = tensor
+    run.optimizer.load_state_dict(optimizer)
+    return step, state["history"]
+
+
+def _tensors(run: Run) -> dict[str, Tensor]:
+    tensors = {f"module.{name}": tensor.detach().clone() for name, tensor in _weights(run)}
+    for index, fields in run.optimizer.state_dict()["state"].items():
+        for field, value in fields.items():
+            tensors[f"optimizer.{index}.{field}"] = torch.as_tensor(value).detach().clone()
+    return tensors
+
+
+def _weights(run: Run) -> Iterator[tuple[str, Tensor]]:
+    """Yield what training changes: parameters that learn, and buffers (BatchNorm's statistics)."""
+    for prefix, module in sorted(run.modules.items()):
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                yield f"{prefix}.{name}", parameter
+        for name, buffer in module.named_buffers():
+            yield f"{prefix}.{name}", buffer

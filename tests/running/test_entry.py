@@ -1,0 +1,107 @@
+"""How a stage is started: exit codes, one writer, stop signals, the parent's death."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from components.download import stage as download
+from components.faults import GateFault, InfrastructureFault, Stopped
+from components.running.entry import start
+from components.running.lock import one_writer
+from tests.conftest import ROOT
+
+
+def outcome(workspace: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((workspace / ".work" / "download" / "exit.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (GateFault("figure below limit"), 5, "figure below limit"),
+        (Stopped(), 143, "stopped"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.tar"), 4, "disk full at x.tar"),
+        (PermissionError(errno.EACCES, "Permission denied", "y"), 4, "Permission denied at y"),
+        (KeyError("boom"), 1, "unexpected KeyError"),
+    ],
+)
+def test_exit_codes(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(download, "run", fail)
+    assert start("download") == code
+    assert message in str(outcome(workspace)["message"])
+    assert outcome(workspace)["exit_code"] == code
+
+
+def test_a_good_run_leaves_costs_and_exit_zero(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "run", lambda params, env: None)
+    assert start("download") == 0
+    assert outcome(workspace) == {"exit_code": 0, "message": ""}
+    costs = json.loads((workspace / "costs" / "download.json").read_text())
+    assert costs["peak_memory_bytes"] > 1_000_000
+
+
+def test_a_mistyped_key_ends_any_stage_with_2(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = workspace / "params.yaml"
+    path.write_text(path.read_text().replace("batch_size:", "batch_sice:", 1))
+    assert start("register") == 2
+    said = capsys.readouterr().err
+    assert "batch_sice" in said and "batch_size" in said
+    assert len(said.strip().splitlines()) <= 3
+
+
+def test_a_second_writer_is_refused_by_name(tmp_path: Path) -> None:
+    with one_writer(tmp_path, "download"):
+        with (
+            pytest.raises(InfrastructureFault, match=f"process {os.getpid()}"),
+            one_writer(tmp_path, "download", patience_seconds=0.0),
+        ):
+            pass
+    with one_writer(tmp_path, "download", patience_seconds=0.0):
+        pass
+
+
+PARENT = """
+    import os, subprocess, sys
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=dict(os.environ, DVC_STAGE="x"))
+    child.wait()
+"""
+CHILD = """
+    import os, signal, threading
+    from components.faults import Stopped
+    from components.running.signals import die_with_parent, raise_on_stop_signals
+    raise_on_stop_signals()
+    die_with_parent()
+    try:
+        print("ready", flush=True)
+        threading.Event().wait(60)
+    except Stopped:
+        print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stage_ends_with_its_parent(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PARENT), textwrap.dedent(CHILD)],
+        stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    ) as parent:  # fmt: skip
+        assert parent.stdout
+        assert parent.stdout.readline() == "ready\n"
+        parent.send_signal(number)
+        assert parent.stdout.readline() == "stopped\n"
+        assert parent.stdout.read() == ""  # the pipe closes when the child is gone

@@ -1,0 +1,108 @@
+"""A stopped and resumed run equals an undisturbed one bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components.faults import DataFault, Stopped
+from components.running.training import Run, batch_rows, train, warmup_cosine
+
+STEPS = 12
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.layers(self.frozen(rows))
+
+
+def fresh_run(stop_at: int | None = None, nan_at: int | None = None) -> Run:
+    torch.manual_seed(0)
+    model, data = Model(), torch.randn(32, 4)
+    optimizer = torch.optim.AdamW([{"params": model.layers.parameters(), "peak": 0.05}], lr=0.0)
+
+    def step(number: int) -> Tensor:
+        rows = data[batch_rows(len(data), 8, 1, number)]
+        loss = (model(rows) ** 2).mean() * (float("nan") if number == nan_at else 1.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if number == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    return Run("toy", {"model": model}, optimizer, warmup_cosine(3, STEPS), STEPS, step, seed=5)
+
+
+def trained(run: Run, work: Path, identity: dict[str, Any] | None = None) -> tuple[dict[str, Tensor], Any]:
+    history = train(run, work, identity or {"learning_rate": 0.05}, checkpoint_steps=5)
+    return run.modules["model"].state_dict(), history
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("stop_at", [0, 4, 6, STEPS - 1])
+def test_stop_and_resume_equals_no_interruption(tmp_path: Path, stop_at: int) -> None:
+    weights, history = trained(fresh_run(), tmp_path / "a")
+    with pytest.raises(Stopped):
+        trained(fresh_run(stop_at), tmp_path / "b")
+    resumed_weights, resumed_history = trained(fresh_run(), tmp_path / "b")
+    assert same(weights, resumed_weights)
+    assert history == resumed_history
+
+
+def test_another_identity_starts_fresh_and_names_the_value(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights, _ = trained(fresh_run(), tmp_path / "a")
+    with pytest.raises(Stopped):
+        trained(fresh_run(6), tmp_path / "b", {"learning_rate": 0.1})
+    fresh, _ = trained(fresh_run(), tmp_path / "b")
+    assert same(weights, fresh)
+    assert "learning_rate 0.1 -> 0.05" in caplog.text
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights, _ = trained(fresh_run(), tmp_path / "a")
+    with pytest.raises(Stopped):
+        trained(fresh_run(6), tmp_path / "b")
+    newest = tmp_path / "b" / "checkpoints" / "toy" / "00000007" / "tensors.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-3] ^= 4
+    newest.write_bytes(data)
+    resumed, _ = trained(fresh_run(), tmp_path / "b")
+    assert same(weights, resumed)
+    assert "checkpoint skipped" in caplog.text
+
+
+def test_nan_stops_before_a_checkpoint_is_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(DataFault, match="loss is nan at step 7"):
+        trained(fresh_run(nan_at=7), tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints" / "toy").iterdir() if p.is_dir()] == ["00000005"]
+
+
+def test_batches_cover_each_epoch_once_in_a_new_order() -> None:
+    epochs = [torch.cat([batch_rows(10, 5, 3, step) for step in (2 * e, 2 * e + 1)]) for e in range(2)]
+    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs)
+    assert not torch.equal(*epochs)
+    assert batch_rows(3, 8, 0, 4).numel() == 3
+
+
+def test_schedule_rises_then_falls_to_zero() -> None:
+    share = warmup_cosine(2, 6)
+    assert [round(share(step), 4) for step in range(6)] == [0.5, 1.0, 1.0, 0.8536, 0.5, 0.1464]
