@@ -1,0 +1,112 @@
+"""Which addresses may be fetched: http and https, on allowed ports, at public unicast addresses only."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from typing import Any
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from components.download.refusal import Refused
+from components.settings.download import Fetch
+
+MAX_URL_CHARACTERS = 8192
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
+CREDENTIALS = re.compile(r"//[^/?#]*@")
+
+
+def checked_url(text: str, fetch: Fetch) -> URL:
+    """Return a URL that may be asked for.
+
+    Raises:
+        Refused: malformed, of another scheme or port, with credentials, or at an address that is not public.
+    """
+    if len(text) > MAX_URL_CHARACTERS or re.search(r"[\s\x00-\x1f\x7f\\]", text):
+        raise Refused("bad_url")
+    try:
+        url = URL(text)
+        port = url.port
+    except ValueError:
+        raise Refused("bad_url") from None
+    if url.scheme not in ("http", "https"):
+        raise Refused("scheme_not_allowed" if url.scheme else "bad_url")
+    if not url.host:
+        raise Refused("bad_url")
+    if url.user is not None or url.password is not None:
+        raise Refused("credentials_in_url")
+    if port not in fetch.allowed_ports:
+        raise Refused("port_not_allowed")
+    if url.host not in fetch.allowed_private_hosts and _looks_numeric(url.host) and not is_public(url.host):
+        raise Refused("private_address")
+    return url
+
+
+def is_public(address: str) -> bool:
+    """Say whether this is a well-formed IP address, public unicast, and so is any IPv4 address inside it."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if ip in NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+    return ip.is_global and not ip.is_multicast
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL as it may be logged and kept."""
+    return CREDENTIALS.sub("//***@", url)
+
+
+class PublicResolver(AbstractResolver):
+    """Resolves names and refuses those with an address that is not public.
+
+    aiohttp connects to the very addresses returned here, so a name cannot change its mind after the check.
+    """
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._allowed = frozenset(fetch.allowed_private_hosts)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses of a host.
+
+        Raises:
+            Refused: it has no address, or one that is not public.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        except (socket.gaierror, UnicodeError):
+            raise Refused("dns_failed", may_pass=True) from None
+        addresses = [str(address[4][0]) for address in found]
+        if host not in self._allowed and not all(is_public(address) for address in addresses):
+            raise Refused("private_address")
+        return [_result(host, port, address) for address in found]
+
+    async def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+
+def _looks_numeric(host: str) -> bool:
+    """Say whether aiohttp would connect without asking the resolver: `127.1` and `2130706433` are such."""
+    return ":" in host or host.replace(".", "").isdigit()
+
+
+def _result(host: str, port: int, address: tuple[Any, ...]) -> ResolveResult:
+    return ResolveResult(
+        hostname=host,
+        host=str(address[4][0]),
+        port=port,
+        family=int(address[0]),
+        proto=int(address[2]),
+        flags=int(socket.AI_NUMERICHOST),
+    )

@@ -1,0 +1,155 @@
+"""One image over HTTP: bounded in time, bytes and reach, whatever the server does."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import defaultdict
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from components.download.addresses import PublicResolver, checked_url
+from components.download.refusal import Refused
+from components.settings.download import Fetch
+
+CHUNK_BYTES = 1 << 16
+REDIRECTS = (301, 302, 303, 307, 308)
+OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+VALUED_DIRECTIVES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+
+
+class Fetcher:
+    """Fetches images within one event loop, so many at a time and so many per host."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._all = asyncio.Semaphore(fetch.connections)
+        self._by_host: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(fetch.connections_per_host)
+        )
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, resolver=PublicResolver(fetch)),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            headers={"User-Agent": fetch.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def get(self, text: str) -> bytes:
+        """Return the body at a URL.
+
+        Raises:
+            Refused: with the reason, after the retries that params allow.
+        """
+        url = checked_url(text, self._fetch)
+        for attempt in range(self._fetch.retries + 1):
+            try:
+                # waiting for a turn does not count against the deadline; the host's turn comes first, so that
+                # the queue of one slow host takes no turn from the others
+                async with (
+                    self._by_host[str(url.host)],
+                    self._all,
+                    asyncio.timeout(self._fetch.deadline_seconds),
+                ):
+                    return await self._follow(url)
+            except TimeoutError:
+                raise Refused("timeout") from None
+            except Refused as refused:
+                if not refused.may_pass or attempt == self._fetch.retries:
+                    raise
+                backoff_seconds = self._fetch.backoff_seconds * 2**attempt
+                wait_seconds = max(backoff_seconds, refused.retry_after_seconds)
+                await asyncio.sleep(min(wait_seconds, self._fetch.deadline_seconds))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _follow(self, url: URL) -> bytes:
+        for _ in range(self._fetch.max_redirects + 1):
+            body = await self._ask(url)
+            if isinstance(body, bytes):
+                return body
+            url = checked_url(body, self._fetch)
+        raise Refused("too_many_redirects")
+
+    async def _ask(self, url: URL) -> bytes | str:
+        """Return the body, or where the server sends us."""
+        try:
+            async with self._session.get(url, allow_redirects=False) as response:
+                if response.status in REDIRECTS:
+                    return _target(url, response.headers.get("Location", ""))
+                self._check(response)
+                return await self._body(response)
+        except aiohttp.ClientSSLError:
+            raise Refused("tls") from None
+        except aiohttp.ClientPayloadError:
+            raise Refused("short_body", may_pass=True) from None
+        except (aiohttp.InvalidURL, ValueError):
+            raise Refused("bad_url") from None
+        except aiohttp.ClientResponseError:
+            raise Refused("bad_response") from None
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise Refused("connection_failed", may_pass=True) from None
+
+    def _check(self, response: aiohttp.ClientResponse) -> None:
+        status = response.status
+        if status != 200:
+            may_pass = status == 429 or status >= 500
+            after = _retry_after_seconds(response.headers.get("Retry-After", ""))
+            raise Refused(f"http_{status}", may_pass=may_pass, retry_after_seconds=after)
+        if opted_out(response.headers, self._fetch.user_agent):
+            raise Refused("opted_out")
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise Refused("encoded_body")
+        if (response.content_length or 0) > self._fetch.max_bytes:
+            raise Refused("too_large")
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+            body += chunk
+            if len(body) > self._fetch.max_bytes:
+                raise Refused("too_large")
+        return bytes(body)
+
+
+def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> bool:
+    """Say whether X-Robots-Tag asks everyone, or this user agent by name, not to use the image."""
+    for value in headers.getall("X-Robots-Tag", []):
+        concerns_us = True
+        for part in value.lower().split(","):
+            agent, colon, directive = part.partition(":")
+            if colon and agent.strip() not in VALUED_DIRECTIVES:
+                concerns_us = agent.strip() in user_agent.lower()
+            else:
+                directive = part
+            if concerns_us and directive.strip() in OPT_OUTS:
+                return True
+    return False
+
+
+def _target(url: URL, location: str) -> str:
+    if not location:
+        raise Refused("bad_response")
+    try:
+        return str(url.join(URL(location)))
+    except ValueError:
+        raise Refused("bad_url") from None
+
+
+def _retry_after_seconds(value: str) -> float:
+    """Return the seconds a server asks for; a date is answered by our own backoff."""
+    return float(value) if re.fullmatch(r"\d{1,12}", value.strip()) else 0.0

@@ -1,0 +1,30 @@
+"""Why one image is not taken."""
+
+from __future__ import annotations
+
+
+class Refused(Exception):
+    """One image is not taken; the row is rejected with this reason, and the stage goes on.
+
+    Args:
+        reason: One word, counted in metrics.
+        may_pass: Another attempt may succeed.
+        retry_after_seconds: What the server asked for.
+    """
+
+    def __init__(self, reason: str, *, may_pass: bool = False, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.may_pass = may_pass
+        self.retry_after_seconds = retry_after_seconds
+
+
+CONNECTION_REASONS = frozenset({"dns_failed", "connection_failed"})  # all of them: there is no network
+PASSING_REASONS = CONNECTION_REASONS | {
+    "timeout",
+    "short_body",
+    "http_429",
+    "http_500",
+    "http_502",
+    "http_503",
+}

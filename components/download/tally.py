@@ -1,0 +1,92 @@
+"""The count over all shards, and whether it may stand."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from components.download.ledger import SUCCESS
+from components.download.refusal import CONNECTION_REASONS, PASSING_REASONS
+from components.faults import DataFault, InfrastructureFault
+from components.running.rows import Rows
+from components.settings.download import Download
+from components.settings.sources import UrlList
+from components.storage.atomic import read_json, remove
+
+DEAD_NETWORK_ROWS = 100  # failed connections without one image before the stage gives up at once
+log = logging.getLogger("llm2clip")
+
+
+class Tally:
+    """Adds up the stats of shards."""
+
+    def __init__(self, params: Download) -> None:
+        self.rows = Rows()
+        self.splits: Counter[str] = Counter()
+        self.sources: Counter[str] = Counter()
+        self._params = params
+        self._url_sources = {source.name for source in params.sources if isinstance(source, UrlList)}
+        self._retriable: list[Path] = []
+
+    def add(self, piece: Path, name: str) -> int:
+        """Add a finished shard and return the number of its images."""
+        stats = read_json(piece / f"{name}_stats.json")
+        reasons = {reason: count for reason, count in stats["status_dict"].items() if reason != SUCCESS}
+        self.rows.accept(stats["successes"])
+        for reason, count in reasons.items():
+            self.rows.reject(reason, count)
+        self.splits.update(stats["splits"])
+        self.sources.update(stats["sources"])
+        if PASSING_REASONS & reasons.keys():
+            self._retriable.append(piece)
+        return int(stats["successes"])
+
+    def refuse_dead_network(self, stats: dict[str, Any]) -> None:
+        """Stop before a shard is kept that holds nothing but failed connections.
+
+        Args:
+            stats: Of the shard.
+
+        Raises:
+            InfrastructureFault: not one image came from any url so far, and many connections failed.
+        """
+        failed = sum(stats["status_dict"].get(reason, 0) for reason in CONNECTION_REASONS)
+        fetched = sum((self.sources + Counter(stats["sources"]))[name] for name in self._url_sources)
+        if failed >= DEAD_NETWORK_ROWS and fetched == 0:
+            raise InfrastructureFault(
+                f"no network: {failed} connections failed "
+                "and not one image came; check the network and run again"
+            )
+
+    def check(self, given: int) -> None:
+        """Check balance and limits.
+
+        Args:
+            given: Rows that the sources gave.
+
+        Raises:
+            DataFault: no image, too many rejected, or a count that does not balance.
+            InfrastructureFault: the same, and failed connections are the reason.
+        """
+        try:
+            self.rows.check(self._params.max_reject_share, "download", given)
+        except DataFault as fault:
+            for piece in self._retriable:
+                remove(piece)
+            if self._retriable:
+                log.warning(
+                    "download: the next run asks again for the %d shards that lack images",
+                    len(self._retriable),
+                )
+            failed = sum(self.rows.rejected[reason] for reason in CONNECTION_REASONS)
+            others = sum(self.rows.rejected.values()) - failed
+            fetched = sum(self.sources[name] for name in self._url_sources)
+            if failed and others <= self._params.max_reject_share * self.rows.rows_in:
+                what = "no network" if fetched == 0 else "the network failed"
+                raise InfrastructureFault(
+                    f"{what}: {failed} of {self.rows.rows_in} "
+                    "images lack a connection; check the network and run again"
+                ) from None
+            raise fault

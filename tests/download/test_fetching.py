@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import resource
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from components.download.addresses import checked_url, is_public, without_credentials
+from components.download.fetching import Fetcher
+from components.download.refusal import Refused
+from components.settings.download import Fetch
+from tests.download.server import Server, body, drip, endless, late, raw, redirect, reset, status
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def results(fetch: Fetch, urls: Sequence[str]) -> list[bytes | str]:
+    """Return for each url the body or the reason why there is none."""
+
+    async def get(fetcher: Fetcher, url: str) -> bytes | str:
+        try:
+            return await fetcher.get(url)
+        except Refused as refused:
+            return refused.reason
+
+    async def all_of_them() -> list[bytes | str]:
+        async with Fetcher(fetch) as fetcher:
+            return await asyncio.gather(*(get(fetcher, url) for url in urls))
+
+    return asyncio.run(all_of_them())
+
+
+def result(fetch: Fetch, url: str) -> bytes | str:
+    return results(fetch, [url])[0]
+
+
+def test_a_body_comes_back_and_nothing_compressed_is_asked_for(server: Server, fetch: Fetch) -> None:
+    server.answers["/a.jpg"] = body(b"picture")
+    assert result(fetch, server.url("/a.jpg")) == b"picture"
+    headers = [line.lower() for line in server.headers["/a.jpg"]]
+    assert "accept-encoding: identity" in headers
+    assert f"user-agent: {fetch.user_agent}" in headers
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file:///etc/passwd", "scheme_not_allowed"),
+        ("ftp://example.com/a", "scheme_not_allowed"),
+        ("data:image/png;base64,AAAA", "scheme_not_allowed"),
+        ("gopher://example.com/", "scheme_not_allowed"),
+        ("pipe:ls", "scheme_not_allowed"),
+        ("no scheme", "bad_url"),
+        ("example.com/a.jpg", "bad_url"),
+        ("http:///a.jpg", "bad_url"),
+        ("http://example.com/a\r\nHost: b", "bad_url"),
+        ("http://example.com/" + "a" * 10_000, "bad_url"),
+        ("http://example.com:99999/", "bad_url"),
+        ("http://user:pass@example.com/", "credentials_in_url"),
+        ("http://example.com:22/", "port_not_allowed"),
+        ("http://169.254.169.254/latest/meta-data", "private_address"),
+        ("http://10.0.0.1/", "private_address"),
+        ("http://127.0.0.1/", "private_address"),
+        ("http://127.1/", "private_address"),
+        ("http://2130706433/", "private_address"),
+        ("http://0x7f000001/", "private_address"),
+        ("http://0/", "private_address"),
+        ("http://[::1]/", "private_address"),
+        ("http://[::ffff:127.0.0.1]/", "private_address"),
+        ("http://[fe80::1]/", "private_address"),
+        ("http://localhost/", "private_address"),
+    ],
+)
+def test_what_must_not_be_asked_for_is_not(fetch: Fetch, url: str, reason: str) -> None:
+    closed = fetch.model_copy(update={"allowed_private_hosts": [], "allowed_ports": [80]})
+    assert result(closed, url) == reason
+
+
+@pytest.mark.parametrize(
+    "host", ["127.1", "2130706433", "0x7f000001", "localhost", "[::ffff:127.0.0.1]", "0"]
+)
+def test_no_spelling_of_loopback_reaches_it(server: Server, fetch: Fetch, host: str) -> None:
+    server.answers["/secret"] = body(b"secret")
+    closed = fetch.model_copy(update={"allowed_private_hosts": []})
+    assert result(closed, f"http://{host}:{server.port}/secret") == "private_address"
+    assert server.hits.total() == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("http://169.254.169.254/latest", "port_not_allowed"),
+        ("http://169.254.169.254:{port}/latest", "private_address"),
+        ("http://localhost:{port}/secret", "private_address"),
+        ("file:///etc/passwd", "scheme_not_allowed"),
+        ("http://user:pass@127.0.0.1:{port}/secret", "credentials_in_url"),
+        ("//[::1]:{port}/secret", "private_address"),
+        ("", "bad_response"),
+    ],
+)
+def test_every_hop_of_a_redirect_is_checked(server: Server, fetch: Fetch, target: str, reason: str) -> None:
+    server.answers["/start"] = redirect("/next")
+    server.answers["/next"] = redirect(target.format(port=server.port), 307)
+    assert result(fetch, server.url("/start")) == reason
+    assert server.hits["/next"] == 1
+    assert server.hits["/secret"] == 0
+
+
+def test_redirects_are_followed_so_far_and_no_further(server: Server, fetch: Fetch) -> None:
+    server.answers["/0"] = redirect("1")
+    server.answers["/1"] = redirect(server.url("/2"), 301)
+    server.answers["/2"] = body(b"picture")
+    server.answers["/loop"] = redirect("/loop")
+    assert result(fetch, server.url("/0")) == b"picture"
+    assert result(fetch, server.url("/loop")) == "too_many_redirects"
+    assert server.hits["/loop"] == fetch.max_redirects + 1
+
+
+def test_a_server_can_take_no_more_than_the_deadline_and_the_bytes(server: Server, fetch: Fetch) -> None:
+    server.answers |= {
+        "/slow_body": drip(OK + b"Content-Length: 100000\r\n\r\n"),
+        "/slow_head": drip(OK + b"X-Header: "),
+        "/silent": late(body(b"picture"), 60),
+        "/huge": endless(OK + b"\r\n"),
+        "/huge_claimed": body(b"x", length=10_000_000_000),
+        "/huge_chunks": endless(OK + b"Transfer-Encoding: chunked\r\n\r\nfffffff\r\n"),
+        "/huge_head": endless(OK + b"X-Header: "),
+    }
+    start_seconds = time.monotonic()
+    before_kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert results(fetch, [server.url(path) for path in server.answers]) == [
+        "timeout", "timeout", "timeout", "too_large", "too_large", "too_large", "bad_response",
+    ]  # fmt: skip
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kilobytes
+    assert grown < 64 * 1024
+    assert time.monotonic() - start_seconds < 20  # generous: it would be 60 and more without a deadline
+
+
+def test_what_is_no_plain_answer_is_refused(server: Server, fetch: Fetch) -> None:
+    bomb = gzip.compress(b"\0" * 20_000_000)
+    server.answers |= {
+        "/gone": status(404),
+        "/forbidden": status(403),
+        "/garbage": raw(b"\x00\xff\x00 no http \r\n\r\n"),
+        "/bomb": body(bomb, "Content-Encoding: gzip"),
+        "/no_ai": body(b"picture", "x-robots-tag: NoAI"),
+        "/no_index": body(b"picture", "X-Robots-Tag: nofollow", "X-Robots-Tag: all, noindex"),
+        "/not_us": body(b"picture", "X-Robots-Tag: otherbot: noai, noindex"),
+        "/us": body(b"picture", f"X-Robots-Tag: otherbot: noai, {fetch.user_agent}: noai"),
+        "/until": body(b"picture", "X-Robots-Tag: max-snippet: 3, unavailable_after: 1 Jan 2020"),
+    }
+    assert results(fetch, [server.url(path) for path in server.answers]) == [
+        "http_404", "http_403", "bad_response", "encoded_body", "opted_out", "opted_out",
+        b"picture", "opted_out", b"picture",
+    ]  # fmt: skip
+    assert server.hits["/gone"] == server.hits["/forbidden"] == 1
+    server.answers["/chunks"] = raw(OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nab")
+    # whether the head and the garbage come in one packet decides
+    assert result(fetch, server.url("/chunks")) in ("bad_response", "short_body")
+
+
+def test_what_may_pass_is_tried_again(server: Server, fetch: Fetch) -> None:
+    good = body(b"picture")
+    server.answers |= {
+        "/resets": [reset, good],
+        "/busy": [status(503), status(429, "Retry-After: 1000000000"), good],
+        "/dated": [status(503, "Retry-After: Fri, 31 Dec 1999 23:59:59 GMT"), good],
+        "/cut": [body(b"pict", length=7), good],
+        "/down": status(500),
+        "/cuts": body(b"pict", length=7),
+    }
+    assert results(fetch, [server.url(path) for path in server.answers]) == [
+        b"picture", b"picture", b"picture", b"picture", "http_500", "short_body",
+    ]  # fmt: skip
+    assert server.hits["/down"] == server.hits["/cuts"] == fetch.retries + 1
+
+
+def test_no_server_and_no_name(server: Server, fetch: Fetch) -> None:
+    nobody = fetch.model_copy(update={"allowed_ports": [1], "retries": 1})
+    assert result(nobody, "http://127.0.0.1:1/") == "connection_failed"
+    assert result(nobody.model_copy(update={"retries": 0}), "http://nobody.invalid:1/") == "dns_failed"
+
+
+def test_many_rows_of_one_host_wait_without_their_deadline_running(server: Server, fetch: Fetch) -> None:
+    narrow = fetch.model_copy(update={"connections_per_host": 2, "connections": 2})
+    paths = [f"/{number}" for number in range(30)]
+    server.answers |= {path: late(body(path.encode()), 0.05) for path in paths}
+    assert results(narrow, [server.url(path) for path in paths]) == [path.encode() for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("192.168.1.1", False),
+        ("100.64.0.1", False),
+        ("224.0.0.1", False),
+        ("255.255.255.255", False),
+        ("fc00::1", False),
+        ("fe80::1%eth0", False),
+        ("::ffff:10.0.0.1", False),
+        ("2002:0a00:0001::", False),  # 6to4 of 10.0.0.1
+        ("64:ff9b::a00:1", False),  # NAT64 of 10.0.0.1
+        ("64:ff9b::808:808", True),
+        ("no address", False),
+    ],
+)
+def test_public_unicast_addresses_only(address: str, public: bool) -> None:
+    assert is_public(address) is public
+
+
+def test_a_password_is_never_kept() -> None:
+    assert without_credentials("http://user:pa@ss@a.example/b@c") == "http://***@a.example/b@c"
+    assert without_credentials("http://a.example/b@c") == "http://a.example/b@c"
+
+
+def test_international_names_and_escapes_are_fine(fetch: Fetch) -> None:
+    open_port = fetch.model_copy(update={"allowed_ports": [443]})
+    assert checked_url("https://bücher.example/ä%20b.jpg?x=1#y", open_port).host == "bücher.example"

@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import random
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from components.download import tally
+from components.download.ledger import LEDGER
+from components.download.stage import run
+from components.faults import ConfigurationFault, DataFault, InfrastructureFault, Stopped
+from components.running.signals import raise_on_stop_signals
+from components.settings.download import Download, Fetch
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.settings.sources import CaptionColumn, Folder, TextTable, UrlList
+from components.storage.atomic import read_json
+from components.storage.manifest import read_manifest
+from components.storage.shards import Pair, read_shard, shards_of
+from components.storage.side_tables import read_captions, read_table
+from tests.download.server import Server, body, drip, endless, late, redirect, status
+
+OUT = Path("artifacts/download")
+FIELDS: dict[str, Any] = {
+    "sha256": None,
+    "key_column": "id",
+    "split_column": None,
+    "split": "train",
+    "limit": None,
+}
+CAPTIONS = [CaptionColumn(column="words", name="alt", language="en")]
+
+
+def jpeg(number: int) -> bytes:
+    file = io.BytesIO()
+    draw = random.Random(number)  # noqa: S311
+    Image.frombytes("RGB", (40, 30), draw.randbytes(40 * 30 * 3)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def url_source(rows: list[dict[str, Any]], name: str = "web", **changes: Any) -> UrlList:
+    """Write a url list below inputs and return the source that reads it."""
+    pq.write_table(pa.Table.from_pylist(rows), Path("inputs/demo") / f"{name}.parquet")
+    fields = {
+        "kind": "url_list",
+        "name": name,
+        "path": f"{name}.parquet",
+        "url_column": "link",
+        "captions": CAPTIONS,
+    }
+    return UrlList(**{**FIELDS, **fields, **changes})
+
+
+def row(server: Server, path: str, words: str | list[str] = "some words") -> dict[str, Any]:
+    return {"id": path.strip("/"), "link": server.url(path), "words": words}
+
+
+def with_sources(smoke: Params, sources: list[Any], fetch: Fetch | None = None, **changes: Any) -> Params:
+    update = {"sources": sources, "fetch": fetch or smoke.download.fetch, "shard_rows": 8, **changes}
+    return smoke.model_copy(update={"download": smoke.download.model_copy(update=update)})
+
+
+def pairs() -> list[Pair]:
+    return [pair for _, path, rows in shards_of(OUT) for pair in read_shard(path, rows)]
+
+
+def hashes() -> dict[str, str]:
+    return {entry.uri: entry.sha256 for entry in read_manifest(OUT)}
+
+
+def ledger() -> dict[str, tuple[str, str | None]]:
+    """Return status and message by key, over all shards."""
+    tables = [read_table(path, LEDGER) for path in sorted((OUT / "shards").glob("*.parquet"))]
+    return {one["key"]: (one["status"], one["error_message"]) for one in pa.concat_tables(tables).to_pylist()}
+
+
+@pytest.fixture
+def web(workspace: Path, server: Server) -> list[dict[str, Any]]:
+    """Thirty images on the server, and their url list."""
+    paths = [f"/{number:02d}" for number in range(30)]
+    server.answers |= {path: body(jpeg(number)) for number, path in enumerate(paths)}
+    return [row(server, path, f"image {path}") for path in paths]
+
+
+def test_scenes_become_shards_and_texts(workspace: Path, smoke: Params, env: Environment) -> None:
+    run(smoke, env)
+    found = pairs()
+    assert len(found) == 256
+    train = [pair for pair in found if pair.metadata["split"] == "train"]
+    assert {one["column"] for pair in train for one in pair.metadata["captions"]} == {"alt"}
+    assert all(pair.caption == pair.metadata["captions"][0]["text"] for pair in found)
+    test = next(pair for pair in found if pair.metadata["split"] == "test")
+    assert [(one["column"], one["number"]) for one in test.metadata["captions"]] == [
+        ("alt", 0), ("short", 0), ("dense", 0), ("dense", 1), ("short_de", 0), ("dense_de", 0),
+    ]  # fmt: skip
+    assert set(test.metadata) == {*LEDGER.names, "labels", "captions"}
+    assert Image.open(io.BytesIO(test.jpeg)).size == (64, 64)
+    texts = read_captions(OUT / "texts" / "00000.parquet")
+    assert len({caption.key for caption in texts}) == 224
+    assert len(texts) == 224 * 6
+    metrics = read_json(Path("metrics/download.json"))
+    assert (metrics["rows_in"], metrics["rows_out"], metrics["rejected"]) == (480, 480, {})
+    assert metrics["images"]["splits"] == {"train": 192, "validation": 32, "test": 32}
+    stats = read_json(OUT / "shards" / "00000_stats.json")
+    assert (stats["count"], stats["successes"], stats["status_dict"]) == (64, 64, {"success": 64})
+
+
+def test_every_hostile_row_is_rejected_by_its_reason_and_no_other(
+    workspace: Path, smoke: Params, env: Environment, server: Server, fetch: Fetch
+) -> None:
+    good = jpeg(1)
+    server.answers |= {
+        "/good": body(good),
+        "/moved": redirect("/good"),
+        "/internal": redirect(f"http://169.254.169.254:{server.port}/"),
+        "/slow": drip(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"),
+        "/huge": endless(b"HTTP/1.1 200 OK\r\n\r\n"),
+        "/page": body(b"<html>gone</html>", "Content-Type: image/jpeg"),
+        "/cut": body(good[: len(good) // 2]),
+        "/short": body(good[:100], length=len(good)),
+        "/gzip": body(good, "Content-Encoding: gzip"),
+        "/wordless": body(good),
+    }
+    rows = [row(server, path, " " if path == "/wordless" else "words") for path in server.answers]
+    rows += [row(server, "/gone"), {"id": "again", "link": server.url("/good"), "words": "the same url"}]
+    rows += [{"id": "local", "link": "file:///etc/passwd", "words": "words"}]
+    rows += [{"id": "secret", "link": "http://user:hunter2@127.0.0.1/", "words": "words"}]
+    run(with_sources(smoke, [url_source(rows)], fetch, max_reject_share=0.9), env)
+    reasons = {key: message for key, (_, message) in ledger().items()}
+    assert reasons == {
+        "good": None,
+        "moved": None,
+        "internal": "private_address",
+        "slow": "timeout",
+        "huge": "too_large",
+        "page": "not_an_image",
+        "cut": "truncated",
+        "short": "short_body",
+        "gzip": "encoded_body",
+        "wordless": "empty_caption: web.parquet row 9",
+        "gone": "http_404",
+        "again": "duplicate_url: again",
+        "local": "scheme_not_allowed",
+        "secret": "credentials_in_url",
+    }
+    metrics = read_json(Path("metrics/download.json"))
+    assert metrics["rows_in"] == metrics["rows_out"] + sum(metrics["rejected"].values()) == len(rows)
+    assert metrics["rejected"]["http_404"] == server.hits["/gone"] == 1
+    assert [pair.key for pair in pairs()] == ["good", "moved"]
+    assert not any(b"hunter2" in path.read_bytes() for path in OUT.rglob("*") if path.is_file())
+    statuses = {key: status for key, (status, _) in ledger().items()}
+    assert (statuses["good"], statuses["gone"], statuses["cut"]) == (
+        "success",
+        "failed_to_download",
+        "failed_to_resize",
+    )
+
+
+def test_bytes_follow_the_input_and_never_the_network(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
+) -> None:
+    params = with_sources(smoke, [url_source(web)], fetch)
+    found = []
+    for seed, connections in ((1, 16), (2, 16), (3, 1)):
+        draw = random.Random(seed)  # noqa: S311
+        for number in range(len(web)):
+            server.answers[f"/{number:02d}"] = late(body(jpeg(number)), draw.uniform(0, 0.02))
+        narrow = fetch.model_copy(update={"connections": connections})
+        run(
+            with_sources(params, params.download.sources, narrow),
+            Environment(work_store=Path(f".work{seed}")),
+        )
+        found.append(hashes())
+        assert [pair.key for pair in pairs()] == [one["id"] for one in web]
+    assert found[0] == found[1] == found[2]
+    assert server.hits["/00"] == 3
+
+
+def test_only_what_changed_is_fetched_again(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
+) -> None:
+    run(with_sources(smoke, [url_source(web)], fetch), env)
+    before = hashes()
+    run(with_sources(smoke, [url_source(web)], fetch.model_copy(update={"connections": 3})), env)
+    assert hashes() == before
+    assert set(server.hits.values()) == {1}
+    web[20]["words"] = "other words"
+    run(with_sources(smoke, [url_source(web)], fetch), env)
+    assert [path for path, count in server.hits.items() if count == 2] == [
+        f"/{number}" for number in range(16, 24)
+    ]
+    assert {name for name, sha in hashes().items() if before[name] != sha} == {
+        "shards/00002.tar",
+        "shards/00002.parquet",
+    }
+
+
+def test_a_stop_signal_ends_the_fetching_and_the_rerun_goes_on_by_shard(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
+) -> None:
+    params = with_sources(smoke, [url_source(web)], fetch.model_copy(update={"deadline_seconds": 60.0}))
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    asked = threading.Event()
+
+    async def stop_here(_writer: object) -> None:
+        asked.set()
+
+    server.answers["/12"] = [
+        stop_here,
+        body(jpeg(12)),
+    ]  # of the second shard; closed without an answer, asked again
+    server.answers["/13"] = [late(body(jpeg(13)), 60), body(jpeg(13))]
+    main_thread = threading.main_thread().ident or 0
+
+    def kill() -> None:
+        asked.wait()
+        signal.pthread_kill(main_thread, signal.SIGTERM)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        raise_on_stop_signals()
+        with pytest.raises(Stopped):
+            run(params, env)
+    finally:
+        killer.join()
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+    assert not OUT.exists()
+    run(params, env)
+    assert server.hits["/00"] == 1
+    assert [pair.key for pair in pairs()] == [one["id"] for one in web]
+
+
+def test_a_folder_and_a_text_table_go_the_same_way(workspace: Path, smoke: Params, env: Environment) -> None:
+    folder = Path("inputs/demo/pictures")
+    (folder / "below").mkdir(parents=True)
+    for number in range(3):
+        (folder / "below" / f"{number}.jpg").write_bytes(jpeg(number))
+    Path("inputs/demo/list.csv").write_text(
+        "id,file,words\n" + "".join(f'{n},below/{n}.jpg,"one, {n}"\n' for n in range(4)), "utf-8"
+    )
+    Path("inputs/demo/texts.tsv").write_text("id\twords\nt1\tno image\nt2\t\nt3\tnone either\n", "utf-8")
+    pictures = Folder(**FIELDS, kind="folder", name="local", path="list.csv", captions=CAPTIONS,
+                      images="pictures", image_column="file")  # fmt: skip
+    texts = TextTable(**FIELDS, kind="text_table", name="told", path="texts.tsv", captions=CAPTIONS)
+    run(with_sources(smoke, [texts, pictures], max_reject_share=0.5), env)
+    assert [(pair.key, pair.caption, pair.metadata["url"]) for pair in pairs()] == [
+        (str(number), f"one, {number}", f"below/{number}.jpg") for number in range(3)
+    ]
+    assert [caption.key for caption in read_captions(OUT / "texts" / "00000.parquet")] == ["t1", "t3"]
+    metrics = read_json(Path("metrics/download.json"))
+    assert metrics["rejected"] == {"empty_caption": 1, "image_missing": 1}
+    assert (metrics["images"]["rows_in"], metrics["texts"]["rows_in"]) == (4, 3)
+    kept = hashes()
+    (folder / "below" / "1.jpg").write_bytes(jpeg(9))  # the same name, another image
+    run(with_sources(smoke, [texts, pictures], max_reject_share=0.5), env)
+    assert hashes()["shards/00000.tar"] != kept["shards/00000.tar"]
+
+
+def test_too_many_rejected_rows_stop_the_stage_and_are_asked_for_again(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
+) -> None:
+    for number in range(16):
+        server.answers[f"/{number:02d}"] = status(503)
+    params = with_sources(smoke, [url_source(web)], fetch.model_copy(update={"retries": 0}))
+    with pytest.raises(DataFault, match=r"16 of 30 rows rejected \(http_503 16\).*max_reject_share"):
+        run(params, env)
+    assert not OUT.exists()
+    for number in range(16):
+        server.answers[f"/{number:02d}"] = body(jpeg(number))
+    run(params, env)
+    assert len(pairs()) == 30
+    assert server.hits["/20"] == 1
+
+
+def test_no_image_and_no_network_are_told_apart(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    gone = [row(server, f"/gone/{number}") for number in range(3)]
+    with pytest.raises(DataFault, match="none of 3 rows is left"):
+        run(with_sources(smoke, [url_source(gone)], fetch), env)
+    dead = [{**one, "link": f"http://127.0.0.1:1/{one['id']}"} for one in web]
+    closed = fetch.model_copy(update={"allowed_ports": [1], "retries": 0})
+    with pytest.raises(InfrastructureFault, match="no network: 30 of 30"):
+        run(with_sources(smoke, [url_source(dead)], closed), env)
+    monkeypatch.setattr(tally, "DEAD_NETWORK_ROWS", 8)
+    with pytest.raises(InfrastructureFault, match="no network: 8 connections failed"):
+        run(with_sources(smoke, [url_source(dead)], closed, shard_rows=8), env)
+
+
+def test_equal_keys_stop_before_anything_is_fetched(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
+) -> None:
+    other = [{**web[0], "id": "07", "link": server.url("/other")}]
+    sources = [url_source(web), url_source(other, "more")]
+    with pytest.raises(DataFault, match="key 07 occurs twice, in source web and in more"):
+        run(with_sources(smoke, sources, fetch), env)
+    assert server.hits.total() == 0
+
+
+def test_a_run_without_images_is_refused(workspace: Path, smoke: Params, env: Environment) -> None:
+    with pytest.raises(ConfigurationFault, match="gives no image row"):
+        run(with_sources(smoke, smoke.download.sources[1:]), env)
+
+
+def test_two_sources_need_two_names(smoke: Params) -> None:
+    tree = json.loads(smoke.download.model_dump_json())
+    tree["sources"] = list(itertools.chain(tree["sources"], tree["sources"][:1]))
+    with pytest.raises(ValueError, match="two sources have one name"):
+        Download.model_validate(tree)
