@@ -1,0 +1,1 @@
+"""The stage base_models: the models that everything starts from."""

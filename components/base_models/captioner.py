@@ -1,0 +1,123 @@
+"""A small captioner, made from labelled scenes of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.base_models.clip import draw_captions
+from components.base_models.material import SceneSet, read_scene_sets
+from components.base_models.workshop import Workshop, parameters_of
+from components.ml.captioner import (
+    CELL_STD,
+    Captioner,
+    CaptionerConfig,
+    attribute_loss,
+    caption_ids,
+    caption_loss,
+    save_captioner,
+    write_texts,
+)
+from components.ml.tokenizer import train_bpe
+from components.running.training import batch_rows
+from components.settings.base_models import MadeCaptioner
+from components.sources.scene_scores import fact_scores
+from components.sources.scene_space import BACKGROUNDS, COLOURS, FILLS, PLACES, SHAPES, SIZES
+from components.sources.scenes import Scene, scene_facts
+from components.storage.atomic import write_json
+
+KINDS = ("short", "dense")
+NOTHING = ""  # the value of an attribute where a place is empty
+ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {("background", "colour"): BACKGROUNDS} | {
+    (place, attribute): (NOTHING, *values)
+    for place in PLACES
+    for attribute, values in (("size", SIZES), ("fill", FILLS), ("colour", COLOURS), ("shape", SHAPES))
+}
+
+
+def make_captioner(section: MadeCaptioner, workshop: Workshop) -> Path:
+    """Return the folder of the model, its tokenizer and its `about.json`."""
+    train, held_out = read_scene_sets(section.scenes, workshop)
+    identity = {
+        "captioner": section.model_dump(),
+        "scenes": [train.key, held_out.key],
+        "cell_std": CELL_STD,
+    }
+
+    def make(folder: Path) -> None:
+        torch.manual_seed(workshop.seed)
+        texts = [text for captions in train.captions for kind in KINDS for text in captions[kind]]
+        tokenizer = train_bpe(texts, section.vocabulary_size, section.max_tokens)
+        model = Captioner(_config(section, tokenizer)).to(workshop.device)
+        loss = _train(model, tokenizer, section, train, identity, workshop)
+        save_captioner(model, tokenizer, folder)
+        about = {
+            "kind": "made",
+            "trained": loss is not None,
+            "steps": section.training.steps,
+            "parameters": parameters_of(model),
+            "final_loss": loss,
+            "held_out": _held_out(model, tokenizer, held_out),
+        }
+        write_json(folder / "about.json", about)
+
+    return workshop.piece("captioner", identity, make)
+
+
+def attribute_values(scene: Scene) -> list[int]:
+    """Return for each of `ATTRIBUTES` the number of its value in a scene."""
+    facts = {(place, attribute): value for place, attribute, value in scene_facts(scene, "dense")}
+    return [values.index(facts.get(attribute, NOTHING)) for attribute, values in ATTRIBUTES.items()]
+
+
+def _config(section: MadeCaptioner, tokenizer: Any) -> CaptionerConfig:  # noqa: ANN401 - a tokenizer
+    return CaptionerConfig(
+        image_size=section.scenes.image_size,
+        stem_channels=section.stem_channels,
+        layers=section.layers,
+        width=section.width,
+        heads=section.heads,
+        max_tokens=section.max_tokens,
+        vocabulary_size=len(tokenizer),
+        end_id=tokenizer.eos_token_id,
+        kinds=list(KINDS),
+        attributes=[len(values) for values in ATTRIBUTES.values()],
+    )
+
+
+def _train(
+    model: Captioner,
+    tokenizer: Any,  # noqa: ANN401
+    section: MadeCaptioner,
+    scenes: SceneSet,
+    identity: dict[str, Any],
+    workshop: Workshop,
+) -> float | None:
+    pictures = scenes.pictures()
+    values = torch.tensor([attribute_values(scene) for scene in scenes.scenes])
+
+    def loss_at(step: int) -> Tensor:
+        rows = batch_rows(len(pictures), section.training.batch_size, workshop.seed, step)
+        cells = model.encode(pictures[rows].to(workshop.device))
+        loss = section.attribute_loss_weight * attribute_loss(model, cells, values[rows].to(workshop.device))
+        captions = [scenes.captions[row] for row in rows.tolist()]
+        for kind in KINDS:
+            ids = caption_ids(model, tokenizer, draw_captions(captions, {kind: 1.0}), kind)
+            loss = loss + caption_loss(model, cells, ids.to(workshop.device))
+        return loss
+
+    return workshop.train("captioner", model, section.training, identity, loss_at)
+
+
+def _held_out(model: Captioner, tokenizer: Any, scenes: SceneSet) -> dict[str, Any] | None:  # noqa: ANN401
+    if not scenes.scenes:
+        return None
+    pictures = scenes.pictures().to(next(model.parameters()).device)
+    figures: dict[str, Any] = {"scenes": len(scenes.scenes)}
+    for kind in KINDS:
+        truths = [scene_facts(scene, kind) for scene in scenes.scenes]
+        figures[kind] = fact_scores(write_texts(model, tokenizer, pictures, kind), truths)
+    return figures

@@ -1,0 +1,95 @@
+"""A small Llama and its vocabulary, made from text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from components.base_models.material import read_texts
+from components.base_models.workshop import Workshop, parameters_of
+from components.ml.tokenizer import train_bpe
+from components.running.training import batch_rows
+from components.settings.base_models import MadeLlm
+from components.storage.atomic import write_json
+
+HELD_OUT_BATCH = 16
+
+
+def make_llm(section: MadeLlm, workshop: Workshop) -> Path:
+    """Return the folder of the model, its tokenizer and its `about.json`."""
+    texts = read_texts(section.texts, workshop)
+    identity = {"llm": section.model_dump(), "texts": texts.key}
+
+    def make(folder: Path) -> None:
+        torch.manual_seed(workshop.seed)
+        tokenizer = train_bpe(texts.train, section.vocabulary_size, section.max_tokens)
+        model = _llama(section, tokenizer).to(workshop.device)
+        blocks = token_blocks(tokenizer, texts.train, section.max_tokens)
+
+        def loss_at(step: int) -> Tensor:
+            rows = batch_rows(len(blocks), section.training.batch_size, workshop.seed, step)
+            return _next_token_loss(model, blocks[rows].to(workshop.device))
+
+        loss = workshop.train("llm", model, section.training, identity, loss_at)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        about = {
+            "kind": "made",
+            "trained": loss is not None,
+            "steps": section.training.steps,
+            "parameters": parameters_of(model),
+            "final_loss": loss,
+            "held_out": _held_out(model, tokenizer, texts.held_out, section.max_tokens),
+        }
+        write_json(folder / "about.json", about)
+
+    return workshop.piece("llm", identity, make)
+
+
+def token_blocks(tokenizer: Any, texts: list[str], length: int) -> Tensor:  # noqa: ANN401
+    """Return all texts, one behind the other with an end token after each, cut into blocks: (N, length).
+
+    What does not fill a last block is left out, unless it is all there is.
+    """
+    ids = [token for row in tokenizer(texts)["input_ids"] for token in (*row, tokenizer.eos_token_id)]
+    length = min(length, len(ids))
+    count = len(ids) // length
+    return torch.tensor(ids[: count * length]).view(count, length)
+
+
+def _llama(section: MadeLlm, tokenizer: Any) -> Any:  # noqa: ANN401 - classes of transformers
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=section.width,
+            intermediate_size=section.feed_forward,
+            num_hidden_layers=section.layers,
+            num_attention_heads=section.heads,
+            num_key_value_heads=section.heads,
+            max_position_embeddings=section.max_tokens,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def _next_token_loss(model: Any, ids: Tensor) -> Tensor:  # noqa: ANN401
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+    return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+
+
+@torch.inference_mode()
+def _held_out(model: Any, tokenizer: Any, texts: list[str], length: int) -> dict[str, float] | None:  # noqa: ANN401
+    if not texts:
+        return None
+    batches = token_blocks(tokenizer, texts, length).to(model.device).split(HELD_OUT_BATCH)
+    losses = [float(_next_token_loss(model, batch)) * len(batch) for batch in batches]
+    return {"texts": len(texts), "perplexity": math.exp(sum(losses) / sum(map(len, batches)))}

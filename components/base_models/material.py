@@ -1,0 +1,92 @@
+"""What models are made from: texts of any source, and scenes with their pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from components.base_models.workshop import Workshop
+from components.faults import DataFault
+from components.ml.images import square_of
+from components.settings.sources import Scenes, TextSource
+from components.sources.rows import Rejection, read_rows
+from components.sources.scene_drawing import FORMAT_VERSION as DRAWING_VERSION
+from components.sources.scenes import Scene, draw_scenes, render, scene_captions
+from components.storage.atomic import content_key
+
+Captions = dict[str, list[str]]  # by column
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Captions to learn from, and those of the validation split, to measure on."""
+
+    train: list[str]
+    held_out: list[str]
+
+    @property
+    def key(self) -> str:
+        """One hash for all."""
+        return content_key([self.train, self.held_out])
+
+
+@dataclass(frozen=True)
+class SceneSet:
+    """Scenes of one split, not drawn yet."""
+
+    scenes: list[Scene]
+    captions: list[Captions]
+    size: int  # pixels
+
+    @property
+    def key(self) -> str:
+        """One hash for what the pictures show, how they are drawn and what is said about them."""
+        return content_key([[scene.identity for scene in self.scenes], self.captions, DRAWING_VERSION])
+
+    def pictures(self) -> Tensor:
+        """Draw all: uint8 (N, 3, size, size)."""
+        squares = [square_of(render(scene, self.size), self.size) for scene in self.scenes]
+        return torch.stack(squares) if squares else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+
+
+def read_texts(sources: Sequence[TextSource], workshop: Workshop) -> Texts:
+    """Read the captions of train and validation rows; rows of test are passed over unread.
+
+    Raises:
+        DataFault: there is no train caption.
+    """
+    texts = Texts([], [])
+    for source in sources:
+        for row in read_rows(source, workshop.inputs, workshop.seed):
+            if row.split == "test":
+                continue
+            if isinstance(row, Rejection):
+                workshop.rows.reject(row.reason)
+                continue
+            workshop.rows.accept()
+            target = texts.train if row.split == "train" else texts.held_out
+            target.extend(caption.text for caption in row.captions)
+    if not texts.train:
+        raise DataFault(
+            f"the texts {', '.join(source.name for source in sources)} hold no train caption; "
+            "expected some to make a vocabulary from"
+        )
+    return texts
+
+
+def read_scene_sets(source: Scenes, workshop: Workshop) -> tuple[SceneSet, SceneSet]:
+    """Return the scenes to learn from, and those of the validation split."""
+    counts = source.counts.model_dump()
+    train, held_out = (
+        _scene_set(source, split, counts[split], workshop.seed) for split in ("train", "validation")
+    )
+    workshop.rows.accept(len(train.scenes) + len(held_out.scenes))
+    return train, held_out
+
+
+def _scene_set(source: Scenes, split: str, count: int, seed: int) -> SceneSet:
+    scenes = list(draw_scenes(source.name, split, count, seed))
+    return SceneSet(scenes, [scene_captions(scene) for scene in scenes], source.image_size)

@@ -1,0 +1,75 @@
+"""Bring the models that everything starts from: made here from scratch, or fetched from a folder or the hub.
+
+Reads:
+    inputs/<download.inputs>/: texts for vocabularies and models of kind `folder`, where params say so.
+    The hub's cache or the hub, where params name a model of it.
+
+Writes:
+    artifacts/base_models/llm/: an LLM and its tokenizer, Hugging Face layout.
+    artifacts/base_models/clip/: a CLIP and its tokenizer, Hugging Face layout, or `ml.conv_stem`'s.
+    artifacts/base_models/captioner/: the captioner of `ml.captioner`, unless params say null.
+    artifacts/base_models/about.json: where each is from, its size and how good it is.
+    metrics/base_models.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.base_models.workshop import Workshop
+from components.running.output import output, write_metrics
+from components.running.rows import Rows
+from components.settings.base_models import MadeClip, MadeLlm
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.storage.atomic import read_json, write_json
+from components.storage.layout import Layout
+from components.storage.pieces import put_files
+
+
+def run(params: Params, env: Environment) -> None:
+    """Run the stage."""
+    layout = Layout(env.work_store)
+    workshop = Workshop(
+        work=layout.work("base_models"),
+        inputs=layout.inputs(params.download.inputs),
+        seed=params.seed,
+        device=env.device,
+        checkpoint_steps=params.base_models.checkpoint_steps,
+        rows=Rows(),
+    )
+    folders = {"llm": _llm(params, workshop), "clip": _clip(params, workshop)}
+    if params.base_models.captioner:
+        from components.base_models.captioner import make_captioner
+
+        folders["captioner"] = make_captioner(params.base_models.captioner, workshop)
+    if workshop.rows.rows_in:
+        workshop.rows.check(params.download.max_reject_share, "download")
+    about = {name: read_json(folder / "about.json") for name, folder in folders.items()}
+    with output(layout, "base_models") as out:
+        for name, folder in folders.items():
+            put_files(folder, out.folder / name)
+        write_json(out.folder / "about.json", about)
+    write_metrics(layout, "base_models", {**workshop.rows.figures(), "models": about})
+
+
+def _llm(params: Params, workshop: Workshop) -> Path:
+    section = params.base_models.llm
+    if isinstance(section, MadeLlm):
+        from components.base_models.llm import make_llm
+
+        return make_llm(section, workshop)
+    from components.base_models.fetched import check_llm, fetch
+
+    return fetch(section, "llm", check_llm, workshop)
+
+
+def _clip(params: Params, workshop: Workshop) -> Path:
+    section = params.base_models.clip
+    if isinstance(section, MadeClip):
+        from components.base_models.clip import make_clip
+
+        return make_clip(section, workshop)
+    from components.base_models.fetched import check_clip, fetch
+
+    return fetch(section, "clip", check_clip, workshop)

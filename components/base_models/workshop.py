@@ -1,0 +1,94 @@
+"""What the making of every model shares: pieces kept by content, and one training set-up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from components.running.rows import Rows
+from components.running.training import Run, train, warmup_cosine
+from components.settings.base_models import Schedule
+from components.storage.atomic import content_key
+from components.storage.pieces import piece
+
+FORMAT_VERSION = 1  # raised by hand when the same params give other weights
+BETAS = (0.9, 0.98)  # CLIP's second one (Radford et al. 2021, table 19): short runs with large steps
+MAX_GRADIENT_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where models are made, and what decides all of them."""
+
+    work: Path
+    inputs: Path
+    seed: int
+    device: str
+    checkpoint_steps: int
+    rows: Rows
+
+    def piece(self, name: str, identity: dict[str, Any], make: Callable[[Path], None]) -> Path:
+        """Return the folder of a finished model, made unless one of the same identity is there."""
+        key = content_key({**identity, "seed": self.seed, "format_version": FORMAT_VERSION})
+        return piece(self.work / "pieces" / name, key, make)
+
+    def train(
+        self,
+        name: str,
+        model: nn.Module,
+        schedule: Schedule,
+        identity: dict[str, Any],
+        loss_at: Callable[[int], Tensor],
+    ) -> float | None:
+        """Train a model by AdamW and return its last loss; None where the schedule has no steps.
+
+        Args:
+            name: For the log and the checkpoints.
+            model: Left in evaluation mode.
+            schedule: From params.
+            identity: What decides the weights.
+            loss_at: Gives the loss of a step, from its number.
+        """
+        if not schedule.steps:
+            model.eval()
+            return None
+        optimizer = _adamw(model, schedule)
+
+        def step(number: int) -> Tensor:
+            loss = loss_at(number)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+            optimizer.step()
+            return loss
+
+        model.train()
+        rate = warmup_cosine(schedule.warmup_steps, schedule.steps)
+        run = Run(f"base_models {name}", {name: model}, optimizer, rate, schedule.steps, step, self.seed)
+        whole = {**identity, "seed": self.seed, "format_version": FORMAT_VERSION}
+        history = train(run, self.work, whole, self.checkpoint_steps)
+        model.eval()
+        return history[-1]["loss"]
+
+
+def parameters_of(model: nn.Module) -> int:
+    """Count the numbers a model learned, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _adamw(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    peak = {"lr": schedule.learning_rate, "peak": schedule.learning_rate}
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": schedule.weight_decay, **peak},
+            {"params": others, "weight_decay": 0.0, **peak},
+        ],
+        betas=BETAS,
+    )

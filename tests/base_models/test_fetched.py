@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from components.base_models.fetched import check_clip, check_llm, fetch
+from components.base_models.workshop import Workshop
+from components.faults import ConfigurationFault
+from components.ml.llm import encode, load_text_encoder
+from components.ml.tokenizer import train_bpe
+from components.running.rows import Rows
+from components.settings.base_models import FolderModel, HubModel
+from components.storage.atomic import read_json
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
+
+
+def write_llama(folder: Path) -> Path:
+    tokenizer = train_bpe(["a red circle", "two blue squares"], 64, 32)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+class Canary:
+    """A pickle that leaves a file behind when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.path), "w"))
+
+
+def folder_model(name: str = "mine") -> FolderModel:
+    return FolderModel(kind="folder", path=name)
+
+
+def test_a_folder_is_copied_without_what_could_run(workshop: Workshop, tmp_path: Path) -> None:
+    source = write_llama(workshop.inputs / "mine")
+    canary = tmp_path / "fired"
+    (source / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(canary)))
+    (source / "modeling_mine.py").write_text(f"open({str(canary)!r}, 'w')")
+    folder = fetch(folder_model(), "llm", check_llm, workshop)
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "about.json"} <= names
+    assert not {"pytorch_model.bin", "modeling_mine.py"} & names
+    assert not canary.exists()
+    about = read_json(folder / "about.json")
+    assert about["kind"] == "folder"
+    assert about["parameters"] == sum(
+        parameter.numel() for parameter in LlamaForCausalLM.from_pretrained(source).parameters()
+    )
+    encoder = load_text_encoder(
+        folder, attention="bidirectional", pooling="mean", template="{text}", max_tokens=16
+    )
+    assert encode(encoder, ["a red circle"], 64).shape == (1, 16)
+    (folder / "config.json").read_text()
+    assert not (source / "config.json").samefile(folder / "config.json")
+
+
+def test_only_a_pickle_is_refused_unread(workshop: Workshop, tmp_path: Path) -> None:
+    source = write_llama(workshop.inputs / "mine")
+    (source / "model.safetensors").unlink()
+    (source / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(tmp_path / "fired")))
+    with pytest.raises(ConfigurationFault, match=r"only pytorch_model\.bin, which may run code"):
+        fetch(folder_model(), "llm", check_llm, workshop)
+    assert not (tmp_path / "fired").exists()
+
+
+def test_code_beside_a_model_is_never_run(workshop: Workshop, tmp_path: Path) -> None:
+    source = write_llama(workshop.inputs / "mine")
+    config = json.loads((source / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
+    (source / "config.json").write_text(json.dumps(config))
+    (source / "mine.py").write_text(f"open({str(tmp_path / 'fired')!r}, 'w')")
+    with pytest.raises(ConfigurationFault, match="mine cannot be used"):
+        fetch(folder_model(), "llm", check_llm, workshop)
+    assert not (tmp_path / "fired").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("folder", "not found"), ("config.json", r"no config\.json"), ("weights", "no weights")],
+)
+def test_what_is_missing_is_named(workshop: Workshop, damage: str, message: str) -> None:
+    if damage != "folder":
+        source = write_llama(workshop.inputs / "mine")
+        (source / ("model.safetensors" if damage == "weights" else damage)).unlink()
+    with pytest.raises(ConfigurationFault, match=message):
+        fetch(folder_model(), "llm", check_llm, workshop)
+
+
+def test_a_missing_part_of_the_weights_is_named(workshop: Workshop) -> None:
+    source = write_llama(workshop.inputs / "mine")
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigurationFault, match="lacks model-00002-of-00002"):
+        fetch(folder_model(), "llm", check_llm, workshop)
+
+
+def test_a_language_model_is_no_clip(workshop: Workshop) -> None:
+    write_llama(workshop.inputs / "mine")
+    with pytest.raises(ConfigurationFault, match="a model of type llama; expected one of clip"):
+        fetch(folder_model(), "clip", check_clip, workshop)
+
+
+def test_changed_weights_are_another_model(workshop: Workshop) -> None:
+    write_llama(workshop.inputs / "mine")
+    first = fetch(folder_model(), "llm", check_llm, workshop)
+    assert fetch(folder_model(), "llm", check_llm, workshop) == first
+    write_llama(workshop.inputs / "mine")
+    assert fetch(folder_model(), "llm", check_llm, workshop) != first
+
+
+def test_the_hubs_cache_serves_offline(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "hub"
+    write_llama(cache / "models--someone--llama" / "snapshots" / REVISION)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    section = HubModel(kind="hub", id="someone/llama", revision=REVISION)
+    folder = fetch(section, "llm", check_llm, workshop)
+    assert read_json(folder / "about.json")["revision"] == REVISION
+    other = HubModel(kind="hub", id="someone/llama", revision="f" * 40)
+    with pytest.raises(ConfigurationFault, match="not in the hub's cache"):
+        fetch(other, "llm", check_llm, workshop)
+
+
+def test_a_released_llama_loads(workshop: Workshop, shared: Path) -> None:
+    section = folder_model(str(shared / "data" / "models" / "stories260K"))
+    folder = fetch(section, "llm", check_llm, workshop)
+    encoder = load_text_encoder(
+        folder, attention="bidirectional", pooling="mean", template="{text}", max_tokens=64
+    )
+    assert len(encode(encoder, ["once upon a time"], 64)) == 1
+    assert read_json(folder / "about.json")["parameters"] > 200_000
