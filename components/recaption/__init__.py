@@ -1,0 +1,1 @@
+"""The stage recaption: more captions for the images that there are."""

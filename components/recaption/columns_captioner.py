@@ -1,0 +1,79 @@
+"""New caption columns out of existing ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
+from typing import Any
+
+from components.settings.recaption import ColumnsCaptioner
+from components.storage.shards import Pair
+from components.storage.side_tables import Caption
+
+
+class FromColumns:
+    """Takes captions of a column, some or all, as they are or joined to one text; see `TAKES`."""
+
+    def __init__(self, section: ColumnsCaptioner) -> None:
+        self.name = section.name
+        self._section = section
+
+    def columns(self) -> set[tuple[str, str]]:
+        """See `Captioner`."""
+        return {(take.column, split) for take in self._section.columns for split in take.splits}
+
+    def identity(self) -> dict[str, Any]:
+        """See `Captioner`."""
+        return self._section.model_dump()
+
+    def write(self, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Caption]:
+        """See `Captioner`."""
+        by_source: dict[tuple[str, str], list[Caption]] = defaultdict(list)
+        for caption in sorted(captions, key=lambda one: one.number):
+            by_source[caption.key, caption.column].append(caption)
+        for pair in pairs:
+            split = pair.metadata["split"]
+            for take in self._section.columns:
+                if split not in take.splits:
+                    continue
+                found = by_source[pair.key, take.source]
+                language = found[0].language if found else ""
+                texts = TAKES[take.take](pair.key, [one.text.strip() for one in found])
+                for number, text in enumerate(texts or [""]):
+                    yield Caption(pair.key, split, take.column, language, number, text, self.name)
+
+
+def _all(_key: str, texts: list[str]) -> list[str]:
+    return texts
+
+
+def _first(_key: str, texts: list[str]) -> list[str]:
+    return texts[:1]
+
+
+def _one_by_key(key: str, texts: list[str]) -> list[str]:
+    return [texts[_choice(key, len(texts))]] if texts else []
+
+
+def _others_joined(key: str, texts: list[str]) -> list[str]:
+    """Join all but the one that `_one_by_key` takes: the two columns share no caption."""
+    choice = _choice(key, len(texts)) if texts else 0
+    return [" ".join(text for number, text in enumerate(texts) if number != choice)]
+
+
+def _rest_joined(_key: str, texts: list[str]) -> list[str]:
+    return [" ".join(texts[1:])]
+
+
+TAKES: dict[str, Callable[[str, list[str]], list[str]]] = {
+    "all": _all,
+    "first": _first,
+    "one_by_key": _one_by_key,
+    "others_joined": _others_joined,
+    "rest_joined": _rest_joined,
+}
+
+
+def _choice(key: str, count: int) -> int:
+    return int.from_bytes(sha256(key.encode()).digest()[:8], "big") % count

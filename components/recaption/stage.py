@@ -1,0 +1,105 @@
+"""Write more captions for the images of download: by a model that looks at them, or out of their own columns.
+
+Reads:
+    artifacts/download/shards/: images, and the captions that the source gave them.
+    artifacts/base_models/captioner/: where params name a captioner of kind `model`.
+
+Writes:
+    artifacts/recaption/captions/<shard>.parquet: all captions of the shard's rows, old and new.
+    metrics/recaption.json: captions by column, and how right they are where there is ground truth.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.faults import ConfigurationFault, DataFault
+from components.recaption.captioner import Captioner
+from components.recaption.columns_captioner import FromColumns
+from components.recaption.quality import Quality
+from components.recaption.shard import Shard, source_captions, written_captions
+from components.running.output import output, write_metrics
+from components.running.progress import Progress
+from components.running.rows import Rows
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.settings.recaption import ModelCaptioner, Recaption
+from components.storage.layout import Layout
+from components.storage.manifest import Entry, read_manifest
+from components.storage.side_tables import Caption, write_captions
+
+
+def run(params: Params, env: Environment) -> None:
+    """Run the stage; a row is one caption asked for."""
+    layout = Layout(env.work_store)
+    work = layout.work("recaption")
+    captioners = list(_captioners(params.recaption, layout, env))
+    download = layout.artifact("download")
+    shards = _shards(download)
+    qualities = _qualities(params.recaption)
+    rows = Rows()
+    columns: Counter[str] = Counter()
+    progress = Progress(work, "recaption", sum(one.rows or 0 for one in shards) * len(captioners), "rows")
+    with output(layout, "recaption") as out:
+        for entry in shards:
+            shard = Shard(Path(entry.uri).stem, download / entry.uri, int(entry.rows or 0), entry.sha256)
+            source = source_captions(shard, work)
+            _check_columns(captioners, source)
+            captions = list(source)
+            for captioner in captioners:
+                written = written_captions(shard, captioner, source, work)
+                captions += written.captions
+                rows.accept(len(written.captions))
+                for reason, count in written.rejected.items():
+                    rows.reject(reason, count)
+                progress.advance(shard.rows)
+            columns.update(caption.column for caption in captions)
+            for quality in qualities.values():
+                quality.add(captions)
+            name = f"captions/{shard.name}.parquet"
+            write_captions(out.folder / name, captions)
+            out.rows[name] = len(captions)
+        if captioners:
+            rows.check(params.recaption.max_reject_share, "recaption")
+    quality_figures = {name: quality.figures() for name, quality in qualities.items()}
+    figures = {**rows.figures(), "captions": dict(sorted(columns.items())), "quality": quality_figures}
+    write_metrics(layout, "recaption", figures)
+
+
+def _captioners(section: Recaption, layout: Layout, env: Environment) -> Iterator[Captioner]:
+    for one in section.captioners:
+        if isinstance(one, ModelCaptioner):
+            from components.recaption.model_captioner import FromPixels
+
+            yield FromPixels(one, layout.artifact("base_models"), env.device)
+        else:
+            yield FromColumns(one)
+
+
+def _qualities(section: Recaption) -> dict[str, Quality]:
+    return {
+        one.name: Quality({kind: f"{one.name}_{kind}" for kind in one.writes})
+        for one in section.captioners
+        if isinstance(one, ModelCaptioner)
+    }
+
+
+def _shards(download: Path) -> list[Entry]:
+    shards = [entry for entry in read_manifest(download) if entry.uri.endswith(".tar")]
+    if not shards:
+        raise DataFault(f"{download} holds no shard; expected at least one: run `dvc repro download`")
+    return shards
+
+
+def _check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
+    taken = {(caption.column, caption.split) for caption in source}
+    for captioner in captioners:
+        if twice := sorted(taken & captioner.columns()):
+            column, split = twice[0]
+            raise ConfigurationFault(
+                f"recaption.captioners {captioner.name} writes column {column} of {split}, which is there "
+                "already; expected a name of its own"
+            )
+        taken |= captioner.columns()

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.faults import ConfigurationFault, DataFault, Stopped
+from components.ml.captioner import Captioner, CaptionerConfig, save_captioner
+from components.ml.tokenizer import train_bpe
+from components.recaption.columns_captioner import FromColumns
+from components.recaption.model_captioner import FromPixels
+from components.recaption.stage import run
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.settings.recaption import ModelCaptioner
+from components.sources.scenes import draw_scenes, render, scene_captions
+from components.storage.atomic import read_json
+from components.storage.layout import Layout
+from components.storage.manifest import folder_key, write_manifest
+from components.storage.shards import Pair, write_shard
+from components.storage.side_tables import Caption, read_captions
+
+TINY: dict[str, Any] = {
+    "kind": "model",
+    "name": "tiny",
+    "writes": ["short", "dense"],
+    "splits": ["train", "validation"],
+}
+TAKE: dict[str, Any] = {
+    "source": "alt",
+    "column": "again",
+    "take": "first",
+    "splits": ["train", "validation", "test"],
+}
+COLUMNS: dict[str, Any] = {"kind": "columns", "name": "mine", "columns": [TAKE]}
+SHARDS = {"00000": ["train"] * 5 + ["validation"], "00001": ["train", "test", "validation", "validation"]}
+
+
+def pairs_of(shard: str, splits: list[str]) -> list[Pair]:
+    pairs = []
+    for number, split in enumerate(splits):
+        scene = next(draw_scenes(f"recaption_{shard}_{number}", split, 1, 5))
+        file = BytesIO()
+        render(scene, 32).save(file, "JPEG", quality=95)
+        captions: list[dict[str, Any]] = [
+            {"column": column, "language": "en", "number": place, "text": text, "writer": "scenes"}
+            for column, texts in scene_captions(scene).items()
+            if column in (["alt"] if split == "train" else ["alt", "short", "dense"])
+            for place, text in enumerate(texts)
+        ]
+        metadata = {"split": split, "captions": captions, "labels": {}}
+        pairs.append(Pair(f"k{shard}x{number}", file.getvalue(), captions[0]["text"], metadata))
+    return pairs
+
+
+@pytest.fixture
+def layout(workspace: Path) -> Layout:
+    """Two shards, and a captioner of random weights."""
+    layout = Layout(workspace / ".work")
+    download, made = layout.artifact("download"), layout.artifact("base_models") / "captioner"
+    rows = {}
+    for shard, splits in SHARDS.items():
+        rows[f"shards/{shard}.tar"] = write_shard(
+            download / "shards" / f"{shard}.tar", pairs_of(shard, splits)
+        )
+    write_manifest(download, rows)
+    made.mkdir(parents=True)
+    words = [" ".join(scene_captions(scene)["dense"]) for scene in draw_scenes("words", "train", 20, 1)]
+    tokenizer = train_bpe(words, 200, 24)
+    torch.manual_seed(3)
+    config = CaptionerConfig(
+        32, [8, 16], 1, 16, 2, 24, len(tokenizer), tokenizer.eos_token_id, ["short", "dense"], [2]
+    )
+    save_captioner(Captioner(config), tokenizer, made)
+    write_manifest(made.parent)
+    return layout
+
+
+def with_captioners(smoke: Params, captioners: list[dict[str, Any]], share: float = 1.0) -> Params:
+    tree = smoke.model_dump()
+    tree["recaption"] = {"captioners": captioners, "max_reject_share": share}
+    return Params.model_validate(tree)
+
+
+def run_with(
+    smoke: Params, layout: Layout, *captioners: dict[str, Any], share: float = 1.0
+) -> dict[str, Any]:
+    run(with_captioners(smoke, list(captioners), share), Environment(work_store=layout.work_store))
+    metrics: dict[str, Any] = read_json(layout.metrics("recaption"))
+    return metrics
+
+
+def written(layout: Layout, shard: str) -> list[Caption]:
+    return read_captions(layout.artifact("recaption") / "captions" / f"{shard}.parquet")
+
+
+def test_source_captions_stay_and_new_ones_join_by_key(smoke: Params, layout: Layout) -> None:
+    metrics = run_with(smoke, layout, TINY | {"batch_size": 2}, COLUMNS)
+    assert metrics["rows_in"] == 9 * 2 + 10
+    assert metrics["rows_in"] == metrics["rows_out"] + sum(metrics["rejected"].values())
+    for shard, splits in SHARDS.items():
+        found = written(layout, shard)
+        for pair in pairs_of(shard, splits):
+            own = [one for one in found if one.key == pair.key]
+            assert {one.split for one in own} == {pair.metadata["split"]}
+            source = [one for one in own if one.writer == "scenes"]
+            assert [one.text for one in source] == [one["text"] for one in pair.metadata["captions"]]
+            (again,) = (one for one in own if one.column == "again")
+            assert again.text == pair.caption
+            assert ("tiny_short" in {one.column for one in own}) <= (pair.metadata["split"] != "test")
+
+
+def test_the_model_sees_pixels_alone(layout: Layout) -> None:
+    section = ModelCaptioner.model_validate({**TINY, "batch_size": 4})
+    captioner = FromPixels(section, layout.artifact("base_models"), "cpu")
+    pairs = pairs_of("00000", SHARDS["00000"])
+    lies = [
+        Pair(pair.key, pair.jpeg, "a lie", {"split": pair.metadata["split"], "labels": {"object": ["lie"]}})
+        for pair in pairs
+    ]
+    assert list(captioner.write(pairs, [])) == list(captioner.write(lies, []))
+
+
+def test_a_batch_size_changes_no_caption(layout: Layout) -> None:
+    pairs = pairs_of("00000", SHARDS["00000"])
+    texts = []
+    for size in (1, 4):
+        section = ModelCaptioner.model_validate({**TINY, "batch_size": size})
+        captions = FromPixels(section, layout.artifact("base_models"), "cpu").write(pairs, [])
+        texts.append({(one.key, one.column): one.text for one in captions})
+    assert texts[0] == texts[1]
+
+
+def test_equal_runs_make_equal_files_and_a_new_captioner_only_its_own(
+    smoke: Params, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_with(smoke, layout, COLUMNS)
+    first = folder_key(layout.artifact("recaption"))
+    calls = []
+    write = FromColumns.write
+
+    def counted(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Caption]:
+        calls.append(self.name)
+        return write(self, pairs, captions)
+
+    monkeypatch.setattr(FromColumns, "write", counted)
+    other = {"kind": "columns", "name": "other", "columns": [TAKE | {"column": "third"}]}
+    run_with(smoke, layout, COLUMNS, other)
+    assert calls == ["other", "other"]
+    run_with(smoke, Layout(layout.work_store / "fresh"), COLUMNS)
+    assert folder_key(layout.artifact("recaption")) == first
+
+
+def test_a_stopped_run_keeps_its_finished_shards(
+    smoke: Params, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = FromColumns.write
+    shards = []
+
+    def stopping(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Caption]:
+        shards.append(pairs[0].key)
+        if len(shards) == 2:
+            raise Stopped
+        return write(self, pairs, captions)
+
+    monkeypatch.setattr(FromColumns, "write", stopping)
+    with pytest.raises(Stopped):
+        run_with(smoke, layout, COLUMNS)
+    assert not layout.artifact("recaption").exists()
+    run_with(smoke, layout, COLUMNS)
+    assert shards == ["k00000x0", "k00001x0", "k00001x0"]
+
+
+def test_too_many_empty_captions_stop_the_stage(smoke: Params, layout: Layout) -> None:
+    empty = {"kind": "columns", "name": "mine", "columns": [TAKE | {"source": "no_such_column"}]}
+    metrics = run_with(smoke, layout, COLUMNS, empty | {"name": "other", "columns": [TAKE | ABSENT]})
+    assert metrics["rejected"] == {"empty": 10}
+    with pytest.raises(DataFault, match=r"10 of 20 rows rejected \(empty 10\)"):
+        run_with(smoke, layout, COLUMNS, empty | {"name": "other", "columns": [TAKE | ABSENT]}, share=0.4)
+
+
+@pytest.mark.parametrize("column", ["alt", "dense"])
+def test_a_column_that_is_there_is_not_written_over(smoke: Params, layout: Layout, column: str) -> None:
+    clash = {"kind": "columns", "name": "mine", "columns": [TAKE | {"column": column}]}
+    with pytest.raises(ConfigurationFault, match=f"writes column {column} of"):
+        run_with(smoke, layout, clash)
+
+
+def test_a_model_captioner_needs_one_of_base_models(smoke: Params, layout: Layout) -> None:
+    made = layout.artifact("base_models")
+    for path in (made / "captioner").iterdir():
+        path.unlink()
+    (made / "captioner").rmdir()
+    with pytest.raises(ConfigurationFault, match="base_models made no captioner"):
+        run_with(smoke, layout, TINY | {"batch_size": 2})
+
+
+def test_a_damaged_shard_is_refused(smoke: Params, layout: Layout) -> None:
+    path = layout.artifact("download") / "shards" / "00001.tar"
+    path.write_bytes(path.read_bytes()[:-1024])
+    with pytest.raises(DataFault, match="damaged"):
+        run_with(smoke, layout, COLUMNS)
+
+
+ABSENT = {"source": "no_such_column", "column": "third"}
