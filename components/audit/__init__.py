@@ -1,0 +1,1 @@
+"""audit: what the data is, which rows go on, and whether training may start."""
