@@ -1,0 +1,1 @@
+"""Caption-contrastive tuning of the language model."""

@@ -1,0 +1,76 @@
+"""Saving a tuned language model, with bytes that depend on its weights alone, and proving what was saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from components.faults import DataFault
+from components.ml.llm import TextEncoder, encode, load_text_encoder
+from components.settings.tune_llm import TuneLlm
+from components.storage.atomic import read_json, write_json
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+PROBE_TEXTS = 16
+PROBE_BATCH_TOKENS = 1024
+MOST_MOVE = 1e-3  # of the largest value; merging a LoRA rounds at about 1e-6
+
+
+def encoding_of(params: TuneLlm) -> dict[str, Any]:
+    """Return how a text becomes a vector, as `encoding.json` says it."""
+    return {**params.encoding.model_dump(), "query_prompt": params.query_prompt}
+
+
+def save_tuned(
+    folder: Path, encoder: TextEncoder, adapter: PeftModel | None, params: TuneLlm, texts: list[str]
+) -> TextEncoder:
+    """Save `llm/`, `encoding.json` and, for LoRA, `adapter/`; return the encoder loaded from what was saved.
+
+    Raises:
+        DataFault: the saved model gives other vectors than the trained one.
+    """
+    encoder.model.eval()
+    trained = encode(encoder, texts[:PROBE_TEXTS], PROBE_BATCH_TOKENS)
+    encoding = encoding_of(params)
+    write_json(folder / "encoding.json", encoding)
+    model: Any = encoder.model
+    if adapter is not None:
+        _save_adapter(folder / "adapter", adapter, encoding)
+        model = adapter.merge_and_unload()
+    model.save_pretrained(folder / "llm")
+    encoder.tokenizer.save_pretrained(folder / "llm")
+    saved = load_text_encoder(folder / "llm", **encoding, device=str(encoder.device))
+    move = float(
+        (encode(saved, texts[:PROBE_TEXTS], PROBE_BATCH_TOKENS) - trained).abs().max() / trained.abs().max()
+    )
+    if not move <= MOST_MOVE:
+        raise DataFault(
+            f"the saved language model's vectors differ from the trained one's by {move:.1e} of their size; "
+            f"expected {MOST_MOVE:g} or less: the model does not survive saving, report its architecture"
+        )
+    return saved
+
+
+def _save_adapter(folder: Path, adapter: PeftModel, encoding: dict[str, Any]) -> None:
+    adapter.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    config = read_json(folder / "adapter_config.json")
+    config["base_model_name_or_path"] = None  # a path of the machine that trained it
+    config["target_modules"] = sorted(config["target_modules"])  # a set, in random order
+    write_json(folder / "adapter_config.json", config)
+    # put on a base whose attention is causal, the adapter would be silently wrong
+    write_json(folder / "encoding.json", encoding)
+
+
+@torch.no_grad()
+def trained_share(encoder: TextEncoder) -> dict[str, int]:
+    """Return how many weights there are and how many learn."""
+    weights = list(encoder.model.parameters())
+    return {
+        "weights": sum(weight.numel() for weight in weights),
+        "learning": sum(weight.numel() for weight in weights if weight.requires_grad),
+    }

@@ -1,0 +1,169 @@
+"""The stage: what it writes, resumes bit for bit, reloads, refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
+from components.ml.llm import encode, load_text_encoder
+from components.running.progress import Progress
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.storage.atomic import read_json, write_json
+from components.storage.layout import Layout
+from components.storage.manifest import write_manifest
+from components.tune_llm.stage import run
+
+
+def changed(smoke: Params, **update: Any) -> Params:
+    return smoke.model_copy(update={"tune_llm": smoke.tune_llm.model_copy(update=update)})
+
+
+def hashes(layout: Layout) -> dict[str, str]:
+    folder = layout.artifact("tune_llm")
+    found = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    return {**found, "metrics": hashlib.sha256(layout.metrics("tune_llm").read_bytes()).hexdigest()}
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, name: str, steps: int) -> None:
+    """Send this process a real SIGTERM when a run of that name has done so many steps."""
+    plain = Progress.advance
+
+    def advance(self: Progress, count: int = 1, note: str = "") -> None:
+        plain(self, count, note)
+        if self.what == name and self.done == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "advance", advance)
+
+
+def test_outputs_metrics_and_exact_resume(
+    layout: Layout,
+    smoke: Params,
+    env: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run(smoke, env)
+    undisturbed = hashes(layout)
+    assert {"llm/model.safetensors", "llm/tokenizer.json", "adapter/adapter_model.safetensors"} < set(
+        undisturbed
+    )
+
+    metrics = read_json(layout.metrics("tune_llm"))
+    assert metrics["rows_in"] == metrics["rows_out"] + sum(metrics["rejected"].values()) == 48
+    assert metrics["rejected"] == {"no_pair_of_columns": 23, "not_kept_by_audit": 1}
+    assert set(metrics["caption_retrieval"]["short_to_dense"]) == {"tfidf", "base", "tuned"}
+    assert 0 < metrics["learning"] < metrics["weights"]
+
+    # again from nothing, stopped by a signal in the second phase
+    other = Environment(work_store=Path("other"))
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(patch, "tune_llm_phase2", 2)
+        run(smoke, other)
+    with caplog.at_level(logging.INFO):
+        run(smoke, other)
+    assert "tune_llm_phase2: resumed at step 2 of" in caplog.text
+    assert hashes(layout) == undisturbed
+
+
+def test_saved_models_give_the_trained_vectors(layout: Layout, smoke: Params, env: Environment) -> None:
+    from peft import PeftModel
+
+    run(changed(smoke, phases=[smoke.tune_llm.phases[0].model_copy(update={"steps": 3})]), env)
+    folder = layout.artifact("tune_llm")
+    encoding = read_json(folder / "encoding.json")
+    assert encoding == {**smoke.tune_llm.encoding.model_dump(), "query_prompt": ""}
+    assert read_json(folder / "llm" / "config.json")["is_causal"] is False
+    adapter = read_json(folder / "adapter" / "adapter_config.json")
+    assert adapter["target_modules"] == sorted(smoke.tune_llm.lora.targets)  # type: ignore[union-attr]
+    assert adapter["base_model_name_or_path"] is None
+
+    texts = ["a red circle", "ein blaues Quadrat ist links"]
+    tuned = encode(load_text_encoder(folder / "llm", **encoding), texts, 512)
+    base = load_text_encoder(layout.artifact("base_models") / "llm", **encoding)
+    assert not torch.allclose(encode(base, texts, 512), tuned, atol=1e-3)
+    base.model = PeftModel.from_pretrained(base.model, str(folder / "adapter")).eval()
+    torch.testing.assert_close(encode(base, texts, 512), tuned, rtol=1e-3, atol=1e-4)
+
+
+def test_full_tuning_of_real_captions_params(layout: Layout, smoke: Params, env: Environment) -> None:
+    phase = smoke.tune_llm.phases[0].model_copy(update={"steps": 3})
+    params = changed(
+        smoke,
+        method="full",
+        lora=None,
+        chunks=4,
+        precision="bf16",
+        embedding_rate_factor=3.0,
+        query_prompt="find a caption of the same image: ",
+        phases=[phase],
+    )
+    run(params, env)
+    folder = layout.artifact("tune_llm")
+    assert not (folder / "adapter").exists()
+    assert read_json(folder / "encoding.json")["query_prompt"].startswith("find")
+    metrics = read_json(layout.metrics("tune_llm"))
+    assert metrics["learning"] == metrics["weights"]
+    assert metrics["phases"][0]["steps"] == 3
+
+
+def test_changed_params_start_fresh_and_say_so(
+    layout: Layout, smoke: Params, env: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = [smoke.tune_llm.phases[0].model_copy(update={"steps": 2})]
+    params = changed(smoke, phases=short)
+    run(params, env)
+    with caplog.at_level(logging.INFO):
+        run(changed(params, temperature=0.1), env)
+    assert "params.temperature 0.05 -> 0.1" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        run(changed(params, temperature=0.1, min_caption_retrieval_gain=-0.9), env)
+    assert "starting fresh" not in caplog.text
+    assert "resumed at step 2 of 2" in caplog.text
+
+
+def test_too_little_gain_is_a_failed_gate(layout: Layout, smoke: Params, env: Environment) -> None:
+    short = [smoke.tune_llm.phases[0].model_copy(update={"steps": 1})]
+    with pytest.raises(GateFault, match="short_to_dense.*asks for \\+0.9"):
+        run(changed(smoke, phases=short, min_caption_retrieval_gain=0.9), env)
+    assert not layout.artifact("tune_llm").exists()
+
+
+def test_data_that_the_audit_refused_is_not_trained_on(
+    layout: Layout, smoke: Params, env: Environment
+) -> None:
+    audit = layout.artifact("audit")
+    write_json(audit / "verdict.json", {"passed": False, "gates": []})
+    write_manifest(audit)
+    with pytest.raises(GateFault, match="a gate failed"):
+        run(smoke, env)
+
+
+def test_damage_and_a_model_that_does_not_fit_are_refused(
+    layout: Layout, smoke: Params, env: Environment
+) -> None:
+    encoding = smoke.tune_llm.encoding.model_copy(update={"max_tokens": 4096})
+    with pytest.raises(ConfigurationFault, match="reads 192 tokens at most"):
+        run(changed(smoke, encoding=encoding), env)
+    missing = [smoke.tune_llm.caption_retrieval[0].model_copy(update={"second": "french"})]
+    with pytest.raises(ConfigurationFault, match="0 validation rows have short and french"):
+        run(changed(smoke, caption_retrieval=missing), env)
+    path = layout.artifact("base_models") / "llm" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rms_norm_eps": 0.5}))
+    with pytest.raises(DataFault, match="damaged"):
+        run(smoke, env)
