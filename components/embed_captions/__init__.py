@@ -1,0 +1,1 @@
+"""Embeddings of all captions, computed once."""
