@@ -1,0 +1,184 @@
+"""The two kinds of arm: CLIP's vision tower against cached LLM embeddings, or with CLIP's own text tower."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.ml.adapter import AdapterConfig, TextAdapter, save_adapter
+from components.ml.clip import (
+    encode_images,
+    image_embeddings,
+    load_clip,
+    load_clip_tokenizer,
+    save_clip,
+    save_vision_encoder,
+    text_embeddings,
+    vision_encoder_of,
+    with_context,
+)
+from components.settings.train_clip import Arm as ArmSettings
+from components.settings.train_clip import TrainClip
+from components.train_clip.texts import CachedTexts, PlainTexts
+
+TEXT_CHUNK = 64  # captions of similar length go through the text tower together: less padding
+
+
+class LlmArm(nn.Module):
+    """A whole vision tower and a text adapter; the LLM stays frozen, for its embeddings were cached.
+
+    Args:
+        clip: Folder of the base CLIP.
+        settings: Params of train_clip.
+        vectors: (M, d) cached embeddings of the captions, un-normalised.
+        rows: (captions,) which of `vectors` belongs to each caption.
+    """
+
+    def __init__(self, clip: Path, settings: TrainClip, vectors: Tensor, rows: Tensor) -> None:
+        super().__init__()
+        model = load_clip(clip)
+        if not settings.new_projection and settings.projection_dim != model.config.projection_dim:
+            raise ValueError(
+                f"the base CLIP's projection has {model.config.projection_dim} dimensions and params ask for "
+                f"{settings.projection_dim}: set train_clip.projection_dim to that or new_projection to true"
+            )
+        self.vision_encoder = vision_encoder_of(
+            model, settings.projection_dim if settings.new_projection else None
+        )
+        config = AdapterConfig(vectors.shape[1], settings.projection_dim, **settings.adapter.model_dump())
+        self.text_adapter = TextAdapter(config)
+        if config.standardise:
+            self.text_adapter.fit_statistics(vectors[rows.unique()])
+        self.log_logit_scale = nn.Parameter(_first_scale(settings, model))
+        self._vectors, self._rows = vectors, rows
+
+    def forward(self, images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed uint8 images (B, 3, H, W) and captions by number (B,): (B, D) each, rows of length 1."""
+        vectors = self._vectors[self._rows[captions]].to(images.device)
+        return encode_images(self.vision_encoder, images), self.text_adapter(vectors)
+
+    def vision_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the vision tower's parameters by name."""
+        return dict(self.vision_encoder.named_parameters())
+
+    def vision_layers(self) -> int:
+        """Return the number of transformer blocks of the vision tower."""
+        config: Any = self.vision_encoder.config
+        return int(config.num_hidden_layers)
+
+    def save(self, folder: Path) -> None:
+        """Write `vision_encoder/` and `text_adapter/`."""
+        save_vision_encoder(self.vision_encoder, folder / "vision_encoder")
+        save_adapter(self.text_adapter, folder / "text_adapter")
+
+
+class OwnTextArm(nn.Module):
+    """The base CLIP continued, both towers: the control that sees the same images and captions.
+
+    Args:
+        clip: Folder of the base CLIP.
+        settings: Params of train_clip.
+        context_tokens: Length of the text tower's context; None leaves it.
+        texts: The distinct captions.
+        rows: (captions,) which of `texts` each caption is.
+    """
+
+    def __init__(
+        self, clip: Path, settings: TrainClip, context_tokens: int | None, texts: list[str], rows: Tensor
+    ) -> None:
+        super().__init__()
+        model, self._tokenizer = load_clip(clip), load_clip_tokenizer(clip)
+        self.clip = with_context(model, context_tokens) if context_tokens else model
+        self.clip.logit_scale = nn.Parameter(_first_scale(settings, model))
+        self.context_tokens = int(self.clip.config.text_config.max_position_embeddings)
+        self._tokenizer.model_max_length = self.context_tokens
+        with torch.no_grad():
+            text_embeddings(self.clip, self._tokenizer, texts[:1])  # do tokenizer and model agree?
+        tokens = self._tokenizer(
+            texts, padding=True, truncation=True, max_length=self.context_tokens, return_tensors="pt"
+        )
+        self._ids, self._mask = tokens["input_ids"].int(), tokens["attention_mask"].bool()  # (texts, T)
+        self._rows = rows
+
+    @property
+    def log_logit_scale(self) -> nn.Parameter:
+        """CLIP's own."""
+        scale: nn.Parameter = self.clip.logit_scale
+        return scale
+
+    def forward(self, images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed uint8 images (B, 3, H, W) and captions by number (B,): (B, D) each, rows of length 1."""
+        rows = self._rows[captions]
+        lengths, order = self._mask[rows].sum(dim=1).sort()
+        parts = [
+            self._features(rows[part], int(lengths[start : start + TEXT_CHUNK].max()), images.device)
+            for start, part in zip(range(0, len(rows), TEXT_CHUNK), order.split(TEXT_CHUNK), strict=True)
+        ]
+        features = torch.cat(parts)[order.argsort().to(images.device)]
+        return image_embeddings(self.clip, images), F.normalize(features, dim=-1)
+
+    def _features(self, rows: Tensor, longest: int, device: torch.device) -> Tensor:
+        """Return the features (b, D) of texts of similar length; padding stands on the right."""
+        features: Tensor = self.clip.get_text_features(
+            input_ids=self._ids[rows, :longest].long().to(device),
+            attention_mask=self._mask[rows, :longest].long().to(device),
+        ).pooler_output
+        return features
+
+    def vision_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the vision tower's parameters by name."""
+        return {
+            name: parameter
+            for name, parameter in self.clip.named_parameters()
+            if name.startswith(("vision_model.", "visual_projection."))
+        }
+
+    def vision_layers(self) -> int:
+        """Return the number of transformer blocks of the vision tower."""
+        return int(self.clip.config.vision_config.num_hidden_layers)
+
+    def save(self, folder: Path) -> None:
+        """Write `clip/` with its tokenizer."""
+        save_clip(self.clip, folder / "clip")
+        self._tokenizer.save_pretrained(folder / "clip")
+
+
+Arm = LlmArm | OwnTextArm
+
+
+def build_arm(clip: Path, settings: ArmSettings, training: TrainClip, text: CachedTexts | PlainTexts) -> Arm:
+    """Return an untrained arm; its new parts are drawn by torch's global generator.
+
+    Raises:
+        ValueError: the base CLIP cannot be loaded, or params do not fit it.
+    """
+    if isinstance(text, CachedTexts):
+        return LlmArm(clip, training, text.vectors, text.rows)
+    return OwnTextArm(clip, training, settings.context_tokens, text.texts, text.rows)
+
+
+def about_arm(arm: Arm, settings: ArmSettings) -> dict[str, Any]:
+    """Return what `model.json` says of an arm besides its training."""
+    log_scale = float(arm.log_logit_scale.detach())
+    vision = sum(parameter.numel() for parameter in arm.vision_parameters().values())
+    total = sum(parameter.numel() for parameter in arm.parameters())
+    return {
+        "name": settings.name,
+        "text": settings.text,
+        "context_tokens": arm.context_tokens if isinstance(arm, OwnTextArm) else None,
+        "log_logit_scale": log_scale,
+        "logit_scale": math.exp(log_scale),
+        "parameters": {"vision": vision, "text": total - vision - 1},
+    }
+
+
+def _first_scale(settings: TrainClip, model: Any) -> Tensor:  # noqa: ANN401 - a CLIPModel
+    if settings.initial_logit_scale is None:
+        scale: Tensor = model.logit_scale.detach().clone()
+        return scale
+    return torch.tensor(math.log(settings.initial_logit_scale))

@@ -1,0 +1,53 @@
+"""AdamW over an arm: rates by part and layer of the vision tower, decay where it belongs."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+
+from components.settings.train_clip import TrainClip
+from components.train_clip.arms import Arm
+
+BETAS = (0.9, 0.999)  # METHOD 3; arXiv 2411.04997 uses AdamW's defaults
+EPSILON = 1e-8
+BLOCK = re.compile(r"encoder\.layers\.(\d+)\.")
+FIRST = ("embeddings.", "pre_layrnorm.")  # transformers spells it so
+
+
+def build_optimizer(arm: Arm, settings: TrainClip) -> torch.optim.Optimizer:
+    """Return AdamW whose groups carry their peak rate as `peak`.
+
+    The vision tower's rate is multiplied by layer_decay once for every layer above (METHOD 3: L + 1 - i);
+    text side and logit scale have the text rate. One-dimensional weights and positions are not decayed.
+    """
+    vision = arm.vision_parameters()
+    of_vision = {id(parameter): name for name, parameter in vision.items()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in arm.named_parameters():
+        peak = settings.text_learning_rate
+        if id(parameter) in of_vision:
+            above = arm.vision_layers() + 1 - layer_of(of_vision[id(parameter)], arm.vision_layers())
+            peak = settings.vision_learning_rate * settings.layer_decay**above
+        decay = settings.weight_decay if _is_decayed(name, parameter) else 0.0
+        groups.setdefault((peak, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}
+            for (peak, decay), parameters in groups.items()
+        ],
+        betas=BETAS,
+        eps=EPSILON,
+    )
+
+
+def layer_of(name: str, layers: int) -> int:
+    """Return the depth of a vision parameter: 0 before the first block, layers + 1 after the last."""
+    if match := BLOCK.search(name):
+        return int(match[1]) + 1
+    return 0 if any(part in name for part in FIRST) else layers + 1
+
+
+def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and not name.endswith("bias") and "position_embedding" not in name

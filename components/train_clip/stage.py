@@ -1,0 +1,111 @@
+"""Train each arm: CLIP's vision tower against LLM embeddings of captions, and its controls on the same data.
+
+Reads
+    artifacts/download/shards/                images (split train)
+    artifacts/recaption/captions/             which captions the caption mix draws from
+    artifacts/audit/kept/, verdict.json       which rows go on, and whether any may
+    artifacts/embed_captions/<tuned|base>/    for arms whose text is an LLM's
+    artifacts/base_models/clip/               where every arm starts
+Writes
+    artifacts/train_clip/<arm>/               vision_encoder/ and text_adapter/, or clip/; model.json
+    artifacts/train_clip/history/<arm>.csv    step, loss
+    artifacts/train_clip/arms.json            the arms in the order of params
+    metrics/train_clip.json
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.faults import ConfigurationFault, DataFault
+from components.ml.clip import load_clip
+from components.ml.images import decode_image
+from components.running.output import output, write_metrics
+from components.running.rows import Rows
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.settings.train_clip import Arm as ArmSettings
+from components.storage.atomic import content_key, read_json, remove, write_bytes, write_json
+from components.storage.kept import kept_shards, require_verdict
+from components.storage.layout import Layout
+from components.storage.manifest import folder_key
+from components.storage.pieces import piece, put_files
+from components.storage.pixels import decoded
+from components.train_clip.arms import about_arm, build_arm
+from components.train_clip.examples import Examples
+from components.train_clip.texts import CachedTexts, PlainTexts, texts_of
+from components.train_clip.training import train_arm
+
+STAGE = "train_clip"
+FORMAT_VERSION = 1  # raised when the same params and data train another model
+
+
+def run(params: Params, env: Environment) -> None:
+    """Train the arms in params that are not trained yet."""
+    layout, settings = Layout(env.work_store), params.train_clip
+    require_verdict(layout)
+    work, clip = layout.work(STAGE), layout.artifact("base_models") / "clip"
+    clip_key = folder_key(layout.artifact("base_models"), "clip/")
+    try:
+        image_size = load_clip(clip).config.vision_config.image_size
+    except ValueError as error:
+        raise DataFault(f"{error}; `dvc repro --force base_models` makes it again") from None
+    shards = list(kept_shards(layout, "train"))
+    pixels = decoded(layout.artifact("download"), work / "pixels", shards, image_size, decode_image)
+    rows = Rows()
+    examples = Examples(pixels, shards, settings.caption_mix, rows)
+    identity = {
+        "params": settings.model_dump(exclude={"arms", "checkpoint_steps"}),
+        "seed": params.seed,
+        "data": {"captions": examples.digest(), "images": content_key(pixels.names), "clip": clip_key},
+        "stage_version": FORMAT_VERSION,
+    }
+
+    folders = []
+    texts = {text: texts_of(layout, text, examples) for text in sorted({arm.text for arm in settings.arms})}
+    for arm in settings.arms:
+        text = texts[arm.text]
+        of_arm = {**identity, "arm": arm.model_dump(), "embeddings": getattr(text, "digest", None)}
+        make = partial(_train, arm, text, examples, params, env, of_arm)
+        folders.append(piece(work / "arms", content_key(of_arm), make))
+        remove(work / "checkpoints" / arm.name)
+
+    with output(layout, STAGE) as out:
+        for folder in folders:
+            put_files(folder, out.folder)
+        write_json(out.folder / "arms.json", [arm.model_dump() for arm in settings.arms])
+    models = {arm.name: read_json(layout.artifact(STAGE) / arm.name / "model.json") for arm in settings.arms}
+    write_metrics(layout, STAGE, {**rows.figures(), "captions": len(examples.captions), "arms": models})
+
+
+def _train(
+    settings: ArmSettings,
+    text: CachedTexts | PlainTexts,
+    examples: Examples,
+    params: Params,
+    env: Environment,
+    identity: dict[str, Any],
+    folder: Path,
+) -> None:
+    layout = Layout(env.work_store)
+    torch.manual_seed(params.seed)  # of the new projection and the adapter
+    try:
+        arm = build_arm(layout.artifact("base_models") / "clip", settings, params.train_clip, text)
+    except ValueError as error:
+        raise ConfigurationFault(f"arm {settings.name}: {error}") from None
+    arm.to(env.device)
+    history = train_arm(
+        settings.name, arm, examples, params.train_clip, params.seed, layout.work(STAGE), identity
+    )
+    arm.to("cpu").save(folder / settings.name)
+    training = {
+        "steps": params.train_clip.steps,
+        "final_loss": history[-1]["loss"] if history else None,
+    }
+    write_json(folder / settings.name / "model.json", {**about_arm(arm, settings), **training})
+    lines = [f"{line['step']},{line['loss']:.6f}" for line in history]
+    write_bytes(folder / "history" / f"{settings.name}.csv", "\n".join(["step,loss", *lines, ""]).encode())

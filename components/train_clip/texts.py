@@ -1,0 +1,53 @@
+"""The text side of the training captions: embeddings cached by embed_captions, or the texts themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from torch import Tensor
+
+from components.storage.embeddings import read_embeddings
+from components.storage.layout import Layout
+from components.train_clip.examples import Examples
+
+DIGEST_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class CachedTexts:
+    """Embeddings of the captions by one LLM.
+
+    Attributes:
+        vectors: (M, d) fp16, un-normalised.
+        rows: (captions,) which of `vectors` belongs to each caption.
+        digest: Hash of the embeddings in the captions' order.
+    """
+
+    vectors: Tensor
+    rows: Tensor
+    digest: str
+
+
+@dataclass(frozen=True)
+class PlainTexts:
+    """The distinct captions, and for each caption (captions,) which of them it is."""
+
+    texts: list[str]
+    rows: Tensor
+
+
+def texts_of(layout: Layout, text: str, examples: Examples) -> CachedTexts | PlainTexts:
+    """Return what an arm with text `tuned`, `base` or `own` reads.
+
+    Raises:
+        DataFault: the embeddings are missing or damaged, or a caption has none.
+    """
+    if text == "own":
+        return PlainTexts(*examples.texts())
+    embeddings = read_embeddings(layout.artifact("embed_captions") / text)
+    rows = examples.embedding_rows(embeddings)
+    digest = sha256()
+    for start in range(0, len(rows), DIGEST_ROWS):
+        digest.update(embeddings.vectors[rows[start : start + DIGEST_ROWS]].numpy().tobytes())
+    return CachedTexts(embeddings.vectors, rows, digest.hexdigest())

@@ -1,0 +1,80 @@
+"""The training of one arm."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.faults import DataFault
+from components.ml.augmentation import augment
+from components.ml.contrastive import clip_loss
+from components.running.training import Run, batch_rows, train, warmup_cosine
+from components.settings.train_clip import TrainClip
+from components.train_clip.arms import Arm
+from components.train_clip.examples import Examples
+from components.train_clip.optimizer import build_optimizer
+
+
+def train_arm(
+    name: str,
+    arm: Arm,
+    examples: Examples,
+    settings: TrainClip,
+    seed: int,
+    work: Path,
+    identity: dict[str, Any],
+) -> list[dict[str, float]]:
+    """Train an arm in place, resuming where an earlier run of the same identity stopped.
+
+    Batches, caption columns, captions and augmentation are drawn before anything else at each step, so all
+    arms of one seed see the same images with the same captions.
+
+    Returns:
+        The loss history.
+    """
+    arm.train()
+    device = next(arm.parameters()).device
+    optimizer = build_optimizer(arm, settings)
+    look = settings.augmentation
+
+    def step(number: int) -> Tensor:
+        rows = batch_rows(len(examples), settings.batch_size, seed, number)
+        captions = examples.mix.draw(rows)
+        images = examples.pixels.batch(examples.image_rows[rows])
+        images = augment(images, look.min_crop, look.flip, look.colour_jitter).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            image_embeddings, text_embeddings = arm(images, captions)
+        loss = clip_loss(image_embeddings, text_embeddings, arm.log_logit_scale.exp())
+        optimizer.zero_grad()
+        loss.backward()
+        _update(name, number, arm, optimizer, settings)
+        return loss
+
+    run = Run(
+        name=name,
+        modules={"arm": arm},
+        optimizer=optimizer,
+        learning_rate_at=warmup_cosine(settings.warmup_steps, settings.steps),
+        steps=settings.steps,
+        step=step,
+        seed=seed,
+    )
+    history = train(run, work, identity, settings.checkpoint_steps)
+    arm.eval()
+    return history
+
+
+def _update(name: str, number: int, arm: Arm, optimizer: torch.optim.Optimizer, settings: TrainClip) -> None:
+    norm = torch.nn.utils.clip_grad_norm_(arm.parameters(), settings.max_gradient_norm)
+    if not bool(norm.isfinite()):
+        raise DataFault(
+            f"{name}: the gradient's norm is {float(norm)} at step {number}; the last good checkpoint stays: "
+            "lower the learning rates or look at the data"
+        )
+    optimizer.step()
+    with torch.no_grad():
+        arm.log_logit_scale.clamp_(0, math.log(settings.max_logit_scale))

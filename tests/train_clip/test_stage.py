@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
+from components.ml.adapter import load_adapter
+from components.ml.clip import load_clip, load_clip_tokenizer, load_vision_encoder
+from components.ml.contrastive import clip_loss
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.settings.train_clip import Arm
+from components.storage.atomic import read_json, sha256_of, write_json
+from components.storage.layout import Layout
+from components.storage.manifest import read_manifest, write_manifest
+from components.train_clip import arms, stage, training
+from tests.clip_project import CONTEXT, COUNTS, make_artifacts, small
+
+OUT = Path("artifacts/train_clip")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("upstream")
+    make_artifacts(Layout(Path(".work"), folder))
+    return folder
+
+
+@pytest.fixture
+def project(workspace: Path, made: Path) -> Layout:
+    shutil.copytree(made / "artifacts", workspace / "artifacts")
+    return Layout(Path(".work"))
+
+
+@pytest.fixture
+def params(smoke: Params) -> Params:
+    return small(smoke)
+
+
+def changed(params: Params, **values: Any) -> Params:
+    return params.model_copy(update={"train_clip": params.train_clip.model_copy(update=values)})
+
+
+def hashes() -> dict[str, str]:
+    return {entry.uri: entry.sha256 for entry in read_manifest(OUT)}
+
+
+def _contexts(params: Params) -> dict[str, int]:
+    arms = params.train_clip.arms
+    return {arm.name: arm.context_tokens for arm in arms if arm.context_tokens and arm.text == "own"}
+
+
+def only(params: Params, *names: str) -> Params:
+    return changed(params, arms=[arm for arm in params.train_clip.arms if arm.name in names])
+
+
+def test_all_arms_train_and_load(project: Layout, params: Params, env: Environment) -> None:
+    before = sha256_of(project.artifact("embed_captions") / "tuned" / "00000.safetensors")
+    stage.run(params, env)
+    for name in ("llm2clip", "llm2clip_untuned"):
+        encoder = load_vision_encoder(OUT / name / "vision_encoder")
+        assert encoder.config.projection_dim == 16  # type: ignore[union-attr]
+        assert load_adapter(OUT / name / "text_adapter").config.output_dim == 16
+    for name, context in _contexts(params).items():
+        assert load_clip(OUT / name / "clip").config.text_config.max_position_embeddings == context
+        assert load_clip_tokenizer(OUT / name / "clip").model_max_length == context
+        assert read_json(OUT / name / "model.json")["context_tokens"] == context
+    assert [arm["name"] for arm in read_json(OUT / "arms.json")] == [
+        arm.name for arm in params.train_clip.arms
+    ]
+    assert (OUT / "history" / "clip.csv").read_text().startswith("step,loss\n0,")
+    metrics = read_json(project.metrics("train_clip"))
+    assert metrics["rows_in"] == metrics["rows_out"] == COUNTS["train"]
+    assert metrics["arms"]["llm2clip"]["steps"] == 6
+    assert metrics["arms"]["llm2clip"]["final_loss"] < 10
+    assert 1 <= metrics["arms"]["clip"]["logit_scale"] <= 100
+    assert sha256_of(project.artifact("embed_captions") / "tuned" / "00000.safetensors") == before
+
+
+def test_the_same_again_has_the_same_bytes_and_trains_nothing(
+    project: Layout, params: Params, env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.run(only(params, "llm2clip", "clip"), env)
+    first = hashes()
+    shutil.rmtree(".work")
+    stage.run(only(params, "llm2clip", "clip"), env)
+    assert hashes() == first
+    trained: list[str] = []
+
+    def remember(name: str, *_: Any) -> list[dict[str, float]]:
+        trained.append(name)
+        return []
+
+    monkeypatch.setattr(stage, "train_arm", remember)
+    stage.run(only(params, "llm2clip", "clip"), env)
+    assert hashes() == first
+    assert trained == []
+    stage.run(only(params, "llm2clip", "clip", "clip_long"), env)
+    assert trained == ["clip_long"]
+
+
+@pytest.mark.parametrize("name", ["llm2clip", "clip"])
+def test_stopped_and_resumed_equals_undisturbed(
+    project: Layout, params: Params, env: Environment, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    params = only(
+        changed(
+            params,
+            adapter=params.train_clip.adapter.model_copy(update={"dropout": 0.3, "standardise": True}),
+            augmentation=params.train_clip.augmentation.model_copy(
+                update={"min_crop": 0.5, "flip": True, "colour_jitter": 0.2}
+            ),
+        ),
+        name,
+    )
+    stage.run(params, env)
+    undisturbed = hashes()
+    shutil.rmtree(".work")
+
+    loss, calls = clip_loss, []
+
+    def stopping(*arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(*arguments)
+
+    monkeypatch.setattr(training, "clip_loss", stopping)
+    with pytest.raises(Stopped):
+        stage.run(params, env)
+    stage.run(params, env)
+    assert len(calls) == params.train_clip.steps
+    assert hashes() == undisturbed
+
+
+def test_a_changed_param_starts_fresh(
+    project: Layout,
+    params: Params,
+    env: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    params = only(params, "clip")
+    loss, calls = clip_loss, []
+
+    def stopping(*arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(*arguments)
+
+    monkeypatch.setattr(training, "clip_loss", stopping)
+    with pytest.raises(Stopped):
+        stage.run(params, env)
+    stage.run(changed(params, weight_decay=0.2), env)
+    assert len(calls) == 4 + params.train_clip.steps
+    assert "params.weight_decay 0.05 -> 0.2" in caplog.text
+    after_a_stop = hashes()
+    shutil.rmtree(".work")
+    stage.run(changed(params, weight_decay=0.2), env)
+    assert hashes() == after_a_stop
+
+
+def test_a_column_that_is_not_there(project: Layout, params: Params, env: Environment) -> None:
+    with pytest.raises(
+        ConfigurationFault, match=r"names tiny_dense, .*alt, dense, dense_de, short, short_de"
+    ):
+        stage.run(changed(params, caption_mix={"alt": 0.5, "tiny_dense": 0.5}), env)
+
+
+def test_a_failed_audit_stops(project: Layout, params: Params, env: Environment) -> None:
+    folder = project.artifact("audit")
+    write_json(folder / "verdict.json", {"passed": False, "gates": []})
+    write_manifest(folder)
+    with pytest.raises(GateFault, match="did not pass"):
+        stage.run(params, env)
+
+
+def test_a_projection_that_does_not_fit(project: Layout, params: Params, env: Environment) -> None:
+    with pytest.raises(ConfigurationFault, match="projection_dim"):
+        stage.run(changed(params, new_projection=False, projection_dim=17), env)
+
+
+def test_nan_in_a_gradient_saves_no_checkpoint(
+    project: Layout, params: Params, env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, calls = clip_loss, []
+
+    def poisoned(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 4:
+            texts.register_hook(lambda gradient: gradient * float("nan"))
+        return loss(images, texts, scale)
+
+    monkeypatch.setattr(training, "clip_loss", poisoned)
+    with pytest.raises(DataFault, match="gradient's norm is nan at step 3"):
+        stage.run(only(params, "llm2clip"), env)
+    (checkpoint,) = Path(".work/train_clip/checkpoints/llm2clip").glob("0*")
+    tensors = load_file(checkpoint / "tensors.safetensors")
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert not OUT.exists()
+
+
+def test_gradients_reach_what_should_learn(project: Layout, params: Params, env: Environment) -> None:
+    clip = project.artifact("base_models") / "clip"
+    vectors, rows = torch.randn(9, 24).half(), torch.arange(9)
+    llm_arm = arms.LlmArm(clip, params.train_clip, vectors, rows)
+    own_arm = arms.OwnTextArm(clip, params.train_clip, None, ["red circle", "blue"], torch.tensor([0, 1, 1]))
+    assert own_arm.context_tokens == CONTEXT
+    for arm in (llm_arm, own_arm):
+        images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+        image_rows, text_rows = arm(images, torch.tensor([0, 1, 2]))
+        clip_loss(image_rows, text_rows, arm.log_logit_scale.exp()).backward()
+        without = [name for name, parameter in arm.named_parameters() if parameter.grad is None]
+        assert without == []
+        assert torch.allclose(image_rows.norm(dim=1), torch.ones(3))
+    assert vectors.grad is None
+
+
+def test_long_captions_are_read_by_the_long_context_only(project: Layout, params: Params) -> None:
+    clip = project.artifact("base_models") / "clip"
+    start = "a red circle and a blue square and a green star and a grey ring " * 3
+    texts, rows = [f"{start} left", f"{start} right"], torch.tensor([0, 1])
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    short = arms.OwnTextArm(clip, params.train_clip, None, texts, rows).eval()
+    long = arms.OwnTextArm(clip, params.train_clip, 160, texts, rows).eval()
+    assert torch.equal(*short(images, rows)[1])
+    assert not torch.equal(*long(images, rows)[1])
+
+
+def test_rows_that_audit_dropped_are_counted(project: Layout, params: Params, env: Environment) -> None:
+    from components.storage.side_tables import read_keys, write_keys
+
+    path = project.artifact("audit") / "kept" / "00000.parquet"
+    write_keys(path, sorted(read_keys(path))[2:])
+    write_manifest(project.artifact("audit"))
+    stage.run(only(params, "llm2clip"), env)
+    metrics = read_json(project.metrics("train_clip"))
+    assert metrics["rejected"] == {"not_kept": 2}
+    assert metrics["rows_in"] == COUNTS["train"]
+
+
+def test_two_arms_of_one_name_are_refused(params: Params) -> None:
+    arm = Arm(name="clip", text="own", context_tokens=None).model_dump()
+    with pytest.raises(ValueError, match="used twice"):
+        type(params.train_clip).model_validate({**params.train_clip.model_dump(), "arms": [arm, arm]})
+
+
+def test_captions_grouped_by_length_are_embedded_as_one_by_one(
+    project: Layout, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = project.artifact("base_models") / "clip"
+    texts = ["a circle", "a large red circle and a small blue square", "red", "a grey star and a cross"]
+    order = torch.tensor([2, 0, 3, 1, 1, 0])
+    arm = arms.OwnTextArm(clip, params.train_clip, 32, texts, torch.arange(4)).eval()
+    images = torch.zeros(6, 3, 32, 32, dtype=torch.uint8)
+    together = arm(images, order)[1]
+    monkeypatch.setattr(arms, "TEXT_CHUNK", 2)
+    assert torch.allclose(arm(images, order)[1], together, atol=1e-6)
+    singly = torch.cat([arm(images[:1], order[row : row + 1])[1] for row in range(6)])
+    assert torch.allclose(singly, together, atol=1e-6)
