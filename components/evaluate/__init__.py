@@ -1,0 +1,1 @@
+"""Measures every arm on the test split and writes the report."""

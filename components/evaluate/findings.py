@@ -1,0 +1,106 @@
+"""What was found, and what may be said of it: an arm is better only where intervals do not overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from components.evaluate.held_out import TaskCaptions
+from components.evaluate.measure import ArmResult, Figure
+from components.settings.evaluate import Evaluate
+
+RECALL = "recall_at_1"
+FORWARD = "text_to_image"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the report shows; the first arm is its subject, the others are controls."""
+
+    preset: str
+    seed: int
+    settings: Evaluate
+    rows: dict[str, Any]
+    tasks: list[TaskCaptions]
+    arms: dict[str, ArmResult]
+    captions: dict[str, dict[str, Figure]]
+    history: dict[str, list[tuple[int, float]]]
+
+    @property
+    def subject(self) -> str:
+        """The arm that the others are controls of."""
+        return next(iter(self.arms))
+
+    def first_recall(self, arm: str, task: str) -> Figure:
+        """Return text-to-image recall at 1."""
+        return self.arms[arm].retrieval[task][FORWARD][RECALL]
+
+    def best_control(self, task: str) -> str:
+        """Return the control with the highest text-to-image recall at 1; the first of equals."""
+        return max(list(self.arms)[1:], key=lambda arm: float(self.first_recall(arm, task)["value"]))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The subject and its best control on one task."""
+
+    task: str
+    language: str
+    captions: int
+    images: int
+    subject: Figure
+    control_name: str
+    control: Figure
+    verdict: str  # better, worse, open
+
+
+def compare(findings: Findings) -> list[Comparison]:
+    """Compare the subject with its best control, task by task."""
+    found = []
+    for task in findings.tasks:
+        control = findings.best_control(task.name)
+        ours, theirs = (findings.first_recall(arm, task.name) for arm in (findings.subject, control))
+        verdict = (
+            "better" if ours["low"] > theirs["high"] else "worse" if ours["high"] < theirs["low"] else "open"
+        )
+        found.append(
+            Comparison(
+                task=task.name,
+                language=task.captions[0].language,
+                captions=len(task.captions),
+                images=len(task.images),
+                subject=ours,
+                control_name=control,
+                control=theirs,
+                verdict=verdict,
+            )
+        )
+    return found
+
+
+def best_of(figures: dict[str, Figure]) -> str | None:
+    """Return the name whose whole interval lies above all other intervals, if there is one."""
+    for name, figure in figures.items():
+        if all(figure["low"] > other["high"] for key, other in figures.items() if key != name):
+            return name if len(figures) > 1 else None
+    return None
+
+
+def at_chance(findings: Findings) -> dict[str, list[str]]:
+    """Return for each arm the measurements whose interval does not lie above chance."""
+    found: dict[str, list[str]] = {}
+    for name, arm in findings.arms.items():
+        weak = []
+        for task, directions in arm.retrieval.items():
+            below = [key for key, recalls in directions.items() if not recalls[RECALL]["beats_chance"]]
+            if below:
+                which = "both ways" if len(below) == len(directions) else below[0].replace("_", " ")
+                weak.append(f"{task.replace('_', ' ')} ({which})")
+        weak += [
+            f"zero-shot {task.replace('_', ' ')}"
+            for task, figure in arm.zero_shot.items()
+            if not figure["beats_chance"]
+        ]
+        if weak:
+            found[name] = weak
+    return found

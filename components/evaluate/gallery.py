@@ -1,0 +1,116 @@
+"""Images that captions found: the first hits and misses by key, chosen by that rule and never by looks."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+
+from PIL import Image
+
+from components.evaluate.findings import Findings
+from components.evaluate.held_out import HeldOut, TaskCaptions
+from components.storage.side_tables import Caption
+
+THUMB_PIXELS = 128
+THUMB_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """One image of a row."""
+
+    source: str  # data URI
+    key: str
+    is_true: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one arm found for a caption."""
+
+    arm: str
+    rank: int  # of the true image, 1 for the first place
+    thumbs: list[Thumb]
+    missing: Thumb | None  # the true image, where it is not among the thumbs
+
+
+@dataclass(frozen=True)
+class Card:
+    """One caption."""
+
+    caption: Caption
+    images: int  # searched
+    rows: list[Found]
+
+
+@dataclass(frozen=True)
+class Section:
+    """The cards of one task."""
+
+    task: str
+    language: str
+    control: str
+    cards: list[Card]
+
+
+def gallery(
+    findings: Findings, held_out: HeldOut, read: Callable[[set[str]], dict[str, bytes]]
+) -> list[Section]:
+    """Choose captions of each task and collect what the subject and the best control found for them."""
+    chosen = {task.name: _choose(findings, task, findings.settings.gallery_rows) for task in findings.tasks}
+    arms = {task.name: [findings.subject, findings.best_control(task.name)] for task in findings.tasks}
+    shown = {
+        key
+        for task in findings.tasks
+        for number in chosen[task.name]
+        for arm in arms[task.name]
+        for key in _keys(findings, held_out, task, arm, number)
+    }
+    thumbs = {key: _thumb(jpeg) for key, jpeg in read(shown).items()}
+    sections = []
+    for task in findings.tasks:
+        cards = []
+        for number in chosen[task.name]:
+            caption = task.captions[number]
+            rows = [_found(findings, held_out, task, arm, number, thumbs) for arm in arms[task.name]]
+            cards.append(Card(caption, len(task.images), rows))
+        sections.append(Section(task.name, task.captions[0].language, arms[task.name][1], cards))
+    return [section for section in sections if section.cards]
+
+
+def _choose(findings: Findings, task: TaskCaptions, count: int) -> list[int]:
+    """Return the first hits and the first misses of the subject, half each where there are enough."""
+    ranks = findings.arms[findings.subject].ranks[task.name].tolist()
+    firsts = [number for number, caption in enumerate(task.captions) if caption.number == 0]
+    hits = [number for number in firsts if ranks[number] == 0]
+    misses = [number for number in firsts if ranks[number] > 0]
+    taken = hits[: max((count + 1) // 2, count - len(misses))]
+    return taken + misses[: count - len(taken)]
+
+
+def _keys(findings: Findings, held_out: HeldOut, task: TaskCaptions, arm: str, number: int) -> list[str]:
+    """Return the keys of what an arm found, and that of the true image last."""
+    images = [*findings.arms[arm].tops[task.name][number].tolist(), int(task.owners[number])]
+    return [held_out.keys[int(task.images[image])] for image in images]
+
+
+def _found(
+    findings: Findings, held_out: HeldOut, task: TaskCaptions, arm: str, number: int, thumbs: dict[str, str]
+) -> Found:
+    *keys, true = _keys(findings, held_out, task, arm, number)
+    row = [Thumb(thumbs[key], key, key == true) for key in keys]
+    missing = None if true in keys else Thumb(thumbs[true], true, True)
+    return Found(arm, int(findings.arms[arm].ranks[task.name][number]) + 1, row, missing)
+
+
+def _thumb(jpeg: bytes) -> str:
+    image: Image.Image = Image.open(BytesIO(jpeg))
+    if max(image.size) > THUMB_PIXELS:
+        image = image.convert("RGB")
+        image.thumbnail((THUMB_PIXELS, THUMB_PIXELS), Image.Resampling.LANCZOS)
+        file = BytesIO()
+        image.save(file, "JPEG", quality=THUMB_QUALITY)
+        jpeg = file.getvalue()
+    return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"

@@ -1,0 +1,177 @@
+"""The test split: images, captions by task, labels; ordered by key, so that shard order decides no figure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.faults import ConfigurationFault, DataFault
+from components.ml.images import decode_image
+from components.running.rows import Rows
+from components.settings.evaluate import RetrievalTask
+from components.settings.tune_llm import CaptionRetrieval
+from components.storage.kept import KeptShard, kept_shards
+from components.storage.layout import Layout
+from components.storage.pixels import Pixels, decoded
+from components.storage.shards import Pair, read_shard
+from components.storage.side_tables import Caption
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The kept rows of the test split.
+
+    Attributes:
+        keys: Sorted; image i is that of `keys[i]`.
+        captions: By key.
+        labels: By key: label name to its values.
+        pixels: Decoded images, in the order of the shards.
+        image_rows: (N,) which of `pixels` is the image of each key.
+        shards: Where they come from.
+    """
+
+    keys: list[str]
+    captions: dict[str, list[Caption]]
+    labels: dict[str, dict[str, list[str]]]
+    pixels: Pixels
+    image_rows: Tensor
+    shards: list[KeptShard]
+
+
+@dataclass(frozen=True)
+class TaskCaptions:
+    """The captions of one retrieval task and their images.
+
+    Attributes:
+        name: Of the task.
+        images: (n,) numbers of the images that have a caption here.
+        captions: Ordered by image and number.
+        owners: (m,) which of `images` each caption belongs to, as a number 0..n-1.
+    """
+
+    name: str
+    images: Tensor
+    captions: list[Caption]
+    owners: Tensor
+
+
+def read_held_out(layout: Layout, image_size: int, rows: Rows) -> HeldOut:
+    """Read the test split and decode its images.
+
+    Raises:
+        DataFault: it is empty, or a file is missing or damaged.
+    """
+    shards = [shard for shard in kept_shards(layout, SPLIT) if shard.captions or shard.rejected]
+    captions = {key: found for shard in shards for key, found in shard.captions.items()}
+    rows.accept(len(captions))
+    rows.reject("not_kept", sum(shard.rejected for shard in shards))
+    if not captions:
+        raise DataFault(
+            "no test row is left; expected rows of split test that audit keeps: see download.sources"
+        )
+    pixels = decoded(
+        layout.artifact("download"), layout.work("evaluate") / "pixels", shards, image_size, decode_image
+    )
+    keys = sorted(captions)
+    places = {key: row for row, key in enumerate(pixels.keys)}
+    labels = {pair.key: pair.metadata.get("labels", {}) for pair in _pairs(layout, shards, set(keys))}
+    return HeldOut(keys, captions, labels, pixels, torch.tensor([places[key] for key in keys]), shards)
+
+
+def read_jpegs(layout: Layout, held_out: HeldOut, keys: set[str]) -> dict[str, bytes]:
+    """Return the files of some images."""
+    return {pair.key: pair.jpeg for pair in _pairs(layout, held_out.shards, keys)}
+
+
+def task_captions(held_out: HeldOut, task: RetrievalTask) -> TaskCaptions:
+    """Return a task's captions, any number for each image; images without one take no part.
+
+    Raises:
+        ConfigurationFault: no test row has a caption of that column and language.
+    """
+    images: list[int] = []
+    captions: list[Caption] = []
+    owners: list[int] = []
+    for image, key in enumerate(held_out.keys):
+        of_image = [
+            caption
+            for caption in _in_order(held_out.captions[key])
+            if (caption.column, caption.language) == (task.column, task.language)
+        ]
+        if of_image:
+            owners += [len(images)] * len(of_image)
+            images.append(image)
+            captions += of_image
+    if not captions:
+        raise ConfigurationFault(
+            f"evaluate.retrieval {task.name} wants column {task.column} in {task.language}, and no test row "
+            f"has it; there are {_columns(held_out)}: correct params"
+        )
+    return TaskCaptions(task.name, torch.tensor(images), captions, torch.tensor(owners))
+
+
+def caption_pairs(held_out: HeldOut, task: CaptionRetrieval) -> tuple[list[Caption], list[Caption]]:
+    """Return for each row that has both the first caption of each column, or the first two of one column.
+
+    Raises:
+        ConfigurationFault: no test row has both.
+    """
+    number = 1 if task.first == task.second else 0
+    firsts, seconds = [], []
+    for key in held_out.keys:
+        found = {(caption.column, caption.number): caption for caption in held_out.captions[key]}
+        first, second = found.get((task.first, 0)), found.get((task.second, number))
+        if first and second:
+            firsts.append(first)
+            seconds.append(second)
+    if not firsts:
+        raise ConfigurationFault(
+            f"evaluate.caption_retrieval {task.name} wants {task.first} and {task.second}, and no test row "
+            f"has both; there are {_columns(held_out)}: correct params"
+        )
+    return firsts, seconds
+
+
+def label_truth(held_out: HeldOut, label: str) -> tuple[list[str], Tensor, Tensor]:
+    """Return the classes of a label, the numbers (n,) of images that have one, and the truth (n, classes).
+
+    Raises:
+        ConfigurationFault: no test row has the label.
+    """
+    values = [held_out.labels[key].get(label, []) for key in held_out.keys]
+    classes = sorted({value for row in values for value in row})
+    if not classes:
+        names = sorted({name for row in held_out.labels.values() for name in row})
+        raise ConfigurationFault(
+            f"evaluate.zero_shot wants label {label}, which no test row has; there are "
+            f"{', '.join(names) or 'none'}: correct params"
+        )
+    images = [image for image, row in enumerate(values) if row]
+    truth = torch.tensor([[name in values[image] for name in classes] for image in images])
+    return classes, torch.tensor(images), truth
+
+
+def _pairs(layout: Layout, shards: list[KeptShard], keys: set[str]) -> list[Pair]:
+    found = []
+    for shard in shards:
+        if keys & shard.captions.keys():
+            path = layout.artifact("download") / shard.entry.uri
+            found += [pair for pair in read_shard(path, shard.entry.rows) if pair.key in keys]
+    return found
+
+
+def _in_order(captions: list[Caption]) -> list[Caption]:
+    return sorted(captions, key=lambda caption: (caption.column, caption.number))
+
+
+def _columns(held_out: HeldOut) -> str:
+    found: dict[Any, None] = {}
+    for key in held_out.keys:
+        for caption in held_out.captions[key]:
+            found[caption.column, caption.language] = None
+    return ", ".join(f"{column} ({language})" for column, language in sorted(found))

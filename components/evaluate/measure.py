@@ -1,0 +1,150 @@
+"""The figures: retrieval both ways, zero-shot, text to text; each with its interval and chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.evaluate.held_out import HeldOut, TaskCaptions, caption_pairs, label_truth
+from components.evaluate.models import CachedTexts, Model, class_embeddings
+from components.ml.retrieval import (
+    CHUNK_SCORES,
+    Interval,
+    chance_of_hit,
+    ranks_from_scores,
+    recalls,
+    top,
+    true_ranks,
+)
+from components.ml.tfidf import TfIdf
+from components.settings.evaluate import Evaluate, ZeroShotTask
+from components.settings.tune_llm import CaptionRetrieval
+
+SHOWN = 5  # images of a gallery row
+DIGITS = 6
+
+Figure = dict[str, Any]  # value, low, high, chance: 0..1; beats_chance
+
+
+@dataclass
+class ArmResult:
+    """What one arm reached.
+
+    Attributes:
+        about: What it is.
+        retrieval: Task, direction, `recall_at_<k>` to figure.
+        zero_shot: Task to figure.
+        truncated: Task to the share of captions cut, for arms with a text tower of their own.
+        ranks: Task to the rank (m,) of each caption's image.
+        tops: Task to the first images (m, 5) that each caption finds, as numbers of the task's images.
+    """
+
+    about: dict[str, Any]
+    retrieval: dict[str, dict[str, dict[str, Figure]]] = field(default_factory=dict)
+    zero_shot: dict[str, Figure] = field(default_factory=dict)
+    truncated: dict[str, float] = field(default_factory=dict)
+    ranks: dict[str, Tensor] = field(default_factory=dict)
+    tops: dict[str, Tensor] = field(default_factory=dict)
+
+
+def measure_arm(
+    about: dict[str, Any],
+    model: Model,
+    held_out: HeldOut,
+    tasks: list[TaskCaptions],
+    settings: Evaluate,
+    seed: int,
+) -> ArmResult:
+    """Measure one arm on all tasks."""
+    result = ArmResult(about)
+    images = model.images(held_out)
+    for task in tasks:
+        texts = model.captions(task.captions)
+        of_task = images[task.images]
+        groups = torch.arange(len(of_task))
+        to_image = true_ranks(texts, of_task, task.owners, groups)
+        to_text = true_ranks(of_task, texts, groups, task.owners)
+        captions_each = torch.bincount(task.owners)
+        ones = torch.ones(len(texts), dtype=torch.long)
+        result.retrieval[task.name] = {
+            "text_to_image": _recall(to_image, task.owners, len(of_task), ones, settings, seed),
+            "image_to_text": _recall(to_text, groups, len(texts), captions_each, settings, seed),
+        }
+        result.ranks[task.name], result.tops[task.name] = to_image, top(texts, of_task, SHOWN)
+        if (share := model.truncated_share(task.captions)) is not None:
+            result.truncated[task.name] = round(share, DIGITS)
+    for zero_shot in settings.zero_shot:
+        result.zero_shot[zero_shot.name] = _zero_shot(model, images, held_out, zero_shot, settings, seed)
+    return result
+
+
+def measure_captions(
+    held_out: HeldOut, task: CaptionRetrieval, caches: dict[str, CachedTexts], settings: Evaluate, seed: int
+) -> dict[str, Figure]:
+    """Return recall@1 from first to second captions by TF-IDF and by each LLM (CRA, METHOD 1)."""
+    firsts, seconds = caption_pairs(held_out, task)
+    rows, ones = torch.arange(len(firsts)), torch.ones(len(firsts), dtype=torch.long)
+    searched = [caption.text for caption in seconds]
+    index = TfIdf(searched)
+    found = index.vectors(searched)
+    chunk = max(1, CHUNK_SCORES // max(1, len(index.columns)))
+    ranks = {
+        "tfidf": torch.cat(
+            [
+                true_ranks(index.vectors([firsts[row].text for row in part.tolist()]), found, part, rows)
+                for part in rows.split(chunk)
+            ]
+        )
+    }
+    for name, cache in caches.items():
+        unit = [
+            torch.nn.functional.normalize(cache.of_captions(captions), dim=1)
+            for captions in (firsts, seconds)
+        ]
+        ranks[name] = true_ranks(unit[0], unit[1], rows, rows)
+    return {
+        name: _recall(of_name, rows, len(rows), ones, settings, seed, recall_at=[1])["recall_at_1"]
+        for name, of_name in ranks.items()
+    }
+
+
+def _recall(
+    ranks: Tensor,
+    clusters: Tensor,
+    candidates: int,
+    true_candidates: Tensor,
+    settings: Evaluate,
+    seed: int,
+    recall_at: Sequence[int] = (),
+) -> dict[str, Figure]:
+    wanted = list(recall_at or settings.recall_at)
+    found = recalls(ranks, clusters, wanted, settings.bootstrap_samples, settings.confidence, seed)
+    return {
+        f"recall_at_{k}": _figure(interval, chance_of_hit(candidates, true_candidates, k))
+        for k, interval in found.items()
+    }
+
+
+def _zero_shot(
+    model: Model, images: Tensor, held_out: HeldOut, task: ZeroShotTask, settings: Evaluate, seed: int
+) -> Figure:
+    """Return how often the best class is one of the image's labels (METHOD, Evaluation)."""
+    classes, labelled, truth = label_truth(held_out, task.label)
+    rows = class_embeddings(model.prompts(task, classes), len(task.templates))
+    ranks = ranks_from_scores(images[labelled] @ rows.T, truth)
+    clusters = torch.arange(len(labelled))
+    return _recall(ranks, clusters, len(classes), truth.sum(dim=1), settings, seed, [1])["recall_at_1"]
+
+
+def _figure(interval: Interval, chance: float) -> Figure:
+    return {
+        "value": round(interval.value, DIGITS),
+        "low": round(interval.low, DIGITS),
+        "high": round(interval.high, DIGITS),
+        "chance": round(chance, DIGITS),
+        "beats_chance": interval.low > chance,
+    }

@@ -1,0 +1,153 @@
+"""The arms as evaluate sees them: images and captions in, rows of length 1 out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.evaluate.held_out import HeldOut
+from components.faults import DataFault
+from components.ml.adapter import load_adapter
+from components.ml.clip import (
+    encode_images,
+    image_embeddings,
+    load_clip,
+    load_clip_tokenizer,
+    load_vision_encoder,
+    text_embeddings,
+)
+from components.settings.evaluate import ZeroShotTask
+from components.storage.embeddings import PROMPTS, read_embeddings
+from components.storage.side_tables import Caption
+
+BATCH = 256
+_MEND = "run `dvc repro --force embed_captions`"
+
+
+class CachedTexts:
+    """The embeddings one LLM made of captions and prompts; a text without one is an error, never left out."""
+
+    def __init__(self, folder: Path, with_prompts: bool) -> None:
+        self.folder = folder
+        captions = read_embeddings(folder)
+        self._vectors = captions.vectors
+        names = ("key", "column", "number", "row")
+        columns = [captions.table[name].to_pylist() for name in names]
+        self._rows = {(key, column, number): row for key, column, number, row in zip(*columns, strict=True)}
+        self._prompts: dict[tuple[str, str, str], int] = {}
+        if with_prompts:
+            prompts = read_embeddings(folder, [PROMPTS])
+            lines = [prompts.table[name].to_pylist() for name in ("task", "label", "template", "row")]
+            self._prompts = {(task, label, form): row for task, label, form, row in zip(*lines, strict=True)}
+            self._prompt_vectors = prompts.vectors
+
+    def of_captions(self, captions: list[Caption]) -> Tensor:
+        """Return (m, d), un-normalised.
+
+        Raises:
+            DataFault: a caption has no embedding.
+        """
+        rows = [self._rows.get((caption.key, caption.column, caption.number)) for caption in captions]
+        if None in rows:
+            caption = captions[rows.index(None)]
+            raise DataFault(
+                f"{self.folder} has no embedding of {rows.count(None)} captions, first {caption.column} "
+                f"{caption.number} of {caption.key}; expected one of each: {_MEND}"
+            )
+        return self._vectors[torch.tensor(rows)].float()
+
+    def of_prompts(self, task: ZeroShotTask, classes: list[str]) -> Tensor:
+        """Return (classes * templates, d), un-normalised.
+
+        Raises:
+            DataFault: a prompt has no embedding.
+        """
+        wanted = [(task.name, label, form) for label in classes for form in task.templates]
+        rows = [self._prompts.get(prompt) for prompt in wanted]
+        if None in rows:
+            raise DataFault(f"{self.folder} has no embedding of prompt {wanted[rows.index(None)]}: {_MEND}")
+        return self._prompt_vectors[torch.tensor(rows)].float()
+
+
+class LlmModel:
+    """A vision tower, and an adapter over cached LLM embeddings."""
+
+    def __init__(self, folder: Path, texts: CachedTexts, device: str) -> None:
+        self._encoder: nn.Module = load_vision_encoder(folder / "vision_encoder").to(device)
+        self._adapter = load_adapter(folder / "text_adapter").to(device)
+        self._texts, self._device = texts, device
+
+    def images(self, held_out: HeldOut) -> Tensor:
+        """Return (N, D), rows of length 1, in the order of the keys."""
+        return _in_batches(
+            lambda rows: encode_images(self._encoder, held_out.pixels.batch(rows).to(self._device)),
+            held_out.image_rows,
+        )
+
+    def captions(self, captions: list[Caption]) -> Tensor:
+        """Return (m, D), rows of length 1."""
+        return self._adapt(self._texts.of_captions(captions))
+
+    def prompts(self, task: ZeroShotTask, classes: list[str]) -> Tensor:
+        """Return (classes * templates, D), rows of length 1."""
+        return self._adapt(self._texts.of_prompts(task, classes))
+
+    def truncated_share(self, _captions: list[Caption]) -> float | None:
+        """Return None: the LLM's limit is a param of tune_llm."""
+        return None
+
+    def _adapt(self, vectors: Tensor) -> Tensor:
+        return _in_batches(lambda part: self._adapter(part.to(self._device)), vectors)
+
+
+class OwnTextModel:
+    """A CLIP with its own text tower."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self._model: Any = load_clip(folder).to(device)
+        self._tokenizer = load_clip_tokenizer(folder)
+        self._device = device
+
+    def images(self, held_out: HeldOut) -> Tensor:
+        """Return (N, D), rows of length 1, in the order of the keys."""
+        return _in_batches(
+            lambda rows: image_embeddings(self._model, held_out.pixels.batch(rows).to(self._device)),
+            held_out.image_rows,
+        )
+
+    def captions(self, captions: list[Caption]) -> Tensor:
+        """Return (m, D), rows of length 1."""
+        return self._embed([caption.text for caption in captions])
+
+    def prompts(self, task: ZeroShotTask, classes: list[str]) -> Tensor:
+        """Return (classes * templates, D), rows of length 1."""
+        return self._embed([form.replace("{label}", label) for label in classes for form in task.templates])
+
+    def truncated_share(self, captions: list[Caption]) -> float:
+        """Return the share of captions that are longer than the context, and so were cut."""
+        limit = self._model.config.text_config.max_position_embeddings
+        tokens = self._tokenizer([caption.text for caption in captions], verbose=False)["input_ids"]
+        return sum(len(ids) > limit for ids in tokens) / len(tokens)
+
+    def _embed(self, texts: list[str]) -> Tensor:
+        return _in_batches(
+            lambda rows: text_embeddings(self._model, self._tokenizer, [texts[row] for row in rows.tolist()]),
+            torch.arange(len(texts)),
+        )
+
+
+Model = LlmModel | OwnTextModel
+
+
+def class_embeddings(prompts: Tensor, templates: int) -> Tensor:
+    """Return (classes, D), rows of length 1: each class the mean of its prompts (classes * templates, D)."""
+    return F.normalize(prompts.view(-1, templates, prompts.shape[1]).mean(dim=1), dim=1)
+
+
+def _in_batches(embed: Any, items: Tensor) -> Tensor:  # noqa: ANN401 - from a slice of items to (B, D)
+    with torch.inference_mode():
+        return torch.cat([embed(part).float().cpu() for part in items.split(BATCH)])

@@ -1,0 +1,161 @@
+"""Measure every arm and the base CLIP on the test split, and write it up in one self-contained page.
+
+Reads
+    artifacts/download/shards/              images and labels (split test)
+    artifacts/recaption/captions/           the captions that are searched by and for
+    artifacts/audit/kept/, verdict.json     which rows go on, and whether any may
+    artifacts/embed_captions/<llm>/         embeddings of captions and prompts
+    artifacts/base_models/clip/, about.json the base CLIP, a control
+    artifacts/train_clip/                   the arms
+Writes
+    artifacts/evaluate/report.html          no link, script or font from elsewhere
+    artifacts/evaluate/plots/*.csv          for `dvc plots`
+    metrics/evaluate.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from components.evaluate.findings import Findings
+from components.evaluate.gallery import gallery
+from components.evaluate.held_out import HeldOut, TaskCaptions, read_held_out, read_jpegs, task_captions
+from components.evaluate.measure import ArmResult, measure_arm, measure_captions
+from components.evaluate.models import CachedTexts, LlmModel, OwnTextModel
+from components.evaluate.plots import write_plot_tables
+from components.evaluate.report import write_report
+from components.faults import ConfigurationFault, DataFault
+from components.ml.clip import load_clip
+from components.running.output import output, write_metrics
+from components.running.progress import Progress
+from components.running.rows import Rows
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.storage.atomic import read_json
+from components.storage.kept import require_verdict
+from components.storage.layout import Layout
+from components.storage.manifest import read_manifest
+
+STAGE = "evaluate"
+BASE = "base_clip"  # the arm that was never trained here
+
+
+def run(params: Params, env: Environment) -> None:
+    """Measure all arms."""
+    layout, settings = Layout(env.work_store), params.evaluate
+    require_verdict(layout)
+    rows = Rows()
+    held_out = read_held_out(layout, _image_size(layout), rows)
+    tasks = [task_captions(held_out, task) for task in settings.retrieval]
+    caches: dict[str, CachedTexts] = {
+        llm: CachedTexts(layout.artifact("embed_captions") / llm, with_prompts=bool(settings.zero_shot))
+        for llm in params.embed_captions.llms
+    }
+    try:
+        arms = _measure_arms(params, env, layout, held_out, tasks, caches)
+        captions = {
+            task.name: measure_captions(held_out, task, caches, settings, params.seed)
+            for task in settings.caption_retrieval
+        }
+    except ValueError as error:
+        raise DataFault(f"{error}; `dvc repro --force train_clip` trains the arms again") from None
+
+    findings = Findings(
+        preset=params.preset,
+        seed=params.seed,
+        settings=settings,
+        rows=rows.figures(),
+        tasks=tasks,
+        arms=arms,
+        captions=captions,
+        history=_history(layout, list(arms)),
+    )
+    sections = gallery(findings, held_out, lambda keys: read_jpegs(layout, held_out, keys))
+    with output(layout, STAGE) as out:
+        write_plot_tables(out.folder / "plots", arms, findings.history)
+        write_report(out.folder / "report.html", findings, sections)
+    write_metrics(layout, STAGE, _metrics(rows, tasks, arms, captions))
+
+
+def _image_size(layout: Layout) -> int:
+    read_manifest(layout.artifact("base_models"), "clip/")
+    try:
+        return int(load_clip(layout.artifact("base_models") / "clip").config.vision_config.image_size)
+    except ValueError as error:
+        raise DataFault(f"{error}; `dvc repro --force base_models` makes it again") from None
+
+
+def _measure_arms(
+    params: Params,
+    env: Environment,
+    layout: Layout,
+    held_out: HeldOut,
+    tasks: list[TaskCaptions],
+    caches: dict[str, CachedTexts],
+) -> dict[str, ArmResult]:
+    """Return the result of each arm, in the order of params, and of the base CLIP."""
+    trained = layout.artifact("train_clip")
+    read_manifest(trained)
+    names = [arm["name"] for arm in read_json(trained / "arms.json")]
+    progress = Progress(layout.work(STAGE), STAGE, len(names) + 1, "arms")
+    arms: dict[str, ArmResult] = {}
+    for name in [*names, BASE]:
+        model: LlmModel | OwnTextModel
+        if name == BASE:
+            about = _about_base(layout)
+            model = OwnTextModel(layout.artifact("base_models") / "clip", env.device)
+        else:
+            about = read_json(trained / name / "model.json")
+            model = _trained_model(trained / name, about, caches, env.device)
+        arms[name] = measure_arm(about, model, held_out, tasks, params.evaluate, params.seed)
+        progress.advance(note=name)
+    return arms
+
+
+def _trained_model(
+    folder: Path, about: dict[str, Any], caches: dict[str, CachedTexts], device: str
+) -> LlmModel | OwnTextModel:
+    if about["text"] == "own":
+        return OwnTextModel(folder / "clip", device)
+    if about["text"] not in caches:
+        raise ConfigurationFault(
+            f"arm {about['name']} needs the embeddings of {about['text']}, embed_captions.llms lists "
+            f"{', '.join(caches)}: add it"
+        )
+    return LlmModel(folder, caches[about["text"]], device)
+
+
+def _about_base(layout: Layout) -> dict[str, Any]:
+    read_manifest(layout.artifact("base_models"), "about.json")
+    about = read_json(layout.artifact("base_models") / "about.json")["clip"]
+    return {"name": BASE, "text": "own", "trained": about.get("trained", True)}
+
+
+def _history(layout: Layout, arms: list[str]) -> dict[str, list[tuple[int, float]]]:
+    found = {}
+    for arm in arms:
+        path = layout.artifact("train_clip") / "history" / f"{arm}.csv"
+        if path.is_file():
+            lines = [line.split(",") for line in path.read_text("utf-8").splitlines()[1:]]
+            found[arm] = [(int(step), float(loss)) for step, loss in lines]
+    return found
+
+
+def _metrics(
+    rows: Rows, tasks: list[TaskCaptions], arms: dict[str, ArmResult], captions: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        **rows.figures(),
+        "tasks": {task.name: {"images": len(task.images), "captions": len(task.captions)} for task in tasks},
+        "arms": {
+            name: {
+                "retrieval": arm.retrieval,
+                "zero_shot": arm.zero_shot,
+                **({"truncated_share": arm.truncated} if arm.truncated else {}),
+                **({"trained": arm.about["trained"]} if "trained" in arm.about else {}),
+            }
+            for name, arm in arms.items()
+        },
+        "caption_retrieval": captions,
+    }
