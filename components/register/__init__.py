@@ -1,0 +1,1 @@
+"""register: a trained arm that passed its gates becomes a release, and the release goes to the registry."""

@@ -1,0 +1,125 @@
+"""Copying a release to the registry: blobs first, its manifest last and only once, then the alias `latest`.
+
+models/<name>/<version>/...              the release as it is; manifest.json makes it visible
+models/<name>/<version>/published.json   when and from which commit; not part of the version
+models/<name>/aliases/latest.json        the version that was published last
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from components.faults import DataFault, InfrastructureFault
+from components.running.progress import Progress
+from components.settings.environment import Environment
+from components.storage.atomic import read_json
+from components.storage.bucket import Bucket, open_bucket
+from components.storage.layout import MANIFEST, Layout
+from components.storage.manifest import read_manifest
+
+ALIAS = "latest"
+ALIAS_ATTEMPTS = 20
+GIT_SECONDS = 10
+log = logging.getLogger("llm2clip")
+
+
+def publish(layout: Layout, env: Environment) -> str:
+    """Copy the release of artifacts/register to `LLM2CLIP_REGISTRY` unless it is there; return where it is.
+
+    Raises:
+        DataFault: there is no intact release, or the registry has another one under the same version.
+        ConfigurationFault: no such bucket, refused credentials, or a store without conditional writes.
+        InfrastructureFault: the registry does not answer or cannot be written to.
+    """
+    release = layout.artifact("register")
+    entries = read_manifest(release)
+    about = read_json(release / "release.json")
+    bucket = open_bucket(env.registry)
+    folder = f"models/{about['name']}/{about['version']}"
+    try:
+        if _published(bucket, release, folder):
+            log.info("%s %s is in the registry already; nothing was copied", about["name"], about["version"])
+        else:
+            bucket.check_conditions()
+            progress = Progress(layout.work("register"), "publish", len(entries), "files")
+            for entry in entries:
+                bucket.upload_file(release / entry.uri, f"{folder}/{entry.uri}", entry.sha256)
+                progress.advance()
+            bucket.write(f"{folder}/published.json", _json(_circumstances()), if_absent=True)
+            manifest = (release / MANIFEST).read_bytes()
+            is_first = bucket.write(f"{folder}/{MANIFEST}", manifest, if_absent=True)
+            _published(bucket, release, folder)
+            by_whom = "is published" if is_first else "was published by another process just now"
+            log.info("%s %s %s", about["name"], about["version"], by_whom)
+        move_alias(bucket, about["name"], ALIAS, about["version"])
+    except OSError as error:
+        raise InfrastructureFault(
+            f"{bucket.uri} cannot be written to ({error.strerror or error}); mend it, then `llm2clip publish`"
+        ) from None
+    return f"{bucket.uri}/{folder}"
+
+
+def move_alias(bucket: Bucket, name: str, alias: str, version: str) -> bool:
+    """Let an alias name a version, by compare-and-swap: of two that move it at once, neither is lost unseen.
+
+    Returns:
+        Whether it named another one before.
+
+    Raises:
+        InfrastructureFault: others moved it each time.
+    """
+    path = f"models/{name}/aliases/{alias}.json"
+    for _ in range(ALIAS_ATTEMPTS):
+        found = bucket.read(path)
+        before = json.loads(found[0])["version"] if found else None
+        if before == version:
+            return False
+        data = _json({"version": version, "previous": before})
+        moved = (
+            bucket.write(path, data, if_match=found[1]) if found else bucket.write(path, data, if_absent=True)
+        )
+        if moved:
+            return True
+    raise InfrastructureFault(
+        f"{bucket.uri}/{path} was moved by others {ALIAS_ATTEMPTS} times; run `llm2clip publish` again"
+    )
+
+
+def _published(bucket: Bucket, release: Path, folder: str) -> bool:
+    """Say whether this very release is visible in the registry."""
+    found = bucket.read(f"{folder}/{MANIFEST}")
+    if found and found[0] != (release / MANIFEST).read_bytes():
+        raise DataFault(
+            f"{bucket.uri}/{folder} holds another release under this version; expected the same files: "
+            "look at both manifest.json, then remove the wrong one"
+        )
+    return found is not None
+
+
+def _circumstances() -> dict[str, Any]:
+    """Return when and from which commit a release was published; null where there is no git."""
+    commit = _git("rev-parse", "HEAD")
+    return {
+        "git_commit": commit,
+        "git_changed_files": len((_git("status", "--porcelain") or "").splitlines()) if commit else None,
+        "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    if not shutil.which("git"):
+        return None
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, timeout=GIT_SECONDS, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _json(tree: dict[str, Any]) -> bytes:
+    return f"{json.dumps(tree, indent=2, sort_keys=True)}\n".encode()
