@@ -1,0 +1,208 @@
+"""The full run: one Prefect task per stage of dvc.yaml, in its own workspace; deployment llm2clip/full."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture, as_completed, wait
+from prefect.settings import (
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
+from prefect.states import Cancelled, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import Task
+from pydantic import Field
+
+from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
+from components.storage.atomic import read_json
+from components.storage.layout import PARAMS, STAGES
+from flows.graph import between, upstream
+from flows.leash import die_with
+from flows.processes import Groups, GroupsStopped
+from flows.run import Run, child_environment
+from flows.verdict import Verdict, table
+from flows.workspace import PRESETS, bring, claimed_workspace, fill
+
+SIDE_BY_SIDE = 2  # stages; more would only share the same cores
+RETRY_DELAYS_SECONDS = [5.0, 20.0]  # of exit code 4; a cancelled run is killed after 30 seconds of waiting
+START_SECONDS = 120  # of a passing server that makes its database first
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+COMMITTED = str(PARAMS)
+_shipped = sorted(path.stem for path in (Path(__file__).parents[1] / PRESETS).glob("*.yaml"))
+# plain strings that the form shows as lists; a Literal would have to be written out
+Preset = Annotated[str, Field(json_schema_extra={"enum": [COMMITTED, *_shipped]})]
+Stage = Annotated[str, Field(json_schema_extra={"enum": list[Any](STAGES)})]
+
+
+@flow(name="llm2clip", task_runner=ThreadPoolTaskRunner(max_workers=SIDE_BY_SIDE))  # type: ignore[arg-type]
+def llm2clip(
+    preset: Preset = COMMITTED,
+    first_stage: Stage = STAGES[0],
+    last_stage: Stage = STAGES[-1],
+    push: bool = False,
+) -> State[Any] | None:
+    """Run the pipeline, or a part of it, on the committed code.
+
+    Args:
+        preset: Params to run, params.yaml as committed or a shipped preset.
+        first_stage: Where to start; what lies before it must be up to date.
+        last_stage: Where to end.
+        push: Copy the outputs of each stage to the DVC remote as soon as it is done.
+    """
+    root, groups, log = Path.cwd(), Groups(), get_run_logger()
+    if runtime.deployment.id:
+        die_with(os.getppid())  # a run without its worker could no longer be cancelled
+    try:
+        with claimed_workspace(root, _name()) as folder:
+            run = Run(folder, child_environment(root), groups)
+            log.info("workspace %s, work store %s", folder, run.layout.work_store)
+            fill(root, run, None if preset == COMMITTED else preset, log.warning)
+            run.components("check", log.info)
+            stages = between(run.graph(), first_stage, last_stage)
+            _require_remote(run, push=push)
+            bring(root, run, upstream(run.graph(), stages))
+            verdicts = _reproduce(run, stages, push=push)
+            if last_stage == STAGES[-1]:
+                run.components("publish", log.info)
+            _show(run, verdicts, log)
+    except Fault as fault:
+        log.error("%s", fault)
+        return Failed(message=str(fault), data=fault)
+    finally:
+        groups.stop()
+    return None
+
+
+@task(
+    task_run_name="{stage}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_condition_fn=lambda _task, _run, state: isinstance(state.data, InfrastructureFault),
+)
+def run_stage(stage: str, run: Run, push: bool) -> Verdict | State[Any]:
+    """Bring one stage up to date by DVC, with its log and progress in view."""
+    log = get_run_logger()
+    try:
+        verdict = run.reproduce(stage, lambda line: _say(log, line), _progress(run, stage))
+        log.info("%s %s after %.0f s: %s", stage, verdict.what, verdict.seconds, "; ".join(verdict.why))
+        create_markdown_artifact(table([verdict]), f"verdict-{_key(stage)}", f"What DVC did with {stage}")
+        if push:
+            run.push(stage)
+            log.info("%s pushed", stage)
+    except GroupsStopped:
+        return Cancelled(message=f"{stage} was stopped; it goes on from its last checkpoint in the next run")
+    except Fault as fault:  # as a state, for an exception would be shown with its traceback
+        return Failed(message=str(fault), data=fault)
+    return verdict
+
+
+def _reproduce(run: Run, stages: list[str], *, push: bool) -> list[Verdict]:
+    graph = run.graph()
+    futures: dict[str, PrefectFuture[Any]] = {}
+    for stage in stages:
+        one: Task[..., Any] = run_stage.with_options(
+            name=stage, retries=len(RETRY_DELAYS_SECONDS), retry_delay_seconds=RETRY_DELAYS_SECONDS
+        )
+        before = [futures[name] for name in stages if name in graph[stage]]
+        futures[stage] = one.submit(stage, run, push, wait_for=before)
+    for future in as_completed(list(futures.values())):
+        future.wait()  # its state is known only then
+        if not future.state.is_completed():
+            run.groups.stop()  # what runs beside it keeps its checkpoint
+            wait(list(futures.values()))
+            future.result()  # raises the stage's own fault
+    return [future.result() for future in futures.values()]
+
+
+def _say(log: Log, line: str) -> None:
+    level = next((name for name in ("ERROR", "WARNING") if line.startswith(f"{name}:")), "INFO")
+    log.log(logging.getLevelNamesMapping()[level], line)
+
+
+def _progress(run: Run, stage: str) -> Callable[[], None]:
+    """Return what looks at the stage's progress.json and keeps a progress bar in the UI."""
+    path = run.layout.work(stage) / "progress.json"
+    seen: list[float] = []  # when the file was last written
+    bar: list[Any] = []
+
+    def look() -> None:
+        try:
+            written = path.stat().st_mtime
+            if seen == [written]:
+                return
+            seen[:] = [written]
+            tree = read_json(path)
+        except (FileNotFoundError, DataFault):
+            return
+        text = f"{tree['what']}: {tree['done']} of {tree['total']} {tree['unit']}"
+        percent = min(100.0, 100.0 * tree["share"])
+        if bar:
+            update_progress_artifact(bar[0], percent, text)
+        else:
+            bar.append(create_progress_artifact(percent, key=f"progress-{_key(stage)}", description=text))
+
+    return look
+
+
+def _require_remote(run: Run, *, push: bool) -> None:
+    _, lines = run.dvc("config", "core.remote") if push else (0, [""])
+    if not lines:
+        raise ConfigurationFault(
+            "push was asked for, and no default DVC remote is configured; "
+            "`dvc remote add -d store s3://bucket/prefix`, commit .dvc/config, or run without push"
+        )
+
+
+def _show(run: Run, verdicts: list[Verdict], log: Log) -> None:
+    layout = run.layout
+    places = {
+        "report": layout.artifact("evaluate") / "report.html",
+        "audit": layout.artifact("audit") / "report.html",
+        "metrics": layout.root / "metrics",
+        "release": layout.artifact("register"),
+    }
+    lines = [f"{name}: {place}" for name, place in places.items() if place.exists()]
+    lines.append(f"registry: {run.environment['LLM2CLIP_REGISTRY']}")
+    for line in lines:
+        log.info(line)
+    text = "\n".join([table(verdicts), "", *(f"- {line}" for line in lines)])
+    create_markdown_artifact(text, key="results", description="What ran, and where its results are")
+
+
+def _name() -> str:
+    """Return a folder name for this flow run, the same when it is run again."""
+    readable = re.sub(r"[^a-z0-9]+", "-", runtime.flow_run.name.lower()).strip("-")
+    return f"{readable[:40]}-{str(runtime.flow_run.id)[-6:]}"
+
+
+def _key(stage: str) -> str:
+    return stage.replace("_", "-")
+
+
+def main() -> int:
+    """Run the flow with its defaults, without `PREFECT_API_URL` on a passing server; return the exit code."""
+    passing = {
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: START_SECONDS,
+        PREFECT_SERVER_ANALYTICS_ENABLED: False,
+    }
+    with temporary_settings(passing):
+        state = llm2clip(return_state=True)
+    fault = state.result(raise_on_failure=False)
+    return fault.exit_code if isinstance(fault, Fault) else int(not state.is_completed())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

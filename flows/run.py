@@ -1,0 +1,169 @@
+"""DVC's commands in a run's workspace, each in a process group of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from components.faults import (
+    ConfigurationFault,
+    DataFault,
+    Fault,
+    GateFault,
+    InfrastructureFault,
+)
+from components.storage.atomic import read_json
+from components.storage.layout import PARAMS, Layout
+from flows.graph import Graph, read_graph
+from flows.processes import Groups
+from flows.verdict import Verdict, reasons, verdict_of
+
+LOCK = Path("dvc.lock")
+FAULTS = {fault.exit_code: fault for fault in (ConfigurationFault, DataFault, InfrastructureFault, GateFault)}
+BUSY = "is being blocked by"  # another DVC process uses a path; --wait-for-lock does not wait for that
+ADVICE = ("To track the changes", "git add ", "To enable auto staging", "dvc config core.", "Use `dvc push`")
+Say = Callable[[str], None]
+
+
+class Run:
+    """One run of the pipeline.
+
+    Args:
+        folder: Its workspace, a DVC project.
+        environment: What its processes get, `LLM2CLIP_WORK_STORE` absolute among it.
+        groups: Where they are started.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str], groups: Groups) -> None:
+        self.folder = folder
+        self.environment = environment
+        self.groups = groups
+        self._layout = Layout(Path(environment["LLM2CLIP_WORK_STORE"]), folder)
+
+    @property
+    def layout(self) -> Layout:
+        """Paths of the workspace and of the work store."""
+        return self._layout
+
+    def graph(self) -> Graph:
+        """Return the stages of the workspace's dvc.yaml."""
+        return read_graph(self.folder / "dvc.yaml")
+
+    def components(self, command: str, say: Say) -> None:
+        """Run `python -m components COMMAND`.
+
+        Raises:
+            Fault: the command's own, with its message.
+        """
+        lines: list[str] = []
+        status = self._start([sys.executable, "-m", "components", command], lines.append)
+        if status:
+            raise FAULTS.get(status, Fault)(" ".join(lines[-3:]) or f"{command} ended with {status}")
+        for line in lines:
+            say(line)
+
+    def dvc(self, *arguments: str) -> tuple[int, list[str]]:
+        """Run a DVC command; return its exit status and its lines."""
+        lines: list[str] = []
+        return self._dvc(lines.append, *arguments), lines
+
+    def changes(self, stages: list[str]) -> dict[str, list[str]]:
+        """Return why stages are not up to date, from `dvc status`; those that are, are left out."""
+        status, lines = self.dvc("status", "--json", *stages)
+        answer = next((line for line in lines if line.startswith("{")), None)
+        if status or answer is None:
+            raise _of_dvc("dvc status", lines)
+        params, recorded = _yaml(self.folder / PARAMS), _yaml(self.folder / LOCK).get("stages", {})
+        entries: dict[str, list[Any]] = json.loads(answer)
+        stale = [stage for stage in stages if stage in entries]
+        return {stage: reasons(entries[stage], recorded.get(stage), params) for stage in stale}
+
+    def reproduce(self, stage: str, say: Say, on_tick: Callable[[], None]) -> Verdict:
+        """Bring one stage up to date.
+
+        Raises:
+            Fault: the stage's own, read from the exit.json it leaves, or DVC's.
+        """
+        start_seconds = time.monotonic()
+        why = self.changes([stage]).get(stage, ["nothing changed"])
+        work = self._layout.work(stage)
+        for name in ("exit.json", "progress.json"):  # of an earlier run
+            (work / name).unlink(missing_ok=True)
+        lines: list[str] = []
+
+        def on_line(line: str) -> None:
+            lines.append(line)
+            if not line.strip().startswith(ADVICE):
+                say(line)
+
+        status = self._dvc(on_line, "repro", "--single-item", stage, on_tick=on_tick)
+        if status:
+            raise _of_stage(stage, work, lines)
+        return Verdict(stage, verdict_of(lines), why, time.monotonic() - start_seconds)
+
+    def push(self, stage: str) -> None:
+        """Copy a stage's outputs and DVC's memory of its run to the remote.
+
+        Raises:
+            InfrastructureFault: the remote did not take them.
+        """
+        status, lines = self.dvc("push", "--run-cache", stage)
+        if status:
+            raise InfrastructureFault(f"dvc push {stage}: {_error(lines)}")
+
+    def _dvc(self, on_line: Say, *arguments: str, on_tick: Callable[[], None] = lambda: None) -> int:
+        dvc = Path(sys.executable).with_name("dvc")
+        return self._start([str(dvc), "--wait-for-lock", *arguments], on_line, on_tick)
+
+    def _start(self, command: list[str], on_line: Say, on_tick: Callable[[], None] = lambda: None) -> int:
+        return self.groups.run(command, self.folder, self.environment, on_line, on_tick)
+
+
+def child_environment(root: Path) -> dict[str, str]:
+    """Return the environment of a run's processes; its relative paths mean the main checkout `root`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    paths = {"LLM2CLIP_WORK_STORE": ".work", "LLM2CLIP_REGISTRY": "registry"}
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE", "HF_HOME"):
+        if name in environment:
+            paths[name] = environment[name]
+    for name, default in paths.items():
+        value = environment.get(name, default)
+        environment[name] = value if "://" in value else str(root / Path(value).expanduser())
+    beside = str(Path(sys.executable).parent)  # `python` of the stages is this one
+    environment["PATH"] = os.pathsep.join([beside, environment.get("PATH", os.defpath)])
+    return environment | {"PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+
+
+def _of_stage(stage: str, work: Path, lines: list[str]) -> Fault:
+    path = work / "exit.json"
+    if path.is_file():
+        tree = read_json(path)
+        return FAULTS.get(tree["exit_code"], Fault)(f"{stage}: {tree['message']}")
+    if any(line.startswith("Running stage ") for line in lines):
+        return Fault(
+            f"{stage} was killed before it could say why ({_error(lines)}); if by SIGKILL (-9), memory "
+            "likely ran out: make its batches smaller; a new run goes on from its last checkpoint"
+        )
+    return _of_dvc(stage, lines)
+
+
+def _of_dvc(what: str, lines: list[str]) -> Fault:
+    kind = InfrastructureFault if any(BUSY in line for line in lines) else ConfigurationFault
+    return kind(f"{what}: {_error(lines)}")
+
+
+def _error(lines: list[str]) -> str:
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    others = [line for line in lines if not line.startswith("WARNING: ")]
+    return " ".join(errors[:2] or others[:2]) or "DVC ended without a word"
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    return dict(YAML(typ="safe").load(path.read_text("utf-8")) or {}) if path.is_file() else {}
