@@ -1,0 +1,165 @@
+"""Hand-made artifacts of everything upstream of train_clip and evaluate: rendered scenes, their captions, a
+random CLIP, and embeddings in which every fact of a scene has a direction of its own."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from components.ml.clip import save_clip
+from components.ml.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel
+from components.ml.tfidf import words
+from components.ml.tokenizer import train_bpe
+from components.settings.params import Params
+from components.sources.scenes import (
+    COLUMN_LANGUAGES,
+    draw_scenes,
+    render,
+    scene_captions,
+    scene_labels,
+)
+from components.storage.atomic import write_json
+from components.storage.embeddings import EMBEDDED_CAPTIONS, EMBEDDED_PROMPTS, PROMPTS, write_embeddings
+from components.storage.layout import Layout
+from components.storage.manifest import write_manifest
+from components.storage.shards import Pair, write_shard
+from components.storage.side_tables import Caption, write_captions, write_keys
+
+SIZE = 32  # pixels
+WIDTH = 24  # of the embeddings
+CONTEXT = 16
+COUNTS = {"train": 24, "test": 12}
+TASK = {"name": "object", "label": "object", "templates": ["a {label}", "a picture of a {label}"]}
+
+
+def small(smoke: Params) -> Params:
+    """Return params that fit the artifacts below: two steps an arm, no `tiny_*` columns."""
+    train_clip = smoke.train_clip.model_copy(
+        update={
+            "caption_mix": {"alt": 0.5, "short": 0.25, "dense": 0.25},
+            "steps": 6,
+            "batch_size": 8,
+            "checkpoint_steps": 2,
+            "projection_dim": 16,
+        }
+    )
+    return smoke.model_copy(update={"train_clip": train_clip})
+
+
+def make_artifacts(layout: Layout, llms: tuple[str, ...] = ("base", "tuned")) -> list[Caption]:
+    """Write download, recaption, audit, base_models and embed_captions; return all captions."""
+    pairs, captions = _scenes()
+    half = len(pairs) // 2
+    shards = {"00000": pairs[:half], "00001": pairs[half:]}
+    rows = {f"shards/{name}.tar": len(part) for name, part in shards.items()}
+    for name, part in shards.items():
+        keys = [pair.key for pair in part]
+        of_shard = [caption for caption in captions if caption.key in set(keys)]
+        write_shard(layout.artifact("download") / "shards" / f"{name}.tar", part)
+        write_captions(layout.artifact("recaption") / "captions" / f"{name}.parquet", of_shard)
+        write_keys(layout.artifact("audit") / "kept" / f"{name}.parquet", keys)
+        for llm in llms:
+            _write_embeddings(layout.artifact("embed_captions") / llm, name, of_shard)
+    for llm in llms:
+        _write_prompts(layout.artifact("embed_captions") / llm, pairs)
+    write_json(layout.artifact("audit") / "verdict.json", {"passed": True, "gates": []})
+    _write_clip(layout.artifact("base_models"), [caption.text for caption in captions])
+    write_manifest(layout.artifact("download"), rows)
+    for stage in ("recaption", "audit", "base_models", "embed_captions"):
+        write_manifest(layout.artifact(stage))
+    return captions
+
+
+def _scenes() -> tuple[list[Pair], list[Caption]]:
+    pairs, captions = [], []
+    for split, count in COUNTS.items():
+        for scene in draw_scenes("toy", split, count, 1):
+            key = f"{split}{scene.number:04d}"
+            for column, texts in scene_captions(scene).items():
+                captions += [
+                    Caption(key, split, column, COLUMN_LANGUAGES[column], number, text, "toy")
+                    for number, text in enumerate(texts)
+                ]
+            file = BytesIO()
+            render(scene, SIZE).save(file, "JPEG", quality=95)
+            pairs.append(
+                Pair(key, file.getvalue(), captions[-1].text, {"split": split, "labels": scene_labels(scene)})
+            )
+    return pairs, captions
+
+
+def embed(texts: list[str]) -> Tensor:
+    """Embed texts as sums of one random direction a word."""
+    rows = []
+    for text in texts:
+        seeds = [int.from_bytes(sha256(word.encode()).digest()[:4]) for word in words(text)]
+        rows.append(sum(torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed)) for seed in seeds))
+    return torch.stack(rows)  # type: ignore[arg-type]
+
+
+def _write_embeddings(folder: Path, shard: str, captions: list[Caption]) -> None:
+    texts = list(dict.fromkeys(caption.text for caption in captions))
+    numbers = {text: row for row, text in enumerate(texts)}
+    table = [
+        {name: getattr(caption, name) for name in EMBEDDED_CAPTIONS.names if name != "row"}
+        | {"row": numbers[caption.text]}
+        for caption in captions
+    ]
+    write_embeddings(
+        folder,
+        shard,
+        {"llm": folder.name},
+        pa.Table.from_pylist(table, schema=EMBEDDED_CAPTIONS),
+        embed(texts),
+    )
+
+
+def _write_prompts(folder: Path, pairs: list[Pair]) -> None:
+    labels = sorted(
+        {
+            label
+            for pair in pairs
+            if pair.metadata["split"] == "test"
+            for label in pair.metadata["labels"]["object"]
+        }
+    )
+    templates: Any = TASK["templates"]
+    lines = [
+        {"task": "object", "label": label, "template": template} for label in labels for template in templates
+    ]
+    table = pa.Table.from_pylist(
+        [{**line, "row": row} for row, line in enumerate(lines)], schema=EMBEDDED_PROMPTS
+    )
+    texts = [line["template"].replace("{label}", line["label"]) for line in lines]
+    write_embeddings(folder, PROMPTS, {"llm": folder.name}, table, embed(texts))
+
+
+def _write_clip(folder: Path, texts: list[str]) -> None:
+    tokenizer = train_bpe(texts, 256, CONTEXT, padding_side="right", ends_with_eos=True)
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "projection_dim": 16,
+    }
+    text = {
+        **shape,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": CONTEXT,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    vision = {**shape, "image_size": SIZE, "patch_size": 8, "stem_channels": [4, 8, 8]}
+    torch.manual_seed(0)
+    model = ConvStemCLIPModel(ConvStemCLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    save_clip(model.eval(), folder / "clip")
+    tokenizer.save_pretrained(folder / "clip")
+    write_json(folder / "about.json", {"clip": {"kind": "made", "trained": False}})

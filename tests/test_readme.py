@@ -1,0 +1,34 @@
+"""The README names what is there: every folder in its tree, every make target it uses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+from tests.project import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+TREE = README.split("## The tree")[1]
+
+
+def test_the_tree_names_every_folder() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = [line.split("/") for line in listed.splitlines()]
+    folders = {path[0] for path in paths if len(path) > 1 and not path[0].startswith(".")}
+    folders |= {path[1] for path in paths if path[0] == "components" and len(path) > 2}
+    assert not [folder for folder in folders if not re.search(rf"^ *{folder}/ ", TREE, re.MULTILINE)]
+
+
+def test_every_make_target_it_uses_exists() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    used = set(
+        re.findall(r"\bmake ([a-z0-9-]+)\b", " ".join(re.findall(r"`[^`]*`|^make .*$", README, re.MULTILINE)))
+    )
+    assert used
+    assert used <= targets
+
+
+def test_its_local_links_exist() -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
