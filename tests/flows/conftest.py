@@ -43,7 +43,7 @@ stages:
 """
 # What the real entry point does, with exit codes that the test plans
 STAGE = """
-import json, logging, os, sys
+import json, logging, os, sys, time
 from pathlib import Path
 from components.running.progress import Progress
 from components.running.signals import die_with_parent
@@ -56,12 +56,17 @@ work.mkdir(parents=True, exist_ok=True)
 die_with_parent()
 with (store / "started").open("a") as started:
     started.write(stage + "\\n")
-plan = json.loads((store / "plan.json").read_text()) if (store / "plan.json").is_file() else {}
-code = plan.get(stage, []).pop(0) if plan.get(stage) else 0
-(store / "plan.json").write_text(json.dumps(plan))
+plan = store / f"plan-{stage}.json"  # one each: stages run side by side
+codes = json.loads(plan.read_text()) if plan.is_file() else []
+code = codes.pop(0) if codes else 0
+plan.write_text(json.dumps(codes))
 if code == "hang":
     print("hanging", os.getpid(), flush=True)
-    import time; time.sleep(600)
+    time.sleep(600)
+if isinstance(code, list):  # [5, "download"]: 5, but not before download has started
+    code, other = code
+    while other not in (store / "started").read_text().split():
+        time.sleep(0.05)
 if code == "kill":
     os.kill(os.getpid(), 9)
 Progress(work, stage, 10, "rows").advance(10)
@@ -84,9 +89,12 @@ class Project:
         self.store = folder / ".work"
         self.store.mkdir()
 
-    def plan(self, **codes: list[int | str]) -> None:
-        """Let the next runs of a stage end with these codes; afterwards with 0."""
-        (self.store / "plan.json").write_text(json.dumps(codes))
+    def plan(self, **codes: list[int | str | list[int | str]]) -> None:
+        """Let the next runs of a stage end with these codes, then with 0; [code, other] waits for `other`."""
+        for old in self.store.glob("plan-*.json"):
+            old.unlink()
+        for stage, planned in codes.items():
+            (self.store / f"plan-{stage}.json").write_text(json.dumps(planned))
         (self.store / "started").unlink(missing_ok=True)
 
     def started(self) -> list[str]:

@@ -70,7 +70,7 @@ def test_retries_only_infrastructure_and_stops_at_a_failure_then_goes_on(
 
 
 def test_a_failure_stops_what_runs_beside_it(project: Project, prefect_client: SyncPrefectClient) -> None:
-    project.plan(download=["hang"], base_models=[5])
+    project.plan(download=["hang"], base_models=[[5, "download"]])
     failed = _run()
     assert failed.message == "base_models: planned 5"
     assert sorted(project.started()) == ["base_models", "download"]
