@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from flows.verdict import Verdict, reasons, verdict_of
 
 LOCK = Path("dvc.lock")
 FAULTS = {fault.exit_code: fault for fault in (ConfigurationFault, DataFault, InfrastructureFault, GateFault)}
+EXITED = re.compile(r"exited with (\d+)$")
 BUSY = "is being blocked by"  # another DVC process uses a path; --wait-for-lock does not wait for that
 ADVICE = ("To track the changes", "git add ", "To enable auto staging", "dvc config core.", "Use `dvc push`")
 Say = Callable[[str], None]
@@ -146,6 +148,8 @@ def _of_stage(stage: str, work: Path, lines: list[str]) -> Fault:
     if path.is_file():
         tree = read_json(path)
         return FAULTS.get(tree["exit_code"], Fault)(f"{stage}: {tree['message']}")
+    if found := EXITED.search(_error(lines)):  # the disk may have been too full for last words
+        return FAULTS.get(int(found[1]), Fault)(f"{stage} ended with {found[1]}: its log says why")
     if any(line.startswith("Running stage ") for line in lines):
         return Fault(
             f"{stage} was killed before it could say why ({_error(lines)}); if by SIGKILL (-9), memory "

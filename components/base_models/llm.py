@@ -45,7 +45,7 @@ def make_llm(section: MadeLlm, workshop: Workshop) -> Path:
             "steps": section.training.steps,
             "parameters": parameters_of(model),
             "final_loss": loss,
-            "held_out": _held_out(model, tokenizer, texts.held_out, section.max_tokens),
+            "held_out": _held_out(model, tokenizer, texts.held_out, section.max_tokens) if loss else None,
         }
         write_json(folder / "about.json", about)
 

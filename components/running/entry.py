@@ -6,9 +6,11 @@ import errno
 import importlib
 import logging
 import os
+import re
 import shutil
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from components.faults import Fault, InfrastructureFault, Stopped
@@ -22,6 +24,7 @@ from components.storage.layout import PARAMS, Layout
 
 MIN_FREE_BYTES = 200_000_000
 UNEXPECTED = 1
+OF_RUST = re.compile(r"\(os error (\d+)\)")
 log = logging.getLogger("llm2clip")
 
 
@@ -48,19 +51,15 @@ def start(stage: str, *, debug: bool = False) -> int:
         )
     except Fault as fault:
         code, message = fault.exit_code, str(fault)
-    except OSError as error:
+    except Exception as error:
         code, message = _of_system(error)
-    except Exception as error:  # the last line of defence: a bug of ours, said in one line
-        code, message = (
-            UNEXPECTED,
-            f"unexpected {type(error).__name__}: {error} (--debug prints the traceback)",
-        )
     if message:
         if debug:
             traceback.print_exc()
         log.error("%s: %s", stage, message)
     if work and work.is_dir():
-        write_json(work / "exit.json", {"exit_code": code, "message": message})
+        with suppress(OSError):  # a full disk; the exit code still says it
+            write_json(work / "exit.json", {"exit_code": code, "message": message})
     return code
 
 
@@ -97,7 +96,12 @@ def _preflight(work: Path) -> None:
         )
 
 
-def _of_system(error: OSError) -> tuple[int, str]:
+def _of_system(error: Exception) -> tuple[int, str]:
+    """Return exit code and message of an error of the system, or of a bug of ours: the last line of defence."""
+    if found := OF_RUST.search(str(error)):  # safetensors has no OSError
+        error = OSError(int(found[1]), os.strerror(int(found[1])))
+    if not isinstance(error, OSError):
+        return UNEXPECTED, f"unexpected {type(error).__name__}: {error} (--debug prints the traceback)"
     where = f" at {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (

@@ -75,7 +75,11 @@ def new_folder(path: Path) -> Iterator[Path]:
     for leftover in (part, old):
         remove(leftover)
     part.mkdir()
-    yield part
+    try:
+        yield part
+    except BaseException:
+        remove(part)  # on a full disk its room is needed to say so
+        raise
     replace_folder(part, path)
 
 
@@ -107,6 +111,17 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         with new_file(target) as part:
             shutil.copyfile(source, part)
+
+
+def reserve(path: Path) -> None:
+    """Have the disk give a sparse file its room now: a write to mapped memory without room is a SIGBUS.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def sha256_of(path: Path) -> str:

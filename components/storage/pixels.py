@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.faults import DataFault
-from components.storage.atomic import content_key
+from components.storage.atomic import content_key, reserve
 from components.storage.kept import KeptShard
 from components.storage.pieces import piece
 from components.storage.shards import read_shard
@@ -79,9 +79,9 @@ def _maker(
     def make(folder: Path) -> None:
         keys = sorted(shard.captions)
         rows = {key: row for row, key in enumerate(keys)}
-        images: Any = np.lib.format.open_memmap(
-            folder / IMAGES, mode="w+", dtype=np.uint8, shape=(len(keys), 3, size, size)
-        )
+        shape = (len(keys), 3, size, size)
+        images: Any = np.lib.format.open_memmap(folder / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
+        reserve(folder / IMAGES)
         for pair in read_shard(download / shard.entry.uri, shard.entry.rows):
             if pair.key in rows:
                 images[rows.pop(pair.key)] = _decode(pair.key, pair.jpeg, size, decode)

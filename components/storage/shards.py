@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,19 +32,26 @@ def write_shard(path: Path, pairs: Iterable[Pair]) -> int:
     count = 0
     with new_file(path) as part, part.open("wb") as stream:
         writer = TarWriter(stream, encoder=False, mtime=0, user="root", group="root")
-        for pair in pairs:
-            metadata = json.dumps(pair.metadata, sort_keys=True, ensure_ascii=False)
-            writer.write(
-                {
-                    "__key__": pair.key,
-                    "jpg": pair.jpeg,
-                    "json": metadata.encode(),
-                    "txt": pair.caption.encode(),
-                }
-            )
-            count += 1
+        try:
+            for pair in pairs:
+                writer.write(_sample(pair))
+                count += 1
+        except BaseException:
+            with suppress(OSError):
+                writer.close()  # else tarfile tries again, too late, and prints a traceback
+            raise
         writer.close()
     return count
+
+
+def _sample(pair: Pair) -> dict[str, Any]:
+    metadata = json.dumps(pair.metadata, sort_keys=True, ensure_ascii=False)
+    return {
+        "__key__": pair.key,
+        "jpg": pair.jpeg,
+        "json": metadata.encode(),
+        "txt": pair.caption.encode(),
+    }
 
 
 def read_shard(path: Path, rows: int | None = None) -> Iterator[Pair]:
