@@ -37,15 +37,16 @@ def make_llm(section: MadeLlm, workshop: Workshop) -> Path:
             return _next_token_loss(model, blocks[rows].to(workshop.device))
 
         loss = workshop.train("llm", model, section.training, identity, loss_at)
+        trained = loss is not None
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         about = {
             "kind": "made",
-            "trained": loss is not None,
+            "trained": trained,
             "steps": section.training.steps,
             "parameters": parameters_of(model),
             "final_loss": loss,
-            "held_out": _held_out(model, tokenizer, texts.held_out, section.max_tokens) if loss else None,
+            "held_out": _held_out(model, tokenizer, texts.held_out, section.max_tokens) if trained else None,
         }
         write_json(folder / "about.json", about)
 

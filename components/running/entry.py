@@ -97,7 +97,7 @@ def _preflight(work: Path) -> None:
 
 
 def _of_system(error: Exception) -> tuple[int, str]:
-    """Return exit code and message of an error of the system, or of a bug of ours: the last line of defence."""
+    """Return exit code and message of an error of the system, or of a bug of ours (the last defence)."""
     if found := OF_RUST.search(str(error)):  # safetensors has no OSError
         error = OSError(int(found[1]), os.strerror(int(found[1])))
     if not isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""A disk that is really full: said with exit code 4, by every way of writing, and the last good state stays."""
+"""A full disk: said with exit code 4, by every way of writing, and the last good state stays."""
 
 from __future__ import annotations
 
