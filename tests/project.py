@@ -52,6 +52,7 @@ class Project:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": "",
+            "SHELL": "/bin/sh",  # that of cron, containers and CI; often dash, which does not exec by itself
             "LLM2CLIP_THREADS": "1",
             "DVC_NO_ANALYTICS": "1",
             "DO_NOT_TRACK": "1",

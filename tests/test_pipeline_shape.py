@@ -38,7 +38,7 @@ def test_every_place_names_the_same_stages(graph: dict[str, Any]) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_what_it_is(graph: dict[str, Any], stage: str) -> None:
     node = graph["stages"][stage]
-    assert node["cmd"] == f"python -m components {stage}"
+    assert node["cmd"] == f"exec python -m components {stage}"
     assert node["outs"] == [f"artifacts/{stage}"]
     assert node["metrics"] == [f"metrics/{stage}.json"]
     assert stage in node["params"]

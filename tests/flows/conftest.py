@@ -21,23 +21,23 @@ from tests.project import ROOT, copy_working_tree
 DVC_YAML = """
 stages:
   download:
-    cmd: python stage.py download
+    cmd: exec python stage.py download
     deps: [stage.py, "inputs/${download.inputs}"]
     params: [seed, download]
     outs: [artifacts/download]
     metrics: [metrics/download.json]
   base_models:
-    cmd: python stage.py base_models
+    cmd: exec python stage.py base_models
     deps: [stage.py]
     params: [seed, base_models]
     outs: [artifacts/base_models]
   recaption:
-    cmd: python stage.py recaption
+    cmd: exec python stage.py recaption
     deps: [artifacts/download/data, artifacts/base_models]
     params: [recaption]
     outs: [artifacts/recaption]
   audit:
-    cmd: python stage.py audit
+    cmd: exec python stage.py audit
     deps: [artifacts/recaption]
     outs: [artifacts/audit]
 """
