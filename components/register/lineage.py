@@ -49,7 +49,6 @@ def lineage_of(
             stage: sha256_of(layout.artifact(stage) / MANIFEST)
             for stage in ("download", "base_models", "recaption", "tune_llm", "train_clip")
         },
-        "code_sha256": _code_key(),
         "gates": gates,
         "metrics": metrics["arms"][params.register.arm],
     }
@@ -62,8 +61,8 @@ def version_of(folder: Path, lineage: dict[str, Any]) -> str:
     return content_key([listed, lineage])[:VERSION_CHARACTERS]
 
 
-def _code_key() -> str:
-    """Return one hash for the code files of the pipeline."""
+def code_key() -> str:
+    """Return one hash for the code files of the pipeline; no part of a version, for DVC watches fewer."""
     package = Path(components.__file__).parent
     return content_key(
         [[path.relative_to(package).as_posix(), sha256_of(path)] for path in sorted(package.rglob("*.py"))]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.faults import DataFault, InfrastructureFault
+from components.register.lineage import code_key
 from components.running.progress import Progress
 from components.settings.environment import Environment
 from components.storage.atomic import read_json
@@ -51,7 +52,7 @@ def publish(layout: Layout, env: Environment) -> str:
             for entry in entries:
                 bucket.upload_file(release / entry.uri, f"{folder}/{entry.uri}", entry.sha256)
                 progress.advance()
-            bucket.write(f"{folder}/published.json", _json(_circumstances()), if_absent=True)
+            bucket.write(f"{folder}/published.json", _json(_circumstances(layout)), if_absent=True)
             manifest = (release / MANIFEST).read_bytes()
             is_first = bucket.write(f"{folder}/{MANIFEST}", manifest, if_absent=True)
             _published(bucket, release, folder)
@@ -60,7 +61,7 @@ def publish(layout: Layout, env: Environment) -> str:
         move_alias(bucket, about["name"], ALIAS, about["version"])
     except OSError as error:
         raise InfrastructureFault(
-            f"{bucket.uri} cannot be written to ({error.strerror or error}); mend it, then `llm2clip publish`"
+            f"{bucket.uri} cannot be written to ({error.strerror or error}); mend it and run again"
         ) from None
     return f"{bucket.uri}/{folder}"
 
@@ -86,9 +87,7 @@ def move_alias(bucket: Bucket, name: str, alias: str, version: str) -> bool:
         )
         if moved:
             return True
-    raise InfrastructureFault(
-        f"{bucket.uri}/{path} was moved by others {ALIAS_ATTEMPTS} times; run `llm2clip publish` again"
-    )
+    raise InfrastructureFault(f"{bucket.uri}/{path} was moved by others {ALIAS_ATTEMPTS} times; run again")
 
 
 def _published(bucket: Bucket, release: Path, folder: str) -> bool:
@@ -102,13 +101,20 @@ def _published(bucket: Bucket, release: Path, folder: str) -> bool:
     return found is not None
 
 
-def _circumstances() -> dict[str, Any]:
-    """Return when and from which commit a release was published; null where there is no git."""
+def _circumstances(layout: Layout) -> dict[str, Any]:
+    """Return when, from which commit and code a release was published, and what decides its bits.
+
+    Null stand for a folder without git, and for a training that DVC restored from another machine.
+    """
+    costs = layout.costs("train_clip")
+    trained = read_json(costs) if costs.is_file() else {}
     commit = _git("rev-parse", "HEAD")
     return {
+        "code_sha256": code_key(),
         "git_commit": commit,
         "git_changed_files": len((_git("status", "--porcelain") or "").splitlines()) if commit else None,
         "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "trained_with": {name: trained.get(name) for name in ("torch", "threads", "instruction_set")},
     }
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.faults import ConfigurationFault
+from components.faults import ConfigurationFault, Fault
 from components.register.card import model_card
 from components.register.gates import check_gates
 from components.register.lineage import lineage_of, version_of
@@ -24,7 +24,7 @@ from components.register.publish import publish
 from components.running.output import output, write_metrics
 from components.settings.environment import Environment
 from components.settings.params import Params
-from components.storage.atomic import link_or_copy, read_json, write_bytes, write_json
+from components.storage.atomic import link_or_copy, read_json, remove, write_bytes, write_json
 from components.storage.bucket import open_bucket
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest
@@ -58,7 +58,12 @@ def run(params: Params, env: Environment) -> None:
         version = version_of(out.folder, lineage)
         write_json(out.folder / "release.json", {"version": version, **lineage})
     write_metrics(layout, STAGE, {"name": settings.name, "version": version, "gates": gates})
-    publish(layout, env)
+    try:
+        publish(layout, env)
+    except Fault:  # what stayed would stand in the way of `dvc checkout`
+        remove(layout.artifact(STAGE))
+        remove(layout.metrics(STAGE))
+        raise
 
 
 def _copy(artifact: Path, below: str, target: Path, *, keep_prefix: bool = True) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from components.storage.atomic import read_json, write_json
 from components.storage.layout import Layout
@@ -36,11 +37,20 @@ class Costs:
                 "artifact_bytes": _bytes_below(layout.artifact(stage)),
                 "rows_in_per_second": round(_rows_in(layout, stage) / max(seconds, 1e-9), 2),
                 "cores": os.cpu_count(),
-                "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+                **_bits(),
                 "machine": platform.machine(),
                 "torch": version("torch"),
             },
         )
+
+
+def _bits() -> dict[str, Any]:
+    """Return what decides the last bits of a result besides torch's version; null without torch."""
+    torch = sys.modules.get("torch")
+    return {
+        "threads": torch.get_num_threads() if torch else None,
+        "instruction_set": torch.backends.cpu.get_cpu_capability() if torch else None,
+    }
 
 
 def _bytes_below(folder: Path) -> int:

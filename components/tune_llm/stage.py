@@ -10,6 +10,7 @@ Writes:
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from components.faults import ConfigurationFault, GateFault
@@ -20,7 +21,7 @@ from components.running.training import train
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.tune_llm import TuneLlm
-from components.storage.atomic import write_bytes
+from components.storage.atomic import write_bytes, write_json
 from components.storage.kept import require_verdict
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
@@ -76,8 +77,8 @@ def run(params: Params, env: Environment) -> None:
         write_bytes(out.folder / "history.csv", _csv(histories))
         metrics = {**rows.figures(), **share, "caption_retrieval": _by_task(recalls)}
         metrics["phases"] = [_figures(*phase) for phase in zip(histories, draws, strict=True)]
-        write_metrics(layout, STAGE, metrics)
-        _check_gain(own, recalls)
+        _check_gain(own, recalls, metrics, layout.work(STAGE) / "failed.json")
+    write_metrics(layout, STAGE, metrics)
 
 
 def _load(layout: Layout, own: TuneLlm, device: str) -> TextEncoder:
@@ -116,12 +117,17 @@ def _csv(histories: list[History]) -> bytes:
     return "\n".join(["phase,step,loss", *lines, ""]).encode()
 
 
-def _check_gain(own: TuneLlm, recalls: dict[str, dict[str, float]]) -> None:
+def _check_gain(
+    own: TuneLlm, recalls: dict[str, dict[str, float]], metrics: dict[str, Any], failed: Path
+) -> None:
+    """Stop below the limit, and leave the figures where DVC does not take them for the last good ones."""
+    failed.unlink(missing_ok=True)
     name = own.caption_retrieval[0].name
     tuned, base = recalls["tuned"][name], recalls["base"][name]
     if tuned - base < own.min_caption_retrieval_gain:
+        write_json(failed, metrics)
         raise GateFault(
             f"caption retrieval {name}: recall_at_1 is {tuned:.3f} after tuning and {base:.3f} before; "
             f"tune_llm.min_caption_retrieval_gain asks for {own.min_caption_retrieval_gain:+g}: "
-            "change learning rate, steps or pairs (metrics/tune_llm.json has the losses)"
+            "change learning rate, steps or pairs ({failed} has the losses)"
         )

@@ -64,7 +64,13 @@ def test_publishing_again_changes_nothing_and_says_so(
 def test_a_published_release_is_whole_and_loads(released: Layout, env: Environment) -> None:
     place = Path(publish(released, env))
     published = read_json(place / "published.json")
-    assert set(published) == {"git_commit", "git_changed_files", "published_at"}
+    assert set(published) == {
+        "code_sha256",
+        "git_commit",
+        "git_changed_files",
+        "published_at",
+        "trained_with",
+    }
     (place / "published.json").unlink()
     assert read_manifest(place) == read_manifest(released.artifact("register"))
     assert load_release(place).embed_texts(["a circle"]).shape[0] == 1

@@ -142,6 +142,8 @@ def test_too_little_gain_is_a_failed_gate(layout: Layout, smoke: Params, env: En
     with pytest.raises(GateFault, match="short_to_dense.*asks for \\+0.9"):
         run(changed(smoke, phases=short, min_caption_retrieval_gain=0.9), env)
     assert not layout.artifact("tune_llm").exists()
+    assert not layout.metrics("tune_llm").exists()  # `dvc checkout` would not write over it
+    assert read_json(layout.work("tune_llm") / "failed.json")["phases"][0]["steps"] == 1
 
 
 def test_data_that_the_audit_refused_is_not_trained_on(
