@@ -55,24 +55,27 @@ class Fetcher:
             Refused: with the reason, after the retries that params allow.
         """
         url = checked_url(text, self._fetch)
+        clock = asyncio.get_running_loop().time
+        left_seconds = self._fetch.deadline_seconds  # for all attempts and the waits between them
         for attempt in range(self._fetch.retries + 1):
-            try:
-                # waiting for a turn does not count against the deadline; the host's turn comes first, so that
-                # the queue of one slow host takes no turn from the others
-                async with (
-                    self._by_host[str(url.host)],
-                    self._all,
-                    asyncio.timeout(self._fetch.deadline_seconds),
-                ):
-                    return await self._follow(url)
-            except TimeoutError:
-                raise Refused("timeout") from None
-            except Refused as refused:
-                if not refused.may_pass or attempt == self._fetch.retries:
-                    raise
-                backoff_seconds = self._fetch.backoff_seconds * 2**attempt
-                wait_seconds = max(backoff_seconds, refused.retry_after_seconds)
-                await asyncio.sleep(min(wait_seconds, self._fetch.deadline_seconds))
+            # waiting for a turn does not count against the deadline; the host's turn comes first, so that
+            # the queue of one slow host takes no turn from the others
+            async with self._by_host[str(url.host)], self._all:
+                start_seconds = clock()
+                try:
+                    async with asyncio.timeout(left_seconds):
+                        return await self._follow(url)
+                except TimeoutError:
+                    raise Refused("timeout") from None
+                except Refused as refused:
+                    if not refused.may_pass or attempt == self._fetch.retries:
+                        raise
+                    backoff_seconds = self._fetch.backoff_seconds * 2**attempt
+                    wait_seconds = max(backoff_seconds, refused.retry_after_seconds)
+                    left_seconds -= clock() - start_seconds
+            wait_seconds = min(wait_seconds, left_seconds / 2)  # what is left is for the next attempt
+            left_seconds -= wait_seconds
+            await asyncio.sleep(wait_seconds)
         raise AssertionError("the last attempt returns or raises")
 
     async def _follow(self, url: URL) -> bytes:

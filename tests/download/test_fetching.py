@@ -139,6 +139,22 @@ def test_a_server_can_take_no_more_than_the_deadline_and_the_bytes(server: Serve
     assert time.monotonic() - start_seconds < 20  # generous: it would be 60 and more without a deadline
 
 
+def test_the_deadline_is_for_all_attempts_and_waits_together(
+    server: Server, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", wait)
+    server.answers["/busy"] = status(503, "Retry-After: 1000000000")
+    patient = fetch.model_copy(update={"retries": 5, "deadline_seconds": 20.0})
+    assert result(patient, server.url("/busy")) == "http_503"
+    assert server.hits["/busy"] == 6
+    assert 15 < sum(waits) < 20
+
+
 def test_what_is_no_plain_answer_is_refused(server: Server, fetch: Fetch) -> None:
     bomb = gzip.compress(b"\0" * 20_000_000)
     server.answers |= {
@@ -163,6 +179,7 @@ def test_what_is_no_plain_answer_is_refused(server: Server, fetch: Fetch) -> Non
 
 
 def test_what_may_pass_is_tried_again(server: Server, fetch: Fetch) -> None:
+    fetch = fetch.model_copy(update={"deadline_seconds": 2.0})  # of which a wait takes half
     good = body(b"picture")
     server.answers |= {
         "/resets": [reset, good],
