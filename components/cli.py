@@ -98,6 +98,12 @@ def _say(work: Callable[[], list[str]]) -> None:
     except Fault as fault:
         typer.echo(str(fault), err=True)
         sys.exit(fault.exit_code)
+    except OSError as error:
+        from components.running.entry import last_words
+
+        code, message = last_words(error)
+        typer.echo(message, err=True)
+        sys.exit(code)
 
 
 def main() -> None:

@@ -29,6 +29,11 @@ from flows.verdict import Verdict, reasons, verdict_of
 LOCK = Path("dvc.lock")
 FAULTS = {fault.exit_code: fault for fault in (ConfigurationFault, DataFault, InfrastructureFault, GateFault)}
 EXITED = re.compile(r"exited with (\d+)$")
+REFUSED = re.compile(  # what trying again does not change
+    "NoSuchBucket|bucket does not exist|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|Access Denied|"
+    "Forbidden|ExpiredToken|Unable to locate credentials",
+    re.IGNORECASE,
+)
 BUSY = "is being blocked by"  # another DVC process uses a path; --wait-for-lock does not wait for that
 ADVICE = ("To track the changes", "git add ", "To enable auto staging", "dvc config core.", "Use `dvc push`")
 Say = Callable[[str], None]
@@ -114,11 +119,13 @@ class Run:
         """Copy a stage's outputs and DVC's memory of its run to the remote.
 
         Raises:
+            ConfigurationFault: the remote refuses the credentials, or is not there.
             InfrastructureFault: the remote did not take them.
         """
         status, lines = self.dvc("push", "--run-cache", stage)
         if status:
-            raise InfrastructureFault(f"dvc push {stage}: {_error(lines)}")
+            kind = ConfigurationFault if REFUSED.search(" ".join(lines)) else InfrastructureFault
+            raise kind(f"dvc push {stage}: {_error(lines)}")
 
     def _dvc(self, on_line: Say, *arguments: str, on_tick: Callable[[], None] = lambda: None) -> int:
         dvc = Path(sys.executable).with_name("dvc")

@@ -41,8 +41,8 @@ PHOTOGRAPHS, TEXTS = "photographs.parquet", "texts.parquet"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the list, serve the photographs, run the command, and return its exit code."""
     given = _parser().parse_args(arguments)
-    splits = dict(pair.split("=", 1) for pair in given.splits)
     try:
+        splits = _splits(given.splits)
         table = photograph_table(given.captions, given.kind, splits, given.validation_rows, given.port)
         write_table(given.out / PHOTOGRAPHS, table)
         if given.texts:
@@ -76,7 +76,12 @@ def photograph_table(
     """
     if not captions.is_file():
         raise ConfigurationFault(f"{captions} not found; expected a table of captions: mend --captions")
-    table = pq.read_table(captions)
+    try:
+        table = pq.read_table(captions)
+    except pa.ArrowException as error:
+        raise ConfigurationFault(
+            f"{captions} is no parquet file ({str(error).splitlines()[0]}); expected a table of captions"
+        ) from None
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         names = ", ".join(table.column_names)
         raise ConfigurationFault(f"{captions} lacks {', '.join(missing)}; it has {names}: rename its columns")
@@ -184,6 +189,12 @@ class _Photographs(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_arguments: object) -> None:
         """Say nothing: the download's ledger tells what became of each row."""
+
+
+def _splits(pairs: Sequence[str]) -> dict[str, str]:
+    if odd := [pair for pair in pairs if "=" not in pair]:
+        raise ConfigurationFault(f"--splits {odd[0]}; expected table=pipeline, as in val=test: mend it")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _hold_out(photographs: dict[str, dict[str, object]], count: int) -> None:

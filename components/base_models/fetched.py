@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from components.base_models.workshop import Workshop
 from components.faults import ConfigurationFault, InfrastructureFault
 from components.settings.base_models import FolderModel, HubModel
@@ -58,12 +60,13 @@ def fetch(
             shutil.copyfile(path, folder / path.name)
         try:
             check(folder)
-        except (ValueError, OSError) as error:
+            parameters = _parameters(folder)
+        except (ValueError, OSError, SafetensorError) as error:
             found = str(error).splitlines()[0]
             raise ConfigurationFault(
                 f"base_models.{name}: {place} cannot be used ({found}); expected another model"
             ) from None
-        about: dict[str, Any] = {**section.model_dump(), "trained": True, "parameters": _parameters(folder)}
+        about: dict[str, Any] = {**section.model_dump(), "trained": True, "parameters": parameters}
         write_json(folder / "about.json", {**about, "steps": None, "final_loss": None, "held_out": None})
 
     return workshop.piece(name, identity, make)
@@ -94,7 +97,12 @@ def check_clip(folder: Path) -> None:
 
 def _snapshot(section: HubModel) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     try:
         return Path(
@@ -106,6 +114,10 @@ def _snapshot(section: HubModel) -> Path:
         raise ConfigurationFault(
             f"{section.id} at {section.revision} is not in the hub's cache and the hub cannot be reached; "
             "expected either: run once with network and without HF_HUB_OFFLINE, or take kind: folder"
+        ) from None
+    except HFValidationError as error:
+        raise ConfigurationFault(
+            f"{str(error).splitlines()[0]}; expected an id of the hub, owner/name"
         ) from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else SERVER_ERROR
@@ -132,14 +144,25 @@ def _files(source: Path, place: str) -> list[Path]:
         )
     if not (source / "config.json").is_file():
         raise ConfigurationFault(f"{place} has no config.json; expected a model in Hugging Face layout")
-    index = source / "model.safetensors.index.json"
-    listed = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index.is_file() else set()
+    listed = _listed(source / "model.safetensors.index.json")
     if missing := sorted(listed - weights):
         raise ConfigurationFault(
             f"{place} lacks {missing[0]}, which its index lists ({len(missing)} of {len(listed)} missing); "
             "expected all: download it again"
         )
     return taken
+
+
+def _listed(index: Path) -> set[str]:
+    """Return the files of weights that an index lists; none where there is no index."""
+    if not index.is_file():
+        return set()
+    try:
+        return set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigurationFault(
+            f"{index} is damaged; expected JSON with a weight_map: download it again"
+        ) from None
 
 
 def _parameters(folder: Path) -> int:

@@ -35,7 +35,9 @@ class Embedder:
 
     def key(self, content: str) -> str:
         """Return the name of a piece: a hash of all that decides it."""
-        return content_key([self.llm.about, content, self.params.batch_tokens, self.params.recheck_rows])
+        return content_key(
+            [self.llm.about, content, self.params.batch_tokens, self.params.recheck_rows, self.seed]
+        )
 
     def write_captions(self, folder: Path, shard: str, captions: list[Caption]) -> None:
         """Write one shard's embeddings, captions of equal text sharing one."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
@@ -96,7 +97,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, KeyError, ImportError, ValueError) as error:
+    except (OSError, KeyError, ImportError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{folder} holds no language model and tokenizer that load: {_first_line(error)}"
         ) from None

@@ -29,6 +29,9 @@ class Captioner(Protocol):
     def columns(self) -> set[tuple[str, str]]:
         """Return the columns it writes, each with the split it writes it for."""
 
+    def sources(self) -> set[tuple[str, str]]:
+        """Return the columns of the source that it reads, each with the split it reads it for."""
+
     def identity(self) -> dict[str, Any]:
         """Return all that decides what it writes, as plain values."""
 

@@ -23,6 +23,10 @@ class FromColumns:
         """See `Captioner`."""
         return {(take.column, split) for take in self._section.columns for split in take.splits}
 
+    def sources(self) -> set[tuple[str, str]]:
+        """See `Captioner`."""
+        return {(take.source, split) for take in self._section.columns for split in take.splits}
+
     def identity(self) -> dict[str, Any]:
         """See `Captioner`."""
         return self._section.model_dump()

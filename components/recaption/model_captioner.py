@@ -45,6 +45,10 @@ class FromPixels:
         """See `Captioner`."""
         return {(self.column(kind), split) for kind in self._section.writes for split in self._section.splits}
 
+    def sources(self) -> set[tuple[str, str]]:
+        """See `Captioner`."""
+        return set()
+
     def column(self, kind: str) -> str:
         """Return the column that a kind of caption goes to."""
         return f"{self.name}_{kind}"

@@ -42,10 +42,12 @@ def run(params: Params, env: Environment) -> None:
     rows = Rows()
     columns: Counter[str] = Counter()
     progress = Progress(work, "recaption", sum(one.rows or 0 for one in shards) * len(captioners), "rows")
+    given: set[tuple[str, str]] = set()
     with output(layout, "recaption") as out:
         for entry in shards:
             shard = Shard(Path(entry.uri).stem, download / entry.uri, int(entry.rows or 0), entry.sha256)
             source = source_captions(shard, work)
+            given |= {(caption.column, caption.split) for caption in source}
             _check_columns(captioners, source)
             captions = list(source)
             for captioner in captioners:
@@ -61,6 +63,7 @@ def run(params: Params, env: Environment) -> None:
             name = f"captions/{shard.name}.parquet"
             write_captions(out.folder / name, captions)
             out.rows[name] = len(captions)
+        _check_sources(captioners, given)
         if captioners:
             rows.check(params.recaption.max_reject_share, "recaption")
     quality_figures = {name: quality.figures() for name, quality in qualities.items()}
@@ -103,3 +106,16 @@ def _check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
                 "already; expected a name of its own"
             )
         taken |= captioner.columns()
+
+
+def _check_sources(captioners: list[Captioner], given: set[tuple[str, str]]) -> None:
+    """Stop where a captioner reads a column that no row of a split has, if there are rows of that split."""
+    splits = {split for _, split in given}
+    for captioner in captioners:
+        if absent := sorted(one for one in captioner.sources() - given if one[1] in splits):
+            column, split = absent[0]
+            there = ", ".join(sorted(name for name, of in given if of == split))
+            raise ConfigurationFault(
+                f"recaption.captioners {captioner.name} reads column {column}, which no row of {split} has; "
+                f"expected one of {there}: correct its source, or leave {split} out of its splits"
+            )

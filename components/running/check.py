@@ -12,6 +12,7 @@ from components.settings.base_models import FolderModel
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.sources import Folder, Table
+from components.storage.bucket import open_bucket
 from components.storage.layout import Layout
 
 MIN_FREE_BYTES = 1_000_000_000
@@ -22,8 +23,8 @@ def check(params: Params, env: Environment) -> list[str]:
     """Check what can be checked without running a stage; return one line for each thing that was looked at.
 
     Raises:
-        ConfigurationFault: a tool, an input or a model is missing.
-        InfrastructureFault: the disk is nearly full.
+        ConfigurationFault: a tool, an input, a model or the registry's bucket is missing.
+        InfrastructureFault: the disk is nearly full, or the registry does not answer.
     """
     layout = Layout(env.work_store)
     return [
@@ -32,6 +33,7 @@ def check(params: Params, env: Environment) -> list[str]:
         _disk(layout),
         _inputs(params, layout),
         _models(params, layout),
+        f"registry: {open_bucket(env.registry).uri}",
     ]
 
 

@@ -52,7 +52,7 @@ def start(stage: str, *, debug: bool = False) -> int:
     except Fault as fault:
         code, message = fault.exit_code, str(fault)
     except Exception as error:
-        code, message = _of_system(error)
+        code, message = last_words(error)
     if message:
         if debug:
             traceback.print_exc()
@@ -96,7 +96,7 @@ def _preflight(work: Path) -> None:
         )
 
 
-def _of_system(error: Exception) -> tuple[int, str]:
+def last_words(error: Exception) -> tuple[int, str]:
     """Return exit code and message of an error of the system, or of a bug of ours (the last defence)."""
     if found := OF_RUST.search(str(error)):  # safetensors has no OSError
         error = OSError(int(found[1]), os.strerror(int(found[1])))

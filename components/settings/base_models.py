@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.settings.section import Count, Positive, Rate, Revision, Section, Weight
+from components.settings.section import Count, Positive, Rate, RelativePath, Revision, Section, Weight
 from components.settings.sources import Scenes, TextSource
 
 
@@ -19,10 +19,10 @@ class HubModel(Section):
 
 
 class FolderModel(Section):
-    """A model in Hugging Face layout in a folder; relative to `inputs/<download.inputs>`, or absolute."""
+    """A model in Hugging Face layout in a folder below `inputs/<download.inputs>`, which DVC watches."""
 
     kind: Literal["folder"]
-    path: str
+    path: RelativePath
 
 
 class Schedule(Section):

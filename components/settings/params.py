@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.tokens import AliasToken, AnchorToken
 
 from components.faults import ConfigurationFault
 from components.settings.audit import Audit
@@ -21,7 +22,7 @@ from components.settings.embed_captions import EmbedCaptions
 from components.settings.evaluate import Evaluate
 from components.settings.recaption import Recaption
 from components.settings.register import Register
-from components.settings.section import Count, Name, Section
+from components.settings.section import Name, Section, Seed
 from components.settings.train_clip import TrainClip
 from components.settings.tune_llm import TuneLlm
 
@@ -37,7 +38,7 @@ class Params(Section):
     """Every value that can change a result."""
 
     preset: Name
-    seed: Count
+    seed: Seed
     download: Download
     base_models: BaseModels
     recaption: Recaption
@@ -99,8 +100,10 @@ def _parse(path: Path) -> CommentedMap:
         raise ConfigurationFault(f"{where} is not valid YAML: {what}") from None
     if not isinstance(tree, CommentedMap):
         raise ConfigurationFault(f"{path} is empty or not a mapping: expected one section per stage")
-    if re.search(r"(^|[\s:\[,-])[*&][A-Za-z_]", text):
-        raise ConfigurationFault(f"{path} uses YAML anchors or aliases: write the values out")
+    for token in YAML(typ="rt").scan(text):
+        if isinstance(token, AnchorToken | AliasToken):
+            line = token.start_mark.line + 1
+            raise ConfigurationFault(f"{path}:{line} uses a YAML anchor or alias: write the values out")
     if secret := SECRET.search(text):
         line = text[: secret.start()].count("\n") + 1
         raise ConfigurationFault(f"{path}:{line} holds what looks like a secret: put it in the environment")

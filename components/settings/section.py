@@ -14,6 +14,7 @@ class Section(BaseModel):
 
 
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # times a million and more it still fits torch's 64 bits
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]  # a learning rate, a temperature, a deadline in seconds
 Weight = Annotated[float, Field(ge=0)]

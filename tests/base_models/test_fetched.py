@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,28 @@ def test_what_is_missing_is_named(workshop: Workshop, damage: str, message: str)
         fetch(folder_model(), "llm", check_llm, workshop)
 
 
+def test_a_pointer_in_the_place_of_weights_is_no_model(workshop: Workshop) -> None:
+    source = write_llama(workshop.inputs / "mine")
+    (source / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    with pytest.raises(ConfigurationFault, match=r"mine cannot be used \(.*header"):
+        fetch(folder_model(), "llm", check_llm, workshop)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_damaged_index_is_named(workshop: Workshop, text: str) -> None:
+    source = write_llama(workshop.inputs / "mine")
+    (source / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ConfigurationFault, match="index.json is damaged"):
+        fetch(folder_model(), "llm", check_llm, workshop)
+
+
+def test_an_id_that_is_none_is_named(workshop: Workshop) -> None:
+    with pytest.raises(ConfigurationFault, match="an id of the hub"):
+        fetch(HubModel(kind="hub", id="a/b/c", revision=REVISION), "llm", check_llm, workshop)
+
+
 def test_a_missing_part_of_the_weights_is_named(workshop: Workshop) -> None:
     source = write_llama(workshop.inputs / "mine")
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
@@ -151,8 +174,8 @@ def test_the_hubs_cache_serves_offline(
 
 
 def test_a_released_llama_loads(workshop: Workshop, shared: Path) -> None:
-    section = folder_model(str(shared / "data" / "models" / "stories260K"))
-    folder = fetch(section, "llm", check_llm, workshop)
+    released = replace(workshop, inputs=shared / "data" / "models")
+    folder = fetch(folder_model("stories260K"), "llm", check_llm, released)
     encoder = load_text_encoder(
         folder, attention="bidirectional", pooling="mean", template="{text}", max_tokens=64
     )

@@ -176,11 +176,11 @@ def test_a_stopped_run_keeps_its_finished_shards(
 
 
 def test_too_many_empty_captions_stop_the_stage(smoke: Params, layout: Layout) -> None:
-    empty = {"kind": "columns", "name": "mine", "columns": [TAKE | {"source": "no_such_column"}]}
-    metrics = run_with(smoke, layout, COLUMNS, empty | {"name": "other", "columns": [TAKE | ABSENT]})
+    empty = {"kind": "columns", "name": "other", "columns": [TAKE | NOTHING]}
+    metrics = run_with(smoke, layout, COLUMNS, empty)
     assert metrics["rejected"] == {"empty": 10}
     with pytest.raises(DataFault, match=r"10 of 20 rows rejected \(empty 10\)"):
-        run_with(smoke, layout, COLUMNS, empty | {"name": "other", "columns": [TAKE | ABSENT]}, share=0.4)
+        run_with(smoke, layout, COLUMNS, empty, share=0.4)
 
 
 @pytest.mark.parametrize("column", ["alt", "dense"])
@@ -188,6 +188,15 @@ def test_a_column_that_is_there_is_not_written_over(smoke: Params, layout: Layou
     clash = {"kind": "columns", "name": "mine", "columns": [TAKE | {"column": column}]}
     with pytest.raises(ConfigurationFault, match=f"writes column {column} of"):
         run_with(smoke, layout, clash)
+
+
+def test_a_column_that_no_row_has_is_named(smoke: Params, layout: Layout) -> None:
+    mistyped = {"kind": "columns", "name": "mine", "columns": [TAKE | {"source": "al"}]}
+    with pytest.raises(
+        ConfigurationFault, match="mine reads column al, which no row of .* has; expected .*alt"
+    ):
+        run_with(smoke, layout, mistyped)
+    assert not layout.artifact("recaption").exists()
 
 
 def test_a_model_captioner_needs_one_of_base_models(smoke: Params, layout: Layout) -> None:
@@ -206,4 +215,4 @@ def test_a_damaged_shard_is_refused(smoke: Params, layout: Layout) -> None:
         run_with(smoke, layout, COLUMNS)
 
 
-ABSENT = {"source": "no_such_column", "column": "third"}
+NOTHING = {"take": "rest_joined", "column": "absent"}  # of one caption nothing is left

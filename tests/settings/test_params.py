@@ -44,7 +44,9 @@ def fault_of(tmp_path: Path, text: str | bytes) -> str:
         ("  temperature: 0.05", "  temperature: -1.0", ["tune_llm.temperature"]),
         ("  symmetric: true", '  symmetric: "no"', ["tune_llm.symmetric"]),
         ("seed: 7", "seed: 7\nseed: 8", ["params.yaml:", "not valid YAML"]),
-        ("seed: 7", "seed: &x 7", ["anchors"]),
+        ("seed: 7", "seed: &x 7", ["params.yaml:3 uses a YAML anchor"]),
+        ("seed: 7", "seed: &1 7", ["anchor"]),
+        ("seed: 7", "seed: 4294967296", ["seed", "less than 4294967296"]),
         ("seed: 7", "seed: 7\nnote: hf_abcdefghijklmnopqrstuvwx", ["secret"]),
         ("  arm: llm2clip", "  arm: llm2klip", ["register.arm is llm2klip"]),
         ("llms: [base, tuned]", "llms: [base]", ["needs tuned"]),
@@ -57,6 +59,14 @@ def test_faults_are_named(tmp_path: Path, before: str, after: str, expected: lis
     message = fault_of(tmp_path, DEMO.replace(before, after, 1))
     for part in expected:
         assert part in message
+
+
+def test_a_comment_or_a_text_may_hold_the_signs_of_anchors(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        DEMO.replace("seed: 7", "seed: 7 # see *this and &that").replace("licence: ", "licence: A &B ")
+    )
+    assert load_params(path).register.licence.startswith("A &B")
 
 
 def test_the_line_of_a_mistyped_key_is_named(tmp_path: Path) -> None:
