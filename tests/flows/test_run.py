@@ -47,6 +47,16 @@ def test_a_stage_runs_is_skipped_is_stale_for_a_named_reason_and_is_pushed(
     }  # outputs, and DVC's memory of the run
 
 
+@pytest.mark.parametrize("code", ["NoSuchBucket", "SignatureDoesNotMatch", "Forbidden"])
+def test_a_push_that_is_refused_is_not_tried_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    said = [f"ERROR: failed to push data to the cloud - An error occurred ({code}) when calling PutObject"]
+    monkeypatch.setattr(run, "dvc", lambda *_arguments: (255, said))
+    with pytest.raises(ConfigurationFault, match=rf"^dvc push download: .*{code}"):
+        run.push("download")
+
+
 def test_a_failure_is_the_stage_s_own(project: Project, run: Run) -> None:
     project.plan(base_models=[3])
     with pytest.raises(DataFault, match="^base_models: planned 3$"):

@@ -1,0 +1,70 @@
+"""Prints recall at 1 over several seeds as the README's table.
+
+    python infra/seed_table.py seed7.json seed8.json seed9.json
+
+Each file is a copy of metrics/evaluate.json from a run with another `seed` in params.yaml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from components.faults import ConfigurationFault, Fault
+from components.storage.atomic import read_json
+
+DIRECTIONS = {"text_to_image": "T→I", "image_to_text": "I→T"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table and return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("metrics", nargs="+", type=Path, help="metrics/evaluate.json of one seed each")
+    try:
+        runs = [read_json(path) for path in parser.parse_args(arguments).metrics]
+        sys.stdout.write(seed_table(runs))
+    except Fault as fault:
+        sys.stderr.write(f"{fault}\n")
+        return fault.exit_code
+    return 0
+
+
+def seed_table(runs: list[dict[str, Any]]) -> str:
+    """Return a Markdown table of the middle one of all seeds' recalls in percent, with lowest and highest.
+
+    Args:
+        runs: What evaluate measured, one entry for each seed.
+
+    Raises:
+        ConfigurationFault: the runs have other arms or tasks.
+    """
+    shapes = [(list(run["arms"]), list(run["tasks"])) for run in runs]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ConfigurationFault(
+            f"the runs have {len(set(map(str, shapes)))} sets of arms and tasks; expected one preset: "
+            "take runs that differ in their seed alone"
+        )
+    arms, tasks = shapes[0]
+    columns = [(task, direction) for task in tasks for direction in DIRECTIONS]
+    head = ["arm", *(f"{task} {DIRECTIONS[direction]}" for task, direction in columns)]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for arm in sorted(arms):
+        cells = [
+            _cell([run["arms"][arm]["retrieval"][task][way]["recall_at_1"]["value"] for run in runs])
+            for task, way in columns
+        ]
+        lines.append(f"| {' | '.join([f'`{arm}`', *cells])} |")
+    return "\n".join([*lines, ""])
+
+
+def _cell(shares: list[float]) -> str:
+    low, middle, high = (f"{100 * share:.1f}" for share in (min(shares), median(shares), max(shares)))
+    return f"{middle} ({low}–{high})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""The README's table over seeds, on figures made by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.seed_table import main
+
+
+def metrics(value: float, arm: str = "clip") -> dict[str, Any]:
+    figures = {way: {"recall_at_1": {"value": value}} for way in ("text_to_image", "image_to_text")}
+    return {"arms": {arm: {"retrieval": {"short": figures}}}, "tasks": {"short": {}}}
+
+
+def written(folder: Path, *trees: dict[str, Any]) -> list[str]:
+    for number, tree in enumerate(trees):
+        (folder / f"{number}.json").write_text(json.dumps(tree))
+    return [str(folder / f"{number}.json") for number in range(len(trees))]
+
+
+def test_each_cell_is_the_middle_seed_with_the_range(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(written(tmp_path, metrics(0.5), metrics(0.125), metrics(0.25))) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "| arm | short T→I | short I→T |",
+        "|---|---|---|",
+        "| `clip` | 25.0 (12.5–50.0) | 25.0 (12.5–50.0) |",
+    ]
+
+
+def test_runs_of_other_presets_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(written(tmp_path, metrics(0.5), metrics(0.5, arm="other"))) == 2
+    assert "differ in their seed alone" in capsys.readouterr().err
+    assert main([str(tmp_path / "none.json")]) == 3
