@@ -10,7 +10,7 @@ from torch import Tensor
 
 from components.base_models.clip import draw_captions
 from components.base_models.material import SceneSet, read_scene_sets
-from components.base_models.workshop import Workshop, parameters_of
+from components.base_models.workshop import Workshop, write_about
 from components.ml.captioner import (
     CELL_STD,
     Captioner,
@@ -27,7 +27,6 @@ from components.settings.base_models import MadeCaptioner
 from components.sources.scene_scores import fact_scores
 from components.sources.scene_space import BACKGROUNDS, COLOURS, FILLS, PLACES, SHAPES, SIZES
 from components.sources.scenes import Scene, scene_facts
-from components.storage.atomic import write_json
 
 KINDS = ("short", "dense")
 NOTHING = ""  # the value of an attribute where a place is empty
@@ -54,15 +53,7 @@ def make_captioner(section: MadeCaptioner, workshop: Workshop) -> Path:
         model = Captioner(_config(section, tokenizer)).to(workshop.device)
         loss = _train(model, tokenizer, section, train, identity, workshop)
         save_captioner(model, tokenizer, folder)
-        about = {
-            "kind": "made",
-            "trained": loss is not None,
-            "steps": section.training.steps,
-            "parameters": parameters_of(model),
-            "final_loss": loss,
-            "held_out": _held_out(model, tokenizer, held_out),
-        }
-        write_json(folder / "about.json", about)
+        write_about(folder, model, section.training, loss, _held_out(model, tokenizer, held_out))
 
     return workshop.piece("captioner", identity, make)
 

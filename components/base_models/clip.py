@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from components.base_models.material import Captions, SceneSet, read_scene_sets, read_texts
-from components.base_models.workshop import Workshop, parameters_of
+from components.base_models.workshop import Workshop, write_about
 from components.ml.clip import image_embeddings, save_clip, text_embeddings
 from components.ml.contrastive import clip_loss
 from components.ml.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel
 from components.ml.tokenizer import train_bpe
 from components.running.training import batch_rows
 from components.settings.base_models import MadeClip
-from components.storage.atomic import write_json
 
 MLP_EXPANSION = 4
 MAX_LOG_LOGIT_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
@@ -46,15 +45,8 @@ def make_clip(section: MadeClip, workshop: Workshop) -> Path:
         loss = _train(model, tokenizer, section, train, identity, workshop) if train else None
         save_clip(model.eval(), folder)
         tokenizer.save_pretrained(folder)
-        about = {
-            "kind": "made",
-            "trained": loss is not None,
-            "steps": section.training.steps,
-            "parameters": parameters_of(model),
-            "final_loss": loss,
-            "held_out": _held_out(model, tokenizer, held_out) if held_out else None,
-        }
-        write_json(folder / "about.json", about)
+        figures = _held_out(model, tokenizer, held_out) if held_out else None
+        write_about(folder, model, section.training, loss, figures)
 
     return workshop.piece("clip", identity, make)
 

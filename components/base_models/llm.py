@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from components.base_models.material import read_texts
-from components.base_models.workshop import Workshop, parameters_of
+from components.base_models.workshop import Workshop, write_about
 from components.ml.tokenizer import train_bpe
 from components.running.training import batch_rows
 from components.settings.base_models import MadeLlm
-from components.storage.atomic import write_json
 
 HELD_OUT_BATCH = 16
 
@@ -37,18 +36,12 @@ def make_llm(section: MadeLlm, workshop: Workshop) -> Path:
             return _next_token_loss(model, blocks[rows].to(workshop.device))
 
         loss = workshop.train("llm", model, section.training, identity, loss_at)
-        trained = loss is not None
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        about = {
-            "kind": "made",
-            "trained": trained,
-            "steps": section.training.steps,
-            "parameters": parameters_of(model),
-            "final_loss": loss,
-            "held_out": _held_out(model, tokenizer, texts.held_out, section.max_tokens) if trained else None,
-        }
-        write_json(folder / "about.json", about)
+        figures = (
+            _held_out(model, tokenizer, texts.held_out, section.max_tokens) if loss is not None else None
+        )
+        write_about(folder, model, section.training, loss, figures)
 
     return workshop.piece("llm", identity, make)
 

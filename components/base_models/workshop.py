@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from components.running.rows import Rows
 from components.running.training import Run, train, warmup_cosine
 from components.settings.base_models import Schedule
-from components.storage.atomic import content_key
+from components.storage.atomic import content_key, write_json
 from components.storage.pieces import piece
 
 FORMAT_VERSION = 1  # raised by hand when the same params give other weights
@@ -76,9 +76,27 @@ class Workshop:
         return history[-1]["loss"]
 
 
-def parameters_of(model: nn.Module) -> int:
-    """Count the numbers a model learned, shared ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def write_about(
+    folder: Path, model: nn.Module, schedule: Schedule, loss: float | None, held_out: dict[str, Any] | None
+) -> None:
+    """Write `about.json` of a model made here.
+
+    Args:
+        folder: Of the model.
+        model: Its numbers are counted, shared ones once.
+        schedule: From params.
+        loss: The last one; None where the model was left random.
+        held_out: Figures on rows it never saw.
+    """
+    about = {
+        "kind": "made",
+        "trained": loss is not None,
+        "steps": schedule.steps,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "final_loss": loss,
+        "held_out": held_out,
+    }
+    write_json(folder / "about.json", about)
 
 
 def _adamw(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
