@@ -35,7 +35,7 @@ def start(stage: str, *, debug: bool = False) -> int:
         stage: One of `layout.STAGES`.
         debug: Print the traceback of a failure as well.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    _log_to_stderr()
     work: Path | None = None
     message = ""
     try:
@@ -61,6 +61,13 @@ def start(stage: str, *, debug: bool = False) -> int:
         with suppress(OSError):  # a full disk; the exit code still says it
             write_json(work / "exit.json", {"exit_code": code, "message": message})
     return code
+
+
+def _log_to_stderr() -> None:
+    """Own lines and everyone's warnings: an HTTP client tells every request at INFO."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    for own in ("llm2clip", "components"):
+        logging.getLogger(own).setLevel(logging.INFO)
 
 
 def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -> None:
