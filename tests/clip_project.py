@@ -104,6 +104,12 @@ def embed(texts: list[str]) -> Tensor:
 
 
 def _write_embeddings(folder: Path, shard: str, captions: list[Caption]) -> None:
+    for column in sorted({caption.column for caption in captions}):
+        of_column = [caption for caption in captions if caption.column == column]
+        _write_column(folder / column, shard, of_column)
+
+
+def _write_column(folder: Path, shard: str, captions: list[Caption]) -> None:
     texts = list(dict.fromkeys(caption.text for caption in captions))
     numbers = {text: row for row, text in enumerate(texts)}
     table = [
@@ -114,7 +120,7 @@ def _write_embeddings(folder: Path, shard: str, captions: list[Caption]) -> None
     write_embeddings(
         folder,
         shard,
-        {"llm": folder.name},
+        {"llm": folder.parent.name},
         pa.Table.from_pylist(table, schema=EMBEDDED_CAPTIONS),
         embed(texts),
     )

@@ -1,13 +1,18 @@
-"""What is embedded: the captions of each shard's kept rows, and the prompts of zero-shot classes."""
+"""What is embedded: the captions of kept rows by shard and column, and the prompts of zero-shot classes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import pyarrow as pa
 
 from components.faults import ConfigurationFault, DataFault
 from components.running.rows import Rows
 from components.settings.evaluate import ZeroShotTask
+from components.storage.atomic import content_key
+from components.storage.embeddings import EMBEDDED_CAPTIONS
 from components.storage.manifest import Entry, read_manifest
 from components.storage.shards import read_shard, shards_of
 from components.storage.side_tables import Caption, read_captions, read_keys
@@ -20,7 +25,6 @@ class CaptionShard:
     name: str
     captions_path: Path
     kept_path: Path
-    content: str  # name and hashes of both files
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,33 @@ class Prompt:
     def text(self) -> str:
         """What the LLM reads."""
         return self.template.replace("{label}", self.label)
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """What one file of embeddings is made of: the captions of a column in a shard, or all prompts.
+
+    Attributes:
+        folder: The column; empty for prompts.
+        name: The shard, or `prompts`.
+        schema: Of the table beside the embeddings.
+        lines: In order.
+    """
+
+    folder: str
+    name: str
+    schema: pa.Schema
+    lines: Sequence[Caption | Prompt]
+
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return f"{self.folder} {self.name}".strip()
+
+    @property
+    def content(self) -> str:
+        """A hash of the lines: they are embedded once, whatever else is added to their shard."""
+        return content_key([self.folder, self.name, [asdict(line) for line in self.lines]])
 
 
 def caption_shards(recaption: Path, audit: Path) -> list[CaptionShard]:
@@ -52,23 +83,22 @@ def caption_shards(recaption: Path, audit: Path) -> list[CaptionShard]:
             f"odd one {odd}); expected the same shards: `dvc repro audit`"
         )
     return [
-        CaptionShard(
-            name,
-            recaption / entry.uri,
-            audit / "kept" / f"{name}.parquet",
-            f"{name}-{entry.sha256}-{kept[name].sha256}",
-        )
+        CaptionShard(name, recaption / entry.uri, audit / kept[name].uri)
         for name, entry in sorted(captions.items())
     ]
 
 
-def kept_captions(shard: CaptionShard, rows: Rows) -> list[Caption]:
-    """Read all captions of a shard's kept rows, in every split."""
+def caption_files(shard: CaptionShard, rows: Rows) -> list[TextFile]:
+    """Return the captions of a shard's kept rows, in every split, by column."""
     captions, kept = read_captions(shard.captions_path), read_keys(shard.kept_path)
     keys = {caption.key for caption in captions}
     rows.accept(len(keys & kept))
     rows.reject("not_kept_by_audit", len(keys - kept))
-    return [caption for caption in captions if caption.key in kept]
+    found: dict[str, list[Caption]] = {}
+    for caption in captions:
+        if caption.key in kept:
+            found.setdefault(caption.column, []).append(caption)
+    return [TextFile(column, shard.name, EMBEDDED_CAPTIONS, lines) for column, lines in sorted(found.items())]
 
 
 def zero_shot_prompts(tasks: list[ZeroShotTask], download: Path) -> list[Prompt]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.evaluate.held_out import HeldOut, TaskCaptions, caption_pairs, label_truth
+from components.evaluate.held_out import HeldOut, TaskCaptions, label_truth
 from components.evaluate.models import CachedTexts, Model, class_embeddings
 from components.ml.retrieval import (
     CHUNK_SCORES,
@@ -22,7 +22,7 @@ from components.ml.retrieval import (
 )
 from components.ml.tfidf import TfIdf
 from components.settings.evaluate import Evaluate, ZeroShotTask
-from components.settings.tune_llm import CaptionRetrieval
+from components.storage.side_tables import Caption
 
 SHOWN = 5  # images of a gallery row
 DIGITS = 6
@@ -83,10 +83,21 @@ def measure_arm(
 
 
 def measure_captions(
-    held_out: HeldOut, task: CaptionRetrieval, caches: dict[str, CachedTexts], settings: Evaluate, seed: int
+    firsts: list[Caption],
+    seconds: list[Caption],
+    caches: dict[str, CachedTexts],
+    settings: Evaluate,
+    seed: int,
 ) -> dict[str, Figure]:
-    """Return recall@1 from first to second captions by TF-IDF and by each LLM (CRA, METHOD 1)."""
-    firsts, seconds = caption_pairs(held_out, task)
+    """Return recall@1 from first to second captions by TF-IDF and by each LLM (CRA, METHOD 1).
+
+    Args:
+        firsts: (n,) the queries.
+        seconds: (n,) what is searched; the one at the same place is of the same image.
+        caches: By name of the LLM.
+        settings: Confidence and number of bootstrap samples.
+        seed: Of the bootstrap.
+    """
     rows, ones = torch.arange(len(firsts)), torch.ones(len(firsts), dtype=torch.long)
     searched = [caption.text for caption in seconds]
     index = TfIdf(searched)

@@ -21,7 +21,7 @@ from components.ml.clip import (
     text_embeddings,
 )
 from components.settings.evaluate import ZeroShotTask
-from components.storage.embeddings import PROMPTS, read_embeddings
+from components.storage.embeddings import read_embeddings, read_prompts
 from components.storage.side_tables import Caption
 
 BATCH = 256
@@ -31,16 +31,16 @@ _MEND = "run `dvc repro --force embed_captions`"
 class CachedTexts:
     """The embeddings one LLM made of captions and prompts; a text without one is an error, never left out."""
 
-    def __init__(self, folder: Path, with_prompts: bool) -> None:
+    def __init__(self, folder: Path, columns: set[str], with_prompts: bool) -> None:
         self.folder = folder
-        captions = read_embeddings(folder)
+        captions = read_embeddings(folder, columns)
         self._vectors = captions.vectors
         names = ("key", "column", "number", "row")
-        columns = [captions.table[name].to_pylist() for name in names]
-        self._rows = {(key, column, number): row for key, column, number, row in zip(*columns, strict=True)}
+        lines = [captions.table[name].to_pylist() for name in names]
+        self._rows = {(key, column, number): row for key, column, number, row in zip(*lines, strict=True)}
         self._prompts: dict[tuple[str, str, str], int] = {}
         if with_prompts:
-            prompts = read_embeddings(folder, [PROMPTS])
+            prompts = read_prompts(folder)
             lines = [prompts.table[name].to_pylist() for name in ("task", "label", "template", "row")]
             self._prompts = {(task, label, form): row for task, label, form, row in zip(*lines, strict=True)}
             self._prompt_vectors = prompts.vectors

@@ -20,7 +20,14 @@ from typing import Any
 
 from components.evaluate.findings import Findings
 from components.evaluate.gallery import gallery
-from components.evaluate.held_out import HeldOut, TaskCaptions, read_held_out, read_jpegs, task_captions
+from components.evaluate.held_out import (
+    HeldOut,
+    TaskCaptions,
+    caption_pairs,
+    read_held_out,
+    read_jpegs,
+    task_captions,
+)
 from components.evaluate.measure import ArmResult, measure_arm, measure_captions
 from components.evaluate.models import CachedTexts, LlmModel, OwnTextModel
 from components.evaluate.plots import write_plot_tables
@@ -48,15 +55,17 @@ def run(params: Params, env: Environment) -> None:
     rows = Rows()
     held_out = read_held_out(layout, _image_size(layout), rows)
     tasks = [task_captions(held_out, task) for task in settings.retrieval]
+    pairs = {task.name: caption_pairs(held_out, task) for task in settings.caption_retrieval}
+    columns = {task.column for task in settings.retrieval}
+    columns |= {column for task in settings.caption_retrieval for column in (task.first, task.second)}
     caches: dict[str, CachedTexts] = {
-        llm: CachedTexts(layout.artifact("embed_captions") / llm, with_prompts=bool(settings.zero_shot))
+        llm: CachedTexts(layout.artifact("embed_captions") / llm, columns, bool(settings.zero_shot))
         for llm in params.embed_captions.llms
     }
     try:
         arms = _measure_arms(params, env, layout, held_out, tasks, caches)
         captions = {
-            task.name: measure_captions(held_out, task, caches, settings, params.seed)
-            for task in settings.caption_retrieval
+            name: measure_captions(*of_task, caches, settings, params.seed) for name, of_task in pairs.items()
         }
     except ValueError as error:
         raise DataFault(f"{error}; `dvc repro --force train_clip` trains the arms again") from None

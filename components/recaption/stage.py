@@ -27,7 +27,7 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import ModelCaptioner, Recaption
 from components.storage.layout import Layout
-from components.storage.manifest import Entry, read_manifest
+from components.storage.manifest import read_manifest
 from components.storage.side_tables import Caption, write_captions
 
 
@@ -38,16 +38,14 @@ def run(params: Params, env: Environment) -> None:
     captioners = list(_captioners(params.recaption, layout, env))
     download = layout.artifact("download")
     shards = _shards(download)
+    _check_sources(captioners, shards, work)
     qualities = _qualities(params.recaption)
     rows = Rows()
     columns: Counter[str] = Counter()
-    progress = Progress(work, "recaption", sum(one.rows or 0 for one in shards) * len(captioners), "rows")
-    given: set[tuple[str, str]] = set()
+    progress = Progress(work, "recaption", sum(shard.rows for shard in shards) * len(captioners), "rows")
     with output(layout, "recaption") as out:
-        for entry in shards:
-            shard = Shard(Path(entry.uri).stem, download / entry.uri, int(entry.rows or 0), entry.sha256)
+        for shard in shards:
             source = source_captions(shard, work)
-            given |= {(caption.column, caption.split) for caption in source}
             _check_columns(captioners, source)
             captions = list(source)
             for captioner in captioners:
@@ -63,7 +61,6 @@ def run(params: Params, env: Environment) -> None:
             name = f"captions/{shard.name}.parquet"
             write_captions(out.folder / name, captions)
             out.rows[name] = len(captions)
-        _check_sources(captioners, given)
         if captioners:
             rows.check(params.recaption.max_reject_share, "recaption")
     quality_figures = {name: quality.figures() for name, quality in qualities.items()}
@@ -89,11 +86,14 @@ def _qualities(section: Recaption) -> dict[str, Quality]:
     }
 
 
-def _shards(download: Path) -> list[Entry]:
-    shards = [entry for entry in read_manifest(download) if entry.uri.endswith(".tar")]
-    if not shards:
+def _shards(download: Path) -> list[Shard]:
+    entries = [entry for entry in read_manifest(download) if entry.uri.endswith(".tar")]
+    if not entries:
         raise DataFault(f"{download} holds no shard; expected at least one: run `dvc repro download`")
-    return shards
+    return [
+        Shard(Path(entry.uri).stem, download / entry.uri, int(entry.rows or 0), entry.sha256)
+        for entry in entries
+    ]
 
 
 def _check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
@@ -108,8 +108,14 @@ def _check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
         taken |= captioner.columns()
 
 
-def _check_sources(captioners: list[Captioner], given: set[tuple[str, str]]) -> None:
-    """Stop where a captioner reads a column that no row of a split has, if there are rows of that split."""
+def _check_sources(captioners: list[Captioner], shards: list[Shard], work: Path) -> None:
+    """Stop before any captioner works where one reads a column that no row of a split has.
+
+    A split without rows is no mistake. Shards are only read where a captioner reads columns.
+    """
+    if not any(captioner.sources() for captioner in captioners):
+        return
+    given = {(caption.column, caption.split) for shard in shards for caption in source_captions(shard, work)}
     splits = {split for _, split in given}
     for captioner in captioners:
         if absent := sorted(one for one in captioner.sources() - given if one[1] in splits):

@@ -15,5 +15,5 @@ class EmbedCaptions(Section):
     llms: list[Literal["base", "tuned"]] = Field(min_length=1)
     batch_tokens: Positive
     precision: Literal["fp32", "bf16"]
-    recheck_rows: Count  # captions a shard that are encoded again
+    recheck_rows: Count  # captions of a shard and column that are encoded again
     min_recheck_cosine: Rate

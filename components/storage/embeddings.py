@@ -1,4 +1,7 @@
-"""Caption embeddings per shard: un-normalised fp16 safetensors, and beside them whose captions they are."""
+"""Caption embeddings per column and shard: un-normalised fp16 safetensors, and beside them whose they are.
+
+A reader takes the columns it needs, and a column added later leaves the files of the others as they are.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from components.storage.side_tables import read_table, write_table
 if TYPE_CHECKING:
     from torch import Tensor
 
-PROMPTS = "prompts"  # the shard that holds the prompts of zero-shot classes
+PROMPTS = "prompts"  # names the file of the prompts of zero-shot classes
 EMBEDDED_CAPTIONS = pa.schema(
     [
         ("key", pa.string()),
@@ -68,13 +71,13 @@ class Embeddings:
 
 
 def write_embeddings(
-    folder: Path, shard: str, about: dict[str, Any], table: pa.Table, embeddings: Tensor
+    folder: Path, name: str, about: dict[str, Any], table: pa.Table, embeddings: Tensor
 ) -> None:
-    """Write `<shard>.safetensors` and `<shard>.parquet`, whose bytes depend on the arguments alone.
+    """Write `<name>.safetensors` and `<name>.parquet`, whose bytes depend on the arguments alone.
 
     Args:
-        folder: Of one LLM.
-        shard: `00000`, or `prompts`.
+        folder: `<llm>/<column>` for captions, `<llm>` for prompts.
+        name: The shard, or `PROMPTS`.
         about: What made them, as plain values.
         table: As in `Embeddings`.
         embeddings: (M, d), un-normalised; stored as fp16.
@@ -85,65 +88,82 @@ def write_embeddings(
     import torch
     from safetensors.torch import save_file
 
-    path = folder / f"{shard}.safetensors"
+    path = folder / f"{name}.safetensors"
     vectors = embeddings.to(torch.float16).contiguous()
     _check(path, vectors, table)
     # safetensors writes its metadata keys in random order: one key keeps the bytes stable
     metadata = {"about": json.dumps(about, sort_keys=True)}
     with new_file(path) as part:
         save_file({"embeddings": vectors}, part, metadata=metadata)
-    write_table(folder / f"{shard}.parquet", table)
+    write_table(folder / f"{name}.parquet", table)
 
 
-def read_embeddings(folder: Path, shards: list[str] | None = None) -> Embeddings:
-    """Read the embeddings of one LLM, verified by the manifest of the folder above.
+def read_embeddings(folder: Path, columns: Iterable[str]) -> Embeddings:
+    """Read the embeddings that one LLM made of captions, verified by the manifest of the folder above.
 
     Args:
         folder: `artifacts/embed_captions/<llm>`.
-        shards: Which; None for all captions, `[PROMPTS]` for the prompts.
+        columns: Whose captions; each must be there.
 
     Raises:
-        DataFault: a file is missing or damaged, a vector is NaN or zero, a line has no vector, or shards were
-            made by different models or settings.
+        DataFault: a column or a file is missing or damaged, a vector is NaN or zero, a line has no vector, or
+            files were made by different models or settings.
     """
+    paths: list[Path] = []
+    for column in sorted(set(columns)):
+        found = _listed(folder, f"{column}/")
+        if not found:
+            there = sorted({path.parts[0] for path in _listed(folder) if len(path.parts) > 1})
+            raise DataFault(
+                f"{folder} has no embeddings of column {column}, but of {', '.join(there) or 'none'}; {_MEND}"
+            )
+        paths += found
+    return _joined(folder, paths, EMBEDDED_CAPTIONS)
+
+
+def read_prompts(folder: Path) -> Embeddings:
+    """Read the embeddings that one LLM made of zero-shot prompts, as `read_embeddings` does."""
+    paths = _listed(folder, f"{PROMPTS}.")
+    if not paths:
+        raise DataFault(f"{folder} has no embeddings of prompts; {_MEND}")
+    return _joined(folder, paths, EMBEDDED_PROMPTS)
+
+
+def _listed(folder: Path, start: str = "") -> list[Path]:
+    entries = read_manifest(folder.parent, f"{folder.name}/{start}")
+    paths = [Path(entry.uri).relative_to(folder.name) for entry in entries]
+    return [path for path in paths if path.suffix == ".safetensors"]
+
+
+def _joined(folder: Path, paths: list[Path], schema: pa.Schema) -> Embeddings:
     import torch
 
-    listed = [Path(entry.uri) for entry in read_manifest(folder.parent, f"{folder.name}/")]
-    present = [path.stem for path in listed if path.suffix == ".safetensors"]
-    wanted = [shard for shard in present if shard != PROMPTS] if shards is None else shards
-    if not wanted or not set(wanted) <= set(present):
-        raise DataFault(f"{folder} has shards {present}, wanted are {wanted}; {_MEND}")
     about: dict[str, Any] = {}
     vectors: list[Tensor] = []
     tables: list[pa.Table] = []
     offset = 0
-    for shard in wanted:
-        shard_about, shard_vectors, table = _read_shard(folder, shard)
-        about = about or shard_about
-        if shard_about != about:
-            raise DataFault(
-                f"{folder}: shard {shard} was made by {shard_about}, shard {wanted[0]} by {about}; {_MEND}"
-            )
-        vectors.append(shard_vectors)
+    for path in paths:
+        one, of_file, table = _read_file(folder / path, schema)
+        about = about or one
+        if one != about:
+            raise DataFault(f"{folder}: {path} was made by {one}, {paths[0]} by {about}; {_MEND}")
+        vectors.append(of_file)
         rows = pa.array(table["row"].to_numpy() + offset, pa.int64())
         tables.append(table.set_column(table.schema.get_field_index("row"), "row", rows))
-        offset += len(shard_vectors)
+        offset += len(of_file)
     return Embeddings(about, torch.cat(vectors), pa.concat_tables(tables))
 
 
-def _read_shard(folder: Path, shard: str) -> tuple[dict[str, Any], Tensor, pa.Table]:
+def _read_file(path: Path, schema: pa.Schema) -> tuple[dict[str, Any], Tensor, pa.Table]:
     from safetensors import SafetensorError, safe_open
 
-    path = folder / f"{shard}.safetensors"
     try:
         with safe_open(path, "pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {})["about"])
             vectors: Tensor = file.get_tensor("embeddings")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise DataFault(f"{path} cannot be read ({error}); {_MEND}") from None
-    table = read_table(
-        folder / f"{shard}.parquet", EMBEDDED_PROMPTS if shard == PROMPTS else EMBEDDED_CAPTIONS
-    )
+    table = read_table(path.with_suffix(".parquet"), schema)
     _check(path, vectors, table)
     return about, vectors, table
 

@@ -45,7 +45,7 @@ def texts_of(layout: Layout, text: str, examples: Examples) -> CachedTexts | Pla
     """
     if text == "own":
         return PlainTexts(*examples.texts())
-    embeddings = read_embeddings(layout.artifact("embed_captions") / text)
+    embeddings = read_embeddings(layout.artifact("embed_captions") / text, examples.columns)
     rows = examples.embedding_rows(embeddings)
     digest = sha256()
     for start in range(0, len(rows), DIGEST_ROWS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from components.ml.llm import encode, load_text_encoder
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json, remove, write_json
-from components.storage.embeddings import PROMPTS, read_embeddings
+from components.storage.embeddings import read_embeddings, read_prompts
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.storage.side_tables import read_captions, read_keys, write_captions, write_keys
@@ -63,7 +64,8 @@ def test_every_kept_caption_has_its_own_embedding(tuned: Layout, smoke: Params, 
         if caption.key in kept
     ]
     for name, artifact in (("base", "base_models"), ("tuned", "tune_llm")):
-        found = read_embeddings(tuned.artifact("embed_captions") / name)
+        columns = {caption.column for caption in captions}
+        found = read_embeddings(tuned.artifact("embed_captions") / name, columns)
         assert found.about["llm"] == name
         assert found.about["query_prompt"] == "find: "
         assert len(found.table) == len(captions)
@@ -84,7 +86,7 @@ def test_metrics_balance_and_prompts_cover_the_classes_of_test(
     assert (metrics["rows_in"], metrics["rows_out"]) == (40, 39)
     assert metrics["rejected"] == {"not_kept_by_audit": 1}
     assert metrics["llms"]["tuned"]["recheck_min_cosine"] > 0.9999
-    prompts = read_embeddings(tuned.artifact("embed_captions") / "base", [PROMPTS]).table.to_pylist()
+    prompts = read_prompts(tuned.artifact("embed_captions") / "base").table.to_pylist()
     templates = smoke.evaluate.zero_shot[0].templates
     labels = {prompt["label"] for prompt in prompts}
     assert len(prompts) == len(labels) * len(templates)
@@ -103,21 +105,37 @@ def test_a_second_run_loads_no_llm_and_gives_the_same_bytes(
     assert stored(tuned) == first
 
 
-def test_new_data_and_a_new_llm_compute_only_what_is_missing(
+def test_new_captions_and_a_new_llm_compute_only_what_is_missing(
     tuned: Layout, smoke: Params, env: Environment
 ) -> None:
     pieces = tuned.work("embed_captions") / "pieces"
-    run(changed(smoke, llms=["base"]), env)
-    made = {path.name for path in pieces.iterdir()}
-    assert len(made) == 3  # two shards and the prompts
-    run(smoke, env)
-    assert len({path.name for path in pieces.iterdir()} - made) == 3
-    made = {path.name for path in pieces.iterdir()}
+
+    def made_by(params: Params) -> int:
+        before = {path.name for path in pieces.glob("*")}
+        run(params, env)
+        return len({path.name for path in pieces.iterdir()} - before)
+
     captions = tuned.artifact("recaption") / "captions" / "00001.parquet"
-    write_captions(captions, read_captions(captions)[::-1])
+    lines = read_captions(captions)
+    columns = [
+        {line.column for line in read_captions(path)}
+        for path in (captions.with_name("00000.parquet"), captions)
+    ]
+    files = sum(map(len, columns)) + 1  # and the prompts
+    assert made_by(changed(smoke, llms=["base"])) == files
+    assert made_by(smoke) == files
+    first = stored(tuned)
+    written = [replace(line, column="new_dense", writer="new") for line in lines if line.column == "dense"]
+    write_captions(captions, [*lines, *written])
     write_manifest(tuned.artifact("recaption"))
-    run(smoke, env)
-    assert len({path.name for path in pieces.iterdir()} - made) == 2
+    assert made_by(smoke) == 2  # one captioner more, on one shard, for two LLMs
+    added = {name for name in stored(tuned).keys() - first.keys() if name.endswith(".safetensors")}
+    assert added == {f"{llm}/new_dense/00001.safetensors" for llm in ("base", "tuned")}
+    assert all(stored(tuned)[name] == data for name, data in first.items() if name != "manifest.json")
+    changed_line = replace(lines[-1], text="another text")
+    write_captions(captions, [*lines[:-1], changed_line, *written])
+    write_manifest(tuned.artifact("recaption"))
+    assert made_by(smoke) == 2
 
 
 def test_rows_in_another_order_find_the_same_embeddings(
@@ -125,12 +143,12 @@ def test_rows_in_another_order_find_the_same_embeddings(
 ) -> None:
     folder = tuned.artifact("embed_captions") / "tuned"
     run(smoke, env)
-    before = read_embeddings(folder)
+    before = read_embeddings(folder, ["alt", "dense"])
     captions = tuned.artifact("recaption") / "captions" / "00000.parquet"
     write_captions(captions, read_captions(captions)[::-1])
     write_manifest(tuned.artifact("recaption"))
     run(smoke, env)
-    after = read_embeddings(folder)
+    after = read_embeddings(folder, ["alt", "dense"])
     keys = sorted(set(before.table["key"].to_pylist()))
     for column in ("alt", "dense"):
         one, other = before.rows(column, keys), after.rows(column, keys)
@@ -149,7 +167,7 @@ def test_hostile_captions_are_embedded_like_any(tuned: Layout, smoke: Params, en
     write_captions(captions, [*lines, *hostile])
     write_manifest(tuned.artifact("recaption"))
     run(changed(smoke, llms=["tuned"]), env)
-    found = read_embeddings(tuned.artifact("embed_captions") / "tuned")
+    found = read_embeddings(tuned.artifact("embed_captions") / "tuned", ["hostile"])
     assert len(found.rows("hostile", [lines[0].key])[0]) == len(HOSTILE)
     assert read_json(tuned.metrics("embed_captions"))["llms"]["tuned"]["cut_captions"] == 1
 
@@ -158,12 +176,16 @@ def test_equal_texts_share_a_row() -> None:
     assert distinct(["über", "b", "u\u0308ber"]) == ([0, 1, 0], ["über", "b"])
 
 
-def test_a_shard_of_which_nothing_was_kept_is_empty(tuned: Layout, smoke: Params, env: Environment) -> None:
+def test_a_shard_of_which_nothing_was_kept_has_no_file(
+    tuned: Layout, smoke: Params, env: Environment
+) -> None:
     write_keys(tuned.artifact("audit") / "kept" / "00001.parquet", [])
     write_manifest(tuned.artifact("audit"))
     run(smoke, env)
-    found = read_embeddings(tuned.artifact("embed_captions") / "base", ["00001"])
-    assert found.vectors.shape == (0, 32)
+    assert {Path(name).stem for name in stored(tuned) if "/" in name} == {"00000", "prompts"}
+    kept = read_keys(tuned.artifact("audit") / "kept" / "00000.parquet")
+    found = read_embeddings(tuned.artifact("embed_captions") / "base", ["alt"])
+    assert set(found.table["key"].to_pylist()) == kept
 
 
 def test_a_cosine_below_the_limit_is_refused(tuned: Layout, smoke: Params, env: Environment) -> None:

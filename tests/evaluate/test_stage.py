@@ -142,15 +142,17 @@ def test_the_report_needs_nothing_but_itself(project: Layout, params: Params, en
 
 def test_a_missing_embedding_is_an_error(project: Layout, params: Params, env: Environment) -> None:
     folder = project.artifact("embed_captions") / "tuned"
-    embeddings = read_embeddings(folder, ["00001"])
+    embeddings = read_embeddings(folder, ["dense"])
     lines = embeddings.table.to_pylist()
-    gone = next(line for line in lines if (line["split"], line["column"]) == ("test", "dense"))
+    gone = next(line for line in lines if line["split"] == "test")
     kept = [line for line in lines if line != gone]
     used = sorted({line["row"] for line in kept})  # vectors that no caption has any more go too
     table = [{**line, "row": used.index(line["row"])} for line in kept]
     vectors = embeddings.vectors[torch.tensor(used)]
     cut = pa.Table.from_pylist(table, schema=EMBEDDED_CAPTIONS)
-    write_embeddings(folder, "00001", embeddings.about, cut, vectors)
+    for path in (folder / "dense").iterdir():
+        path.unlink()
+    write_embeddings(folder / "dense", "00000", embeddings.about, cut, vectors)
     write_manifest(folder.parent)
     with pytest.raises(DataFault, match="no embedding of 1 captions"):
         stage.run(params, env)

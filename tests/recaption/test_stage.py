@@ -191,12 +191,14 @@ def test_a_column_that_is_there_is_not_written_over(smoke: Params, layout: Layou
 
 
 def test_a_column_that_no_row_has_is_named(smoke: Params, layout: Layout) -> None:
-    mistyped = {"kind": "columns", "name": "mine", "columns": [TAKE | {"source": "al"}]}
+    mistyped = {"kind": "columns", "name": "typo", "columns": [TAKE | {"source": "al"}]}
     with pytest.raises(
-        ConfigurationFault, match="mine reads column al, which no row of .* has; expected .*alt"
+        ConfigurationFault, match="typo reads column al, which no row of .* has; expected .*alt"
     ):
-        run_with(smoke, layout, mistyped)
+        run_with(smoke, layout, COLUMNS, mistyped)
     assert not layout.artifact("recaption").exists()
+    pieces = layout.work("recaption") / "pieces"
+    assert {path.name for path in pieces.iterdir()} == {"source"}  # told before any captioner works
 
 
 def test_a_model_captioner_needs_one_of_base_models(smoke: Params, layout: Layout) -> None:

@@ -62,7 +62,7 @@ def only(params: Params, *names: str) -> Params:
 
 
 def test_all_arms_train_and_load(project: Layout, params: Params, env: Environment) -> None:
-    before = sha256_of(project.artifact("embed_captions") / "tuned" / "00000.safetensors")
+    before = sha256_of(project.artifact("embed_captions") / "tuned" / "dense" / "00000.safetensors")
     stage.run(params, env)
     for name in ("llm2clip", "llm2clip_untuned"):
         encoder = load_vision_encoder(OUT / name / "vision_encoder")
@@ -81,7 +81,7 @@ def test_all_arms_train_and_load(project: Layout, params: Params, env: Environme
     assert metrics["arms"]["llm2clip"]["steps"] == 6
     assert metrics["arms"]["llm2clip"]["final_loss"] < 10
     assert 1 <= metrics["arms"]["clip"]["logit_scale"] <= 100
-    assert sha256_of(project.artifact("embed_captions") / "tuned" / "00000.safetensors") == before
+    assert sha256_of(project.artifact("embed_captions") / "tuned" / "dense" / "00000.safetensors") == before
 
 
 def test_the_same_again_has_the_same_bytes_and_trains_nothing(
