@@ -17,6 +17,8 @@ class Arm(Section):
     name: Name
     text: Literal["tuned", "base", "own"]
     context_tokens: Positive | None  # for `own`: its context length
+    vision_learning_rate: Rate
+    text_learning_rate: Rate  # of the adapter, or of CLIP's own text tower
 
 
 class Adapter(Section):
@@ -43,8 +45,6 @@ class TrainClip(Section):
     caption_mix: dict[str, Weight] = Field(min_length=1)
     steps: Count
     batch_size: Positive
-    vision_learning_rate: Rate
-    text_learning_rate: Rate  # of the adapter, or of CLIP's own text tower
     new_projection: bool  # drop the vision tower's projection and start a new one (METHOD 3)
     projection_dim: Positive
     layer_decay: Rate

@@ -7,6 +7,7 @@ import re
 import torch
 from torch import nn
 
+from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
 from components.train_clip.arms import Arm
 
@@ -16,7 +17,7 @@ BLOCK = re.compile(r"encoder\.layers\.(\d+)\.")
 FIRST = ("embeddings.", "pre_layrnorm.")  # transformers spells it so
 
 
-def build_optimizer(arm: Arm, settings: TrainClip) -> torch.optim.Optimizer:
+def build_optimizer(arm: Arm, rates: ArmSettings, settings: TrainClip) -> torch.optim.Optimizer:
     """Return AdamW whose groups carry their peak rate as `peak`.
 
     The vision tower's rate is multiplied by layer_decay once for every layer above (METHOD 3: L + 1 - i);
@@ -26,10 +27,10 @@ def build_optimizer(arm: Arm, settings: TrainClip) -> torch.optim.Optimizer:
     of_vision = {id(parameter): name for name, parameter in vision.items()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in arm.named_parameters():
-        peak = settings.text_learning_rate
+        peak = rates.text_learning_rate
         if id(parameter) in of_vision:
             above = arm.vision_layers() + 1 - layer_of(of_vision[id(parameter)], arm.vision_layers())
-            peak = settings.vision_learning_rate * settings.layer_decay**above
+            peak = rates.vision_learning_rate * settings.layer_decay**above
         decay = settings.weight_decay if _is_decayed(name, parameter) else 0.0
         groups.setdefault((peak, decay), []).append(parameter)
     return torch.optim.AdamW(

@@ -98,9 +98,7 @@ def _train(
     except ValueError as error:
         raise ConfigurationFault(f"arm {settings.name}: {error}") from None
     arm.to(env.device)
-    history = train_arm(
-        settings.name, arm, examples, params.train_clip, params.seed, layout.work(STAGE), identity
-    )
+    history = train_arm(arm, settings, examples, params.train_clip, params.seed, layout.work(STAGE), identity)
     arm.to("cpu").save(folder / settings.name)
     training = {
         "steps": params.train_clip.steps,

@@ -13,6 +13,7 @@ from components.faults import DataFault
 from components.ml.augmentation import augment
 from components.ml.contrastive import clip_loss
 from components.running.training import Run, batch_rows, train, warmup_cosine
+from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
 from components.train_clip.arms import Arm
 from components.train_clip.examples import Examples
@@ -20,8 +21,8 @@ from components.train_clip.optimizer import build_optimizer
 
 
 def train_arm(
-    name: str,
     arm: Arm,
+    own: ArmSettings,
     examples: Examples,
     settings: TrainClip,
     seed: int,
@@ -38,7 +39,7 @@ def train_arm(
     """
     arm.train()
     device = next(arm.parameters()).device
-    optimizer = build_optimizer(arm, settings)
+    optimizer = build_optimizer(arm, own, settings)
     look = settings.augmentation
 
     def step(number: int) -> Tensor:
@@ -51,11 +52,11 @@ def train_arm(
         loss = clip_loss(image_embeddings, text_embeddings, arm.log_logit_scale.exp())
         optimizer.zero_grad()
         loss.backward()
-        _update(name, number, arm, optimizer, settings)
+        _update(own.name, number, arm, optimizer, settings)
         return loss
 
     run = Run(
-        name=name,
+        name=own.name,
         modules={"arm": arm},
         optimizer=optimizer,
         learning_rate_at=warmup_cosine(settings.warmup_steps, settings.steps),

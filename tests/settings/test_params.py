@@ -30,9 +30,9 @@ def fault_of(tmp_path: Path, text: str | bytes) -> str:
     ("before", "after", "expected"),
     [
         (
-            "  vision_learning_rate:",
-            "  vision_learning_rat:",
-            ["train_clip.vision_learning_rat;", "mean vision_learning_rate"],
+            "  initial_logit_scale:",
+            "  initial_logit_scal:",
+            ["train_clip.initial_logit_scal;", "mean initial_logit_scale"],
         ),
         ("  shard_rows: 1000", "  shard_rows: '1000'", ["download.shard_rows", "'1000'"]),
         ("  shard_rows: 1000", "  shard_rows: 0", ["download.shard_rows", "greater than 0"]),

@@ -33,7 +33,7 @@ def test_rates_and_decay(workspace: Path, smoke: Params) -> None:
     make_artifacts(layout, llms=())
     settings = small(smoke).train_clip.model_copy(update={"layer_decay": 0.5})
     arm = LlmArm(layout.artifact("base_models") / "clip", settings, torch.randn(4, 24), torch.arange(4))
-    groups = build_optimizer(arm, settings).param_groups
+    groups = build_optimizer(arm, settings.arms[0], settings).param_groups
     found = {
         id(parameter): (group["peak"], group["weight_decay"])
         for group in groups

@@ -16,7 +16,6 @@ from components.ml.clip import load_clip, load_clip_tokenizer, load_vision_encod
 from components.ml.contrastive import clip_loss
 from components.settings.environment import Environment
 from components.settings.params import Params
-from components.settings.train_clip import Arm
 from components.storage.atomic import read_json, sha256_of, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest, write_manifest
@@ -248,7 +247,7 @@ def test_rows_that_audit_dropped_are_counted(project: Layout, params: Params, en
 
 
 def test_two_arms_of_one_name_are_refused(params: Params) -> None:
-    arm = Arm(name="clip", text="own", context_tokens=None).model_dump()
+    arm = params.train_clip.arms[0].model_dump()
     with pytest.raises(ValueError, match="used twice"):
         type(params.train_clip).model_validate({**params.train_clip.model_dump(), "arms": [arm, arm]})
 
