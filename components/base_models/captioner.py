@@ -87,7 +87,7 @@ def _train(
     identity: dict[str, Any],
     workshop: Workshop,
 ) -> float | None:
-    pictures = scenes.pictures()
+    pictures = scenes.pictures
     values = torch.tensor([attribute_values(scene) for scene in scenes.scenes])
 
     def loss_at(step: int) -> Tensor:
@@ -106,7 +106,7 @@ def _train(
 def _held_out(model: Captioner, tokenizer: Any, scenes: SceneSet) -> dict[str, Any] | None:  # noqa: ANN401
     if not scenes.scenes:
         return None
-    pictures = scenes.pictures().to(next(model.parameters()).device)
+    pictures = scenes.pictures.to(next(model.parameters()).device)
     figures: dict[str, Any] = {"scenes": len(scenes.scenes)}
     for kind in KINDS:
         truths = [scene_facts(scene, kind) for scene in scenes.scenes]

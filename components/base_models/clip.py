@@ -97,7 +97,7 @@ def _train(
 ) -> float | None:
     if not section.training.steps:
         return None
-    pictures = scenes.pictures()
+    pictures = scenes.pictures
 
     def loss_at(step: int) -> Tensor:
         rows = batch_rows(len(pictures), section.training.batch_size, workshop.seed, step)
@@ -114,7 +114,7 @@ def _held_out(model: Any, tokenizer: Any, scenes: SceneSet) -> dict[str, float] 
     """Share of scenes whose own short caption is the nearest one, and of captions whose own scene is."""
     if not scenes.scenes:
         return None
-    pictures = scenes.pictures().to(model.device)
+    pictures = scenes.pictures.to(model.device)
     texts = [captions[HELD_OUT_COLUMN][0] for captions in scenes.captions]
     images = torch.cat([image_embeddings(model, batch) for batch in pictures.split(HELD_OUT_BATCH)])
     similarities = images @ text_embeddings(model, tokenizer, texts).T  # (N, N)

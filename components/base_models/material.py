@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class SceneSet:
-    """Scenes of one split, not drawn yet."""
+    """Scenes of one split, drawn when first looked at."""
 
     scenes: list[Scene]
     captions: list[Captions]
@@ -46,8 +47,9 @@ class SceneSet:
         """One hash for what the pictures show, how they are drawn and what is said about them."""
         return content_key([[scene.identity for scene in self.scenes], self.captions, DRAWING_VERSION])
 
+    @cached_property
     def pictures(self) -> Tensor:
-        """Draw all: uint8 (N, 3, size, size)."""
+        """All drawn: uint8 (N, 3, size, size)."""
         squares = [square_of(render(scene, self.size), self.size) for scene in self.scenes]
         return torch.stack(squares) if squares else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
 
@@ -87,6 +89,7 @@ def read_scene_sets(source: Scenes, workshop: Workshop) -> tuple[SceneSet, Scene
     return train, held_out
 
 
+@cache  # models may learn from the same scenes
 def _scene_set(source: Scenes, split: str, count: int, seed: int) -> SceneSet:
     scenes = list(draw_scenes(source.name, split, count, seed))
     return SceneSet(scenes, [scene_captions(scene) for scene in scenes], source.image_size)
