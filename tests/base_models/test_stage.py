@@ -82,6 +82,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
         patch.setattr(captioner_module, "batch_rows", stopping)
         run_in(workspace / "two", tiny)
     caplog.set_level("INFO")
+    caplog.clear()
     assert run_in(workspace / "two", tiny) == undisturbed
     assert "base_models captioner: resumed at step 3 of 5" in caplog.text
     assert "base_models llm" not in caplog.text
@@ -92,6 +93,7 @@ def test_a_new_captioner_leaves_the_others_alone(
 ) -> None:
     run_in(workspace / "one", tiny)
     caplog.set_level("INFO")
+    caplog.clear()
     tiny["base_models"]["captioner"]["training"]["learning_rate"] = 0.001
     run_in(workspace / "one", tiny)
     assert "base_models captioner" in caplog.text

@@ -16,6 +16,7 @@ from components.ml.clip import load_clip, load_clip_tokenizer, load_vision_encod
 from components.ml.contrastive import clip_loss
 from components.settings.environment import Environment
 from components.settings.params import Params
+from components.settings.train_clip import Arm
 from components.storage.atomic import read_json, sha256_of, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest, write_manifest
@@ -93,8 +94,8 @@ def test_the_same_again_has_the_same_bytes_and_trains_nothing(
     assert hashes() == first
     trained: list[str] = []
 
-    def remember(name: str, *_: Any) -> list[dict[str, float]]:
-        trained.append(name)
+    def remember(_arm: Any, own: Arm, *_: Any) -> list[dict[str, float]]:
+        trained.append(own.name)
         return []
 
     monkeypatch.setattr(stage, "train_arm", remember)
