@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class SceneSet:
     captions: list[Captions]
     size: int  # pixels
 
-    @property
+    @cached_property
     def key(self) -> str:
         """One hash for what the pictures show, how they are drawn and what is said about them."""
         return content_key([[scene.identity for scene in self.scenes], self.captions, DRAWING_VERSION])
@@ -89,7 +89,7 @@ def read_scene_sets(source: Scenes, workshop: Workshop) -> tuple[SceneSet, Scene
     return train, held_out
 
 
-@cache  # models may learn from the same scenes
+@lru_cache(maxsize=2)  # train and validation: the next model may learn from the same scenes
 def _scene_set(source: Scenes, split: str, count: int, seed: int) -> SceneSet:
     scenes = list(draw_scenes(source.name, split, count, seed))
     return SceneSet(scenes, [scene_captions(scene) for scene in scenes], source.image_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,7 +63,7 @@ class TextFile:
         """What a message calls it."""
         return f"{self.folder} {self.name}".strip()
 
-    @property
+    @cached_property  # each LLM asks
     def content(self) -> str:
         """A hash of the lines: they are embedded once, whatever else is added to their shard."""
         return content_key([self.folder, self.name, [asdict(line) for line in self.lines]])

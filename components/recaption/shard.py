@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from components.recaption.captioner import Captioner, Written, accepted
@@ -24,8 +25,9 @@ class Shard:
     rows: int
     sha256: str
 
+    @cached_property
     def pairs(self) -> list[Pair]:
-        """Read all pairs; only needed where a piece is missing."""
+        """All pairs; only read where a piece is missing, and once for all captioners."""
         return list(read_shard(self.path, self.rows))
 
 
@@ -35,7 +37,7 @@ def source_captions(shard: Shard, work: Path) -> list[Caption]:
     def make(folder: Path) -> None:
         captions = [
             Caption(key=pair.key, split=pair.metadata["split"], **caption)
-            for pair in shard.pairs()
+            for pair in shard.pairs
             for caption in pair.metadata["captions"]
         ]
         write_captions(folder / CAPTIONS, captions)
@@ -48,7 +50,7 @@ def written_captions(shard: Shard, captioner: Captioner, source: list[Caption], 
     """Return what a captioner wrote for a shard; written now unless a finished piece is there."""
 
     def make(folder: Path) -> None:
-        written = accepted(captioner.write(shard.pairs(), source))
+        written = accepted(captioner.write(shard.pairs, source))
         write_captions(folder / CAPTIONS, written.captions)
         write_json(folder / REJECTED, written.rejected)
 

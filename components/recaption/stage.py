@@ -27,7 +27,7 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import ModelCaptioner, Recaption
 from components.storage.layout import Layout
-from components.storage.manifest import read_manifest
+from components.storage.manifest import Entry, read_manifest
 from components.storage.side_tables import Caption, write_captions
 
 
@@ -37,14 +37,16 @@ def run(params: Params, env: Environment) -> None:
     work = layout.work("recaption")
     captioners = list(_captioners(params.recaption, layout, env))
     download = layout.artifact("download")
-    shards = _shards(download)
-    _check_sources(captioners, shards, work)
+    entries = _entries(download)
+    _check_sources(captioners, _shards(download, entries), work)
     qualities = _qualities(params.recaption)
     rows = Rows()
     columns: Counter[str] = Counter()
-    progress = Progress(work, "recaption", sum(shard.rows for shard in shards) * len(captioners), "rows")
+    progress = Progress(
+        work, "recaption", sum(entry.rows or 0 for entry in entries) * len(captioners), "rows"
+    )
     with output(layout, "recaption") as out:
-        for shard in shards:
+        for shard in _shards(download, entries):
             source = source_captions(shard, work)
             _check_columns(captioners, source)
             captions = list(source)
@@ -86,14 +88,17 @@ def _qualities(section: Recaption) -> dict[str, Quality]:
     }
 
 
-def _shards(download: Path) -> list[Shard]:
+def _entries(download: Path) -> list[Entry]:
     entries = [entry for entry in read_manifest(download) if entry.uri.endswith(".tar")]
     if not entries:
         raise DataFault(f"{download} holds no shard; expected at least one: run `dvc repro download`")
-    return [
-        Shard(Path(entry.uri).stem, download / entry.uri, int(entry.rows or 0), entry.sha256)
-        for entry in entries
-    ]
+    return entries
+
+
+def _shards(download: Path, entries: list[Entry]) -> Iterator[Shard]:
+    """Yield each shard anew: one keeps the pairs it has read, and few may be in memory."""
+    for entry in entries:
+        yield Shard(Path(entry.uri).stem, download / entry.uri, int(entry.rows or 0), entry.sha256)
 
 
 def _check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
@@ -108,7 +113,7 @@ def _check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
         taken |= captioner.columns()
 
 
-def _check_sources(captioners: list[Captioner], shards: list[Shard], work: Path) -> None:
+def _check_sources(captioners: list[Captioner], shards: Iterator[Shard], work: Path) -> None:
     """Stop before any captioner works where one reads a column that no row of a split has.
 
     A split without rows is no mistake. Shards are only read where a captioner reads columns.
