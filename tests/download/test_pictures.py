@@ -13,7 +13,14 @@ from components.download.pictures import Picture, picture_of
 from components.download.refusal import Refused
 from components.settings.download import Images
 
-IMAGES = Images(size=64, jpeg_quality=95, min_side=8, max_pixels=1_000_000, max_aspect=4.0)
+IMAGES = Images(
+    size=64,
+    jpeg_quality=95,
+    min_side=8,
+    max_pixels=1_000_000,
+    max_aspect=4.0,
+    decode_deadline_seconds=30.0,
+)
 RED, BLUE = (220, 20, 20), (20, 20, 220)
 
 
