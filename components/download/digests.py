@@ -6,10 +6,9 @@ import hashlib
 from array import array
 from bisect import bisect_left
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-from components.storage.atomic import remove
 
 BUCKETS = 256  # by the first byte of a digest
 DIGESTS_IN_MEMORY = 1 << 16
@@ -17,15 +16,13 @@ DIGEST_BYTES = 8
 
 
 class Digests:
-    """Eight bytes a text, in files of one bucket each.
+    """Eight bytes a text: the first ones in memory, a long list's in files of one bucket each.
 
     Args:
-        folder: To work in; emptied at the start.
+        folder: To work in, of its own; removed by whoever gave it.
     """
 
     def __init__(self, folder: Path) -> None:
-        remove(folder)
-        folder.mkdir(parents=True)
         self._folder = folder
         self._new = array("Q")
 
@@ -33,28 +30,31 @@ class Digests:
         """Take note of a text."""
         self._new.append(digest_of(text))
         if len(self._new) == DIGESTS_IN_MEMORY:
-            self._flush()
+            self._spill()
 
     def repeated(self) -> Repeated:
-        """Return the digests that were added more than once, and remove the files."""
-        self._flush()
+        """Return the digests that were added more than once."""
+        if not self._folder.is_dir():
+            return Repeated(_repeated(np.frombuffer(self._new, dtype=np.uint64)))
+        self._spill()
         found = array("Q")
-        for bucket in range(BUCKETS):
-            path = self._folder / f"{bucket:02x}"
-            if path.is_file():
-                values, counts = np.unique(np.fromfile(path, dtype=np.uint64), return_counts=True)
-                found.frombytes(values[counts > 1].tobytes())
-        remove(self._folder)
+        for path in sorted(self._folder.iterdir()):
+            found += _repeated(np.fromfile(path, dtype=np.uint64))
         return Repeated(found)
 
-    def _flush(self) -> None:
-        values = np.frombuffer(self._new, dtype=np.uint64)
-        values = values[np.argsort(values, kind="stable")]
+    def _spill(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        values = np.sort(np.frombuffer(self._new, dtype=np.uint64))
         starts = np.searchsorted(values >> np.uint64(56), np.arange(BUCKETS + 1))
         for bucket in np.flatnonzero(np.diff(starts)):
             with (self._folder / f"{bucket:02x}").open("ab") as file:
                 file.write(values[starts[bucket] : starts[bucket + 1]].tobytes())
         self._new = array("Q")
+
+
+def _repeated(digests: np.ndarray[Any, np.dtype[np.uint64]]) -> array[int]:
+    values, counts = np.unique(digests, return_counts=True)
+    return array("Q", values[counts > 1].tobytes())
 
 
 class Repeated:

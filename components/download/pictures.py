@@ -39,7 +39,7 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 }
 WHITE = (255, 255, 255, 255)
 SIXTEEN_TO_EIGHT_BITS = 1 / 257  # 65535 becomes 255
-SPARE = 2  # a JPEG is decoded at no less than so many times the wanted size
+HALF = 2  # a JPEG may be decoded at half its size: other scales take longer or lose too much
 
 # our own limit on pixels is checked before anything is decoded
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -137,16 +137,17 @@ def _jpeg_pixels(image: Image.Image, data: bytes, images: Images) -> Pixels | No
     """Decode a plain JPEG, the large majority, in half Pillow's time; None for all that is out of the way."""
     if image.mode not in ("RGB", "L"):
         return None
-    height, width = _wanted(image.size, images)
+    height, width = (-(-side // HALF) for side in (image.height, image.width))
+    if (height, width) < _wanted(image.size, images):
+        height, width = image.height, image.width
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", min_height=SPARE * height, min_width=SPARE * width)
+        return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except Exception:  # Pillow, which forgives more, has the last word and the reason
         return None
 
 
 def _pixels(image: Image.Image, images: Images) -> Pixels:
     try:
-        image.draft("RGB", (SPARE * images.size, SPARE * images.size))
         image.load()
         return np.array(_plain_rgb(image))
     except Exception as error:  # a decoder fed with anything raises anything

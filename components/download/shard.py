@@ -8,9 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
-
-import torch
+from typing import TYPE_CHECKING, Any, Self
 
 from components.download.addresses import without_credentials
 from components.download.ledger import (
@@ -23,7 +21,6 @@ from components.download.ledger import (
 )
 from components.download.refusal import CONNECTION_REASONS, PASSING_REASONS
 from components.download.spool import Spool
-from components.download.taking import Taken, Taking
 from components.running.workers import Tell
 from components.settings.download import Download
 from components.sources.rows import ImageFile, ImageScene, ImageUrl, Rejection, Row
@@ -31,6 +28,9 @@ from components.sources.scene_drawing import FORMAT_VERSION as SCENE_VERSION
 from components.storage.atomic import content_key, read_json, remove, sha256_of, write_json
 from components.storage.pieces import is_intact, piece
 from components.storage.shards import Pair, read_shard, write_shard
+
+if TYPE_CHECKING:
+    from components.download.taking import Taken
 
 FORMAT_VERSION = 2  # raised whenever the same rows give other bytes
 SPEED_ONLY = {"connections", "connections_per_host"}
@@ -60,7 +60,6 @@ class Shard:
         Rows and images alone decide the bytes. A row of an earlier round that has its image, or was refused
         for good, is taken from there.
         """
-        torch.set_num_threads(1)
         key = shard_key(self.name, self.rows, self.params)
         finished, before = self.store / key, aside(self.store / key)
         if is_intact(finished) and came_without_network(finished, self.name):
@@ -84,6 +83,8 @@ class Shard:
         return piece(self.store, key, lambda folder: self._make(folder, finished, tell))
 
     def _make(self, folder: Path, before: Path, tell: Tell) -> None:
+        from components.download.taking import Taking  # imports torch, which the parent does without
+
         with Spool(folder) as spool:
             known = _known(before, self.name, spool) if is_intact(before) else {}
             taken = Taking(self.params, spool, tell, self.deadly).all(self.rows, known)
@@ -136,6 +137,8 @@ def set_aside(finished: Path) -> None:
 
 def _known(finished: Path, name: str, spool: Spool) -> dict[str, Taken]:
     """Return the rows of an earlier round whose fate is settled, by key; their pictures go to the spool."""
+    from components.download.taking import Taken
+
     places = {pair.key: spool.put(pair.jpeg) for pair in read_shard(finished / f"{name}.tar")}
     return {
         one.key: Taken(

@@ -32,7 +32,7 @@ from components.storage.layout import Layout
 from components.storage.pieces import put_files, remove_unfinished
 
 STAGE = "download"
-PRELOAD = ("components.download.shard", "webdataset", "torch")  # imported once for all processes
+PRELOAD = ("__main__", "components.download.taking", "webdataset", "pandas")  # pyarrow asks for pandas
 
 
 def run(params: Params, env: Environment) -> None:
@@ -87,7 +87,7 @@ def _jobs(
 def _finished(
     jobs: Iterator[Shard], processes: int, progress: Progress, store: Path
 ) -> Generator[Path, None, None]:
-    """Yield the folders of finished shards in their order; nothing half made is left, on a full disk least."""
+    """Yield the folders of finished shards in their order; whatever happens, nothing half made is left."""
     remove_unfinished(store)
     try:
         with closing(in_order(jobs, processes, progress, PRELOAD)) as finished:

@@ -12,6 +12,7 @@ from components.faults import ConfigurationFault, DataFault
 from components.settings.download import Download
 from components.settings.sources import SceneTexts, TextTable
 from components.sources.rows import ImageUrl, Rejection, Row, read_rows
+from components.storage.atomic import remove
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,20 @@ class Survey:
 
 
 def survey(params: Download, inputs: Path, seed: int, work: Path) -> Survey:
-    """Read every source once; eight bytes a row lie below `work` meanwhile.
+    """Read every source once; of a long list eight bytes a row lie in `work` meanwhile.
 
     Raises:
         ConfigurationFault: a table or column is missing, or no source gives images.
         DataFault: a table is damaged, or two rows have one key.
     """
-    keys, urls = Digests(work / "keys"), Digests(work / "urls")
+    remove(work)
+    try:
+        return _survey(params, inputs, seed, Digests(work / "keys"), Digests(work / "urls"))
+    finally:
+        remove(work)
+
+
+def _survey(params: Download, inputs: Path, seed: int, keys: Digests, urls: Digests) -> Survey:
     images = texts = 0
     for row in image_rows(params, inputs, seed):
         images += 1

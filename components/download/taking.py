@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from components.download.fetching import Body, Fetcher
 from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS
@@ -58,6 +59,7 @@ class Taking:
 
     def all(self, rows: Sequence[Row | Rejection], known: Mapping[str, Taken]) -> list[Taken]:
         """Take all rows but those that are known by their keys; the order is that of the rows."""
+        torch.set_num_threads(1)  # a process a core
         taken = asyncio.run(self._all(rows, known))
         return without_placeholders(rows, taken, self._params.max_urls_per_body)
 

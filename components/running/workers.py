@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from ctypes import c_int64
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -136,6 +137,14 @@ def in_order(
             _listen(context, runs, progress)
     finally:
         _stop([run.process for run in runs])
+
+
+def stop_server() -> None:
+    """End the server of processes and wait for it, so that what its processes cost is known as ours.
+
+    The library keeps it until the program ends and has no public way of saying this.
+    """
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 def usable_cores() -> int:
