@@ -1,6 +1,6 @@
 """The stage download against img2dataset: one server, one list, one machine, turn by turn.
 
-    python -m bench.download [--images FOLDER] [--rows 4000] [--rounds 3] [--memory]
+    python -m bench.download [--images FOLDER | --width 1024] [--rows 4000] [--rounds 3] [--memory]
 
 Prints CPU milliseconds an image (all processes, start included), images a second, and peak memory, with the
 range over the rounds; then ours with twice the processes. `--memory` instead shows peak memory for lists of
@@ -11,7 +11,6 @@ ten thousand and of a million rows. img2dataset is installed in an environment o
 from __future__ import annotations
 
 import argparse
-import io
 import shutil
 import statistics
 import subprocess
@@ -33,23 +32,23 @@ from bench.measuring import Cost, run_measured
 
 PEER = "img2dataset==1.47.0"
 ROOT = Path(__file__).parents[1]
-SHARD_ROWS, SIZE, QUALITY, CONNECTIONS = 1000, 256, 95, 32
+SHARD_ROWS, SIZE, QUALITY, CONNECTIONS = 2000, 256, 95, 32
+MADE = 60  # pictures
 OURS, THEIRS = "ours", "img2dataset"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        "--images", type=Path, help="JPEGs to serve; made of noise and gradients if not given"
-    )
+    parser.add_argument("--images", type=Path, help="folder of JPEGs to serve; made on the spot if not given")
+    parser.add_argument("--width", type=int, default=1024, help="pixels of those made")
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="peak memory for long lists, without the peer")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        names = _pictures(options.images, folder / "pictures")
+        names = _pictures(options.images, options.width, folder / "pictures")
         with _served(folder / "pictures") as port:
             if options.memory:
                 _memory(folder, names, port)
@@ -98,8 +97,8 @@ def _ours(folder: Path, port: int, rows: int, processes: int, **changes: Any) ->
     source = next(one for one in download["sources"] if one["kind"] == "url_list")
     captions = [{"column": "caption", "name": "alt", "language": "en"}]
     source.update(path="list.parquet", key_column=None, split_column=None, split="train", captions=captions)
-    few = {"max_urls_per_body": SHARD_ROWS}  # the pictures of the list are few
-    download.update(inputs="list", sources=[source], shard_rows=SHARD_ROWS, **few, **changes)
+    download.update(inputs="list", sources=[source], shard_rows=SHARD_ROWS)
+    download.update(max_urls_per_body=rows, **changes)  # the pictures of the list are few
     download["fetch"].update(allowed_ports=[port], connections=CONNECTIONS, connections_per_host=CONNECTIONS)
     download["images"].update(size=SIZE, jpeg_quality=QUALITY)
     yaml.dump(params, workspace / "params.yaml")
@@ -159,23 +158,27 @@ def _peer_environment() -> Path:
     return python
 
 
-def _pictures(given: Path | None, folder: Path) -> list[str]:
+def _pictures(given: Path | None, width: int, folder: Path) -> list[str]:
+    """Put JPEGs in a folder: those given, or soft colours under grain, of 1.6 bits a pixel as on the web."""
     folder.mkdir()
     if given:
-        paths = sorted(given.glob("*.jpg"))
-        for path in paths:
+        for path in given.glob("*.jpg"):
             shutil.copy(path, folder)
-        return [path.name for path in paths]
-    draw = np.random.default_rng(7)
-    for number in range(100):
-        coarse = draw.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        image = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
-        noise = draw.normal(0, 6, (375, 500, 3))
-        pixels = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
-        target = io.BytesIO()
-        Image.fromarray(pixels).save(target, "JPEG", quality=90)
-        (folder / f"{number:03d}.jpg").write_bytes(target.getvalue())
-    return [f"{number:03d}.jpg" for number in range(100)]
+    else:
+        draw = np.random.default_rng(7)
+        for number in range(MADE):
+            _made(draw, width).save(folder / f"{number:03d}.jpg", quality=85)
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _made(draw: np.random.Generator, width: int) -> Image.Image:
+    size = width, 3 * width // 4
+    colours = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    structure = Image.fromarray(draw.normal(0, 10, (size[1] // 3, size[0] // 3)).astype(np.float32))
+    grain = draw.normal(0, 3, (size[1], size[0]))
+    light = np.asarray(structure.resize(size, Image.Resampling.BICUBIC)) + grain
+    pixels = np.asarray(colours.resize(size, Image.Resampling.BICUBIC)) + light[:, :, None]
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 @contextmanager

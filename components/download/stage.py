@@ -23,7 +23,7 @@ from components.download.texts import write_texts
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
 from components.running.rows import Rows
-from components.running.workers import in_order, usable_cores
+from components.running.workers import Modules, in_order, usable_cores
 from components.settings.download import Download
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -32,7 +32,7 @@ from components.storage.layout import Layout
 from components.storage.pieces import put_files, remove_unfinished
 
 STAGE = "download"
-PRELOAD = ("__main__", "components.download.taking", "webdataset", "pandas")  # pyarrow asks for pandas
+MODULES = Modules(imported=("components.download.taking", "webdataset"), refused=("pandas",))
 
 
 def run(params: Params, env: Environment) -> None:
@@ -90,7 +90,7 @@ def _finished(
     """Yield the folders of finished shards in their order; whatever happens, nothing half made is left."""
     remove_unfinished(store)
     try:
-        with closing(in_order(jobs, processes, progress, PRELOAD)) as finished:
+        with closing(in_order(jobs, processes, progress, MODULES)) as finished:
             yield from finished
     finally:
         remove_unfinished(store)

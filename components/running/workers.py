@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -13,6 +15,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from ctypes import c_int64
 from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
@@ -93,6 +96,14 @@ class Tell:
             self._unit.value = NOTHING
 
 
+@dataclass(frozen=True)
+class Modules:
+    """What worker processes import, once for all; and what they shall do without."""
+
+    imported: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()  # optional ones, that a library would import for nothing
+
+
 @dataclass
 class _Run(Generic[Result]):
     """A job under way; the parent's end of its pipe is read until it closes."""
@@ -106,11 +117,11 @@ class _Run(Generic[Result]):
 
 
 def in_order(
-    jobs: Iterable[Job[Result]], processes: int, progress: Progress, preload: Iterable[str]
+    jobs: Iterable[Job[Result]], processes: int, progress: Progress, modules: Modules
 ) -> Generator[Result, None, None]:
     """Yield the results of jobs in their order, `processes` of them under way at a time.
 
-    Processes are forked from a small server that has imported `preload` once, so that one is there within
+    Processes are forked from a small server that has imported modules once, so that one is there within
     milliseconds and shares the memory of what was imported. A job whose process crashes at a unit of work is
     done again without that unit. Close the generator to stop the processes.
 
@@ -119,7 +130,7 @@ def in_order(
         Exception: what a job raised; all others are stopped.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
+    context.set_forkserver_preload(["__main__", *modules.imported])
     waiting = iter(jobs)
     runs: deque[_Run[Result]] = deque()
     try:
@@ -128,13 +139,13 @@ def in_order(
                 job = next(waiting, None)
                 if job is None:
                     break
-                runs.append(_start(context, job))
+                runs.append(_start(context, job, modules))
             if not runs:
                 return
             if runs[0].outcome:
                 yield _result(runs.popleft())
                 continue
-            _listen(context, runs, progress)
+            _listen(context, runs, progress, modules)
     finally:
         _stop([run.process for run in runs])
 
@@ -154,10 +165,10 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _start(context: ForkServerContext, job: Job[Result]) -> _Run[Result]:
+def _start(context: ForkServerContext, job: Job[Result], modules: Modules) -> _Run[Result]:
     ours, theirs = context.Pipe()
     unit = context.RawValue(c_int64, NOTHING)
-    process = context.Process(target=_work, args=(job, theirs, unit))
+    process = context.Process(target=_work, args=(job, theirs, unit, modules))
     with _import_path():
         process.start()
     theirs.close()
@@ -179,7 +190,9 @@ def _import_path() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def _listen(context: ForkServerContext, runs: deque[_Run[Result]], progress: Progress) -> None:
+def _listen(
+    context: ForkServerContext, runs: deque[_Run[Result]], progress: Progress, modules: Modules
+) -> None:
     """Wait until a job counts, ends or dies."""
     by_pipe: dict[Any, _Run[Result]] = {run.pipe: run for run in runs if not run.outcome}
     for pipe in wait(list(by_pipe)):
@@ -189,7 +202,7 @@ def _listen(context: ForkServerContext, runs: deque[_Run[Result]], progress: Pro
         except (EOFError, ConnectionError):
             job = _after_death(run)
             progress.advance(-run.done)
-            runs[runs.index(run)] = _start(context, job)
+            runs[runs.index(run)] = _start(context, job, modules)
             continue
         if kind == "done":
             run.done += value
@@ -232,8 +245,10 @@ def _stop(processes: list[BaseProcess]) -> None:
             process.join()
 
 
-def _work(job: Job[Any], pipe: Connection, unit: c_int64) -> None:
+def _work(job: Job[Any], pipe: Connection, unit: c_int64, modules: Modules) -> None:
     """Do a job; the first function of a worker process."""
+    gc.freeze()  # what the server imported is never garbage: its memory stays shared
+    sys.meta_path.insert(0, _Refuser(modules.refused))
     _follow_parent()
     tell = Tell(pipe, unit)
     try:
@@ -243,6 +258,18 @@ def _work(job: Job[Any], pipe: Connection, unit: c_int64) -> None:
         outcome = ("raised", error)
     tell.send()
     pipe.send(outcome)
+
+
+class _Refuser(MetaPathFinder):
+    """Has modules look as if they were not installed."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:  # noqa: ANN401 - its interface
+        """Find nothing, and let no other finder look for what is refused."""
+        if fullname in self._names:
+            raise ModuleNotFoundError(fullname)
 
 
 def _follow_parent() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from components.faults import DataFault, InfrastructureFault
 from components.running.progress import Progress
-from components.running.workers import Tell, in_order, stop_server
+from components.running.workers import Modules, Tell, in_order, stop_server
 from tests.conftest import ROOT
 
 SECONDS = 60.0
@@ -51,7 +51,7 @@ class Work:
 
 def results(jobs: list[Work], folder: Path, processes: int = 2) -> list[list[int]]:
     progress = Progress(folder, "test", sum(job.units for job in jobs), "units")
-    with closing(in_order(jobs, processes, progress, ())) as found:
+    with closing(in_order(jobs, processes, progress, Modules())) as found:
         collected = list(found)
     assert progress.done == progress.total
     return collected
@@ -97,7 +97,7 @@ def test_what_a_job_raises_is_raised_here(tmp_path: Path) -> None:
 
 def test_closing_ends_the_processes(tmp_path: Path) -> None:
     progress = Progress(tmp_path, "test", 9, "units")
-    found = in_order([Work(0), Work(1, at_unit_1="time.sleep(60)"), Work(2)], 2, progress, ())
+    found = in_order([Work(0), Work(1, at_unit_1="time.sleep(60)"), Work(2)], 2, progress, Modules())
     assert next(found) == [0, 1, 2]
     found.close()
     stop_server()
