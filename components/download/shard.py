@@ -20,7 +20,7 @@ from components.download.refusal import Refused
 from components.faults import Stopped
 from components.running.signals import stop_cancels
 from components.settings.download import Download
-from components.sources.rows import ImageFile, ImageScene, ImageUrl, Rejection, Row
+from components.sources.rows import ImageFile, ImageMember, ImageScene, ImageUrl, Rejection, Row
 from components.sources.scene_drawing import FORMAT_VERSION as SCENE_VERSION
 from components.sources.scenes import render
 from components.storage.atomic import content_key, sha256_of, write_json
@@ -113,6 +113,8 @@ async def _take(
     except Refused as refused:
         return Taken(None, None, FAILED_TO_DOWNLOAD, refused.reason)
     digest = hashlib.sha256(data).hexdigest()
+    if isinstance(row.image, ImageUrl) and row.image.sha256 not in (None, digest):
+        return Taken(None, digest, FAILED_TO_DOWNLOAD, "hash_mismatch")
     try:
         picture = await loop.run_in_executor(threads, picture_of, data, params.images)
     except Refused as refused:
@@ -124,9 +126,13 @@ def _draw(image: ImageScene, params: Download) -> Picture:
     return jpeg_of(render(image.scene, image.size), params.images, (image.size, image.size))
 
 
-def _read(image: ImageFile | None, max_bytes: int) -> bytes:
+def _read(image: ImageFile | ImageMember | None, max_bytes: int) -> bytes:
     if image is None:
         raise Refused("no_image")
+    if isinstance(image, ImageMember):
+        if image.size > max_bytes:
+            raise Refused("too_large")
+        return image.read()
     if not image.path.is_file():
         raise Refused("image_missing")
     if image.path.stat().st_size > max_bytes:
@@ -142,6 +148,8 @@ def _identity(row: Row | Rejection) -> Any:  # noqa: ANN401 - plain values
         image = [row.image.scene.identity, row.image.size, SCENE_VERSION]
     elif isinstance(row.image, ImageFile):
         image = [row.image.name, sha256_of(row.image.path) if row.image.path.is_file() else None]
+    elif isinstance(row.image, ImageMember):
+        image = [row.image.name, hashlib.sha256(row.image.read()).hexdigest()]
     else:
         image = asdict(row.image) if row.image else None
     captions = [[one.column, one.language, one.number, one.text] for one in row.captions]
@@ -173,7 +181,7 @@ def _address(row: Row | Rejection) -> str | None:
         return without_credentials(row.url) or None
     if isinstance(row.image, ImageUrl):
         return without_credentials(row.image.url)
-    return row.image.name if isinstance(row.image, ImageFile) else None
+    return row.image.name if isinstance(row.image, ImageFile | ImageMember) else None
 
 
 def _metadata(row: Row, entry: Entry) -> dict[str, Any]:

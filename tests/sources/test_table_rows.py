@@ -19,13 +19,15 @@ COLUMNS = [CaptionColumn(column="caption", name="alt", language="en")]
 def texts(path: str, **changes: Any) -> TextTable:
     fields: dict[str, Any] = {
         "kind": "text_table", "name": "told", "path": path, "sha256": None, "key_column": None,
-        "split_column": None, "split": "train", "captions": COLUMNS, "limit": None,
+        "split_column": None, "split": "train", "captions": COLUMNS, "limit": None, "columns": None,
     }  # fmt: skip
     return TextTable(**{**fields, **changes})
 
 
 def urls(path: str, **changes: Any) -> UrlList:
-    fields = texts(path).model_dump() | {"kind": "url_list", "url_column": "url", "captions": COLUMNS}
+    fields = texts(path).model_dump() | {
+        "kind": "url_list", "url_column": "url", "sha256_column": None, "weight": None, "captions": COLUMNS,
+    }  # fmt: skip
     return UrlList(**{**fields, **changes})
 
 
@@ -147,7 +149,7 @@ def test_folder_rows_stay_in_their_folder(tmp_path: Path) -> None:
     (tmp_path / "list.tsv").write_text(
         "file\tcaption\na.jpg\tx\n../list.tsv\tx\n/etc/hostname\tx\n\tx\n", "utf-8"
     )
-    fields = texts("list.tsv").model_dump() | {"kind": "folder", "captions": COLUMNS}
+    fields = texts("list.tsv").model_dump() | {"kind": "folder", "captions": COLUMNS, "weight": None}
     source = Folder(**{**fields, "images": "pictures", "image_column": "file"})
     rows = read(source, tmp_path)
     assert isinstance(rows[0], Row)
@@ -174,7 +176,7 @@ def test_folder_rows_stay_in_their_folder(tmp_path: Path) -> None:
         ("list.csv", b"PAR1rest", DataFault, "is parquet inside"),
         ("list.parquet", b"caption\nx\n", DataFault, "is text inside"),
         ("list.parquet", b"PAR1 and nothing more", DataFault, "is damaged"),
-        ("list.tsv.gz", b"\x1f\x8b\x08\0rest", ConfigurationFault, "convert or unpack it first"),
+        ("list.zip", b"PK\x03\x04rest", ConfigurationFault, "convert or unpack it first"),
         ("list.tsv", b"\xff\xfe\n", DataFault, "no line of column names"),
         ("list.tsv", b"caption\n" + b"http://a/1.jpg\n" * 60, DataFault, "look swapped"),
     ],
