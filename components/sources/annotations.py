@@ -1,7 +1,7 @@
 """Annotation files: JSON that holds a list of images, read whole.
 
-The one kind of input that is not streamed: captions stand apart from their images, in any order. COCO's
-captions_train2017.json (92 MB, 118,287 images) takes some 600 MB while it is read; larger sets are tables.
+The one kind of input that is not streamed: captions stand apart from their images, in any order. A file as
+large as COCO's captions_train2017.json (97 MB, 118,287 images) took 390 MB; larger sets come as tables.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def named_files(inputs: Path, path: str, suffixes: Sequence[str]) -> Files:
         raise ConfigurationFault(
             f"{place} not found; its folder holds {there}: put it there or mend the path"
         )
-    found = sorted((one for one in inputs.glob(path) if one.is_file()), key=Path.as_posix)
+    found = sorted((one for one in inputs.glob(path) if _fits(one)), key=Path.as_posix)
     if not found:
         raise ConfigurationFault(
             f"no file fits {place}; expected at least one: put it there or mend the path"
@@ -102,5 +102,5 @@ def _fixed_parts(pattern: str) -> list[str]:
     return parts[:first]
 
 
-def _fits(path: Path, suffixes: Sequence[str]) -> bool:
+def _fits(path: Path, suffixes: Sequence[str] = ("",)) -> bool:
     return path.is_file() and not path.name.startswith(".") and path.name.endswith(tuple(suffixes))

@@ -28,6 +28,11 @@ class Sample:
     key: str
     kinds: dict[str, Member] = field(default_factory=dict)
 
+    def is_row(self) -> bool:
+        """Say whether it holds an image or a caption, be it one of the wrong name (`1.left.jpg`)."""
+        last = {kind.rpartition(".")[2] for kind in self.kinds}
+        return not last.isdisjoint(IMAGE_KINDS + TEXT_KINDS)
+
 
 def read_shards(source: Shards, inputs: Path) -> Iterator[Row | Rejection]:
     """Yield the samples of each shard in their order; the index of one shard is in memory.
@@ -79,7 +84,7 @@ def _samples(path: Path) -> list[Sample]:
         last = key
         sample = samples.setdefault(key, Sample(key))
         sample.kinds[kind] = member
-    found = [one for one in samples.values() if not one.kinds.keys().isdisjoint(IMAGE_KINDS + TEXT_KINDS)]
+    found = [one for one in samples.values() if one.is_row()]
     if not found:
         raise DataFault(
             f"{path} holds no image and no caption; expected members KEY.jpg and KEY.txt or KEY.json"

@@ -24,7 +24,7 @@ def read_sidecars(source: Sidecars, inputs: Path) -> Iterator[Row | Rejection]:
         inputs: The folder its path is relative to.
 
     Raises:
-        ConfigurationFault: there is no such folder.
+        ConfigurationFault: there is no such folder, or a link to a folder in it.
         DataFault: it holds no image, or two images of one name.
     """
     folder = inputs / source.path
@@ -40,11 +40,20 @@ def read_sidecars(source: Sidecars, inputs: Path) -> Iterator[Row | Rejection]:
 
 def _members(folder: Path) -> Iterator[Found]:
     root = folder.resolve()
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=_refuse):
+        if links := [name for name in folders if Path(place, name).is_symlink()]:
+            raise ConfigurationFault(
+                f"{place}/{links[0]} is a link to a folder, which DVC does not see; "
+                "expected the folder itself: put it in its place"
+            )
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(place).relative_to(folder)
         for stem, kinds in sorted(_by_stem(names).items()):
             yield _member(root, below / stem, kinds)
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 def _by_stem(names: list[str]) -> dict[str, dict[str, list[str]]]:

@@ -13,6 +13,7 @@ from components.sources.records import Record, check_columns
 from components.sources.text_tables import read_text
 
 BATCH_ROWS = 1024
+BUFFER_BYTES = 1 << 20  # of a column at a time; else whole row groups are in memory
 MAGIC = {b"PAR1": "parquet", b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
 KINDS = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
 
@@ -68,7 +69,7 @@ def _check_head(path: Path, kind: str) -> None:
 def _read_parquet(path: Path, wanted: list[str]) -> Iterator[Record]:
     number = 0
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
         check_columns(path, file.schema_arrow.names, wanted)
         for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
             for record in _records(batch, path.name, number):

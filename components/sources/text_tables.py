@@ -101,12 +101,12 @@ class _Lines:
         while data := self._read():
             self.number += 1
             data = data.removeprefix(BOM) if self.number == 1 else data
+            data = data.removesuffix(b"\n").removesuffix(b"\r")
             try:
-                line = data.removesuffix(b"\n").removesuffix(b"\r").decode()
+                yield data.decode()
             except UnicodeDecodeError:
                 self.bad.append(self.number)
-                line = ""
-            yield line
+                yield data.decode(errors="replace")  # a quote in it counts all the same
 
     def _read(self) -> bytes:
         try:

@@ -26,9 +26,9 @@ def normal_key(value: Any) -> str:  # noqa: ANN401 - whatever the input holds
     """Return a key as shards want it: lower-case, no dots, no slashes.
 
     Raises:
-        Rejected: nothing is left of it, or it is too long for a file name.
+        Rejected: it is no text, nothing is left of it, or it is too long for a file name.
     """
-    key = NOT_OF_KEYS.sub("_", str("" if value is None else value).strip().lower())
+    key = NOT_OF_KEYS.sub("_", whole_text(value).strip().lower())
     if not key or len(key) > MAX_KEY_CHARACTERS:
         raise Rejected("bad_key")
     return key
@@ -49,18 +49,28 @@ def split_of(value: Any) -> str:  # noqa: ANN401
     Raises:
         Rejected: it is none.
     """
-    if value not in SPLITS:
+    split = whole_text(value)
+    if split not in SPLITS:
         raise Rejected("unknown_split")
-    return str(value)
+    return split
 
 
 def whole_text(value: Any) -> str:  # noqa: ANN401
-    """Return a value as text that UTF-8 can write; empty for none.
+    """Return a value as text that UTF-8 can write; empty for none, and for NaN, which pandas writes for none.
 
     Raises:
-        Rejected: it holds half a character.
+        Rejected: it holds half a character, or is a list or an object.
     """
-    text = str("" if value is None else value)
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise Rejected("bad_utf8") from None
+    if isinstance(value, list | dict):
+        raise Rejected("not_text")
+    text = str(value)
     if SURROGATE.search(text):
         raise Rejected("lone_surrogate")
     return text
@@ -70,7 +80,7 @@ def one_line(value: Any) -> str:  # noqa: ANN401
     """Return a caption with each run of white space made one space; empty when nothing visible is left.
 
     Raises:
-        Rejected: it holds a NUL, or half a character.
+        Rejected: it is no text, or holds a NUL or half a character.
     """
     text = " ".join(whole_text(value).split())
     if "\0" in text:
