@@ -12,7 +12,7 @@ from components.download.refusal import CONNECTION_REASONS, PASSING_REASONS
 from components.faults import DataFault, InfrastructureFault
 from components.running.rows import Rows
 from components.settings.download import Download
-from components.settings.sources import is_fetched
+from components.sources.needs import is_fetched
 from components.storage.atomic import read_json, remove
 
 DEAD_NETWORK_ROWS = 100  # failed connections without one image before the stage gives up at once

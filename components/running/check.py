@@ -11,7 +11,7 @@ from components.faults import ConfigurationFault, InfrastructureFault
 from components.settings.base_models import FolderModel
 from components.settings.environment import Environment
 from components.settings.params import Params
-from components.settings.sources import paths_of
+from components.sources.needs import paths_of
 from components.storage.bucket import open_bucket
 from components.storage.layout import Layout
 
