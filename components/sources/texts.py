@@ -71,7 +71,7 @@ def whole_text(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, list | dict):
         raise Rejected("not_text")
     text = str(value)
-    if SURROGATE.search(text):
+    if not text.isascii() and SURROGATE.search(text):
         raise Rejected("lone_surrogate")
     return text
 
@@ -85,7 +85,7 @@ def one_line(value: Any) -> str:  # noqa: ANN401
     text = " ".join(whole_text(value).split())
     if "\0" in text:
         raise Rejected("nul_character")
-    return text if INVISIBLE.sub("", text).strip() else ""
+    return text if text.isascii() or INVISIBLE.sub("", text).strip() else ""
 
 
 def captions_of(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 from components.faults import DataFault
@@ -41,9 +41,10 @@ def tar_index(path: Path) -> list[Member]:
             a device, a sparse file, or a name that leads out of its folder.
     """
     members: list[Member] = []
+    tar_bytes = path.stat().st_size
     with path.open("rb") as file:
         try:
-            while member := _next(file, path.stat().st_size):
+            while member := _next(file, tar_bytes):
                 if member.name:
                     members.append(member)
                 file.seek(member.offset + _whole_blocks(member.size))
@@ -108,10 +109,10 @@ def _pax_records(body: bytes) -> dict[bytes, bytes]:
 
 
 def _safe(name: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or ".." in parts or "\0" in name or not parts:
         raise _Damaged(f"the name {name[:100]!a} leads out of its folder")
-    return str(path)
+    return "/".join(parts)
 
 
 def _check_end(file: IO[bytes]) -> None:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.faults import ConfigurationFault, DataFault
 from components.sources.rows import ImageUrl, Row
+from components.sources.texts import INVISIBLE
 from tests.sources.reading import good, read, texts, told, urls
 
 CC3M = {"columns": ["caption", "url"]}
@@ -117,3 +120,25 @@ def test_a_line_that_never_ends_is_not_taken_into_memory(tmp_path: Path) -> None
         file.write(b"caption\nfine\n" + b"\0" * 30_000_000)
     with pytest.raises(DataFault, match="line 3 is longer than 10000000 bytes"):
         read(texts("list.tsv.gz"), tmp_path)
+
+
+@given(
+    captions=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\t")), min_size=1
+    )
+)
+def test_whatever_people_write_a_row_is_a_row(
+    captions: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    lines = [f"http://a/{number}\t{caption}" for number, caption in enumerate(captions)]
+    (folder / "list.tsv").write_bytes("\n".join(lines).encode())
+    rows = read(urls("list.tsv", **CC12M), folder)
+    assert len(rows) == len(captions)
+    for row, caption in zip(rows, captions, strict=True):
+        words = " ".join(caption.split())
+        if isinstance(row, Row):
+            assert row.captions[0].text == words
+        else:
+            assert row.reason == ("nul_character" if "\0" in words else "empty_caption")
+            assert "\0" in words or not INVISIBLE.sub("", words).strip()
