@@ -11,9 +11,9 @@ T = TypeVar("T")
 def mixed(streams: Sequence[Iterator[T]], weights: Sequence[float]) -> Iterator[T]:
     """Merge streams in proportion, each item once and each stream in its own order; nothing is drawn by lot.
 
-    Whichever stream is furthest behind its share comes next, the first one of several: after n items a stream
-    of weight w has given n * w / sum(weights) items, within one or so, so that any stretch holds the mixture.
-    A stream that ends leaves its share to the others in their proportion.
+    Whichever stream is furthest behind its share comes next, the first one of several (Webster's rule). After
+    n items of k streams one of weight w has given n * w / sum(weights) items, within (k + 1) / 2: any stretch
+    holds the mixture. A stream that ends leaves its share to the others in their proportion.
 
     Example: `mixed([iter("aaaa"), iter("bb")], [2, 1])` gives a, b, a, a, b, a.
 

@@ -107,8 +107,8 @@ def test_coco_s_urls_are_fetched_and_no_network_is_told(
 ) -> None:
     server.answers |= {f"/{number}": body(jpeg(number)) for number in range(3)}
 
-    def coco(url: str) -> Coco:
-        images = [{"id": number, "file_name": "x.jpg", "coco_url": f"{url}/{number}"} for number in range(3)]
+    def coco(*urls: str) -> Coco:
+        images = [{"id": number, "coco_url": f"{url}/{number}"} for number, url in enumerate(urls)]
         said = [{"image_id": number, "caption": f"said {number}"} for number in range(3)]
         (INPUTS / "captions.json").write_text(json.dumps({"images": images, "annotations": said}))
         return Coco(
@@ -117,11 +117,14 @@ def test_coco_s_urls_are_fetched_and_no_network_is_told(
             limit=None, weight=None,
         )  # fmt: skip
 
-    run(with_sources(smoke, [coco(server.url(""))], fetch), env)
+    run(with_sources(smoke, [coco(*[server.url("")] * 3)], fetch), env)
     assert [(pair.key, pair.caption) for pair in pairs()] == [(f"coco_{n}", f"said {n}") for n in range(3)]
-    dead = fetch.model_copy(update={"allowed_ports": [1], "retries": 0})
+    closed = fetch.model_copy(update={"allowed_ports": [1, server.port], "retries": 0})
+    dead = "http://127.0.0.1:1"
     with pytest.raises(InfrastructureFault, match="no network: 3 of 3"):
-        run(with_sources(smoke, [coco("http://127.0.0.1:1")], dead), env)
+        run(with_sources(smoke, [coco(dead, dead, dead)], closed), env)
+    with pytest.raises(InfrastructureFault, match="the network failed: 2 of 3"):
+        run(with_sources(smoke, [coco(dead, server.url(""), dead)], closed), env)
 
 
 def test_real_photographs_by_coco_s_file_and_by_sidecars_are_the_same(

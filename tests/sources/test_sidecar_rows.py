@@ -42,6 +42,8 @@ def test_folder_by_folder_in_the_order_of_names(tmp_path: Path) -> None:
         ("own_a_x", "dots"), ("own_b", "a cat on a mat"), ("own_m_2", "two"), ("own_z_1", "one"),
     ]  # fmt: skip
     assert rows[0].image == ImageFile(tmp_path / "photos" / "a.x.PNG", "a.x.PNG")
+    put(tmp_path, {f"n{n}/1.{kind}": "x" for n in (5, 2, 8, 1, 7, 4, 6, 3) for kind in ("jpg", "txt")})
+    assert [row.key for row in read(sidecars(), tmp_path)][3:-1] == [f"own_n{n}_1" for n in range(1, 9)]
     lines = good(read(sidecars(txt_lines=True, limit=2), tmp_path))
     assert [[one.text for one in row.captions] for row in lines] == [["dots"], ["a cat", "on a mat"]]
 

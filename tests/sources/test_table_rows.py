@@ -103,6 +103,11 @@ def test_csv_stops_at_one_swallowed_row_and_not_at_a_caption_of_several_lines(tm
     path.write_text("\n".join([header, f"a1,a cat,{prose},http://a/1", "a3,b,c,http://a/3"]), "utf-8")
     rows = read(urls("list.csv", captions=RAW), tmp_path)
     assert told(rows) == ["a cat", "b"]
+    prose = (
+        '"A list.\nOne, two, three, four\nFive, six, seven, eight\nLeft, right, above, below\nThat is all."'
+    )
+    path.write_text("\n".join([header, f"a1,a cat,{prose},http://a/1"]), "utf-8")  # as wide as rows are
+    assert told(read(urls("list.csv", captions=RAW), tmp_path)) == ["a cat"]
 
 
 def test_a_bad_byte_costs_its_own_row_of_a_csv(tmp_path: Path) -> None:
