@@ -14,7 +14,15 @@ from components.sources.files import check_pin, named_files
 from components.sources.records import Record
 from components.sources.row import Image, ImageUrl, Rejection, Row
 from components.sources.tables import KINDS, read_tables
-from components.sources.texts import Rejected, captions_of, file_below, normal_key, split_of, whole_text
+from components.sources.texts import (
+    Rejected,
+    captions_of,
+    file_below,
+    normal_key,
+    rejection,
+    split_of,
+    whole_text,
+)
 
 HEAD_ROWS = 100  # looked at for swapped columns
 
@@ -64,18 +72,17 @@ def _columns(source: UrlList | Folder | TextTable) -> list[str]:
 def _row_or_rejection(
     source: UrlList | Folder | TextTable, inputs: Path, record: Record, number: int
 ) -> Row | Rejection:
-    made_key = f"{source.name}_{number:09d}"
-    key, split = made_key, str(source.split or "")
+    key, split = f"{source.name}_{number:09d}", str(source.split or "")
     try:
         if record.reason:
             raise Rejected(record.reason)
-        key = normal_key(record.values[source.key_column]) if source.key_column else made_key
+        key = normal_key(record.values[source.key_column]) if source.key_column else key
         split = source.split or split_of(record.values[str(source.split_column)])
         image = _image(source, inputs, record.values)
         captions = captions_of(source.captions, record.values, key, split, source.name)
     except Rejected as reason:
         url = record.values.get(source.url_column) if isinstance(source, UrlList) else None
-        return Rejection(key or made_key, split, source.name, str(reason), record.where, str(url or ""))
+        return rejection(source.name, key, split, reason, record.where, str(url or ""))
     return Row(key, split, source.name, captions, {}, image)
 
 
