@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # a file of tests stays on one worker, for its fixtures are dear
 PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
-.PHONY: help setup run test test-all lint ui flickr8k check clean
+.PHONY: help setup run test test-all lint bench ui flickr8k check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -50,6 +50,10 @@ test: lint ## all checks but the slow tests
 
 test-all: lint ## all checks, slow tests too
 	$(PYTEST)
+
+bench: .venv/ready ## download's speed and memory beside img2dataset's, which gets an environment of its own
+	@python -m bench.download
+	@python -m bench.download --memory
 
 ui: .venv/ready ## Prefect's server, deployment and worker on this machine (PORT=4200)
 	@python -m flows.ui --port $(or $(PORT),4200)

@@ -23,7 +23,7 @@ from components.download.refusal import CONNECTION_REASONS, PASSING_REASONS
 from components.download.spool import Spool
 from components.running.workers import Tell
 from components.settings.download import Download
-from components.sources.rows import ImageFile, ImageScene, ImageUrl, Rejection, Row
+from components.sources.rows import ImageFile, ImageMember, ImageScene, ImageUrl, Rejection, Row
 from components.sources.scene_drawing import FORMAT_VERSION as SCENE_VERSION
 from components.storage.atomic import content_key, read_json, remove, sha256_of, write_json
 from components.storage.pieces import is_intact, piece
@@ -135,26 +135,26 @@ def set_aside(finished: Path) -> None:
     finished.replace(aside(finished))
 
 
-def _known(finished: Path, name: str, spool: Spool) -> dict[str, Taken]:
-    """Return the rows of an earlier round whose fate is settled, by key; their pictures go to the spool."""
+def _known(finished: Path, name: str, spool: Spool) -> dict[int, Taken]:
+    """Return the rows of an earlier round whose fate is settled, by number; pictures go to the spool."""
     from components.download.taking import Taken
 
     places = {pair.key: spool.put(pair.jpeg) for pair in read_shard(finished / f"{name}.tar")}
     return {
-        one.key: Taken(
+        number: Taken(
             one.status,
             one.reason,
             one.sha256,
             one.original_bytes,
             one.final_url,
-            places.get(one.key),
+            places[one.key] if one.status == SUCCESS else None,
             one.width,
             one.height,
             one.original_width,
             one.original_height,
             json.loads(one.exif)["Orientation"] if one.exif else None,
         )
-        for one in read_ledger(finished / f"{name}.parquet")
+        for number, one in enumerate(read_ledger(finished / f"{name}.parquet"))
         if one.reason not in PASSING_REASONS
     }
 
@@ -167,6 +167,8 @@ def _identity(row: Row | Rejection) -> Any:  # noqa: ANN401 - plain values
         image = [row.image.scene.identity, row.image.size, SCENE_VERSION]
     elif isinstance(row.image, ImageFile):
         image = [row.image.name, sha256_of(row.image.path) if row.image.path.is_file() else None]
+    elif isinstance(row.image, ImageMember):
+        image = [row.image.name, hashlib.sha256(row.image.read()).hexdigest()]
     else:
         image = asdict(row.image) if row.image else None
     captions = [[one.column, one.language, one.number, one.text] for one in row.captions]
@@ -199,7 +201,7 @@ def _address(row: Row | Rejection) -> str | None:
         return without_credentials(row.url) or None
     if isinstance(row.image, ImageUrl):
         return without_credentials(row.image.url)
-    return row.image.name if isinstance(row.image, ImageFile) else None
+    return row.image.name if isinstance(row.image, ImageFile | ImageMember) else None
 
 
 def _metadata(row: Row, entry: Entry) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from components.download.digests import Digests, Repeated
 from components.faults import ConfigurationFault, DataFault
 from components.settings.download import Download
-from components.settings.sources import SceneTexts, TextTable
+from components.settings.sources import SceneTexts, TextTable, Weighted
+from components.sources.mixture import mixed
 from components.sources.rows import ImageUrl, Rejection, Row, read_rows
 from components.storage.atomic import remove
 
@@ -52,17 +53,29 @@ def _survey(params: Download, inputs: Path, seed: int, keys: Digests, urls: Dige
             keys.add(row.key)
     if images == 0:
         raise ConfigurationFault(
-            "download.sources gives no image row; add a url_list, folder or scenes source"
+            "download.sources gives no image row; add a source of images, a url_list say"
         )
     _refuse_equal_keys(params, inputs, seed, keys.repeated())
     return Survey(images, texts, urls.repeated())
 
 
 def image_rows(params: Download, inputs: Path, seed: int) -> Iterator[Row | Rejection]:
-    """Yield the rows of all sources of images, in the order of params."""
+    """Yield the rows of all sources of images: those without weight in the order of params, then the others.
+
+    Sources with weights are merged in their proportion, so that each shard holds the mixture.
+    """
+    weighted: list[Iterator[Row | Rejection]] = []
+    weights: list[float] = []
     for source in params.sources:
-        if not isinstance(source, TextTable | SceneTexts):
-            yield from read_rows(source, inputs, seed)
+        if isinstance(source, TextTable | SceneTexts):
+            continue
+        rows = read_rows(source, inputs, seed)
+        if isinstance(source, Weighted) and source.weight is not None:
+            weighted.append(rows)
+            weights.append(source.weight)
+        else:
+            yield from rows
+    yield from mixed(weighted, weights)
 
 
 def text_rows(params: Download, inputs: Path, seed: int) -> Iterator[Row | Rejection]:

@@ -20,7 +20,7 @@ from components.download.refusal import Refused
 from components.download.spool import Place, Spool
 from components.running.workers import Tell
 from components.settings.download import Download
-from components.sources.rows import ImageFile, ImageScene, ImageUrl, Rejection, Row
+from components.sources.rows import Image, ImageFile, ImageMember, ImageScene, ImageUrl, Rejection, Row
 from components.sources.scenes import render
 
 FILES_IN_MEMORY = 4
@@ -57,18 +57,18 @@ class Taking:
         self._params, self._spool, self._tell, self._deadly = params, spool, tell, deadly
         self._reading = asyncio.Semaphore(FILES_IN_MEMORY)
 
-    def all(self, rows: Sequence[Row | Rejection], known: Mapping[str, Taken]) -> list[Taken]:
-        """Take all rows but those that are known by their keys; the order is that of the rows."""
+    def all(self, rows: Sequence[Row | Rejection], known: Mapping[int, Taken]) -> list[Taken]:
+        """Take all rows but those that are known, by number; the order is that of the rows."""
         torch.set_num_threads(1)  # a process a core
         taken = asyncio.run(self._all(rows, known))
         return without_placeholders(rows, taken, self._params.max_urls_per_body)
 
-    async def _all(self, rows: Sequence[Row | Rejection], known: Mapping[str, Taken]) -> list[Taken]:
+    async def _all(self, rows: Sequence[Row | Rejection], known: Mapping[int, Taken]) -> list[Taken]:
         with ThreadPoolExecutor(1) as decoder:  # one picture at a time, so that a crash has one cause
             async with Fetcher(self._params.fetch) as fetcher:
 
                 async def take(number: int, row: Row | Rejection) -> Taken:
-                    taken = known.get(row.key) or await self._one(number, row, fetcher, decoder)
+                    taken = known.get(number) or await self._one(number, row, fetcher, decoder)
                     self._tell.advance()
                     return taken
 
@@ -84,7 +84,7 @@ class Taking:
             return await loop.run_in_executor(decoder, self._drawn, row.image)
         try:
             async with self._body(row, fetcher) as body:
-                return await loop.run_in_executor(decoder, self._decoded, number, body)
+                return await loop.run_in_executor(decoder, self._decoded, number, row, body)
         except Refused as refused:
             return Taken(FAILED_TO_DOWNLOAD, refused.reason)
 
@@ -97,9 +97,11 @@ class Taking:
             async with self._reading:
                 yield Body(_read(row.image, self._params.fetch.max_bytes), None)
 
-    def _decoded(self, number: int, body: Body) -> Taken:
+    def _decoded(self, number: int, row: Row, body: Body) -> Taken:
         digest, size = hashlib.sha256(body.data).hexdigest(), len(body.data)
         came = Taken(FAILED_TO_RESIZE, "", digest, size, body.final_url)
+        if isinstance(row.image, ImageUrl) and row.image.sha256 not in (None, digest):
+            return replace(came, status=FAILED_TO_DOWNLOAD, reason="hash_mismatch")
         if number in self._deadly:
             return replace(came, reason="decoder_died")
         try:
@@ -142,7 +144,11 @@ def without_placeholders(
     ]
 
 
-def _read(image: ImageFile | ImageScene | None, max_bytes: int) -> bytes:
+def _read(image: Image | None, max_bytes: int) -> bytes:
+    if isinstance(image, ImageMember):
+        if image.size > max_bytes:
+            raise Refused("too_large")
+        return image.read()
     if not isinstance(image, ImageFile):
         raise Refused("no_image")
     if not image.path.is_file():

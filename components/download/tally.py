@@ -11,7 +11,7 @@ from components.download.shard import reasons_of, set_aside
 from components.faults import DataFault, InfrastructureFault
 from components.running.rows import Rows
 from components.settings.download import Download
-from components.settings.sources import UrlList
+from components.sources.needs import is_fetched
 from components.storage.atomic import read_json
 
 DEAD_NETWORK_ROWS = 100  # failed connections without one image before the stage gives up at once
@@ -26,7 +26,7 @@ class Tally:
         self.splits: Counter[str] = Counter()
         self.sources: Counter[str] = Counter()
         self._params = params
-        self._url_sources = {source.name for source in params.sources if isinstance(source, UrlList)}
+        self._url_sources = {source.name for source in params.sources if is_fetched(source)}
         self._retriable: list[Path] = []
 
     def add(self, piece: Path, name: str) -> int:

@@ -11,7 +11,7 @@ from components.faults import ConfigurationFault, InfrastructureFault
 from components.settings.base_models import FolderModel
 from components.settings.environment import Environment
 from components.settings.params import Params
-from components.settings.sources import Folder, Table
+from components.sources.needs import paths_of
 from components.storage.bucket import open_bucket
 from components.storage.layout import Layout
 
@@ -70,10 +70,8 @@ def _inputs(params: Params, layout: Layout) -> str:
     folder = layout.inputs(params.download.inputs)
     if not folder.is_dir():
         raise ConfigurationFault(f"{folder} not found (download.inputs): make it and put the data there")
-    tables = [source for source in params.download.sources if isinstance(source, Table)]
-    wanted = [table.path for table in tables] + [s.images for s in tables if isinstance(s, Folder)]
-    for path in wanted:
-        if not (folder / path).exists():
+    for path in [path for source in params.download.sources for path in paths_of(source)]:
+        if not (folder / path).exists() and not any(folder.glob(path)):
             raise ConfigurationFault(
                 f"{folder / path} not found (download.sources): put it there or mend the path"
             )

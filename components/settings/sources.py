@@ -1,14 +1,20 @@
-"""Where rows come from: url lists, folders, tables of text, and the procedural scenes."""
+"""Where rows come from: url lists, folders, annotation files, shards, tables of text, procedural scenes.
+
+Paths are relative to `inputs/<download.inputs>`. A `path` names one file; where a source may be many files,
+it may also name a folder or hold a pattern (`laion/part-*.parquet`), read in the order of names.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.settings.section import Count, Language, Name, Positive, RelativePath, Section, Sha256
+from components.settings.section import Count, Language, Name, Positive, Rate, RelativePath, Section, Sha256
 
 Split = Literal["train", "validation", "test"]
+MEMBER_COLUMN = r"^(txt|json\..+)$"
 
 
 class CaptionColumn(Section):
@@ -19,36 +25,69 @@ class CaptionColumn(Section):
     language: Language
 
 
-class Table(Section):
-    """What every source read from a table shares. Paths are relative to `inputs/<download.inputs>`."""
+class Captioned(Section):
+    """What every source shares whose captions come from files."""
 
     name: Name
-    path: RelativePath  # parquet, csv or tsv
-    sha256: Sha256 | None  # refuse any other bytes
-    key_column: str | None  # None: keys are made from the row number
-    split_column: str | None  # holds train, validation or test
-    split: Split | None  # for all rows, where there is no split column
+    path: RelativePath
     captions: list[CaptionColumn] = Field(min_length=1)
     limit: Positive | None  # rows taken from the head
 
     @model_validator(mode="after")
-    def _one_split_and_one_column_each(self) -> Self:
-        if (self.split is None) == (self.split_column is None):
-            raise ValueError(f"source {self.name}: give either split or split_column, the other one null")
+    def _one_name_each(self) -> Self:
         names = [caption.name for caption in self.captions]
         if len(set(names)) != len(names):
             raise ValueError(f"source {self.name}: two caption columns have one name; give each its own")
         return self
 
 
-class UrlList(Table):
+class SplitByColumn(Captioned):
+    """A source whose rows say themselves of which split they are, or are all of one."""
+
+    split_column: str | None  # holds train, validation or test
+    split: Split | None  # for all rows, where there is no split column
+
+    @model_validator(mode="after")
+    def _one_split(self) -> Self:
+        if (self.split is None) == (self.split_column is None):
+            raise ValueError(f"source {self.name}: give either split or split_column, the other one null")
+        return self
+
+
+class Pinned(Section):
+    """A source that may be held to the bytes it had."""
+
+    sha256: Sha256 | None  # of the file; of many files that of what `sha256sum` prints of them
+
+
+class Weighted(Section):
+    """A source of images that may be mixed with others."""
+
+    weight: Rate | None  # its share of each stretch of rows, beside the other weights; null: read as a whole
+
+
+class Table(SplitByColumn, Pinned):
+    """What every source read from tables shares: parquet, csv, tsv, csv.gz or tsv.gz, one file or many."""
+
+    columns: list[str] | None  # names of the columns of a csv or tsv without a header line
+    key_column: str | None  # None: keys are made from the row number
+
+    @model_validator(mode="after")
+    def _columns_are_each_named_once(self) -> Self:
+        if self.columns is not None and len(set(self.columns)) != len(self.columns):
+            raise ValueError(f"source {self.name}: columns names one twice; give each column its own name")
+        return self
+
+
+class UrlList(Table, Weighted):
     """Images fetched over HTTP."""
 
     kind: Literal["url_list"]
     url_column: str
+    sha256_column: str | None  # of the image's bytes; a row whose bytes have another one is rejected
 
 
-class Folder(Table):
+class Folder(Table, Weighted):
     """Images that lie in a folder beside a captions table."""
 
     kind: Literal["folder"]
@@ -60,6 +99,64 @@ class TextTable(Table):
     """Captions without images, for the language side."""
 
     kind: Literal["text_table"]
+
+
+class Coco(Captioned, Pinned, Weighted):
+    """A captions file of COCO: `images` and `annotations`; the columns are fields of an annotation."""
+
+    kind: Literal["coco"]
+    split: Split
+    images: RelativePath | None  # the folder that holds each `file_name`
+    url_field: str | None  # of an image, coco_url or flickr_url, where there is no folder
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.images is None) == (self.url_field is None):
+            raise ValueError(f"source {self.name}: give either images or url_field, the other one null")
+        return self
+
+
+class Karpathy(Captioned, Pinned, Weighted):
+    """A dataset file of Karpathy's splits; the columns are fields of a sentence (`raw`)."""
+
+    kind: Literal["karpathy"]
+    splits: dict[str, Split | None]  # what its train, restval, val and test mean here; null leaves one out
+    images: RelativePath | None  # the folder that holds each `filepath`/`filename`
+    url_prefix: str | None  # what to put before them, where there is no folder
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.images is None) == (self.url_prefix is None):
+            raise ValueError(f"source {self.name}: give either images or url_prefix, the other one null")
+        return self
+
+
+class Members(SplitByColumn, Weighted):
+    """Images whose captions lie beside them in .txt and .json files of the same name.
+
+    The column `txt` is the .txt file, `json.caption` the field caption of the .json file.
+    """
+
+    txt_lines: bool  # each line of a .txt file is a caption; false: the whole file is one
+
+    @model_validator(mode="after")
+    def _columns_are_of_members(self) -> Self:
+        for column in [*(one.column for one in self.captions), self.split_column or "txt"]:
+            if not re.match(MEMBER_COLUMN, column):
+                raise ValueError(f"source {self.name}: column {column} is neither txt nor json.FIELD")
+        return self
+
+
+class Sidecars(Members):
+    """A folder of images with their captions beside them, at any depth."""
+
+    kind: Literal["sidecars"]
+
+
+class Shards(Members, Pinned):
+    """WebDataset shards that are there already, as img2dataset writes them."""
+
+    kind: Literal["shards"]
 
 
 class SplitCounts(Section):
@@ -87,5 +184,8 @@ class SceneTexts(Section):
     counts: SplitCounts
 
 
-Source = Annotated[UrlList | Folder | TextTable | Scenes | SceneTexts, Field(discriminator="kind")]
+Source = Annotated[
+    UrlList | Folder | Coco | Karpathy | Sidecars | Shards | TextTable | Scenes | SceneTexts,
+    Field(discriminator="kind"),
+]
 TextSource = Annotated[TextTable | SceneTexts, Field(discriminator="kind")]

@@ -11,9 +11,10 @@ from components.storage.side_tables import Caption
 
 @dataclass(frozen=True)
 class ImageUrl:
-    """An image to be fetched."""
+    """An image to be fetched; other bytes than those of `sha256` are refused where it is known."""
 
     url: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,22 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
+class ImageMember:
+    """An image that is `size` bytes of a tar, from `offset` on; `name` is that of tar and member."""
+
+    path: Path
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return the image's bytes."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True)
 class ImageScene:
     """An image to be drawn, `size` pixels wide and high."""
 
@@ -32,7 +49,7 @@ class ImageScene:
     size: int
 
 
-Image = ImageUrl | ImageFile | ImageScene
+Image = ImageUrl | ImageFile | ImageMember | ImageScene
 
 
 @dataclass(frozen=True)

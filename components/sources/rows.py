@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.settings.sources import Scenes, SceneTexts, Source
-from components.sources.row import Image, ImageFile, ImageScene, ImageUrl, Rejection, Row
+from components.settings.sources import (
+    Coco,
+    Karpathy,
+    Scenes,
+    SceneTexts,
+    Shards,
+    Sidecars,
+    Source,
+)
+from components.sources.coco_rows import read_coco
+from components.sources.karpathy_rows import read_karpathy
+from components.sources.row import Image, ImageFile, ImageMember, ImageScene, ImageUrl, Rejection, Row
 from components.sources.scene_rows import read_scenes
+from components.sources.shard_rows import read_shards
+from components.sources.sidecar_rows import read_sidecars
 from components.sources.table_rows import read_table_rows
 
-__all__ = ["Image", "ImageFile", "ImageScene", "ImageUrl", "Rejection", "Row", "read_rows"]
+__all__ = ["Image", "ImageFile", "ImageMember", "ImageScene", "ImageUrl", "Rejection", "Row", "read_rows"]
 
 
 def read_rows(source: Source, inputs: Path, seed: int) -> Iterator[Row | Rejection]:
@@ -22,9 +34,19 @@ def read_rows(source: Source, inputs: Path, seed: int) -> Iterator[Row | Rejecti
         seed: Of params; decides the procedural sources.
 
     Raises:
-        ConfigurationFault: the table is missing, or lacks a column that params name.
-        DataFault: the table is empty, damaged, or not the one params pin.
+        ConfigurationFault: what params name is missing, or of another kind.
+        DataFault: it is empty, damaged, or not what params pin.
     """
-    if isinstance(source, Scenes | SceneTexts):
-        return read_scenes(source, seed)
-    return read_table_rows(source, inputs)
+    match source:
+        case Scenes() | SceneTexts():
+            return read_scenes(source, seed)
+        case Coco():
+            return read_coco(source, inputs)
+        case Karpathy():
+            return read_karpathy(source, inputs)
+        case Sidecars():
+            return read_sidecars(source, inputs)
+        case Shards():
+            return read_shards(source, inputs)
+        case _:
+            return read_table_rows(source, inputs)

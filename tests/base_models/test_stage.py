@@ -133,6 +133,7 @@ def test_texts_of_a_table_are_learned_from(workspace: Path, tiny: dict[str, Any]
             "split": None,
             "captions": [{"column": "text", "name": "text", "language": "de"}],
             "limit": None,
+            "columns": None,
         }
     ]
     section["captioner"] = None

@@ -57,7 +57,8 @@ def album(folder: Path, count: int = 12) -> Path:
 def params_for(smoke: Params, port: int, languages: list[str]) -> Params:
     source = UrlList(
         kind="url_list", name="photographs", path="photographs.parquet", sha256=None, key_column="key",
-        split_column="split", split=None, limit=None, url_column="url",
+        split_column="split", split=None, limit=None, url_column="url", columns=None, sha256_column=None,
+        weight=None,
         captions=[CaptionColumn(column=one, name=f"said_{one}", language=one) for one in languages],
     )  # fmt: skip
     fetch = smoke.download.fetch.model_copy(

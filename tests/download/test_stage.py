@@ -40,6 +40,7 @@ FIELDS: dict[str, Any] = {
     "split_column": None,
     "split": "train",
     "limit": None,
+    "columns": None,
 }
 CAPTIONS = [CaptionColumn(column="words", name="alt", language="en")]
 
@@ -59,6 +60,8 @@ def url_source(rows: list[dict[str, Any]], name: str = "web", **changes: Any) ->
         "name": name,
         "path": f"{name}.parquet",
         "url_column": "link",
+        "sha256_column": None,
+        "weight": None,
         "captions": CAPTIONS,
     }
     return UrlList(**{**FIELDS, **fields, **changes})
@@ -253,7 +256,7 @@ def test_a_folder_and_a_text_table_go_the_same_way(workspace: Path, smoke: Param
     )
     Path("inputs/demo/texts.tsv").write_text("id\twords\nt1\tno image\nt2\t\nt3\tnone either\n", "utf-8")
     pictures = Folder(**FIELDS, kind="folder", name="local", path="list.csv", captions=CAPTIONS,
-                      images="pictures", image_column="file")  # fmt: skip
+                      images="pictures", image_column="file", weight=None)  # fmt: skip
     texts = TextTable(**FIELDS, kind="text_table", name="told", path="texts.tsv", captions=CAPTIONS)
     run(with_sources(smoke, [texts, pictures], max_reject_share=0.5), env)
     assert [(pair.key, pair.caption, pair.metadata["url"]) for pair in pairs()] == [

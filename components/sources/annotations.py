@@ -1,0 +1,117 @@
+"""Annotation files: JSON that holds a list of images, read whole.
+
+The one kind of input that is not streamed: captions stand apart from their images, in any order. A file as
+large as COCO's captions_train2017.json (97 MB, 118,287 images) took 390 MB; larger sets come as tables.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.faults import ConfigurationFault, DataFault
+from components.settings.sources import Coco, Karpathy
+from components.sources.files import check_pin, named_files
+from components.sources.row import Image, ImageUrl, Rejection, Row
+from components.sources.texts import Rejected, captions_of, file_below, normal_key, rejection, whole_text
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image as an annotation file has it."""
+
+    key: str  # tells it from the file's other images
+    split: str
+    captions: list[Tree]  # objects whose fields are captions
+    name: str  # below the folder of images, if there is one
+    url: str  # empty where it has none
+    where: str  # it stands in the file
+
+
+def read_annotations(source: Coco | Karpathy, inputs: Path, lists: tuple[str, ...]) -> dict[str, list[Tree]]:
+    """Return the lists of objects that an annotation file holds.
+
+    Args:
+        source: From params.
+        inputs: The folder its paths are relative to.
+        lists: Names of the lists wanted.
+
+    Raises:
+        ConfigurationFault: the file or the folder of images is missing, or it is JSON of another kind.
+        DataFault: it is damaged, empty, or not the pinned one.
+    """
+    files = named_files(inputs, source.path, (".json",))
+    if len(files.paths) != 1:
+        raise ConfigurationFault(f"{inputs / source.path} names several files; expected one: name one")
+    check_pin(inputs, files.paths, source.sha256)
+    if source.images is not None and not (inputs / source.images).is_dir():
+        raise ConfigurationFault(
+            f"{inputs / source.images} is no folder; sources.{source.name}.images names it"
+        )
+    path = files.paths[0]
+    tree = _parsed(path)
+    for name in lists:
+        found = tree.get(name) if isinstance(tree, dict) else None
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            there = f"; it has {', '.join(list(tree)[:10])}" if isinstance(tree, dict) else ""
+            raise ConfigurationFault(
+                f"{path} has no list {name} of objects{there}: expected {source.kind}'s format"
+            )
+        if not found:
+            raise DataFault(f"{path} has no {name}; expected at least one")
+    return {name: tree[name] for name in lists}
+
+
+def check_fields(source: Coco | Karpathy, inputs: Path, what: str, objects: list[Tree]) -> None:
+    """Check that the captions' columns are fields of the objects that should hold them.
+
+    Raises:
+        ConfigurationFault: none of them has such a field.
+    """
+    for column in source.captions:
+        if not any(column.column in one for one in objects):
+            fields = ", ".join(sorted({field for one in objects[:100] for field in one})[:10]) or "none"
+            raise ConfigurationFault(
+                f"{inputs / source.path}: no {what} has a field {column.column}; their fields are {fields}: "
+                "name one of them in params, or the file that holds captions"
+            )
+
+
+def row_of(source: Coco | Karpathy, inputs: Path, image: AnnotatedImage) -> Row | Rejection:
+    """Return the row of an image, or why it has none."""
+    key = f"{source.name}_{image.key}"
+    try:
+        key = normal_key(key)
+        place = _place(source, inputs, image)
+        captions = captions_of(source.captions, _values(source, image), key, image.split, source.name)
+    except Rejected as reason:
+        return rejection(source.name, key, image.split, reason, image.where, image.url)
+    return Row(key, image.split, source.name, captions, {}, place)
+
+
+def _place(source: Coco | Karpathy, inputs: Path, image: AnnotatedImage) -> Image:
+    name = whole_text(image.name)
+    if source.images is not None:
+        return file_below((inputs / source.images).resolve(), name)
+    if not image.url:
+        raise Rejected("no_url")
+    return ImageUrl(whole_text(image.url))
+
+
+def _values(source: Coco | Karpathy, image: AnnotatedImage) -> Tree:
+    values: Tree = {}
+    for column in source.captions:
+        given = [one.get(column.column) for one in image.captions]
+        values[column.column] = [text for one in given for text in (one if isinstance(one, list) else [one])]
+    return values
+
+
+def _parsed(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataFault(f"{path} is no whole JSON in UTF-8 ({error}); fetch it again") from None

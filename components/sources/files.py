@@ -1,0 +1,106 @@
+"""Which files a source's path names, and whether they are the pinned ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.faults import ConfigurationFault, DataFault
+from components.storage.atomic import sha256_of
+
+PATTERN_SIGNS = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files in the order of their names, and the folder that the names are relative to."""
+
+    folder: Path
+    paths: list[Path]
+
+    def name_of(self, path: Path) -> str:
+        """Return what tells one of the files from the others."""
+        return path.relative_to(self.folder).as_posix()
+
+
+def named_files(inputs: Path, path: str, suffixes: Sequence[str]) -> Files:
+    """Find what a source's path names: one file, the fitting files of a folder, or those of a pattern.
+
+    A file named as such may have any suffix; whoever reads it says whether it fits.
+
+    Args:
+        inputs: The folder that the path is relative to.
+        path: Of params.
+        suffixes: Of the files wanted, where there may be many.
+
+    Raises:
+        ConfigurationFault: nothing fits, or a folder holds files of two kinds.
+    """
+    place = inputs / path
+    if place.is_file():
+        return Files(place.parent, [place])
+    if place.is_dir():
+        return Files(place, _of_folder(place, suffixes))
+    if PATTERN_SIGNS.isdisjoint(path):
+        there = ", ".join(sorted(one.name for one in place.parent.glob("*"))[:5]) or "nothing"
+        raise ConfigurationFault(
+            f"{place} not found; its folder holds {there}: put it there or mend the path"
+        )
+    found = sorted((one for one in inputs.glob(path) if _fits(one)), key=Path.as_posix)
+    if not found:
+        raise ConfigurationFault(
+            f"no file fits {place}; expected at least one: put it there or mend the path"
+        )
+
+    return Files(inputs.joinpath(*_fixed_parts(path)), found)
+
+
+def check_pin(inputs: Path, paths: Sequence[Path], pinned: str | None) -> None:
+    """Compare files with the pin of params, if there is one.
+
+    One file is pinned by its sha256. Many are pinned by that of the list which `LC_ALL=C sha256sum` prints of
+    them, started in `inputs`: `cd inputs/NAME && LC_ALL=C sha256sum laion/*.parquet | sha256sum`.
+
+    Raises:
+        DataFault: they are not the pinned ones.
+    """
+    if pinned is None:
+        return
+    if len(paths) == 1:
+        what, found = str(paths[0]), sha256_of(paths[0])
+    else:
+        digest = hashlib.sha256()
+        for path in paths:
+            digest.update(f"{sha256_of(path)}  {path.relative_to(inputs).as_posix()}\n".encode())
+        what, found = f"the list of {len(paths)} files from {paths[0]} on", digest.hexdigest()
+    if found != pinned:
+        raise DataFault(f"{what} has sha256 {found}, params pin {pinned}: fetch what is pinned or change it")
+
+
+def _of_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    found = sorted(
+        (one for one in folder.iterdir() if _fits(one, suffixes)),
+        key=Path.as_posix,
+    )
+    kinds = sorted({suffix for suffix in suffixes if any(one.name.endswith(suffix) for one in found)})
+    if len(kinds) > 1:
+        raise ConfigurationFault(
+            f"{folder} holds files of {len(kinds)} kinds, {', '.join(kinds)}; name one with a pattern: "
+            f"{folder.name}/*{kinds[0]}"
+        )
+    if not found:
+        raise ConfigurationFault(f"{folder} holds no {', '.join(suffixes)}; put them there or mend the path")
+    return found
+
+
+def _fixed_parts(pattern: str) -> list[str]:
+    """Return the folders that a pattern begins with."""
+    parts = pattern.split("/")[:-1]
+    first = next((n for n, part in enumerate(parts) if not PATTERN_SIGNS.isdisjoint(part)), len(parts))
+    return parts[:first]
+
+
+def _fits(path: Path, suffixes: Sequence[str] = ("",)) -> bool:
+    return path.is_file() and not path.name.startswith(".") and path.name.endswith(tuple(suffixes))

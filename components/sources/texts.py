@@ -1,0 +1,134 @@
+"""Values of any input as keys, splits, names and captions; what cannot be one rejects its row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from components.settings.sources import CaptionColumn, Split
+from components.sources.row import ImageFile, Rejection
+from components.storage.side_tables import Caption
+
+MAX_KEY_CHARACTERS = 128
+SPLITS = get_args(Split)
+INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]")
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON and file names can hold half a character, UTF-8 cannot
+NOT_OF_KEYS = re.compile(r"[^a-z0-9_-]+")
+
+
+class Rejected(Exception):
+    """This input row gives no row; the reason is the text."""
+
+
+def normal_key(value: Any) -> str:  # noqa: ANN401 - whatever the input holds
+    """Return a key as shards want it: lower-case, no dots, no slashes.
+
+    Raises:
+        Rejected: it is no text, nothing is left of it, or it is too long for a file name.
+    """
+    key = NOT_OF_KEYS.sub("_", whole_text(value).strip().lower())
+    if not key or len(key) > MAX_KEY_CHARACTERS:
+        raise Rejected("bad_key")
+    return key
+
+
+def rejection(
+    source: str, key: str, split: str, reason: Rejected | str, where: str, url: str = ""
+) -> Rejection:
+    """Return a rejection of a row; its key is cut to the form of keys, what cannot be written is replaced."""
+    key = NOT_OF_KEYS.sub("_", key.strip().lower())[:MAX_KEY_CHARACTERS]
+    where, url = (SURROGATE.sub("\ufffd", text) for text in (where, url))
+    return Rejection(key, split, source, str(reason), where, url)
+
+
+def split_of(value: Any) -> str:  # noqa: ANN401
+    """Return a split that is one.
+
+    Raises:
+        Rejected: it is none.
+    """
+    split = whole_text(value)
+    if split not in SPLITS:
+        raise Rejected("unknown_split")
+    return split
+
+
+def whole_text(value: Any) -> str:  # noqa: ANN401
+    """Return a value as text that UTF-8 can write; empty for none, and for NaN, which pandas writes for none.
+
+    Raises:
+        Rejected: it holds half a character, or is a list or an object.
+    """
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise Rejected("bad_utf8") from None
+    if isinstance(value, list | dict):
+        raise Rejected("not_text")
+    text = str(value)
+    if not text.isascii() and SURROGATE.search(text):
+        raise Rejected("lone_surrogate")
+    return text
+
+
+def one_line(value: Any) -> str:  # noqa: ANN401
+    """Return a caption with each run of white space made one space; empty when nothing visible is left.
+
+    Raises:
+        Rejected: it is no text, or holds a NUL or half a character.
+    """
+    text = " ".join(whole_text(value).split())
+    if "\0" in text:
+        raise Rejected("nul_character")
+    return text if text.isascii() or INVISIBLE.sub("", text).strip() else ""
+
+
+def captions_of(
+    columns: Sequence[CaptionColumn], values: Mapping[str, Any], key: str, split: str, writer: str
+) -> list[Caption]:
+    """Return the captions of a row, column by column; each value is one caption or a list of captions.
+
+    Args:
+        columns: Those to take.
+        values: By column; one that is missing holds no caption.
+        key: Of the row.
+        split: Of the row.
+        writer: Who says so: the source's name.
+
+    Raises:
+        Rejected: no column holds a visible character, or one holds what no caption can.
+    """
+    captions = []
+    for column in columns:
+        value = values.get(column.column)
+        lines = [one_line(text) for text in (value if isinstance(value, list) else [value])]
+        captions += [
+            Caption(key, split, column.name, column.language, number, text, writer)
+            for number, text in enumerate(line for line in lines if line)
+        ]
+    if not captions:
+        raise Rejected("empty_caption")
+    return captions
+
+
+def file_below(folder: Path, name: str) -> ImageFile:
+    """Return an image that lies in a folder.
+
+    Args:
+        folder: With its links resolved.
+        name: Of the image, below it.
+
+    Raises:
+        Rejected: there is no name, or it leads out of the folder.
+    """
+    if not name:
+        raise Rejected("no_image_name")
+    path = folder / name
+    if "\0" in name or not path.resolve().is_relative_to(folder):
+        raise Rejected("path_outside_folder")
+    return ImageFile(path, name)

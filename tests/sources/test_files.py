@@ -1,0 +1,66 @@
+"""A path that names many files is one table, in the order of names."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.faults import ConfigurationFault, DataFault
+from tests.sources.reading import good, read, texts, told
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """Four parts of two rows each, the third one without any, and what else such a folder holds."""
+    (tmp_path / "laion").mkdir()
+    for part in (1, 0, 3, 2):
+        words = [f"{part} {row}" for row in range(2)] if part != 2 else []
+        table = pa.table({"caption": pa.array(words, pa.string())})
+        pq.write_table(table, tmp_path / "laion" / f"part-{part:05d}.parquet")
+    (tmp_path / "laion" / "_SUCCESS").touch()
+    (tmp_path / "laion" / ".part-9.parquet").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", ["laion", "laion/part-*.parquet", "*/part-0000[0-3].parquet"])
+def test_a_folder_or_a_pattern_is_one_table(parts: Path, path: str) -> None:
+    rows = good(read(texts(path), parts))
+    assert told(list(rows)) == ["0 0", "0 1", "1 0", "1 1", "3 0", "3 1"]
+    assert [row.key for row in rows] == [f"told_{number:09d}" for number in range(6)]
+    assert told(read(texts(path, limit=3), parts)) == ["0 0", "0 1", "1 0"]
+
+
+@pytest.mark.skipif(not shutil.which("sha256sum"), reason="needs sha256sum")
+def test_many_files_are_pinned_by_what_sha256sum_prints(parts: Path) -> None:
+    command = "LC_ALL=C sha256sum laion/*.parquet | sha256sum"
+    done = subprocess.run(["sh", "-c", command], cwd=parts, capture_output=True, text=True, check=True)
+    pinned = texts("laion", sha256=done.stdout.split()[0])
+    assert len(read(pinned, parts)) == 6
+    (parts / "laion/part-00003.parquet").rename(parts / "laion/part-00004.parquet")
+    with pytest.raises(DataFault, match="the list of 4 files from .*part-00000.parquet on has sha256"):
+        read(pinned, parts)
+
+
+def test_what_is_not_there_or_not_one_table_stops(parts: Path) -> None:
+    with pytest.raises(ConfigurationFault, match="no file fits .*part-x"):
+        read(texts("laion/part-x*.parquet"), parts)
+    with pytest.raises(ConfigurationFault, match="lion not found; its folder holds laion"):
+        read(texts("lion"), parts)
+    (parts / "empty").mkdir()
+    with pytest.raises(ConfigurationFault, match="empty holds no .parquet"):
+        read(texts("empty"), parts)
+    (parts / "laion" / "more.csv").write_text("caption\nx\n")
+    with pytest.raises(ConfigurationFault, match=r"holds files of 2 kinds, .csv, .parquet; .* laion/\*.csv"):
+        read(texts("laion"), parts)
+    words = texts("x").captions[0].model_copy(update={"column": "words"})
+    with pytest.raises(ConfigurationFault, match="part-00000.parquet has no column words; it has caption"):
+        read(texts("laion/*.parquet", captions=[words]), parts)
+    for path in (parts / "laion").glob("part-*"):
+        pq.write_table(pa.table({"caption": pa.array([], pa.string())}), path)
+    with pytest.raises(DataFault, match="no rows"):
+        read(texts("laion/*.parquet"), parts)

@@ -1,0 +1,153 @@
+"""WebDataset shards that are there already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.faults import ConfigurationFault, DataFault
+from components.settings.sources import Shards
+from components.sources.rows import ImageMember, Rejection, Row
+from components.storage.atomic import sha256_of
+from tests.sources.reading import columns, good, read, told
+from tests.storage.test_tar_index import tar
+
+Members = list[tuple[str, bytes]]
+
+
+def shards(**changes: Any) -> Shards:
+    fields: dict[str, Any] = {
+        "kind": "shards", "name": "cc", "path": "cc3m", "sha256": None, "split": "train",
+        "split_column": None, "txt_lines": False, "captions": columns("txt"), "limit": None, "weight": None,
+    }  # fmt: skip
+    return Shards(**{**fields, **changes})
+
+
+def sample(key: str, words: str = "words", **fields: Any) -> Members:
+    """The three members of img2dataset."""
+    about = {"caption": words, "url": f"http://a/{key}", "key": key, "status": "success", **fields}
+    image = f"image {key}".encode()
+    return [
+        (f"{key}.jpg", image),
+        (f"{key}.json", json.dumps(about).encode()),
+        (f"{key}.txt", words.encode()),
+    ]
+
+
+def put(folder: Path, **contents: Members) -> None:
+    (folder / "cc3m").mkdir(exist_ok=True)
+    for name, members in contents.items():
+        tar(folder / "cc3m" / f"{name.removeprefix('s')}.tar", members)
+
+
+def test_samples_of_many_shards_in_order_with_keys_of_their_own(tmp_path: Path) -> None:
+    put(tmp_path, s00001=sample("000", "c"), s00000=sample("000", "a") + sample("dir/001", "b"))
+    (tmp_path / "cc3m" / "00000_stats.json").write_text("{}")
+    rows = good(read(shards(), tmp_path))
+    assert [(row.key, row.captions[0].text) for row in rows] == [
+        ("cc_00000_000", "a"), ("cc_00000_dir_001", "b"), ("cc_00001_000", "c"),
+    ]  # fmt: skip
+    images = [row.image for row in rows]
+    assert all(isinstance(image, ImageMember) for image in images)
+    assert [image.read() for image in images if isinstance(image, ImageMember)] == [
+        b"image 000", b"image dir/001", b"image 000",
+    ]  # fmt: skip
+    assert isinstance(images[1], ImageMember)
+    assert images[1].name == "00000.tar/dir/001.jpg"
+    assert len(read(shards(limit=2), tmp_path)) == 2
+    assert len(read(shards(path="cc3m/00001.tar"), tmp_path)) == 1
+    pinned = shards(path="cc3m/00001.tar", sha256=sha256_of(tmp_path / "cc3m/00001.tar"))
+    assert len(read(pinned, tmp_path)) == 1
+    with pytest.raises(DataFault, match="params pin"):
+        read(shards(path="cc3m/00000.tar", sha256=pinned.sha256), tmp_path)
+
+
+def test_captions_and_splits_from_json(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        s00000=sample("0", "alt", long=["a", "b"], split="test")
+        + sample("1", "alt", split="dev")
+        + [("2.jpg", b""), ("2.json", b'{"caption": "cut')]
+        + [("3.jpg", b""), ("3.json", b"\xff")]
+        + [("4.jpg", b""), ("4.txt", b"unasked")],
+    )
+    wanted = columns("long", "caption", prefix="json.")
+    rows = read(shards(split=None, split_column="json.split", captions=wanted), tmp_path)
+    assert told(rows) == [
+        "a", "unknown_split @ 00000.tar sample 1", "bad_json @ 00000.tar sample 2",
+        "bad_utf8 @ 00000.tar sample 3", "unknown_split @ 00000.tar sample 4",
+    ]  # fmt: skip
+    assert isinstance(rows[0], Row)
+    assert rows[0].split == "test"
+    assert [(one.column, one.number, one.text) for one in rows[0].captions] == [
+        ("long", 0, "a"), ("long", 1, "b"), ("caption", 0, "alt"),
+    ]  # fmt: skip
+
+
+def test_a_sample_without_an_image_or_a_caption_is_a_rejected_row(tmp_path: Path) -> None:
+    members = [
+        ("0.JPG", b""),
+        ("0.Txt", b"ok"),
+        ("1.jpg", b""),
+        ("2.txt", b"x"),
+        ("3.jpg", b""),
+        ("3.png", b""),
+    ]
+    members += [("4.left.jpg", b""), ("4.right.jpg", b""), ("5.jpg", b""), ("5.txt", b"x" * 10_000_001)]
+    put(tmp_path, s00000=members)
+    rows = read(shards(), tmp_path)
+    assert told(rows) == [
+        "ok", "empty_caption @ 00000.tar sample 1", "no_image @ 00000.tar sample 2",
+        "several_images @ 00000.tar sample 3", "no_image @ 00000.tar sample 4",
+        "too_large @ 00000.tar sample 5",
+    ]  # fmt: skip
+    assert [row.key for row in rows if isinstance(row, Rejection)] == [f"cc_00000_{n}" for n in range(1, 6)]
+
+
+def test_members_of_other_kinds_are_never_decoded(tmp_path: Path) -> None:
+    pickled = b"cos\nsystem\n(S'touch fired'\ntR."
+    others = [(f"0.{kind}", pickled) for kind in ("pyd", "pickle", "pth", "npy", "cls")]
+    put(tmp_path, s00000=sample("0") + others + [("1.pyd", pickled), ("README", b""), (".x", b"")])
+    assert told(read(shards(), tmp_path)) == ["words"]
+    assert not Path("fired").exists()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        sample("0") + sample("1") + [("0.cls", b"")],
+        sample("0") + sample("0"),
+        [*sample("0"), ("./0.txt", b"again")],
+        [*sample("0"), ("0.cls", b""), ("0.cls", b"")],
+    ],
+    ids=["interleaved", "twice", "two captions", "two of another kind"],
+)
+def test_a_key_stands_once_and_in_one_place(tmp_path: Path, members: Members) -> None:
+    put(tmp_path, s00000=members)
+    with pytest.raises(DataFault, match="twice, or apart from the other files of its key"):
+        read(shards(), tmp_path)
+
+
+def test_a_shard_that_is_cut_or_holds_nothing_stops_before_its_first_row(tmp_path: Path) -> None:
+    put(tmp_path, s00000=sample("0"), s00001=sample("1"))
+    path = tmp_path / "cc3m/00001.tar"
+    path.write_bytes(path.read_bytes()[:1024])  # one whole member and nothing behind it
+    with pytest.raises(DataFault, match="00001.tar is no whole tar"):
+        read(shards(), tmp_path)
+    assert len(read(shards(limit=1), tmp_path)) == 1
+    put(tmp_path, s00001=[("notes.md", b"")])
+    with pytest.raises(DataFault, match="00001.tar holds no image and no caption"):
+        read(shards(), tmp_path)
+    with pytest.raises(ConfigurationFault, match="cc4m not found"):
+        read(shards(path="cc4m"), tmp_path)
+
+
+def test_a_name_that_is_no_utf_8_is_rejected(tmp_path: Path) -> None:
+    put(tmp_path, s00000=[("\udcff.jpg", b""), ("\udcff.txt", b"x")])
+    rows = read(shards(), tmp_path)
+    assert told(rows) == ["lone_surrogate @ 00000.tar sample \ufffd"]
+    assert isinstance(rows[0], Rejection)
+    assert rows[0].key.encode()

@@ -1,0 +1,144 @@
+"""Lists without a header line, and lists packed by gzip."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.faults import ConfigurationFault, DataFault
+from components.sources.rows import ImageUrl, Row
+from components.sources.texts import INVISIBLE
+from tests.sources.reading import good, read, texts, told, urls
+
+CC3M = {"columns": ["caption", "url"]}
+CC12M = {"columns": ["url", "caption"]}
+
+
+def test_cc3m_and_cc12m_as_they_are_published(tmp_path: Path) -> None:
+    (tmp_path / "Train_GCC-training.tsv").write_text(
+        'a very typical bus station\thttp://a/1.jpg\nsierra looked stunning in this "top\thttp://a/2.jpg\n'
+    )
+    (tmp_path / "cc12m.tsv").write_text("https://a/3.jpg\t<PERSON> was the first one\n")
+    rows = good(read(urls("Train_GCC-training.tsv", **CC3M), tmp_path))
+    rows += good(read(urls("cc12m.tsv", **CC12M), tmp_path))
+    assert [(row.captions[0].text, row.image) for row in rows] == [
+        ("a very typical bus station", ImageUrl("http://a/1.jpg")),
+        ('sierra looked stunning in this "top', ImageUrl("http://a/2.jpg")),
+        ("<PERSON> was the first one", ImageUrl("https://a/3.jpg")),
+    ]
+
+
+def test_a_csv_without_header_has_the_width_of_its_names(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text('only one\nhttp://a/2,"two, quoted"\n\xff,x,y\n', "latin-1")
+    assert told(read(urls("list.csv", **CC12M), tmp_path)) == [
+        "wrong_field_count @ list.csv line 1",
+        "two, quoted",
+        "bad_utf8 @ list.csv line 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "is_header"),
+    [
+        ("url\tcaption", True),
+        ("URL\tTEXT", True),
+        ("\ufeffImage_URL\tsome caption", True),
+        ("http://a/1\tcaption", False),
+        ("http://a/1\turl", False),
+        ("oops\tno address at all, but prose", False),
+    ],
+)
+def test_a_header_line_where_none_was_expected_is_told(tmp_path: Path, first: str, is_header: bool) -> None:
+    (tmp_path / "list.tsv").write_text(f"{first}\nhttp://a/2\ttwo\n", "utf-8")
+    if not is_header:
+        assert len(read(urls("list.tsv", **CC12M), tmp_path)) == 2
+        return
+    with pytest.raises(ConfigurationFault, match="begins with a line of column names .* set columns"):
+        read(urls("list.tsv", **CC12M), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "error", "message"),
+    [
+        ("list.tsv", {"columns": ["url", "words"]}, ConfigurationFault, "no column caption; it has url, wor"),
+        ("list.tsv", {"columns": None}, ConfigurationFault, "if that is a row, list the names in columns"),
+        ("empty.csv", CC12M, DataFault, "is empty"),
+        ("blank.tsv", CC12M, DataFault, "has no rows; expected rows"),
+        ("swapped.tsv", CC12M, DataFault, "captions are urls in 2 of the first 2 rows"),
+        ("list.parquet", CC12M, DataFault, "is text inside"),
+    ],
+)  # fmt: skip
+def test_names_that_do_not_fit_stop(
+    tmp_path: Path, name: str, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    for file, content in {
+        "list.tsv": "http://a/1\tone\n", "list.parquet": "http://a/1\tone\n", "empty.csv": "",
+        "blank.tsv": "\n\n", "swapped.tsv": "one\thttp://a/1\ntwo\thttp://a/2\n",
+    }.items():  # fmt: skip
+        (tmp_path / file).write_text(content)
+    with pytest.raises(error, match=message):
+        read(urls(name, **changes), tmp_path)
+
+
+def test_columns_name_each_column_once() -> None:
+    with pytest.raises(ValueError, match="columns names one twice"):
+        urls("list.tsv", columns=["url", "url"])
+
+
+@pytest.mark.parametrize("name", ["list.tsv.gz", "list.csv.gz"])
+def test_a_packed_list_is_whole_or_stops(tmp_path: Path, name: str) -> None:
+    separator = "," if ".csv" in name else "\t"
+    whole = gzip.compress(
+        "".join(f"http://a/{n}{separator}words {n}\n" for n in range(500)).encode(), mtime=0
+    )
+    path = tmp_path / name
+    path.write_bytes(whole)
+    rows = read(urls(name, **CC12M), tmp_path)
+    assert told(rows) == [f"words {number}" for number in range(500)]
+    assert isinstance(rows[7], Row)
+    assert rows[7].captions[0].text == "words 7"
+    for cut in range(20, len(whole), 37):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DataFault, match="cut or damaged"):
+            read(urls(name, **CC12M), tmp_path)
+    for flipped in range(20, len(whole), 37):
+        path.write_bytes(whole[:flipped] + bytes([whole[flipped] ^ 16]) + whole[flipped + 1 :])
+        with pytest.raises(DataFault):
+            read(urls(name, **CC12M), tmp_path)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(DataFault, match="cut or damaged after 500 lines"):
+        read(urls(name, **CC12M), tmp_path)
+
+
+def test_a_line_that_never_ends_is_not_taken_into_memory(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "list.tsv.gz", "wb") as file:
+        file.write(b"caption\nfine\n" + b"\0" * 30_000_000)
+    with pytest.raises(DataFault, match="line 3 is longer than 10000000 bytes"):
+        read(texts("list.tsv.gz"), tmp_path)
+
+
+@given(
+    captions=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\t")), min_size=1
+    )
+)
+def test_whatever_people_write_a_row_is_a_row(
+    captions: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    lines = [f"http://a/{number}\t{caption}" for number, caption in enumerate(captions)]
+    (folder / "list.tsv").write_bytes("\n".join(lines).encode())
+    rows = read(urls("list.tsv", **CC12M), folder)
+    assert len(rows) == len(captions)
+    for row, caption in zip(rows, captions, strict=True):
+        words = " ".join(caption.split())
+        if isinstance(row, Row):
+            assert row.captions[0].text == words
+        else:
+            assert row.reason == ("nul_character" if "\0" in words else "empty_caption")
+            assert "\0" in words or not INVISIBLE.sub("", words).strip()
