@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -14,6 +15,9 @@ from components.settings.sources import SceneTexts, TextTable, Weighted
 from components.sources.mixture import mixed
 from components.sources.rows import ImageUrl, Rejection, Row, read_rows
 from components.storage.atomic import remove
+
+ROWS_BETWEEN_LINES = 500_000
+log = logging.getLogger("llm2clip")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ def _survey(params: Download, inputs: Path, seed: int, keys: Digests, urls: Dige
     images = texts = 0
     for row in image_rows(params, inputs, seed):
         images += 1
+        if images % ROWS_BETWEEN_LINES == 0:
+            log.info("download: %d rows looked at; fetching begins when all were", images)
         if isinstance(row, Row):
             keys.add(row.key)
             if isinstance(row.image, ImageUrl):
