@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from components.faults import ConfigurationFault
 from components.recaption.agreement import Agreement
 from components.recaption.base_clip import BaseClip
 from components.recaption.shard import Shard
@@ -47,7 +48,7 @@ class Scorer:
     """
 
     def __init__(self, section: Scores, layout: Layout, device: str, progress: Callable[[int], None]) -> None:
-        self._progress = progress
+        self._columns, self._progress = section.columns, progress
         self._clip = BaseClip(layout.artifact("base_models"), section.batch_size, device)
         self._pieces = layout.work("recaption") / "pieces"
         self._agreement = Agreement()
@@ -59,7 +60,11 @@ class Scorer:
         put_files(images, folder / IMAGES_FOLDER)
         parts = [SIMILARITIES.empty_table()]
         for column in sorted({caption.column for caption in captions}):
-            scored = self._column_piece(images, [one for one in captions if one.column == column])
+            of_column = [caption for caption in captions if caption.column == column]
+            if self._columns is not None and column not in self._columns:
+                parts.append(_not_asked(of_column))
+                continue
+            scored = self._column_piece(images, of_column)
             parts.append(read_table(scored / TABLE, SIMILARITIES))
             for name, value in read_json(scored / FIGURES).items():
                 self._sums[column][name] += value
@@ -74,7 +79,15 @@ class Scorer:
         """Return mean similarity by column, mean agreement by pair of columns, and what chance would give.
 
         A CLIP that gives captions of other images the same similarity knows nothing about these captions.
+
+        Raises:
+            ConfigurationFault: no caption is of a column that params name.
         """
+        if absent := sorted(set(self._columns or []) - self._sums.keys()):
+            raise ConfigurationFault(
+                f"recaption.scores.columns names {absent[0]}, and no image has a caption of it; expected "
+                "columns of the source or of a captioner: correct params"
+            )
         similarity = {
             column: {
                 "captions": int(sums["captions"]),
@@ -136,14 +149,7 @@ class Scorer:
         other = (rows + 1) % len(keys)  # the image after
         cut = self._clip.are_cut(texts)
         is_cut = [cut[number] for number in of_text.tolist()]
-        table = pa.table(
-            {
-                **{name: [getattr(one, name) for one in captions] for name in ("key", "column", "number")},
-                "similarity": similarity.numpy(),
-                "is_cut": is_cut,
-            },
-            schema=SIMILARITIES,
-        )
+        table = _lines(captions, similarity.tolist(), is_cut)
         others = len(captions) if len(keys) > 1 else 0
         return table, {
             "captions": len(captions),
@@ -152,6 +158,15 @@ class Scorer:
             "chance_captions": others,
             "cut": sum(is_cut),
         }
+
+
+def _not_asked(captions: list[Caption]) -> pa.Table:
+    return _lines(captions, [None] * len(captions), [None] * len(captions))
+
+
+def _lines(captions: list[Caption], similarity: list[Any], is_cut: list[Any]) -> pa.Table:
+    columns = {name: [getattr(one, name) for one in captions] for name in ("key", "column", "number")}
+    return pa.table({**columns, "similarity": similarity, "is_cut": is_cut}, schema=SIMILARITIES)
 
 
 def _cosines(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:

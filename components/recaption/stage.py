@@ -73,11 +73,10 @@ def run(params: Params, env: Environment) -> None:
                 scorer.write(shard, captions, out.folder)
         if captioners:
             rows.check(params.recaption.max_reject_share, "recaption")
+        scores = scorer.figures() if scorer else None
     quality_figures = {name: quality.figures() for name, quality in qualities.items()}
-    figures = {**rows.figures(), "captions": dict(sorted(columns.items())), "quality": quality_figures}
-    if scorer:
-        figures["scores"] = scorer.figures()
-    write_metrics(layout, "recaption", figures)
+    counts = {**rows.figures(), "captions": dict(sorted(columns.items()))}
+    write_metrics(layout, "recaption", {**counts, "quality": quality_figures, "scores": scores})
 
 
 def _captioners(section: Recaption, layout: Layout, env: Environment) -> Iterator[Captioner]:

@@ -50,6 +50,7 @@ Captioner = Annotated[ModelCaptioner | ColumnsCaptioner, Field(discriminator="ki
 class Scores(Section):
     """Image-text similarity of every caption under the base CLIP, and agreement between captioners."""
 
+    columns: list[Name] | None  # whose captions get a similarity; null: all
     batch_size: Positive  # images or texts embedded at once
 
 

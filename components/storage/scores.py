@@ -20,7 +20,7 @@ SCORES = pa.schema(
         ("key", pa.string()),
         ("column", pa.string()),
         ("number", pa.int32()),
-        ("similarity", pa.float32()),  # cosine of image and caption under the base CLIP
+        ("similarity", pa.float32()),  # cosine of image and caption under the base CLIP; null if not asked
         ("is_cut", pa.bool_()),  # the caption is longer than CLIP's context, and its end was not read
         ("agreement", pa.float32()),  # mean word overlap with other writers' captions; null without any
     ]
