@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from components.audit.attempts import LEDGER
 from components.running.output import output
 from components.sources.scenes import draw_scenes, render, scene_captions
 from components.storage.layout import Layout
@@ -27,6 +28,21 @@ def jpeg(image: Image.Image, quality: int = 95) -> bytes:
     return stream.getvalue()
 
 
+def ledger_of(keys: list[str], failed: int = 0, host: str = "images.example") -> pa.Table:
+    """Return a ledger of images that came and of some that did not."""
+    lines = [{"key": key, "url": f"https://{host}/{key}.jpg", "status": "success"} for key in keys]
+    lines += [
+        {
+            "key": f"lost{number}",
+            "url": f"https://user:secret@{host}/{number}.jpg?token=1",
+            "status": "failed_to_download",
+            "error_message": "http_404: row 7",
+        }
+        for number in range(failed)
+    ]
+    return pa.Table.from_pylist(lines, LEDGER)
+
+
 @pytest.fixture(scope="session")
 def scene_pairs() -> list[tuple[Pair, list[Caption]]]:
     """Images of all splits with their captions."""
@@ -42,7 +58,12 @@ def _scene_pairs() -> Iterator[tuple[Pair, list[Caption]]]:
                 for column, texts in scene_captions(scene).items()
                 for number, text in enumerate(texts)
             ]
-            metadata = {"split": split, "source": "scenes", "width": 64, "height": 64}
+            given = [
+                {"column": one.column, "number": one.number, "language": one.language, "text": one.text}
+                for one in captions
+                if one.column == "alt"
+            ]
+            metadata = {"split": split, "source": "scenes", "width": 64, "height": 64, "captions": given}
             yield Pair(key, jpeg(render(scene, 64)), captions[0].text, metadata), captions
 
 
@@ -58,8 +79,8 @@ def make_data(workspace: Path) -> Callable[..., Layout]:
                 name = f"{number:05d}"
                 tar = f"shards/{name}.tar"
                 out.rows[tar] = write_shard(out.folder / tar, [pair for pair, _ in part])
-                statuses = ["success"] * len(part) + ["failed_to_download"] * (failed if number == 0 else 0)
-                write_table(out.folder / f"shards/{name}.parquet", pa.table({"status": statuses}))
+                ledger = ledger_of([pair.key for pair, _ in part], failed if number == 0 else 0)
+                write_table(out.folder / f"shards/{name}.parquet", ledger)
             texts = [Caption(f"text_{n}", "train", "short", "en", 0, f"text {n}", "t") for n in range(TEXTS)]
             write_captions(out.folder / "texts/00000.parquet", texts)
         with output(layout, "recaption") as out:

@@ -57,6 +57,8 @@ def test_clean_scenes_pass_and_a_leak_stops_without_touching_the_last_good_artif
     page = (folder / "report.html").read_text()
     assert "Audit: passed" in page
     assert "words of dense_de (de)" in page
+    assert set(read_json(folder / "summary.json")["features"]) >= {"width", "aspect", "words of alt (en)"}
+    assert metrics["hosts"]["count"] == 1
 
     # another process, another order of sets: the same bytes, from fingerprints that are not made again
     pieces = {path: path.stat().st_ino for path in (work / "fingerprints").rglob("*.parquet")}
@@ -87,8 +89,8 @@ def test_leaked_rows_are_dropped_from_what_is_learned_with_their_reason(
     assert kept_keys(layout) == {pair.key for pair, _ in scene_pairs}
     files = sorted((layout.artifact("audit") / "dropped").iterdir())
     assert [row for path in files for row in pq.read_table(path).to_pylist()] == [
-        {"key": "copy", "reason": "leaked", "like": same[0].key},
-        {"key": "again", "reason": "leaked", "like": alike[0].key},
+        {"key": "copy", "reason": "leaked", "value": None, "like": same[0].key},
+        {"key": "again", "reason": "leaked", "value": None, "like": alike[0].key},
     ]
     metrics = read_json(layout.metrics("audit"))
     assert metrics["rejected"] == {"leaked": 2}
