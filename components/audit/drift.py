@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 from components.audit.summary import FORMAT_VERSION
 from components.audit.verdict import TOO_LITTLE, Gate
-from components.faults import ConfigurationFault
+from components.faults import ConfigurationFault, DataFault
 from components.settings.audit import Audit, Reference
 from components.storage.atomic import read_json
 
 GROUPS = 10  # of about equal shares of the reference, as is usual for the index
 PRIOR = 0.5  # added to each group's count, so that an empty one has a logarithm
+BIN = re.compile(r"-?\d+")
 Feature = dict[str, Any]  # values, missing, and counts by bin, as summary.json has it
 
 
@@ -36,8 +38,19 @@ def read_reference(path: Path) -> dict[str, Any]:
             f"{path} has format {version}; expected {FORMAT_VERSION}: make it again with this version's audit"
             ", or set audit.reference to null"
         )
-    features: dict[str, Any] = tree["features"]
+    features = tree.get("features")
+    if not isinstance(features, dict) or not all(_is_feature(one) for one in features.values()):
+        raise DataFault(f"{path} is no summary of an audit; expected counts by bin: put the right file there")
     return features
+
+
+def _is_feature(tree: object) -> bool:
+    if not isinstance(tree, dict) or not isinstance(tree.get("bins"), dict):
+        return False
+    counts = [tree.get("values"), tree.get("missing"), *tree["bins"].values()]
+    return all(BIN.fullmatch(number) for number in tree["bins"]) and all(
+        isinstance(count, int) and count >= 0 for count in counts
+    )
 
 
 def drift_gates(

@@ -95,6 +95,8 @@ def near_of_block(
     cosine = np.zeros(len(block), np.float32)
     for before in range(0, start, BLOCK):
         rows = before + np.flatnonzero(kept[before : before + BLOCK])
+        if not len(rows):
+            continue
         cosines = block @ _unit(matrix[rows]).T  # (b, kept)
         near = cosines >= min_cosine
         new = near.any(axis=1) & (like < 0)

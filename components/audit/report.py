@@ -65,7 +65,7 @@ def _head(verdict: dict[str, Any], dropped: dict[str, int]) -> str:
     names = ("gate", "figure", "limit", "taken from", "verdict", "such as")
     head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
     return (
-        '<section style="font-family: sans-serif; margin: 1.5rem">'
+        '<section style="font-family: sans-serif; margin: 1.5rem; overflow-x: auto">'
         f"<h1>Audit: {verdict['verdict']}</h1>"
         f'<table border="1" cellpadding="6" style="border-collapse: collapse">{head}{"".join(lines)}</table>'
         f"<p>Images that do not go on: {_reasons(dropped)}. "
@@ -81,7 +81,7 @@ def _reasons(dropped: dict[str, int]) -> str:
 def _samples(samples: list[dict[str, Any]]) -> str:
     """Return the first failing rows; what is in them came from outside."""
     told = ["; ".join(f"{name} {value}" for name, value in sample.items()) for sample in samples[:TOLD]]
-    return "<br>".join(escape(line[:SHOWN_CHARACTERS]) for line in told)
+    return "<br>".join(f"<bdi>{escape(line[:SHOWN_CHARACTERS])}</bdi>" for line in told)
 
 
 def _number(figure: float | None) -> str:
