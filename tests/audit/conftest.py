@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from components.audit.attempts import LEDGER
 from components.running.output import output
 from components.sources.scenes import draw_scenes, render, scene_captions
 from components.storage.layout import Layout
+from components.storage.scores import EMBEDDED_IMAGES, SCORES, write_image_embeddings
 from components.storage.shards import Pair, write_shard
 from components.storage.side_tables import Caption, write_captions, write_table
 
@@ -43,6 +46,21 @@ def ledger_of(keys: list[str], failed: int = 0, host: str = "images.example") ->
     return pa.Table.from_pylist(lines, LEDGER)
 
 
+def write_scores(folder: Path, shard: str, pairs: list[Pair], values: list[float | None]) -> None:
+    """Write scores of the alt texts, and embeddings that are the pictures' averages in 8 x 8 places."""
+    lines = [
+        {"key": pair.key, "column": "alt", "number": 0, "similarity": value, "is_cut": False}
+        for pair, value in zip(pairs, values, strict=True)
+    ]
+    write_table(folder / "scores" / f"{shard}.parquet", pa.Table.from_pylist(lines, SCORES))
+    rows = [{"key": pair.key, "split": pair.metadata["split"], "row": row} for row, pair in enumerate(pairs)]
+    pictures = [Image.open(BytesIO(pair.jpeg)).resize((8, 8), Image.Resampling.BOX) for pair in pairs]
+    flat = torch.stack([torch.tensor(np.asarray(picture)).flatten().float() for picture in pictures])
+    vectors = torch.nn.functional.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
+    table = pa.Table.from_pylist(rows, EMBEDDED_IMAGES)
+    write_image_embeddings(folder / "image_embeddings", shard, {"clip": "averages"}, table, vectors)
+
+
 @pytest.fixture(scope="session")
 def scene_pairs() -> list[tuple[Pair, list[Caption]]]:
     """Images of all splits with their captions."""
@@ -69,9 +87,16 @@ def _scene_pairs() -> Iterator[tuple[Pair, list[Caption]]]:
 
 @pytest.fixture
 def make_data(workspace: Path) -> Callable[..., Layout]:
-    """Write `artifacts/download` and `artifacts/recaption` of these pairs, `failed` images and some texts."""
+    """Write `artifacts/download` and `artifacts/recaption` of these pairs, `failed` images and some texts.
 
-    def make(pairs: list[tuple[Pair, list[Caption]]], failed: int = 0) -> Layout:
+    `similarity` gives the score of a pair's alt text by the pair's number; without it nothing is scored.
+    """
+
+    def make(
+        pairs: list[tuple[Pair, list[Caption]]],
+        failed: int = 0,
+        similarity: Callable[[int], float | None] | None = None,
+    ) -> Layout:
         layout = Layout(Path(".work"))
         parts = [pairs[start : start + SHARD_ROWS] for start in range(0, len(pairs), SHARD_ROWS)]
         with output(layout, "download") as out:
@@ -87,6 +112,9 @@ def make_data(workspace: Path) -> Callable[..., Layout]:
             for number, part in enumerate(parts):
                 captions = [caption for _, captions in part for caption in captions]
                 write_captions(out.folder / f"captions/{number:05d}.parquet", captions)
+                if similarity:
+                    values = [similarity(number * SHARD_ROWS + place) for place in range(len(part))]
+                    write_scores(out.folder, f"{number:05d}", [pair for pair, _ in part], values)
         return layout
 
     return make
