@@ -71,10 +71,10 @@ def test_nothing_is_dropped_unless_params_ask(workspace: Path) -> None:
 
 
 def test_a_limit_of_similarity_keeps_what_is_at_it(workspace: Path) -> None:
-    found = curated(by_similarity(min_similarity=0.25), scored(alt=[0.25, 0.24, 0.5, -0.1, NAN, -1.0, -1.0]))
+    found = curated(by_similarity(min_similarity=0.25), scored(alt=[0.25, 0.125, 0.5, -0.5, NAN, -1.0, -1.0]))
     assert found == {
-        "d": Drop("similarity", pytest.approx(0.24), None),
-        "b": Drop("similarity", pytest.approx(-0.1), None),
+        "d": Drop("similarity", 0.125, None),
+        "b": Drop("similarity", -0.5, None),
         "a": Drop("no_similarity", None, None),  # cannot be shown to be like its captions
     }
 
@@ -110,7 +110,9 @@ def test_similarity_that_nobody_has_stops(workspace: Path) -> None:
 def test_heads_then_similarity_then_near_images(embedded: Path) -> None:
     """A dropped image is no image that others are near to, and one that leaks has that reason alone."""
     near = {"near_images": {"min_cosine": 0.98}}
-    assert curated({**NOTHING, **near}) == {"e": Drop("near_image", pytest.approx(0.99, abs=1e-3), "d")}
+    found = curated({**NOTHING, **near})
+    assert {key: (drop.reason, drop.like) for key, drop in found.items()} == {"e": ("near_image", "d")}
+    assert found["e"].value == pytest.approx(0.99, abs=1e-3)
     head = {"heads": [SAFE]}
     found = curated({**NOTHING, **head})
     assert {key: drop.reason for key, drop in found.items()} == {"e": "unsafe", "d": "unsafe"}

@@ -110,7 +110,13 @@ def test_a_reference_is_looked_at_before_it_is_trusted(tmp_path: Path) -> None:
     write_json(path, [1])
     with pytest.raises(ConfigurationFault, match="has format None"):
         read_reference(path)
-    for features in ({"width": {"bins": {"0": 1}}}, {"width": {**EVEN, "bins": {"x": 1}}}, [], {"width": 3}):
+    damaged: list[Any] = [
+        {"width": {"bins": {"0": 1}}},
+        {"width": {**EVEN, "bins": {"x": 1}}},
+        [],
+        {"width": 3},
+    ]
+    for features in damaged:
         write_json(path, {"format_version": FORMAT_VERSION, "features": features})
         with pytest.raises(DataFault, match="is no summary"):
             read_reference(path)

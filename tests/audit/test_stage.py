@@ -226,7 +226,7 @@ def test_curation_without_scores_is_refused(
 ) -> None:
     layout = make_data(scene_pairs)
     write_head()
-    nothing = {"heads": [], "similarity": None, "near_images": None}
+    nothing: dict[str, Any] = {"heads": [], "similarity": None, "near_images": None}
     with pytest.raises(fault, match=message):
         run(with_audit(smoke, curation={**nothing, **curation}), env)
     assert not layout.artifact("audit").exists()
