@@ -72,11 +72,13 @@ def _inputs(params: Params, layout: Layout) -> str:
         raise ConfigurationFault(f"{folder} not found (download.inputs): make it and put the data there")
     tables = [source for source in params.download.sources if isinstance(source, Table)]
     wanted = [table.path for table in tables] + [s.images for s in tables if isinstance(s, Folder)]
-    for path in wanted:
+    named = [("download.sources", path) for path in wanted]
+    named += [("audit.curation.heads", head.path) for head in params.audit.curation.heads]
+    if params.audit.reference:
+        named.append(("audit.reference", params.audit.reference.summary))
+    for section, path in named:
         if not (folder / path).exists():
-            raise ConfigurationFault(
-                f"{folder / path} not found (download.sources): put it there or mend the path"
-            )
+            raise ConfigurationFault(f"{folder / path} not found ({section}): put it there or mend the path")
     return f"inputs: {folder}, {len(params.download.sources)} sources"
 
 
