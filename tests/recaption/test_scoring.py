@@ -10,9 +10,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import CLIPConfig, CLIPModel
 
 from components.faults import ConfigurationFault, DataFault, Stopped
-from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
+from components.ml.clip import (
+    image_embeddings,
+    load_clip,
+    load_clip_tokenizer,
+    save_clip,
+    text_embeddings,
+)
 from components.ml.images import decode_images
 from components.recaption.agreement import Agreement
 from components.recaption.base_clip import BaseClip
@@ -223,6 +230,29 @@ def test_agreement_by_hand() -> None:
         "alt / short": {"pairs": 2, "mean": 1.0, "chance": 0.5},
     }
     assert Agreement().add([]) == {}
+
+
+def test_a_plain_clip_of_hugging_face_scores_too(smoke: Params, layout: Layout) -> None:
+    folder = layout.artifact("base_models")
+    tokenizer = load_clip_tokenizer(folder / "clip")
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "projection_dim": 24,
+    }
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = {**shape, **ids, "vocab_size": len(tokenizer), "max_position_embeddings": 77}
+    vision = {**shape, "image_size": 48, "patch_size": 16}
+    torch.manual_seed(1)
+    plain = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
+    save_clip(plain.eval(), folder / "clip")
+    write_manifest(folder)
+    figures = run_with(smoke, layout, MINE)
+    assert figures["similarity"]["short"]["cut_share"] == 0.0  # 77 tokens
+    path = layout.artifact("recaption") / "image_embeddings" / "00000.safetensors"
+    assert read_image_embeddings(path)[1].shape == (SHARDS["00000"], 24)
 
 
 def test_tables_hold_no_nan(smoke: Params, layout: Layout) -> None:
