@@ -18,6 +18,8 @@ from components.running.progress import Progress
 from components.settings.audit import Curation, Head, SimilarityFilter
 from components.storage.layout import Layout
 
+DIGITS = 6  # of a figure as it is written; float32 holds no more
+
 
 @dataclass(frozen=True)
 class Drop:
@@ -71,7 +73,7 @@ class Curator:
                 )
             keeps = score >= head.limit if head.keeps == "at_least" else score <= head.limit
             if not keeps:
-                self.dropped[row] = Drop(head.name, score, None)
+                self.dropped[row] = Drop(head.name, round(score, DIGITS), None)
 
     def _apply_similarity(self, settings: SimilarityFilter, scored: Scored) -> None:
         best = _best_similarity(settings.columns, scored)
@@ -85,7 +87,7 @@ class Curator:
         for row in set(rows) - set(known):
             self.dropped[row] = Drop("no_similarity", None, None)
         for row in _too_unlike(known, best, self._images.keys, settings):
-            self.dropped[row] = Drop("similarity", float(best[row]), None)
+            self.dropped[row] = Drop("similarity", round(float(best[row]), DIGITS), None)
 
     def _apply_near(self, min_cosine: float, vectors: ImageVectors, work: Path) -> None:
         rows = {self._images.keys[row]: row for row in self._left(["train"])}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from components.audit.attempts import Attempts, success_gates
@@ -47,6 +47,13 @@ def gates(
         _repeated_captions(captions, limits),
         *_caption_overlap(captions, limits),
     ]
+
+
+def kept_gate(images: Images, dropped: Container[int], limits: Audit) -> Gate:
+    """Return the gate on the train images that curation leaves."""
+    kept = sum(split == "train" and row not in dropped for row, split in enumerate(images.splits))
+    of, param = "train images that go on", "audit.min_rows"
+    return Gate("kept_train", float(kept), limits.min_rows, "at_least", kept, of, param)
 
 
 def _enough_rows(split: str, rows: int, limits: Audit) -> Gate:

@@ -27,7 +27,7 @@ from components.audit.drift import drift_gates, read_reference
 from components.audit.duplicates import find_duplicates
 from components.audit.fingerprints import read_fingerprints
 from components.audit.gallery import ShardFiles, chosen_keys, write_gallery
-from components.audit.gates import Images, gates
+from components.audit.gates import Images, gates, kept_gate
 from components.audit.keys import write_shard_keys
 from components.audit.report import write_report
 from components.audit.scored import read_scored
@@ -68,6 +68,8 @@ def run(params: Params, env: Environment) -> None:
 
     summary = summary_tree(table, captions, scored, dropped)
     found = gates(images, duplicates, captions, attempts, limits)
+    if limits.curation.is_asked:
+        found.append(kept_gate(images, dropped, limits))
     if limits.reference:
         found += drift_gates(summary["features"], before, limits.reference, limits)
     verdict = verdict_tree(found, limits)

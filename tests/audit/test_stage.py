@@ -166,6 +166,17 @@ def test_curation_drops_with_a_reason_each_and_the_account_balances(
     assert "dropped: " in (layout.artifact("audit") / "gallery.html").read_text()
 
 
+def test_a_filter_that_leaves_too_little_stops(
+    smoke: Params, env: Environment, make_data: Make, scene_pairs: Rows
+) -> None:
+    layout = make_data(scene_pairs, similarity=similarity_of)
+    best = {"columns": ["alt"], "min_similarity": None, "best_share": 0.1}
+    nothing: dict[str, Any] = {"heads": [], "near_images": None, "similarity": best}
+    with pytest.raises(GateFault, match=r"kept_train is 2 of 2 train images that go on; audit\.min_rows"):
+        run(with_audit(smoke, curation=nothing), env)
+    assert not layout.artifact("audit").exists()
+
+
 @pytest.mark.parametrize(
     ("module", "name", "call"), [(fingerprints, "fingerprint", 40), (near_images, "near_of_block", 2)]
 )
