@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,11 +16,33 @@ from components.storage.side_tables import CAPTIONS, read_table, text_key
 # a run of letters and digits, or one character of a script that is written without spaces
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 DIGEST_CHARACTERS = 16  # of 64: 64 bits, enough for a share
+SHOWN_CHARACTERS = 120  # of a caption beside a gate
+Evaluated = tuple[int, str, str]  # digest, key, beginning of the text
 
 
 def count_words(text: str) -> int:
     """Return the number of words; each Chinese or Japanese character counts as one."""
     return len(WORD.findall(text))
+
+
+def normalised(text: str) -> str:
+    """Return a text's words as they are compared between splits: NFKC, lower case, no punctuation.
+
+    Example:
+        >>> normalised("A  Red, red CIRCLE.")
+        'a red red circle'
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(WORD.findall(plain)) or plain.strip()
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Captions of one kind of an evaluation set that train has too; the share is 0..1."""
+
+    share: float
+    rows: int
+    samples: list[dict[str, str]]
 
 
 @dataclass
@@ -34,7 +57,8 @@ class Captions:
     )
     split_of: dict[str, str] = field(default_factory=dict)
     _train: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    _test: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    _train_texts: set[int] = field(default_factory=set)
+    _evaluated: dict[tuple[str, str], list[Evaluated]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, table: pa.Table) -> None:
         """Add one table of captions."""
@@ -43,10 +67,13 @@ class Captions:
             *(table.column(name).to_pylist() for name in names), strict=True
         ):
             self.split_of[key] = split
-            self.words[key][f"{column} ({language})"].append(count_words(text))
-            counts = {"train": self._train, "test": self._test}.get(split)
-            if counts is not None:
-                counts[column][text_key(text)[:DIGEST_CHARACTERS]] += 1
+            kind = f"{column} ({language})"
+            self.words[key][kind].append(count_words(text))
+            if split == "train":
+                self._train[column][text_key(text)[:DIGEST_CHARACTERS]] += 1
+                self._train_texts.add(_digest(text))
+            else:
+                self._evaluated[split, kind].append((_digest(text), key, text[:SHOWN_CHARACTERS]))
 
     def kinds(self) -> list[str]:
         """Return every column with its language."""
@@ -68,13 +95,21 @@ class Captions:
             for column, counts in sorted(self._train.items())
         }
 
-    def test_in_train_shares(self) -> dict[str, float]:
-        """Return for each column of test the share of its captions that stand in train under any column."""
-        known = {digest for counts in self._train.values() for digest in counts}
-        return {
-            column: sum(n for digest, n in counts.items() if digest in known) / counts.total()
-            for column, counts in sorted(self._test.items())
-        }
+    def overlaps(self) -> dict[tuple[str, str], Overlap]:
+        """Return by split and kind which captions of validation and test stand in train, normalised."""
+        found = {}
+        for (split, kind), rows in sorted(self._evaluated.items()):
+            shared = [
+                {"key": key, "kind": kind, "text": text}
+                for digest, key, text in rows
+                if digest in self._train_texts
+            ]
+            found[split, kind] = Overlap(len(shared) / len(rows), len(rows), shared)
+        return found
+
+
+def _digest(text: str) -> int:
+    return int(text_key(normalised(text))[:DIGEST_CHARACTERS], 16)
 
 
 def read_all_captions(paths: Iterable[Path]) -> Captions:

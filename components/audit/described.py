@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Container
 from typing import Any
 
 import pyarrow as pa
 
 from components.audit.captions import Captions
 from components.audit.duplicates import Duplicates
+from components.audit.scored import Scored
 
 
 def described_rows(
-    table: pa.Table, duplicates: Duplicates, dropped: dict[int, int], captions: Captions, limit: int
+    table: pa.Table,
+    duplicates: Duplicates,
+    dropped: Container[int],
+    captions: Captions,
+    scored: Scored,
+    limit: int,
 ) -> list[dict[str, Any]]:
     """Return one entry for each row of data, or for every n-th where there are more than `limit`.
 
@@ -20,6 +28,7 @@ def described_rows(
         duplicates: By row number of `table`.
         dropped: Row numbers that do not go on.
         captions: Of all rows, with or without an image.
+        scored: Of all images.
         limit: Entries at most.
     """
     columns = ("key", "split", "width", "height", "bytes")
@@ -28,7 +37,9 @@ def described_rows(
     texts = [key for key in captions.split_of if key not in known]
     step = -(-(len(images) + len(texts)) // limit)
     entries = [
-        _image_entry(image, number, duplicates, dropped) | _words(captions, image["key"])
+        _image_entry(image, number, duplicates, dropped)
+        | _words(captions, image["key"])
+        | _scores(scored, number)
         for number, image in enumerate(images)
         if number % step == 0
     ]
@@ -40,7 +51,7 @@ def described_rows(
 
 
 def _image_entry(
-    image: dict[str, Any], number: int, duplicates: Duplicates, dropped: dict[int, int]
+    image: dict[str, Any], number: int, duplicates: Duplicates, dropped: Container[int]
 ) -> dict[str, Any]:
     kinds = {"leaked": duplicates.leaked, "exact": duplicates.exact, "near": duplicates.near}
     return {
@@ -59,3 +70,14 @@ def _words(captions: Captions, key: str) -> dict[str, float]:
     """Return the mean length of a row's captions of each kind."""
     kinds = captions.words.get(key, {})
     return {f"words of {kind}": sum(words) / len(words) for kind, words in kinds.items()}
+
+
+def _scores(scored: Scored, number: int) -> dict[str, float]:
+    """Return an image's scores by column; a score it lacks is left out."""
+    kinds = {"similarity": scored.similarity, "agreement": scored.agreement}
+    values = {
+        f"{kind} of {column}": float(scores[number])
+        for kind, columns in kinds.items()
+        for column, scores in columns.items()
+    }
+    return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from components.faults import DataFault
+from components.running.progress import Progress
+from components.storage.atomic import content_key
+from components.storage.manifest import Entry
+from components.storage.pieces import piece
 from components.storage.shards import read_shard
-from components.storage.side_tables import write_table
+from components.storage.side_tables import read_table, write_table
 
 FORMAT_VERSION = 1  # raised by hand when a fingerprint of the same image changes
 HASH_SIDE = 8
@@ -30,6 +34,23 @@ FINGERPRINTS = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
+
+
+def read_fingerprints(download: Path, shards: list[Entry], work: Path) -> pa.Table:
+    """Return the fingerprints of all shards' images in order, made unless an earlier run has."""
+    progress = Progress(work, "audit", sum(entry.rows or 0 for entry in shards), "images")
+    tables = [FINGERPRINTS.empty_table()]
+    for entry in shards:
+        rows = int(entry.rows or 0)
+        key = content_key([FORMAT_VERSION, entry.sha256])
+
+        def make(folder: Path, shard: Path = download / entry.uri, rows: int = rows) -> None:
+            write_fingerprints(shard, rows, folder / "fingerprints.parquet")
+
+        folder = piece(work / "fingerprints", key, make)
+        tables.append(read_table(folder / "fingerprints.parquet", FINGERPRINTS))
+        progress.advance(rows)
+    return pa.concat_tables(tables)
 
 
 def write_fingerprints(shard: Path, rows: int, target: Path) -> None:

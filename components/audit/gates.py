@@ -1,63 +1,17 @@
-"""The gates: a figure of the data, its limit, and whether it passed, failed, or cannot be known."""
+"""The gates on images and captions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 
+from components.audit.attempts import Attempts, success_gates
 from components.audit.captions import Captions
 from components.audit.duplicates import LEARNED, Duplicates
+from components.audit.verdict import Gate
 from components.settings.audit import Audit
 
 SPLITS = (*LEARNED, "test")
-Verdict = Literal["passed", "failed", "unknown"]
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One gate; `figure` is None where there is too little data to tell."""
-
-    name: str
-    figure: float | None
-    limit: float
-    wants: Literal["at_least", "at_most"]
-    rows: int  # that the figure is taken from
-    of: str  # what these rows are, for people
-    param: str
-    samples: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether the figure keeps its limit."""
-        if self.figure is None:
-            return "unknown"
-        kept = self.figure >= self.limit if self.wants == "at_least" else self.figure <= self.limit
-        return "passed" if kept else "failed"
-
-    def sentence(self) -> str:
-        """Return figure and limit for people."""
-        found = "unknown (too little data)" if self.figure is None else f"{self.figure:.4g}"
-        return f"{self.name} is {found} of {self.rows} {self.of}; {self.param} wants {self._wanted()}"
-
-    def tree(self) -> dict[str, Any]:
-        """Return the gate as verdict.json holds it."""
-        return {
-            "name": self.name,
-            "figure": self.figure,
-            "limit": self.limit,
-            "wants": self.wants,
-            "rows": self.rows,
-            "of": self.of,
-            "param": self.param,
-            "verdict": self.verdict,
-            "passed": {"passed": True, "failed": False, "unknown": None}[self.verdict],
-            "samples": self.samples,
-        }
-
-    def _wanted(self) -> str:
-        return f"{self.wants.replace('_', ' ')} {self.limit:g}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +27,7 @@ class Images:
 
 
 def gates(
-    images: Images, duplicates: Duplicates, captions: Captions, statuses: Sequence[str], limits: Audit
+    images: Images, duplicates: Duplicates, captions: Captions, attempts: Attempts, limits: Audit
 ) -> list[Gate]:
     """Return all gates.
 
@@ -81,53 +35,30 @@ def gates(
         images: All images that download kept.
         duplicates: By row number of `images`.
         captions: Of all rows.
-        statuses: What became of each image that download tried to get, as the ledgers have it.
+        attempts: To get images.
         limits: The params section.
     """
     return [
         *(_enough_rows(split, images.rows_of(split), limits) for split in SPLITS),
-        _success(statuses, limits),
+        *success_gates(attempts, limits),
         _duplicate_gate("exact_duplicates", images, duplicates.exact, None, limits),
         _duplicate_gate("near_duplicates", images, duplicates.near, "train", limits),
         _duplicate_gate("leaked", images, duplicates.leaked_tests, "test", limits),
         _repeated_captions(captions, limits),
+        *_caption_overlap(captions, limits),
     ]
 
 
-def verdict_tree(found: list[Gate], limits: Audit) -> dict[str, Any]:
-    """Return verdict.json: whether training may start, and why."""
-    failed = [gate.name for gate in found if gate.verdict == "failed"]
-    unknown = [gate.name for gate in found if gate.verdict == "unknown"]
-    return {
-        "passed": not failed and (limits.unknown_passes or not unknown),
-        "verdict": "failed" if failed else "unknown" if unknown else "passed",
-        "failed": failed,
-        "unknown": unknown,
-        "gates": [gate.tree() for gate in found],
-    }
-
-
-def explain(found: list[Gate], limits: Audit, report: Path) -> str:
-    """Return the message of a failed audit: figures, limits, and where the report lies."""
-    stops = [
-        gate
-        for gate in found
-        if gate.verdict == "failed" or (gate.verdict == "unknown" and not limits.unknown_passes)
-    ]
-    more = f" (and {len(stops) - 1} more gates)" if len(stops) > 1 else ""
-    return f"{stops[0].sentence()}{more}; see {report}, then mend the data or the limit"
+def kept_gate(images: Images, dropped: Container[int], limits: Audit) -> Gate:
+    """Return the gate on the train images that curation leaves."""
+    kept = sum(split == "train" and row not in dropped for row, split in enumerate(images.splits))
+    of, param = "train images that go on", "audit.min_rows"
+    return Gate("kept_train", float(kept), limits.min_rows, "at_least", kept, of, param)
 
 
 def _enough_rows(split: str, rows: int, limits: Audit) -> Gate:
     figure = float(rows) if rows else None
     return Gate(f"rows_{split}", figure, limits.min_rows, "at_least", rows, "images", "audit.min_rows")
-
-
-def _success(statuses: Sequence[str], limits: Audit) -> Gate:
-    good = sum(status == "success" for status in statuses)
-    share = good / len(statuses) if len(statuses) >= limits.min_rows else None
-    limit = limits.min_success_share
-    return Gate("success", share, limit, "at_least", len(statuses), "images", "audit.min_success_share")
 
 
 def _duplicate_gate(
@@ -156,3 +87,18 @@ def _repeated_captions(captions: Captions, limits: Audit) -> Gate:
     limit = limits.max_repeated_caption_share
     of, param = f"{column} captions", "audit.max_repeated_caption_share"
     return Gate("repeated_captions", share, limit, "at_most", rows, of, param)
+
+
+def _caption_overlap(captions: Captions, limits: Audit) -> list[Gate]:
+    if limits.max_caption_overlap_share is None:
+        return []
+    overlaps = {
+        kind: found
+        for (split, kind), found in captions.overlaps().items()
+        if split == "test" and found.rows >= limits.min_rows
+    }
+    kind, worst = max(overlaps.items(), key=lambda item: item[1].share, default=("test", None))
+    share, rows, samples = (worst.share, worst.rows, worst.samples) if worst else (None, 0, [])
+    limit, param = limits.max_caption_overlap_share, "audit.max_caption_overlap_share"
+    of = f"test captions {kind}" if worst else "test captions"
+    return [Gate("caption_overlap", share, limit, "at_most", rows, of, param, samples[: limits.samples])]

@@ -21,6 +21,7 @@ from components.storage.atomic import write_bytes
 RANDOM_ID = re.compile(
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{32}\b|(?<=metric_)[0-9a-f]{32}"
 )
+TOLD, SHOWN_CHARACTERS = 3, 200  # of the rows beside a gate
 # named here because Evidently lists a column's values in the order of a set, which differs by process
 CATEGORIES = {
     "split": ("train", "validation", "test"),
@@ -30,13 +31,16 @@ CATEGORIES = {
 }
 
 
-def write_report(rows: list[dict[str, Any]], verdict: dict[str, Any], folder: Path) -> None:
+def write_report(
+    rows: list[dict[str, Any]], verdict: dict[str, Any], dropped: dict[str, int], folder: Path
+) -> None:
     """Write report.html and report.json.
 
     Args:
         rows: One per row of data, with `CATEGORIES` and numbers; a number that a row lacks is left out.
         verdict: As verdict.json has it; a table of the gates heads the page.
-        folder: Where to write.
+        dropped: Images by reason.
+        folder: Where to write, beside gallery.html.
     """
     frame = pd.DataFrame(rows)
     numbers = [name for name in frame.columns if name not in CATEGORIES]
@@ -45,25 +49,39 @@ def write_report(rows: list[dict[str, Any]], verdict: dict[str, Any], folder: Pa
     plotly.io.templates.default = None  # a plain page, and a third less time
     report = Report([RowCount(), *counts, *(ValueStats(column=name) for name in numbers)])
     snapshot = report.run(Dataset.from_pandas(frame, data_definition=definition), None)
-    page = snapshot.get_html_str(as_iframe=False).replace("<body>", f"<body>{_gates_table(verdict)}", 1)
+    page = snapshot.get_html_str(as_iframe=False).replace("<body>", f"<body>{_head(verdict, dropped)}", 1)
     write_bytes(folder / "report.html", _stable(page).encode())
     write_bytes(folder / "report.json", _stable(snapshot.json()).encode())
 
 
-def _gates_table(verdict: dict[str, Any]) -> str:
+def _head(verdict: dict[str, Any], dropped: dict[str, int]) -> str:
     lines = [
         f"<tr><td>{escape(gate['name'])}</td><td>{_number(gate['figure'])}</td>"
         f"<td>{gate['wants'].replace('_', ' ')} {_number(gate['limit'])}</td>"
-        f"<td>{gate['rows']} {escape(gate['of'])}</td><td><b>{gate['verdict']}</b></td></tr>"
+        f"<td>{gate['rows']} {escape(gate['of'])}</td><td><b>{gate['verdict']}</b></td>"
+        f"<td>{_samples(gate['samples'])}</td></tr>"
         for gate in verdict["gates"]
     ]
-    head = "<tr><th>gate</th><th>figure</th><th>limit</th><th>taken from</th><th>verdict</th></tr>"
+    names = ("gate", "figure", "limit", "taken from", "verdict", "such as")
+    head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
     return (
-        '<section style="font-family: sans-serif; margin: 1.5rem">'
+        '<section style="font-family: sans-serif; margin: 1.5rem; overflow-x: auto">'
         f"<h1>Audit: {verdict['verdict']}</h1>"
         f'<table border="1" cellpadding="6" style="border-collapse: collapse">{head}{"".join(lines)}</table>'
+        f"<p>Images that do not go on: {_reasons(dropped)}. "
+        '<a href="gallery.html">Old and new captions side by side</a></p>'
         "</section>"
     )
+
+
+def _reasons(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{escape(reason)} {count}" for reason, count in dropped.items()) or "none"
+
+
+def _samples(samples: list[dict[str, Any]]) -> str:
+    """Return the first failing rows; what is in them came from outside."""
+    told = ["; ".join(f"{name} {value}" for name, value in sample.items()) for sample in samples[:TOLD]]
+    return "<br>".join(f"<bdi>{escape(line[:SHOWN_CHARACTERS])}</bdi>" for line in told)
 
 
 def _number(figure: float | None) -> str:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
-
-from PIL import Image
 
 from components.evaluate.findings import Findings
 from components.evaluate.held_out import HeldOut, TaskCaptions
+from components.running.page import inline_picture
 from components.storage.side_tables import Caption
 
 THUMB_PIXELS = 128
-THUMB_QUALITY = 85
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def gallery(
         for arm in arms[task.name]
         for key in _keys(findings, held_out, task, arm, number)
     }
-    thumbs = {key: _thumb(jpeg) for key, jpeg in read(shown).items()}
+    thumbs = {key: inline_picture(jpeg, THUMB_PIXELS) for key, jpeg in read(shown).items()}
     sections = []
     for task in findings.tasks:
         cards = []
@@ -103,14 +99,3 @@ def _found(
     row = [Thumb(thumbs[key], key, key == true) for key in keys]
     missing = None if true in keys else Thumb(thumbs[true], true, True)
     return Found(arm, int(findings.arms[arm].ranks[task.name][number]) + 1, row, missing)
-
-
-def _thumb(jpeg: bytes) -> str:
-    image: Image.Image = Image.open(BytesIO(jpeg))
-    if max(image.size) > THUMB_PIXELS:
-        image = image.convert("RGB")
-        image.thumbnail((THUMB_PIXELS, THUMB_PIXELS), Image.Resampling.LANCZOS)
-        file = BytesIO()
-        image.save(file, "JPEG", quality=THUMB_QUALITY)
-        jpeg = file.getvalue()
-    return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from components.evaluate.findings import RECALL, Findings, at_chance, best_of, compare
 from components.evaluate.gallery import Section
 from components.evaluate.measure import ArmResult, Figure
 from components.evaluate.plots import DIRECTIONS, loss_plot, recall_plot
+from components.running.page import page_environment
 from components.storage.atomic import write_bytes
 
 TEMPLATE = "report.html.j2"
@@ -33,14 +33,7 @@ class Cell:
 
 def write_report(path: Path, findings: Findings, gallery: list[Section]) -> None:
     """Write the page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters["percent"] = percent
     environment.filters["spaced"] = lambda name: name.replace("_", " ")
     colours = _colours(list(findings.arms))

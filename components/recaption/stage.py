@@ -3,9 +3,11 @@
 Reads:
     artifacts/download/shards/: images, and the captions that the source gave them.
     artifacts/base_models/captioner/: where params name a captioner of kind `model`.
+    artifacts/base_models/clip/: where params ask for scores.
 
 Writes:
     artifacts/recaption/captions/<shard>.parquet: all captions of the shard's rows, old and new.
+    artifacts/recaption/{image_embeddings,scores}/<shard>.*: what the base CLIP says of them, see `scoring`.
     metrics/recaption.json: captions by column, and how right they are where there is ground truth.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.faults import ConfigurationFault, DataFault
 from components.recaption.captioner import Captioner
@@ -30,6 +33,9 @@ from components.storage.layout import Layout
 from components.storage.manifest import Entry, read_manifest
 from components.storage.side_tables import Caption, write_captions
 
+if TYPE_CHECKING:
+    from components.recaption.scoring import Scorer
+
 
 def run(params: Params, env: Environment) -> None:
     """Run the stage; a row is one caption asked for."""
@@ -42,9 +48,9 @@ def run(params: Params, env: Environment) -> None:
     qualities = _qualities(params.recaption)
     rows = Rows()
     columns: Counter[str] = Counter()
-    progress = Progress(
-        work, "recaption", sum(entry.rows or 0 for entry in entries) * len(captioners), "rows"
-    )
+    passes = len(captioners) + (params.recaption.scores is not None)
+    progress = Progress(work, "recaption", sum(entry.rows or 0 for entry in entries) * passes, "rows")
+    scorer = _scorer(params.recaption, layout, env, progress)
     with output(layout, "recaption") as out:
         for shard in _shards(download, entries):
             source = source_captions(shard, work)
@@ -63,11 +69,14 @@ def run(params: Params, env: Environment) -> None:
             name = f"captions/{shard.name}.parquet"
             write_captions(out.folder / name, captions)
             out.rows[name] = len(captions)
+            if scorer:
+                scorer.write(shard, captions, out.folder)
         if captioners:
             rows.check(params.recaption.max_reject_share, "recaption")
+        scores = scorer.figures() if scorer else None
     quality_figures = {name: quality.figures() for name, quality in qualities.items()}
-    figures = {**rows.figures(), "captions": dict(sorted(columns.items())), "quality": quality_figures}
-    write_metrics(layout, "recaption", figures)
+    counts = {**rows.figures(), "captions": dict(sorted(columns.items()))}
+    write_metrics(layout, "recaption", {**counts, "quality": quality_figures, "scores": scores})
 
 
 def _captioners(section: Recaption, layout: Layout, env: Environment) -> Iterator[Captioner]:
@@ -78,6 +87,14 @@ def _captioners(section: Recaption, layout: Layout, env: Environment) -> Iterato
             yield FromPixels(one, layout.artifact("base_models"), env.device)
         else:
             yield FromColumns(one)
+
+
+def _scorer(section: Recaption, layout: Layout, env: Environment, progress: Progress) -> Scorer | None:
+    if section.scores is None:
+        return None
+    from components.recaption.scoring import Scorer
+
+    return Scorer(section.scores, layout, env.device, progress.advance)
 
 
 def _qualities(section: Recaption) -> dict[str, Quality]:

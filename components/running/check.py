@@ -70,11 +70,13 @@ def _inputs(params: Params, layout: Layout) -> str:
     folder = layout.inputs(params.download.inputs)
     if not folder.is_dir():
         raise ConfigurationFault(f"{folder} not found (download.inputs): make it and put the data there")
-    for path in [path for source in params.download.sources for path in paths_of(source)]:
+    named = [("download.sources", path) for source in params.download.sources for path in paths_of(source)]
+    named += [("audit.curation.heads", head.path) for head in params.audit.curation.heads]
+    if params.audit.reference:
+        named.append(("audit.reference", params.audit.reference.summary))
+    for section, path in named:
         if not (folder / path).exists() and not any(folder.glob(path)):
-            raise ConfigurationFault(
-                f"{folder / path} not found (download.sources): put it there or mend the path"
-            )
+            raise ConfigurationFault(f"{folder / path} not found ({section}): put it there or mend the path")
     return f"inputs: {folder}, {len(params.download.sources)} sources"
 
 

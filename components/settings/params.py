@@ -61,6 +61,8 @@ class Params(Section):
                 raise ValueError(f"arm {arm.name} needs {arm.text} in embed_captions.llms")
             if (arm.text == "own") != (arm.context_tokens is not None):
                 raise ValueError(f"arm {arm.name}: context_tokens is for text `own`, and needed there")
+        if self.audit.curation.is_asked and self.recaption.scores is None:
+            raise ValueError("audit.curation needs recaption.scores, which is null")
         if self.tune_llm.method == "lora" and self.tune_llm.lora is None:
             raise ValueError("tune_llm.method is lora and tune_llm.lora is null")
         return self

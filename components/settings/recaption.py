@@ -47,10 +47,18 @@ class ColumnsCaptioner(Section):
 Captioner = Annotated[ModelCaptioner | ColumnsCaptioner, Field(discriminator="kind")]
 
 
+class Scores(Section):
+    """Image-text similarity of every caption under the base CLIP, and agreement between captioners."""
+
+    columns: list[Name] | None  # whose captions get a similarity; null: all
+    batch_size: Positive  # images or texts embedded at once
+
+
 class Recaption(Section):
     """Params of recaption."""
 
     captioners: list[Captioner]
+    scores: Scores | None  # audit's curation by similarity, near images and heads reads them
     max_reject_share: Share
 
     @model_validator(mode="after")

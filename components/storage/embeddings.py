@@ -71,7 +71,7 @@ class Embeddings:
 
 
 def write_embeddings(
-    folder: Path, name: str, about: dict[str, Any], table: pa.Table, embeddings: Tensor
+    folder: Path, name: str, about: dict[str, Any], table: pa.Table, embeddings: Tensor, mend: str = _MEND
 ) -> None:
     """Write `<name>.safetensors` and `<name>.parquet`, whose bytes depend on the arguments alone.
 
@@ -81,6 +81,7 @@ def write_embeddings(
         about: What made them, as plain values.
         table: As in `Embeddings`.
         embeddings: (M, d), un-normalised; stored as fp16.
+        mend: What to do about a fault, for the message.
 
     Raises:
         DataFault: a vector is not finite, too large for fp16, or zero.
@@ -90,7 +91,7 @@ def write_embeddings(
 
     path = folder / f"{name}.safetensors"
     vectors = embeddings.to(torch.float16).contiguous()
-    _check(path, vectors, table)
+    _check(path, vectors, table, mend)
     # safetensors writes its metadata keys in random order: one key keeps the bytes stable
     metadata = {"about": json.dumps(about, sort_keys=True)}
     with new_file(path) as part:
@@ -143,7 +144,7 @@ def _joined(folder: Path, paths: list[Path], schema: pa.Schema) -> Embeddings:
     tables: list[pa.Table] = []
     offset = 0
     for path in paths:
-        one, of_file, table = _read_file(folder / path, schema)
+        one, of_file, table = read_vectors(folder / path, schema, _MEND)
         about = about or one
         if one != about:
             raise DataFault(f"{folder}: {path} was made by {one}, {paths[0]} by {about}; {_MEND}")
@@ -154,7 +155,12 @@ def _joined(folder: Path, paths: list[Path], schema: pa.Schema) -> Embeddings:
     return Embeddings(about, torch.cat(vectors), pa.concat_tables(tables))
 
 
-def _read_file(path: Path, schema: pa.Schema) -> tuple[dict[str, Any], Tensor, pa.Table]:
+def read_vectors(path: Path, schema: pa.Schema, mend: str) -> tuple[dict[str, Any], Tensor, pa.Table]:
+    """Read one file: what made it, its vectors (M, d), and the lines whose column `row` indexes them.
+
+    Raises:
+        DataFault: as `read_embeddings`; the caller has verified the manifest.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -162,24 +168,24 @@ def _read_file(path: Path, schema: pa.Schema) -> tuple[dict[str, Any], Tensor, p
             about: dict[str, Any] = json.loads((file.metadata() or {})["about"])
             vectors: Tensor = file.get_tensor("embeddings")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise DataFault(f"{path} cannot be read ({error}); {_MEND}") from None
+        raise DataFault(f"{path} cannot be read ({error}); {mend}") from None
     table = read_table(path.with_suffix(".parquet"), schema)
-    _check(path, vectors, table)
+    _check(path, vectors, table, mend)
     return about, vectors, table
 
 
-def _check(path: Path, vectors: Tensor, table: pa.Table) -> None:
+def _check(path: Path, vectors: Tensor, table: pa.Table, mend: str) -> None:
     import torch
 
     if vectors.dtype != torch.float16 or vectors.dim() != 2:
-        raise DataFault(f"{path} holds {vectors.dtype} {tuple(vectors.shape)}; expected fp16 (M, d); {_MEND}")
+        raise DataFault(f"{path} holds {vectors.dtype} {tuple(vectors.shape)}; expected fp16 (M, d); {mend}")
     finite = torch.isfinite(vectors).all(dim=1)
     zero = (vectors == 0).all(dim=1)
     if bad := int((~finite | zero).sum()):
         raise DataFault(
-            f"{path}: {bad} of {len(vectors)} embeddings are NaN, infinite or zero; expected none; {_MEND}"
+            f"{path}: {bad} of {len(vectors)} embeddings are NaN, infinite or zero; expected none; {mend}"
         )
     if set(table["row"].to_pylist()) != set(range(len(vectors))):
         raise DataFault(
-            f"{path} has {len(vectors)} embeddings, its {len(table)} captions name other rows; {_MEND}"
+            f"{path} has {len(vectors)} embeddings, its {len(table)} captions name other rows; {mend}"
         )

@@ -9,12 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from components.audit.attempts import LEDGER, Attempts, host_of, success_gates
 from components.audit.captions import Captions, count_words
 from components.audit.duplicates import Duplicates
-from components.audit.gates import Gate, Images, explain, gates, verdict_tree
+from components.audit.gates import Images, gates
+from components.audit.verdict import Gate, explain, verdict_tree
 from components.settings.audit import Audit
 from components.settings.params import Params
 from components.storage.side_tables import CAPTIONS, Caption
+from tests.audit.conftest import ledger_of
 
 SPLITS = ["train"] * 10 + ["validation"] * 10 + ["test"] * 10
 NONE = Duplicates({}, {}, {}, {})
@@ -26,13 +29,16 @@ def found(
     duplicates: Duplicates = NONE,
     texts: tuple[str, ...] = tuple("abcdefghij"),
     failed: int = 0,
+    test_texts: tuple[str, ...] = tuple("klmnopqrst"),
 ) -> dict[str, Gate]:
     images = Images([f"key{number}" for number in range(len(splits))], splits)
     captions = Captions()
     rows = [Caption(f"key{n}", "train", "short", "en", 0, text, "t") for n, text in enumerate(texts)]
+    rows += [Caption(f"test{n}", "test", "short", "en", 0, text, "t") for n, text in enumerate(test_texts)]
     captions.add(pa.Table.from_pylist([asdict(row) for row in rows], CAPTIONS))
-    statuses = ["success"] * len(splits) + ["failed_to_download"] * failed
-    return {gate.name: gate for gate in gates(images, duplicates, captions, statuses, limits)}
+    attempts = Attempts()
+    attempts.add(ledger_of(list(images.keys), failed), limits.samples)
+    return {gate.name: gate for gate in gates(images, duplicates, captions, attempts, limits)}
 
 
 def test_all_pass_on_clean_rows(smoke: Params) -> None:
@@ -48,18 +54,55 @@ def test_all_pass_on_clean_rows(smoke: Params) -> None:
         ({"duplicates": Duplicates({}, {}, {0: 20, 1: 20}, {20: 0})}, "leaked", 1 / 10),
         ({"texts": ("a",) * 20}, "repeated_captions", 19 / 20),
         ({"splits": SPLITS[:24]}, "rows_test", 4),
+        ({"failed": 10}, "host_success", 30 / 40),
+        ({"test_texts": ("A!", "k", "B ", *"lmnopqr")}, "caption_overlap", 2 / 10),
     ],
 )
 def test_a_figure_beyond_its_limit_fails(
     smoke: Params, rows: dict[str, Any], name: str, figure: float
 ) -> None:
-    limits = smoke.audit.model_copy(update={"max_repeated_caption_share": 0.9})
+    update = {"max_repeated_caption_share": 0.9, "max_caption_overlap_share": 0.1}
+    limits = smoke.audit.model_copy(
+        update={**update, "min_host_rows": 8, "min_host_success_share": 0.9, "min_success_share": 0.9}
+    )
     gate = found(limits, **rows)[name]
     assert gate.figure == pytest.approx(figure)
     assert gate.verdict == "failed"
     message = explain([gate], limits, Path("report.html"))
     assert f"{name} is {figure:.4g} of " in message
     assert f"{gate.param} wants" in message
+    if gate.samples:
+        assert f"such as {ascii(next(iter(gate.samples[0].values())))}" in message
+    assert "secret" not in message
+    assert "token" not in message
+
+
+def test_a_host_with_few_rows_is_not_looked_at(smoke: Params) -> None:
+    limits = smoke.audit.model_copy(update={"min_host_rows": 1000, "min_host_success_share": 0.9})
+    gate = found(limits, failed=3)["host_success"]
+    assert gate.verdict == "unknown"
+    assert "unknown (no host has 1000 rows)" in gate.sentence()
+
+
+def test_rows_without_a_url_have_no_host(smoke: Params) -> None:
+    limits = smoke.audit.model_copy(update={"min_host_success_share": 0.9})
+    attempts = Attempts()
+    line = {"key": "drawn", "url": None, "status": "success", "error_message": None}
+    attempts.add(pa.Table.from_pylist([line] * 200, LEDGER), 5)
+    assert [gate.name for gate in success_gates(attempts, limits)] == ["success"]
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://user:secret@Example.org:8080/cat.jpg?token=1", "example.org"),
+        ("http://[::1", "(no valid url)"),
+        ("cat.jpg", "(no valid url)"),
+        ("http://ex\u202eample.org/", "ex\\u202eample.org"),
+    ],
+)
+def test_hosts_are_shown_without_what_stands_beside_them(url: str, host: str) -> None:
+    assert host_of(url) == host
 
 
 def test_samples_name_the_row_and_what_it_is_like(smoke: Params) -> None:

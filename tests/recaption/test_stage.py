@@ -82,7 +82,7 @@ def layout(workspace: Path) -> Layout:
 
 def with_captioners(smoke: Params, captioners: list[dict[str, Any]], share: float = 1.0) -> Params:
     tree = smoke.model_dump()
-    tree["recaption"] = {"captioners": captioners, "max_reject_share": share}
+    tree["recaption"] |= {"captioners": captioners, "max_reject_share": share, "scores": None}
     return Params.model_validate(tree)
 
 

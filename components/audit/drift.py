@@ -1,0 +1,136 @@
+"""Whether the train rows are still like those of a reference run; what cannot be told is never fine."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from components.audit.summary import FORMAT_VERSION
+from components.audit.verdict import TOO_LITTLE, Gate
+from components.faults import ConfigurationFault, DataFault
+from components.settings.audit import Audit, Reference
+from components.storage.atomic import read_json
+
+GROUPS = 10  # of about equal shares of the reference, as is usual for the index
+PRIOR = 0.5  # added to each group's count, so that an empty one has a logarithm
+BIN = re.compile(r"-?\d+")
+Feature = dict[str, Any]  # values, missing, and counts by bin, as summary.json has it
+
+
+def read_reference(path: Path) -> dict[str, Any]:
+    """Read an earlier run's summary.
+
+    Raises:
+        ConfigurationFault: there is none, or one of another version.
+        DataFault: it is damaged.
+    """
+    if not path.is_file():
+        raise ConfigurationFault(
+            f"{path} not found (audit.reference.summary); expected an earlier run's summary.json: put it "
+            "there"
+        )
+    tree = read_json(path)
+    version = tree.get("format_version") if isinstance(tree, dict) else None
+    if version != FORMAT_VERSION:
+        raise ConfigurationFault(
+            f"{path} has format {version}; expected {FORMAT_VERSION}: make it again with this version's audit"
+            ", or set audit.reference to null"
+        )
+    features = tree.get("features")
+    if not isinstance(features, dict) or not all(_is_feature(one) for one in features.values()):
+        raise DataFault(f"{path} is no summary of an audit; expected counts by bin: put the right file there")
+    return features
+
+
+def _is_feature(tree: object) -> bool:
+    if not isinstance(tree, dict) or not isinstance(tree.get("bins"), dict):
+        return False
+    counts = [tree.get("values"), tree.get("missing"), *tree["bins"].values()]
+    return all(BIN.fullmatch(number) for number in tree["bins"]) and all(
+        isinstance(count, int) and count >= 0 for count in counts
+    )
+
+
+def drift_gates(
+    current: dict[str, Any], before: dict[str, Any], reference: Reference, limits: Audit
+) -> list[Gate]:
+    """Return one gate for each feature that params name.
+
+    Args:
+        current: The features of this run's summary.
+        before: Those of the reference.
+        reference: The params.
+        limits: For the rows that a figure needs.
+
+    Raises:
+        ConfigurationFault: neither run has the feature.
+    """
+    return [_gate(name, current, before, reference, limits) for name in reference.features]
+
+
+def _gate(
+    name: str, current: dict[str, Any], before: dict[str, Any], reference: Reference, limits: Audit
+) -> Gate:
+    if name not in current and name not in before:
+        raise ConfigurationFault(
+            f"audit.reference.features names {name}, which neither run has; there are "
+            f"{', '.join(sorted(current))}: correct params"
+        )
+    nothing: dict[str, Any] = {"values": 0, "missing": 0, "bins": {}}
+    now, then = current.get(name, nothing), before.get(name, nothing)
+    figure, unknown = None, TOO_LITTLE
+    if min(now["values"], then["values"]) >= limits.min_rows:
+        figure = stability_index(then, now)
+        unknown = "a constant tells nothing"
+        if figure is not None and figure <= reference.max_psi and len(now["bins"]) == 1:
+            figure = None
+    samples = [{"feature": name, "reference": then["bins"], "now": now["bins"]}]
+    limit, param = reference.max_psi, "audit.reference.max_psi"
+    drifted = samples if figure is not None and figure > limit else []
+    of = "values, population stability index"
+    return Gate(f"drift of {name}", figure, limit, "at_most", now["values"], of, param, drifted, unknown)
+
+
+def stability_index(before: Feature, now: Feature) -> float | None:
+    """Return the population stability index of two histograms over the same bins.
+
+    Bins are joined to at most ten groups of about equal shares of the reference, missing values are one more;
+    the index is the sum over groups of (q - p) ln(q / p), the symmetrised Kullback-Leibler divergence
+    (Yurdakul, 2018).
+
+    Args:
+        before: Of the reference.
+        now: Of this run.
+
+    Returns:
+        None where the reference fills a single group: a constant tells nothing about its own spread.
+
+    Example:
+        >>> even = {"values": 100, "missing": 0, "bins": {"0": 50, "1": 50}}
+        >>> stability_index(even, even)
+        0.0
+        >>> stability_index({"values": 100, "missing": 0, "bins": {"0": 100}}, even) is None
+        True
+    """
+    total, below = before["values"], 0
+    grouped: dict[int, list[int]] = {}
+    for number in sorted({*before["bins"], *now["bins"]}, key=int):
+        count = before["bins"].get(number, 0)
+        group = min(GROUPS - 1, GROUPS * (2 * below + count) // (2 * total)) if total else 0
+        counts = grouped.setdefault(group, [0, 0])
+        counts[0] += count
+        counts[1] += now["bins"].get(number, 0)
+        below += count
+    if sum(counts[0] > 0 for counts in grouped.values()) < 2:
+        return None
+    if before["missing"] or now["missing"]:
+        grouped[GROUPS] = [before["missing"], now["missing"]]
+    p, q = (_shares([counts[side] for counts in grouped.values()]) for side in (0, 1))
+    return round(sum((b - a) * math.log(b / a) for a, b in zip(p, q, strict=True)), 6)
+
+
+def _shares(counts: list[int]) -> list[float]:
+    total = sum(counts) + PRIOR * len(counts)
+    return [(count + PRIOR) / total for count in counts]

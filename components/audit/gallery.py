@@ -1,0 +1,161 @@
+"""Old and new captions of some train images side by side, chosen by a hash of the key and never by looks."""
+
+from __future__ import annotations
+
+import heapq
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from components.audit.curation import Drop
+from components.audit.gates import Images
+from components.running.page import inline_picture, page_environment
+from components.storage.atomic import write_bytes
+from components.storage.scores import read_scores
+from components.storage.shards import Pair, read_shard
+from components.storage.side_tables import Caption, read_captions
+
+TEMPLATE = "gallery.html.j2"
+PICTURE_PIXELS = 320
+SHOWN_CHARACTERS = 1200
+# controls, directions and spaces of no width: they hide or reorder what stands beside them. Joiners are not
+# among them, which emoji and Persian need.
+HIDDEN = re.compile(
+    r"[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A caption as the page shows it; scores are None where there are none."""
+
+    column: str
+    language: str
+    writer: str
+    parts: list[tuple[bool, str]]  # (is hidden character, text)
+    left_out: int  # characters
+    similarity: float | None
+    is_cut: bool
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image with the captions it came with and those that were written."""
+
+    key: str
+    picture: str  # data URI
+    size: str
+    drop: Drop | None
+    old: list[Text]
+    new: list[Text]
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """Where one shard's images, captions and scores lie."""
+
+    tar: Path
+    rows: int
+    captions: Path
+    scores: Path  # need not be there
+
+
+def chosen_keys(images: Images, count: int) -> set[str]:
+    """Return the train images whose keys have the smallest sha256: the same ones in every run."""
+    train = (key for key, split in zip(images.keys, images.splits, strict=True) if split == "train")
+    return set(heapq.nsmallest(count, train, key=lambda key: sha256(key.encode()).digest()))
+
+
+def write_gallery(
+    path: Path, shards: Sequence[ShardFiles], keys: set[str], dropped: dict[str, Drop], verdict: str
+) -> None:
+    """Write the page.
+
+    Args:
+        path: Where to.
+        shards: All.
+        keys: Of the images to show.
+        dropped: By key, of images that do not go on.
+        verdict: Of the audit.
+    """
+    cards = sorted(
+        (card for shard in shards for card in _cards(shard, keys, dropped)), key=lambda card: card.key
+    )
+    environment = page_environment(Path(__file__).parent)
+    environment.filters["grouped"] = lambda number: f"{number:,}"
+    page = environment.get_template(TEMPLATE).render(cards=cards, verdict=verdict)
+    write_bytes(path, page.encode())
+
+
+def shown(text: str) -> list[tuple[bool, str]]:
+    r"""Split a text into what is shown as it is, and hidden characters, shown by their names or numbers.
+
+    Example:
+        >>> shown("a\u202eb")
+        [(False, 'a'), (True, 'RIGHT-TO-LEFT OVERRIDE'), (False, 'b')]
+    """
+    parts, end = [], 0
+    for match in HIDDEN.finditer(text):
+        if match.start() > end:
+            parts.append((False, text[end : match.start()]))
+        parts.append((True, unicodedata.name(match[0], f"U+{ord(match[0]):04X}")))
+        end = match.end()
+    return [*parts, (False, text[end:])] if end < len(text) else parts
+
+
+def _cards(shard: ShardFiles, keys: set[str], dropped: dict[str, Drop]) -> Iterator[Card]:
+    captions: dict[str, list[Caption]] = {}
+    for caption in read_captions(shard.captions):
+        if caption.key in keys:
+            captions.setdefault(caption.key, []).append(caption)
+    if not captions:
+        return
+    scores = _scores(shard.scores, captions)
+    for pair in read_shard(shard.tar, shard.rows):
+        if pair.key in keys:
+            yield _card(pair, captions.get(pair.key, []), scores, dropped.get(pair.key))
+
+
+def _card(
+    pair: Pair, captions: list[Caption], scores: dict[tuple[str, str, int], Any], drop: Drop | None
+) -> Card:
+    given = {(caption["column"], caption["number"]) for caption in pair.metadata.get("captions", [])}
+    old = [caption for caption in captions if (caption.column, caption.number) in given]
+    new = [caption for caption in captions if (caption.column, caption.number) not in given]
+    size = f"{pair.metadata.get('width', '?')} x {pair.metadata.get('height', '?')}"
+    picture = inline_picture(pair.jpeg, PICTURE_PIXELS)
+    return Card(pair.key, picture, size, drop, _texts(old, scores), _texts(new, scores))
+
+
+def _texts(captions: Iterable[Caption], scores: dict[tuple[str, str, int], Any]) -> list[Text]:
+    found = []
+    for caption in sorted(captions, key=lambda one: (one.column, one.number)):
+        score = scores.get((caption.key, caption.column, caption.number), {})
+        found.append(
+            Text(
+                caption.column,
+                caption.language,
+                caption.writer,
+                shown(caption.text[:SHOWN_CHARACTERS]),
+                max(0, len(caption.text) - SHOWN_CHARACTERS),
+                score.get("similarity"),
+                bool(score.get("is_cut")),
+                score.get("agreement"),
+            )
+        )
+    return found
+
+
+def _scores(path: Path, captions: dict[str, list[Caption]]) -> dict[tuple[str, str, int], Any]:
+    if not path.is_file():
+        return {}
+    table = read_scores(path)
+    wanted = table.filter(pa.array([key in captions for key in table["key"].to_pylist()], pa.bool_()))
+    return {(line["key"], line["column"], line["number"]): line for line in wanted.to_pylist()}

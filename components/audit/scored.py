@@ -1,0 +1,96 @@
+"""The scores that recaption wrote, as arrays over all images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.faults import ConfigurationFault, DataFault
+from components.storage.manifest import Entry, read_manifest
+from components.storage.scores import IMAGES_FOLDER, SCORES_FOLDER, read_image_embeddings, read_scores
+
+Scores = dict[str, NDArray[np.float32]]
+_MEND = "run `dvc repro --force recaption`"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """By column: (N,) the score of each image's best caption of it, NaN without one.
+
+    Attributes:
+        similarity: To the image under the base CLIP.
+        agreement: With other writers' captions.
+    """
+
+    similarity: Scores
+    agreement: Scores
+
+
+def read_scored(recaption: Path, keys: Sequence[str]) -> Scored:
+    """Read all scores; there are none where params of recaption switch them off.
+
+    Args:
+        recaption: The artifact.
+        keys: Of all images.
+
+    Raises:
+        DataFault: a file is missing or damaged, or scores an image that is not there.
+    """
+    scored = Scored({}, {})
+    row_of = {key: row for row, key in enumerate(keys)}
+    for entry in read_manifest(recaption, f"{SCORES_FOLDER}/"):
+        table = read_scores(recaption / entry.uri)
+        rows = np.array([row_of.get(key, -1) for key in table["key"].to_pylist()], np.int64)
+        if (rows < 0).any():
+            key = table["key"][int(np.argmin(rows))].as_py()
+            raise DataFault(f"{recaption / entry.uri} scores {key}, which is no image of download; {_MEND}")
+        columns = np.array(table["column"].to_pylist(), dtype=object)
+        for name, scores in (("similarity", scored.similarity), ("agreement", scored.agreement)):
+            values = table[name].to_numpy().astype(np.float32)
+            for column in sorted(set(columns[~np.isnan(values)])):
+                best = scores.setdefault(column, np.full(len(keys), np.nan, np.float32))
+                of_column = columns == column
+                np.fmax.at(best, rows[of_column], values[of_column])
+    return scored
+
+
+@dataclass(frozen=True)
+class ImageVectors:
+    """The image embeddings of all shards, read shard by shard."""
+
+    folder: Path
+    entries: list[Entry]
+    width: int
+
+    def shards(self) -> Iterator[tuple[list[str], NDArray[np.float16]]]:
+        """Yield each shard's keys and embeddings (n, D).
+
+        Raises:
+            DataFault: a file is damaged.
+        """
+        for entry in self.entries:
+            keys, vectors = read_image_embeddings(self.folder / entry.uri)
+            yield keys, vectors.numpy()
+
+
+def open_vectors(recaption: Path) -> ImageVectors:
+    """Open what recaption wrote.
+
+    Raises:
+        ConfigurationFault: it wrote none.
+        DataFault: a file is missing or damaged.
+    """
+    entries = [
+        entry for entry in read_manifest(recaption, f"{IMAGES_FOLDER}/") if entry.uri.endswith(".safetensors")
+    ]
+    if not entries:
+        raise ConfigurationFault(
+            f"{recaption} has no image embeddings and audit.curation asks for them; expected some: set "
+            "recaption.scores and run `dvc repro recaption`"
+        )
+    _, first = read_image_embeddings(recaption / entries[0].uri)
+    return ImageVectors(recaption, entries, first.shape[1])
