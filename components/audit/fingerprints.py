@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from components.faults import DataFault
-from components.storage.shards import read_shard
+from components.storage.shards import Pair
 from components.storage.side_tables import write_table
 
 FORMAT_VERSION = 1  # raised by hand when a fingerprint of the same image changes
@@ -32,9 +33,9 @@ FINGERPRINTS = pa.schema(
 )
 
 
-def write_fingerprints(shard: Path, rows: int, target: Path) -> None:
+def write_fingerprints(pairs: Iterable[Pair], target: Path) -> None:
     """Write the fingerprints of a shard's images, in the shard's order."""
-    found = [fingerprint(pair.jpeg, pair.key, pair.metadata["split"]) for pair in read_shard(shard, rows)]
+    found = [fingerprint(pair.jpeg, pair.key, pair.metadata["split"]) for pair in pairs]
     write_table(target, pa.Table.from_pylist(found, FINGERPRINTS))
 
 

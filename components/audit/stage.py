@@ -34,6 +34,7 @@ from components.storage.atomic import content_key, remove, replace_folder, write
 from components.storage.layout import Layout
 from components.storage.manifest import Entry, read_manifest
 from components.storage.pieces import piece
+from components.storage.shards import read_pairs
 from components.storage.side_tables import read_table, write_keys, write_table
 
 DROPPED = pa.schema([("key", pa.string()), ("reason", pa.string()), ("like", pa.string())])
@@ -61,7 +62,7 @@ def run(params: Params, env: Environment) -> None:
         start = 0
         for entry, part in zip(shards, tables, strict=True):
             numbers = range(start, start + len(part))
-            _write_keys(out.folder, Path(entry.uri).stem, images, numbers, dropped)
+            _write_keys(out.folder, entry.name, images, numbers, dropped)
             start += len(part)
         texts = len(captions.split_of.keys() - set(images.keys))
         rows.accept(len(images.keys) - len(dropped) + texts)
@@ -84,15 +85,14 @@ def _fingerprints(download: Path, shards: list[Entry], work: Path) -> list[pa.Ta
     progress = Progress(work, "audit", sum(entry.rows or 0 for entry in shards), "images")
     tables = []
     for entry in shards:
-        rows = int(entry.rows or 0)
         key = content_key([FORMAT_VERSION, entry.sha256])
 
-        def make(folder: Path, shard: Path = download / entry.uri, rows: int = rows) -> None:
-            write_fingerprints(shard, rows, folder / "fingerprints.parquet")
+        def make(folder: Path, shard: Entry = entry) -> None:
+            write_fingerprints(read_pairs(download, shard, work), folder / "fingerprints.parquet")
 
         folder = piece(work / "fingerprints", key, make)
         tables.append(read_table(folder / "fingerprints.parquet", FINGERPRINTS))
-        progress.advance(rows)
+        progress.advance(entry.rows or 0)
     return tables
 
 
@@ -106,7 +106,7 @@ def _caption_files(layout: Layout, download: Path, files: list[Entry]) -> list[P
 def _statuses(download: Path, shards: list[Entry]) -> list[str]:
     """Return what became of each image that download tried to get."""
     schema = pa.schema([("status", pa.string())])
-    ledgers = [(download / entry.uri).with_suffix(".parquet") for entry in shards]
+    ledgers = [(download / entry.place).with_suffix(".parquet") for entry in shards]
     return [status for path in ledgers for status in read_table(path, schema).column("status").to_pylist()]
 
 

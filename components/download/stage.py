@@ -6,7 +6,8 @@ Reads:
 Writes:
     artifacts/download/shards/00000.tar (`<key>.jpg`, `.txt`, `.json`), 00000.parquet (the ledger) and
     00000_stats.json; artifacts/download/texts/00000.parquet (captions of rows without images);
-    artifacts/download/manifest.json; metrics/download.json.
+    artifacts/download/manifest.json; metrics/download.json. The tars go to download.data_root where params
+    name one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.sources.rows import Rejection, Row
 from components.storage.atomic import read_json
+from components.storage.bucket import Bucket
+from components.storage.bulk import forget_lost, keep_remote, open_data_root
 from components.storage.layout import Layout
 from components.storage.pieces import piece, put_files
 
@@ -39,13 +42,14 @@ def run(params: Params, env: Environment) -> None:
     progress = Progress(work, STAGE, known.image_rows, "images")
     tally = Tally(download)
     shards = 0
+    root = open_data_root(download.data_root) if download.data_root else None
 
     with output(layout, STAGE) as out:
         rows = each_url_once(image_rows(download, inputs, params.seed), known.repeated_urls)
         for shard_rows in groups(rows, download.shard_rows):
             name = f"{shards:05d}"
-            finished = _shard(name, shard_rows, download, work / "shards", tally, progress)
-            put_files(finished, out.folder / "shards")
+            finished = _shard(name, shard_rows, download, work / "shards", root, tally, progress)
+            out.remote += put_files(finished, out.folder / "shards")
             out.rows[f"shards/{name}.tar"] = tally.add(finished, name)
             shards += 1
         tally.check(given=known.image_rows)
@@ -69,6 +73,7 @@ def _shard(
     rows: list[Row | Rejection],
     download: Download,
     store: Path,
+    root: Bucket | None,
     tally: Tally,
     progress: Progress,
 ) -> Path:
@@ -79,7 +84,11 @@ def _shard(
         make_shard(folder, name, rows, download, progress.advance)
         tally.refuse_dead_network(read_json(folder / f"{name}_stats.json"))
 
-    finished = piece(store, shard_key(name, rows, download), make)
+    key = shard_key(name, rows, download)
+    forget_lost(store / key, root)
+    finished = piece(store, key, make)
+    if root:
+        keep_remote(finished, root)
     if progress.done == done_before:
         progress.advance(len(rows), f"shard {name} kept from an earlier run")
     return finished
