@@ -136,20 +136,31 @@ class S3Bucket:
         if self.holds(name, size, digest):
             return False
         check_digest(path, digest, str(path))
+        extra = {"Metadata": {"sha256": digest}, "ChecksumAlgorithm": "SHA256"}
         with self._explained(name), path.open("rb") as file:
-            extra = {"Metadata": {"sha256": digest}, "ChecksumAlgorithm": "SHA256"}
-            self._client.upload_fileobj(file, self.bucket, self.prefix + name, ExtraArgs=extra, Config=PARTS)
+            try:
+                self._client.upload_fileobj(
+                    file, self.bucket, self.prefix + name, ExtraArgs=extra, Config=PARTS
+                )
+            except ClientError as error:
+                if (
+                    error_code(error) != "NoSuchUpload"
+                ):  # its end was sent twice, for the first answer was lost
+                    raise
         if not self.holds(name, size, digest):
             raise InfrastructureFault(f"{self.uri}/{name} was not stored whole; run it again")
         return True
 
     def download_file(self, name: str, path: Path, digest: str) -> None:
         """See `Bucket`."""
-        if not self._head(name):
-            raise DataFault(missing(f"{self.uri}/{name}", digest))
         with new_file(path) as part:
             with self._explained(name), part.open("wb") as file:
-                self._client.download_fileobj(self.bucket, self.prefix + name, file, Config=PARTS)
+                try:
+                    self._client.download_fileobj(self.bucket, self.prefix + name, file, Config=PARTS)
+                except ClientError as error:
+                    if error_code(error) in MISSING:
+                        raise DataFault(missing(f"{self.uri}/{name}", digest)) from None
+                    raise
             check_digest(part, digest, f"{self.uri}/{name}")
 
     def _head(self, name: str) -> dict[str, Any] | None:
