@@ -14,7 +14,12 @@ from urllib.parse import urlsplit
 
 CONDITIONS = ("if-match", "if-none-match")
 HOP = ("connection", "transfer-encoding", "content-length")
-ANSWERS = {"busy": (503, "SlowDown"), "error": (500, "InternalError"), "forbidden": (403, "AccessDenied")}
+ANSWERS = {
+    "busy": (503, "SlowDown"),
+    "error": (500, "InternalError"),
+    "forbidden": (403, "AccessDenied"),
+    "no_upload": (404, "NoSuchUpload"),
+}
 FAULTS = ("busy", "error", "reset", "cut_request", "cut_answer")  # all that pass
 RESET_AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER
 SECONDS_TO_STOP = 0.01

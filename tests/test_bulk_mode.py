@@ -217,8 +217,15 @@ def test_shards_made_on_this_machine_go_to_a_bucket_without_being_made_again(
     assert list(Path(".").rglob("*.tar")) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["before the upload", "before the entry"])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGKILL, "before the entry"),
+        (signal.SIGTERM, "before the upload"),
+        pytest.param(signal.SIGKILL, "before the upload", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "before the entry", marks=pytest.mark.slow),
+    ],
+)
 def test_a_kill_around_an_upload_costs_no_second_one(
     root: str, s3_endpoint: str, workspace: Path, number: signal.Signals, moment: str
 ) -> None:

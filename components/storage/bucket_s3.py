@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import boto3
-from boto3.s3.transfer import TransferConfig
+from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
 from botocore.exceptions import ClientError, ResponseStreamingError
 
@@ -137,15 +137,13 @@ class S3Bucket:
             return False
         check_digest(path, digest, str(path))
         extra = {"Metadata": {"sha256": digest}, "ChecksumAlgorithm": "SHA256"}
-        with self._explained(name), path.open("rb") as file:
+        with self._explained(name), create_transfer_manager(self._client, PARTS) as transfer:
             try:
-                self._client.upload_fileobj(
-                    file, self.bucket, self.prefix + name, ExtraArgs=extra, Config=PARTS
-                )
+                # from the path, not from an open file, whose parts would be held in memory
+                transfer.upload(str(path), self.bucket, self.prefix + name, extra).result()
             except ClientError as error:
-                if (
-                    error_code(error) != "NoSuchUpload"
-                ):  # its end was sent twice, for the first answer was lost
+                # its end was sent twice, because the first answer to it was lost
+                if error_code(error) != "NoSuchUpload":
                     raise
         if not self.holds(name, size, digest):
             raise InfrastructureFault(f"{self.uri}/{name} was not stored whole; run it again")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import socket
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,8 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.retries.standard import ExponentialBackoff
 
-from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
+from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault, Stopped
+from components.running.signals import STOP_SIGNALS, raise_on_stop_signals
 from components.storage import bucket_s3
 from components.storage.bucket import Bucket, FolderBucket, open_bucket
 from tests.s3_proxy import FAULTS, Exchange, proxy
@@ -260,6 +263,23 @@ def test_what_does_not_pass_stops_after_a_stated_number_of_requests(
     assert not Path("back").exists()
 
 
+def test_an_upload_whose_end_is_told_twice_is_whole(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None, large: Path
+) -> None:
+    """Some servers know no upload any more when the answer to its end was lost and the end comes again."""
+    answers = iter(["cut_answer", "no_upload", None])
+
+    def lose_the_end(one: Exchange) -> str | None:
+        return next(answers) if one.method == "POST" and "uploadId" in one.name else None
+
+    digest = sha256(large.read_bytes()).hexdigest()
+    with proxy(s3_endpoint, fault=lose_the_end) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        assert open_bucket(f"s3://{s3}").upload_file(large, "one", digest)
+        assert next(answers) is None  # both were given
+        open_bucket(f"s3://{s3}").download_file("one", large.with_name("back"), digest)
+
+
 def test_an_upload_that_fails_leaves_nothing_behind(
     s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None, large: Path
 ) -> None:
@@ -270,6 +290,26 @@ def test_an_upload_that_fails_leaves_nothing_behind(
         with pytest.raises(InfrastructureFault, match=f"s3://{s3}/one: S3 answered InternalError"):
             bucket.upload_file(large, "one", sha256(large.read_bytes()).hexdigest())
         assert not bucket.exists("one")
+    assert _parts_left_behind(s3, s3_endpoint) == []
+
+
+def test_a_stop_in_the_middle_of_an_upload_leaves_nothing_behind(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None, large: Path
+) -> None:
+    def stop(one: Exchange) -> None:
+        if "partNumber=2" in one.name:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    raise_on_stop_signals()
+    try:
+        with proxy(s3_endpoint, fault=stop) as address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+            with pytest.raises(Stopped):
+                open_bucket(f"s3://{s3}").upload_file(large, "one", sha256(large.read_bytes()).hexdigest())
+    finally:
+        for number, handler in zip(STOP_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
     assert _parts_left_behind(s3, s3_endpoint) == []
 
 
