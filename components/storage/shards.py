@@ -96,7 +96,7 @@ def read_pairs(folder: Path, shard: Entry, work: Path) -> Iterator[Pair]:
         DataFault: it is missing or damaged, or holds other than the promised number of pairs.
     """
     with local_copy(folder, shard, work) as path:
-        yield from read_shard(path, shard.rows or 0)
+        yield from read_shard(path, shard.rows)
 
 
 def shards_of(folder: Path) -> list[Entry]:
