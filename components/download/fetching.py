@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -17,9 +20,18 @@ from components.download.refusal import Refused
 from components.settings.download import Fetch
 
 CHUNK_BYTES = 1 << 16
+NAME_SECONDS = 300  # that a looked-up name is used for
 REDIRECTS = (301, 302, 303, 307, 308)
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 VALUED_DIRECTIVES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+
+
+@dataclass(frozen=True)
+class Body:
+    """The bytes of an answer, and where they are from if the server sent us on."""
+
+    data: bytes
+    final_url: str | None
 
 
 class Fetcher:
@@ -32,7 +44,9 @@ class Fetcher:
             lambda: asyncio.Semaphore(fetch.connections_per_host)
         )
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, resolver=PublicResolver(fetch)),
+            connector=aiohttp.TCPConnector(
+                limit=0, resolver=PublicResolver(fetch), ttl_dns_cache=NAME_SECONDS
+            ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             headers={"User-Agent": fetch.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -48,8 +62,9 @@ class Fetcher:
     ) -> None:
         await self._session.close()
 
-    async def get(self, text: str) -> bytes:
-        """Return the body at a URL.
+    @asynccontextmanager
+    async def fetched(self, text: str) -> AsyncIterator[Body]:
+        """Yield what a URL answers; its turn is held within the block, so that few bodies are in memory.
 
         Raises:
             Refused: with the reason, after the retries that params allow.
@@ -64,7 +79,7 @@ class Fetcher:
                 start_seconds = clock()
                 try:
                     async with asyncio.timeout(left_seconds):
-                        return await self._follow(url)
+                        body = await self._follow(url)
                 except TimeoutError:
                     raise Refused("timeout") from None
                 except Refused as refused:
@@ -73,17 +88,21 @@ class Fetcher:
                     backoff_seconds = self._fetch.backoff_seconds * 2**attempt
                     wait_seconds = max(backoff_seconds, refused.retry_after_seconds)
                     left_seconds -= clock() - start_seconds
+                else:
+                    yield body
+                    return
             wait_seconds = min(wait_seconds, left_seconds / 2)  # what is left is for the next attempt
             left_seconds -= wait_seconds
             await asyncio.sleep(wait_seconds)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _follow(self, url: URL) -> bytes:
+    async def _follow(self, url: URL) -> Body:
+        asked = url
         for _ in range(self._fetch.max_redirects + 1):
-            body = await self._ask(url)
-            if isinstance(body, bytes):
-                return body
-            url = checked_url(body, self._fetch)
+            answer = await self._ask(url)
+            if isinstance(answer, bytes):
+                return Body(answer, None if url is asked else str(url))
+            url = checked_url(answer, self._fetch)
         raise Refused("too_many_redirects")
 
     async def _ask(self, url: URL) -> bytes | str:

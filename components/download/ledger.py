@@ -1,4 +1,4 @@
-"""The ledger of a shard: what became of each row, in img2dataset's columns and three of ours."""
+"""The ledger of a shard: what became of each row, in img2dataset's columns and four of ours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from components.storage.side_tables import write_table
+from components.storage.side_tables import read_table, write_table
 
 SUCCESS = "success"
 FAILED_TO_DOWNLOAD = "failed_to_download"  # no bytes of an image came
@@ -27,6 +27,8 @@ LEDGER = pa.schema(
         ("original_height", pa.int32()),
         ("exif", pa.string()),
         ("sha256", pa.string()),
+        ("original_bytes", pa.int64()),
+        ("final_url", pa.string()),
         ("split", pa.string()),
         ("source", pa.string()),
     ]
@@ -47,7 +49,9 @@ class Entry:
     original_width: int | None
     original_height: int | None
     exif: str | None  # JSON; the orientation that was applied, nothing else is kept
-    sha256: str | None
+    sha256: str | None  # of the bytes as they came; of the JPEG where the image was drawn
+    original_bytes: int | None
+    final_url: str | None  # where redirects ended; None without any
     split: str
     source: str
 
@@ -55,6 +59,11 @@ class Entry:
     def reason(self) -> str:
         """The reason without the place; empty for a success."""
         return (self.error_message or "").partition(":")[0]
+
+
+def read_ledger(path: Path) -> list[Entry]:
+    """Read one shard's ledger."""
+    return [Entry(**row) for row in read_table(path, LEDGER).to_pylist()]
 
 
 def write_ledger(path: Path, entries: Sequence[Entry]) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from components.download.refusal import Refused
+from components.ml.images import Pixels, shrunk
 from components.settings.download import Images
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -24,18 +28,18 @@ OTHER_FORMATS = (
 )
 BOXED_FORMATS = (b"ftypavif", b"ftypheic", b"ftypmif1")  # from byte 4
 ORIENTATION_TAG = 0x0112
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: pixels[::-1].transpose(1, 0, 2),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: pixels[:, ::-1].transpose(1, 0, 2),
 }
 WHITE = (255, 255, 255, 255)
 SIXTEEN_TO_EIGHT_BITS = 1 / 257  # 65535 becomes 255
-DRAFT = 2  # a JPEG is decoded at no less than so many times the wanted size
+HALF = 2  # a JPEG may be decoded at half its size: other scales take longer or lose too much
 
 # our own limit on pixels is checked before anything is decoded
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -64,27 +68,38 @@ def picture_of(data: bytes, images: Images) -> Picture:
         original = image.size
         _check_sides(*original, images)
         orientation = _orientation(image)
-        try:
-            image.draft("RGB", (DRAFT * images.size, DRAFT * images.size))
-            image.load()
-            upright = _plain_rgb(image)
-        except Exception as error:  # a decoder fed with anything raises anything
-            raise Refused("truncated" if "truncated" in str(error) else "broken_image") from None
+        pixels = _jpeg_pixels(image, data, images) if image.format == "JPEG" else None
+        if pixels is None:
+            pixels = _pixels(image, images)
+    return jpeg_of(pixels, images, original, orientation)
+
+
+def jpeg_of(pixels: Pixels, images: Images, original: tuple[int, int], orientation: int = 1) -> Picture:
+    """Shrink an image so that its longer side fits, turn it upright, and encode it without any metadata.
+
+    Args:
+        pixels: Of the image, perhaps already smaller than the original.
+        images: Of params.
+        original: Width and height.
+        orientation: Of EXIF.
+    """
+    height, width = _wanted(original, images)
+    if pixels.shape[:2] != (height, width):
+        pixels = shrunk(pixels, height, width)
     if orientation in UPRIGHT:
-        upright = upright.transpose(UPRIGHT[orientation])
-    return jpeg_of(upright, images, original, orientation)
-
-
-def jpeg_of(image: Image.Image, images: Images, original: tuple[int, int], orientation: int = 1) -> Picture:
-    """Shrink an RGB image so that its longer side fits, and encode it without any metadata."""
-    share = min(1.0, images.size / max(image.size))
-    width, height = (max(1, round(side * share)) for side in image.size)
-    if share < 1:
-        image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        pixels = UPRIGHT[orientation](pixels)
     target = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(pixels))
     # full colour resolution: thin coloured strokes of small images would blur
     image.save(target, "JPEG", quality=images.jpeg_quality, subsampling=0)
-    return Picture(target.getvalue(), width, height, *original, orientation)
+    return Picture(target.getvalue(), *image.size, *original, orientation)
+
+
+def _wanted(original: tuple[int, int], images: Images) -> tuple[int, int]:
+    """Return height and width of what is kept, as the image is stored."""
+    share = min(1.0, images.size / max(original))
+    width, height = (max(1, round(side * share)) for side in original)
+    return height, width
 
 
 def _opened(data: bytes) -> Image.Image:
@@ -116,6 +131,27 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # damaged metadata does not spoil the pixels
         return 1
     return found if found in UPRIGHT else 1
+
+
+def _jpeg_pixels(image: Image.Image, data: bytes, images: Images) -> Pixels | None:
+    """Decode a plain JPEG, the large majority, in half Pillow's time; None for all that is out of the way."""
+    if image.mode not in ("RGB", "L"):
+        return None
+    height, width = (-(-side // HALF) for side in (image.height, image.width))
+    if (height, width) < _wanted(image.size, images):
+        height, width = image.height, image.width
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
+    except Exception:  # Pillow, which forgives more, has the last word and the reason
+        return None
+
+
+def _pixels(image: Image.Image, images: Images) -> Pixels:
+    try:
+        image.load()
+        return np.array(_plain_rgb(image))
+    except Exception as error:  # a decoder fed with anything raises anything
+        raise Refused("truncated" if "truncated" in str(error) else "broken_image") from None
 
 
 def _plain_rgb(image: Image.Image) -> Image.Image:

@@ -1,43 +1,117 @@
-"""One shard: its rows fetched or read or drawn, decoded, and written in the order of the input."""
+"""One shard, a job for a process of its own: its rows taken and written in the order of the input."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import os
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from components.download.addresses import without_credentials
-from components.download.fetching import Fetcher
-from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS, Entry, write_ledger
-from components.download.pictures import Picture, jpeg_of, picture_of
-from components.download.refusal import Refused
-from components.faults import Stopped
-from components.running.signals import stop_cancels
+from components.download.ledger import (
+    FAILED_TO_DOWNLOAD,
+    FAILED_TO_RESIZE,
+    SUCCESS,
+    Entry,
+    read_ledger,
+    write_ledger,
+)
+from components.download.refusal import CONNECTION_REASONS, PASSING_REASONS
+from components.download.spool import Spool
+from components.running.workers import Tell
 from components.settings.download import Download
 from components.sources.rows import ImageFile, ImageScene, ImageUrl, Rejection, Row
 from components.sources.scene_drawing import FORMAT_VERSION as SCENE_VERSION
-from components.sources.scenes import render
-from components.storage.atomic import content_key, sha256_of, write_json
-from components.storage.shards import Pair, write_shard
+from components.storage.atomic import content_key, read_json, remove, sha256_of, write_json
+from components.storage.bucket import open_bucket
+from components.storage.bulk import forget_lost, keep_remote
+from components.storage.pieces import is_intact, piece
+from components.storage.shards import Pair, read_pairs, shards_of, write_shard
 
-FORMAT_VERSION = 1  # raised whenever the same rows give other bytes
+if TYPE_CHECKING:
+    from components.download.taking import Taken
+
+FORMAT_VERSION = 2  # raised whenever the same rows give other bytes
 SPEED_ONLY = {"connections", "connections_per_host"}
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What became of one row: a picture, or the reason why there is none."""
+class Shard:
+    """A shard to be made; it can be sent to another process.
 
-    picture: Picture | None
-    sha256: str | None  # of the bytes as they came; of the JPEG where the image was drawn
-    status: str
-    reason: str
+    Attributes:
+        name: E.g. `00003`.
+        rows: Those that the source already rejected among them.
+        params: Of download; the connections are those of this process.
+        store: Folder of finished shards.
+        deadly: Numbers of rows whose decoding crashed a process before.
+    """
+
+    name: str
+    rows: list[Row | Rejection]
+    params: Download
+    store: Path
+    deadly: frozenset[int] = frozenset()
+
+    def __call__(self, tell: Tell) -> Path:
+        """Return the folder of the finished shard: `<name>.tar`, `<name>.parquet`, `<name>_stats.json`.
+
+        Rows and images alone decide the bytes. A row of an earlier round that has its image, or was refused
+        for good, is taken from there. The latest round alone is kept.
+        """
+        root = open_bucket(self.params.data_root, greet=False) if self.params.data_root else None
+        key = shard_key(self.name, self.rows, self.params)
+        keys = [key, *(content_key([key, number]) for number in range(1, self.params.retry_rounds + 1))]
+        asides = [aside(self.store / key) for key in keys]
+        for folder in (*(self.store / key for key in keys), *asides):
+            forget_lost(folder, root)
+        number = max((at for at, key in enumerate(keys) if is_intact(self.store / key)), default=0)
+        finished = self.store / keys[number]
+        if is_intact(finished) and came_without_network(finished, self.name):
+            set_aside(finished)
+            number = 0
+        if is_intact(finished):
+            tell.advance(len(self.rows))
+        before = next((folder for folder in reversed(asides) if is_intact(folder)), asides[0])
+        finished = piece(self.store, keys[number], lambda folder: self._make(folder, before, tell))
+        for folder in asides:
+            remove(folder)
+        for key in keys[number + 1 :]:
+            finished = self._again(finished, key, tell.uncounted())
+        if root:
+            keep_remote(finished, root)
+        return finished
+
+    def without(self, unit: int) -> Self:
+        """Return the same shard, one of whose rows is not decoded."""
+        return replace(self, deadly=self.deadly | {unit})
+
+    def _again(self, finished: Path, key: str, tell: Tell) -> Path:
+        """Return the shard after another round of asking, or as it is when no failure may have passed."""
+        if not PASSING_REASONS & reasons_of(finished, self.name).keys():
+            return finished
+        later = piece(self.store, key, lambda folder: self._make(folder, finished, tell))
+        remove(finished)
+        return later
+
+    def _make(self, folder: Path, before: Path, tell: Tell) -> None:
+        from components.download.taking import Taking  # imports torch, which the parent does without
+
+        with Spool(folder) as spool:
+            known = _known(before, self.store.parent, spool) if is_intact(before) else {}
+            taken = Taking(self.params, spool, tell, self.deadly).all(self.rows, known)
+            entries = [_entry(row, one) for row, one in zip(self.rows, taken, strict=True)]
+            pairs = (
+                Pair(row.key, spool.get(one.place), row.captions[0].text, _metadata(row, entry))
+                for row, one, entry in zip(self.rows, taken, entries, strict=True)
+                if isinstance(row, Row) and one.place
+            )
+            write_shard(folder / f"{self.name}.tar", pairs)
+        write_ledger(folder / f"{self.name}.parquet", entries)
+        write_json(folder / f"{self.name}_stats.json", _stats(entries))
 
 
 def shard_key(name: str, rows: Sequence[Row | Rejection], params: Download) -> str:
@@ -45,93 +119,60 @@ def shard_key(name: str, rows: Sequence[Row | Rejection], params: Download) -> s
     digest = hashlib.sha256()
     for row in rows:
         digest.update(content_key(_identity(row)).encode())
-    decisive = {"fetch": params.fetch.model_dump(exclude=SPEED_ONLY), "images": params.images.model_dump()}
+    decisive = {
+        "fetch": params.fetch.model_dump(exclude=SPEED_ONLY),
+        "images": params.images.model_dump(),
+        "max_urls_per_body": params.max_urls_per_body,
+    }
     return content_key([FORMAT_VERSION, name, digest.hexdigest(), decisive])
 
 
-def make_shard(
-    folder: Path, name: str, rows: Sequence[Row | Rejection], params: Download, advance: Callable[[], None]
-) -> None:
-    """Write `<name>.tar`, `<name>.parquet` and `<name>_stats.json`; rows and images alone decide them.
-
-    Args:
-        folder: Where to.
-        name: Of the shard, e.g. `00003`.
-        rows: Its rows, those that the source already rejected among them.
-        params: Of download.
-        advance: Called once for each row that is done.
-
-    Raises:
-        Stopped: a stop signal arrived.
-    """
-    taken = asyncio.run(_take_all(rows, params, advance))
-    entries = [_entry(row, one) for row, one in zip(rows, taken, strict=True)]
-    pairs = (
-        Pair(row.key, one.picture.jpeg, row.captions[0].text, _metadata(row, entry))
-        for row, one, entry in zip(rows, taken, entries, strict=True)
-        if isinstance(row, Row) and one.picture
-    )
-    write_shard(folder / f"{name}.tar", pairs)
-    write_ledger(folder / f"{name}.parquet", entries)
-    write_json(folder / f"{name}_stats.json", _stats(entries))
+def reasons_of(finished: Path, name: str) -> dict[str, int]:
+    """Return the rejected rows of a shard by reason."""
+    counts = read_json(finished / f"{name}_stats.json")["status_dict"]
+    return {reason: count for reason, count in counts.items() if reason != SUCCESS}
 
 
-async def _take_all(
-    rows: Sequence[Row | Rejection], params: Download, advance: Callable[[], None]
-) -> list[Taken]:
-    async def take(row: Row | Rejection) -> Taken:
-        taken = await _take(row, params, fetcher, threads)
-        advance()
-        return taken
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        async with Fetcher(params.fetch) as fetcher:
-            work = asyncio.ensure_future(asyncio.gather(*(take(row) for row in rows)))
-            with stop_cancels(work, asyncio.get_running_loop()) as stop:
-                try:
-                    return await work
-                except asyncio.CancelledError:
-                    if stop.requested:
-                        raise Stopped from None
-                    raise
+def came_without_network(finished: Path, name: str) -> bool:
+    """Say whether a shard has not one image and connections failed: it is worth asking again."""
+    stats = read_json(finished / f"{name}_stats.json")
+    return stats["successes"] == 0 and bool(CONNECTION_REASONS & stats["status_dict"].keys())
 
 
-async def _take(
-    row: Row | Rejection, params: Download, fetcher: Fetcher, threads: ThreadPoolExecutor
-) -> Taken:
-    if isinstance(row, Rejection):
-        return Taken(None, None, FAILED_TO_DOWNLOAD, row.reason)
-    loop = asyncio.get_running_loop()
-    if isinstance(row.image, ImageScene):
-        picture = await loop.run_in_executor(threads, _draw, row.image, params)
-        return Taken(picture, hashlib.sha256(picture.jpeg).hexdigest(), SUCCESS, "")
-    try:
-        if isinstance(row.image, ImageUrl):
-            data = await fetcher.get(row.image.url)
-        else:
-            data = await loop.run_in_executor(threads, _read, row.image, params.fetch.max_bytes)
-    except Refused as refused:
-        return Taken(None, None, FAILED_TO_DOWNLOAD, refused.reason)
-    digest = hashlib.sha256(data).hexdigest()
-    try:
-        picture = await loop.run_in_executor(threads, picture_of, data, params.images)
-    except Refused as refused:
-        return Taken(None, digest, FAILED_TO_RESIZE, refused.reason)
-    return Taken(picture, digest, SUCCESS, "")
+def aside(finished: Path) -> Path:
+    """Return where a shard waits that is not good enough; the next run takes from it what is good."""
+    return finished.with_name(f"{finished.name}.aside")
 
 
-def _draw(image: ImageScene, params: Download) -> Picture:
-    return jpeg_of(render(image.scene, image.size), params.images, (image.size, image.size))
+def set_aside(finished: Path) -> None:
+    """Have the next run ask again for the rows of a shard whose failure may pass."""
+    remove(aside(finished))
+    finished.replace(aside(finished))
 
 
-def _read(image: ImageFile | None, max_bytes: int) -> bytes:
-    if image is None:
-        raise Refused("no_image")
-    if not image.path.is_file():
-        raise Refused("image_missing")
-    if image.path.stat().st_size > max_bytes:
-        raise Refused("too_large")
-    return image.path.read_bytes()
+def _known(finished: Path, work: Path, spool: Spool) -> dict[str, Taken]:
+    """Return the rows of an earlier round whose fate is settled, by key; their pictures go to the spool."""
+    from components.download.taking import Taken
+
+    (shard,) = shards_of(finished)
+    places = {pair.key: spool.put(pair.jpeg) for pair in read_pairs(finished, shard, work)}
+    return {
+        one.key: Taken(
+            one.status,
+            one.reason,
+            one.sha256,
+            one.original_bytes,
+            one.final_url,
+            places.get(one.key),
+            one.width,
+            one.height,
+            one.original_width,
+            one.original_height,
+            json.loads(one.exif)["Orientation"] if one.exif else None,
+        )
+        for one in read_ledger(finished / f"{shard.name}.parquet")
+        if one.reason not in PASSING_REASONS
+    }
 
 
 def _identity(row: Row | Rejection) -> Any:  # noqa: ANN401 - plain values
@@ -149,7 +190,6 @@ def _identity(row: Row | Rejection) -> Any:  # noqa: ANN401 - plain values
 
 
 def _entry(row: Row | Rejection, taken: Taken) -> Entry:
-    picture = taken.picture
     where = f": {row.where}" if isinstance(row, Rejection) else ""
     return Entry(
         url=_address(row),
@@ -157,12 +197,14 @@ def _entry(row: Row | Rejection, taken: Taken) -> Entry:
         key=row.key,
         status=taken.status,
         error_message=f"{taken.reason}{where}" if taken.reason else None,
-        width=picture.width if picture else None,
-        height=picture.height if picture else None,
-        original_width=picture.original_width if picture else None,
-        original_height=picture.original_height if picture else None,
-        exif=f'{{"Orientation": {picture.orientation}}}' if picture else None,
+        width=taken.width if taken.place else None,
+        height=taken.height if taken.place else None,
+        original_width=taken.original_width if taken.place else None,
+        original_height=taken.original_height if taken.place else None,
+        exif=f'{{"Orientation": {taken.orientation}}}' if taken.place else None,
         sha256=taken.sha256,
+        original_bytes=taken.original_bytes,
+        final_url=taken.final_url,
         split=row.split,
         source=row.source,
     )

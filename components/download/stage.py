@@ -12,46 +12,52 @@ Writes:
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from math import ceil
 from pathlib import Path
 
-from components.download.shard import make_shard, shard_key
+from components.download.shard import Shard
 from components.download.survey import each_url_once, groups, image_rows, survey, text_rows
 from components.download.tally import Tally
 from components.download.texts import write_texts
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
 from components.running.rows import Rows
+from components.running.workers import in_order, usable_cores
 from components.settings.download import Download
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.sources.rows import Rejection, Row
-from components.storage.atomic import read_json
-from components.storage.bucket import Bucket
-from components.storage.bulk import forget_lost, keep_remote, open_data_root
+from components.storage.bulk import open_data_root
 from components.storage.layout import Layout
-from components.storage.pieces import piece, put_files
+from components.storage.pieces import put_files, remove_unfinished
 
 STAGE = "download"
+PRELOAD = ("__main__", "components.download.taking", "webdataset", "pandas")  # pyarrow asks for pandas
 
 
 def run(params: Params, env: Environment) -> None:
     """Run the stage."""
     layout, download = Layout(env.work_store), params.download
     inputs, work = layout.inputs(download.inputs), layout.work(STAGE)
-    known = survey(download, inputs, params.seed)
+    if download.data_root:
+        open_data_root(download.data_root)  # one that cannot be written to is told before any work
+    known = survey(download, inputs, params.seed, work / "survey")
     progress = Progress(work, STAGE, known.image_rows, "images")
     tally = Tally(download)
+    rows = each_url_once(image_rows(download, inputs, params.seed), known.repeated_urls)
+    processes = min(env.processes or usable_cores(), ceil(known.image_rows / download.shard_rows))
+    jobs = _jobs(rows, download, work / "shards", processes)
     shards = 0
-    root = open_data_root(download.data_root) if download.data_root else None
 
     with output(layout, STAGE) as out:
-        rows = each_url_once(image_rows(download, inputs, params.seed), known.repeated_urls)
-        for shard_rows in groups(rows, download.shard_rows):
-            name = f"{shards:05d}"
-            finished = _shard(name, shard_rows, download, work / "shards", root, tally, progress)
-            out.remote += put_files(finished, out.folder / "shards")
-            out.rows[f"shards/{name}.tar"] = tally.add(finished, name)
-            shards += 1
+        with closing(_finished(jobs, processes, progress, work / "shards")) as finished_in_order:
+            for finished in finished_in_order:
+                name = shard_name(shards)
+                out.rows[f"shards/{name}.tar"] = tally.add(finished, name)
+                out.remote += put_files(finished, out.folder / "shards")
+                shards += 1
         tally.check(given=known.image_rows)
 
         texts, text_splits = write_texts(
@@ -68,27 +74,32 @@ def run(params: Params, env: Environment) -> None:
     write_metrics(layout, STAGE, {**total.figures(), **figures})
 
 
-def _shard(
-    name: str,
-    rows: list[Row | Rejection],
-    download: Download,
-    store: Path,
-    root: Bucket | None,
-    tally: Tally,
-    progress: Progress,
-) -> Path:
-    """Return the folder of a finished shard, made now or by an earlier run."""
-    done_before = progress.done
+def _jobs(
+    rows: Iterator[Row | Rejection], download: Download, store: Path, processes: int
+) -> Iterator[Shard]:
+    """Yield a job for each shard; the connections that params allow are shared out over the processes."""
+    fetch = download.fetch
+    share = {
+        "connections": max(1, fetch.connections // processes),
+        "connections_per_host": max(1, fetch.connections_per_host // processes),
+    }
+    own = download.model_copy(update={"fetch": fetch.model_copy(update=share)})
+    for number, group in enumerate(groups(rows, download.shard_rows)):
+        yield Shard(shard_name(number), group, own, store)
 
-    def make(folder: Path) -> None:
-        make_shard(folder, name, rows, download, progress.advance)
-        tally.refuse_dead_network(read_json(folder / f"{name}_stats.json"))
 
-    key = shard_key(name, rows, download)
-    forget_lost(store / key, root)
-    finished = piece(store, key, make)
-    if root:
-        keep_remote(finished, root)
-    if progress.done == done_before:
-        progress.advance(len(rows), f"shard {name} kept from an earlier run")
-    return finished
+def _finished(
+    jobs: Iterator[Shard], processes: int, progress: Progress, store: Path
+) -> Generator[Path, None, None]:
+    """Yield the folders of finished shards in their order; whatever happens, nothing half made is left."""
+    remove_unfinished(store)
+    try:
+        with closing(in_order(jobs, processes, progress, PRELOAD)) as finished:
+            yield from finished
+    finally:
+        remove_unfinished(store)
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a shard: `00003`."""
+    return f"{number:05d}"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
-import numpy as np
-
+from components.download.digests import Digests, Repeated
 from components.faults import ConfigurationFault, DataFault
 from components.settings.download import Download
 from components.settings.sources import SceneTexts, TextTable
 from components.sources.rows import ImageUrl, Rejection, Row, read_rows
+from components.storage.atomic import remove
 
 
 @dataclass(frozen=True)
@@ -23,34 +21,41 @@ class Survey:
 
     image_rows: int
     text_rows: int
-    repeated_urls: frozenset[int]  # digests
+    repeated_urls: Repeated
 
 
-def survey(params: Download, inputs: Path, seed: int) -> Survey:
-    """Read every source once; eight bytes a row are kept.
+def survey(params: Download, inputs: Path, seed: int, work: Path) -> Survey:
+    """Read every source once; of a long list eight bytes a row lie in `work` meanwhile.
 
     Raises:
         ConfigurationFault: a table or column is missing, or no source gives images.
         DataFault: a table is damaged, or two rows have one key.
     """
-    images, texts = 0, 0
-    keys, urls = array("Q"), array("Q")
+    remove(work)
+    try:
+        return _survey(params, inputs, seed, Digests(work / "keys"), Digests(work / "urls"))
+    finally:
+        remove(work)
+
+
+def _survey(params: Download, inputs: Path, seed: int, keys: Digests, urls: Digests) -> Survey:
+    images = texts = 0
     for row in image_rows(params, inputs, seed):
         images += 1
         if isinstance(row, Row):
-            keys.append(digest_of(row.key))
+            keys.add(row.key)
             if isinstance(row.image, ImageUrl):
-                urls.append(digest_of(row.image.url))
+                urls.add(row.image.url)
     for row in text_rows(params, inputs, seed):
         texts += 1
         if isinstance(row, Row):
-            keys.append(digest_of(row.key))
+            keys.add(row.key)
     if images == 0:
         raise ConfigurationFault(
             "download.sources gives no image row; add a url_list, folder or scenes source"
         )
-    _refuse_equal_keys(params, inputs, seed, _repeated(keys))
-    return Survey(images, texts, _repeated(urls))
+    _refuse_equal_keys(params, inputs, seed, keys.repeated())
+    return Survey(images, texts, urls.repeated())
 
 
 def image_rows(params: Download, inputs: Path, seed: int) -> Iterator[Row | Rejection]:
@@ -67,20 +72,14 @@ def text_rows(params: Download, inputs: Path, seed: int) -> Iterator[Row | Rejec
             yield from read_rows(source, inputs, seed)
 
 
-def each_url_once(
-    rows: Iterator[Row | Rejection], repeated_urls: frozenset[int]
-) -> Iterator[Row | Rejection]:
+def each_url_once(rows: Iterator[Row | Rejection], repeated_urls: Repeated) -> Iterator[Row | Rejection]:
     """Reject every row but the first of those that have one url."""
-    seen = set[int]()
     for row in rows:
-        if isinstance(row, Row) and isinstance(row.image, ImageUrl):
-            digest = digest_of(row.image.url)
-            if digest in seen:
-                yield Rejection(row.key, row.split, row.source, "duplicate_url", row.key, row.image.url)
-                continue
-            if digest in repeated_urls:
-                seen.add(digest)
-        yield row
+        url = row.image.url if isinstance(row, Row) and isinstance(row.image, ImageUrl) else None
+        if url is not None and repeated_urls.came_before(url):
+            yield Rejection(row.key, row.split, row.source, "duplicate_url", row.key, url)
+        else:
+            yield row
 
 
 def groups(rows: Iterable[Row | Rejection], size: int) -> Iterator[list[Row | Rejection]]:
@@ -90,28 +89,17 @@ def groups(rows: Iterable[Row | Rejection], size: int) -> Iterator[list[Row | Re
         yield group
 
 
-def digest_of(text: str) -> int:
-    """Return eight bytes of a hash; among a billion texts two share one with a chance of 3 %."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def _repeated(digests: array[int]) -> frozenset[int]:
-    values, counts = np.unique(np.frombuffer(digests, dtype=np.uint64), return_counts=True)
-    return frozenset(int(value) for value in values[counts > 1])
-
-
-def _refuse_equal_keys(params: Download, inputs: Path, seed: int, repeated: frozenset[int]) -> None:
-    if not repeated:
+def _refuse_equal_keys(params: Download, inputs: Path, seed: int, repeated: Repeated) -> None:
+    if not len(repeated):
         return
     sources: dict[str, str] = {}
-    for rows in (image_rows(params, inputs, seed), text_rows(params, inputs, seed)):
-        for row in rows:
-            if not isinstance(row, Row) or digest_of(row.key) not in repeated:
-                continue
-            if row.key in sources:
-                raise DataFault(
-                    f"key {row.key} occurs twice, in source {sources[row.key]} and in {row.source}; keys are "
-                    "unique once lower-cased and other characters than a-z, 0-9, _ and - made _: mend the "
-                    "table, or set key_column to null"
-                )
-            sources[row.key] = row.source
+    for row in chain(image_rows(params, inputs, seed), text_rows(params, inputs, seed)):
+        if not isinstance(row, Row) or row.key not in repeated:
+            continue
+        if row.key in sources:
+            raise DataFault(
+                f"key {row.key} occurs twice, in source {sources[row.key]} and in {row.source}; keys are "
+                "unique once lower-cased and other characters than a-z, 0-9, _ and - made _: mend the "
+                "table, or set key_column to null"
+            )
+        sources[row.key] = row.source

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from components.download.ledger import SUCCESS
 from components.download.refusal import CONNECTION_REASONS, PASSING_REASONS
+from components.download.shard import reasons_of, set_aside
 from components.faults import DataFault, InfrastructureFault
 from components.running.rows import Rows
 from components.settings.download import Download
 from components.settings.sources import UrlList
-from components.storage.atomic import read_json, remove
+from components.storage.atomic import read_json
 
 DEAD_NETWORK_ROWS = 100  # failed connections without one image before the stage gives up at once
 log = logging.getLogger("llm2clip")
@@ -31,9 +30,13 @@ class Tally:
         self._retriable: list[Path] = []
 
     def add(self, piece: Path, name: str) -> int:
-        """Add a finished shard and return the number of its images."""
+        """Add a finished shard and return the number of its images.
+
+        Raises:
+            InfrastructureFault: there is no network.
+        """
         stats = read_json(piece / f"{name}_stats.json")
-        reasons = {reason: count for reason, count in stats["status_dict"].items() if reason != SUCCESS}
+        reasons = reasons_of(piece, name)
         self.rows.accept(stats["successes"])
         for reason, count in reasons.items():
             self.rows.reject(reason, count)
@@ -41,24 +44,21 @@ class Tally:
         self.sources.update(stats["sources"])
         if PASSING_REASONS & reasons.keys():
             self._retriable.append(piece)
+        self._refuse_dead_network(piece, reasons)
         return int(stats["successes"])
 
-    def refuse_dead_network(self, stats: dict[str, Any]) -> None:
-        """Stop before a shard is kept that holds nothing but failed connections.
-
-        Args:
-            stats: Of the shard.
-
-        Raises:
-            InfrastructureFault: not one image came from any url so far, and many connections failed.
-        """
-        failed = sum(stats["status_dict"].get(reason, 0) for reason in CONNECTION_REASONS)
-        fetched = sum((self.sources + Counter(stats["sources"]))[name] for name in self._url_sources)
-        if failed >= DEAD_NETWORK_ROWS and fetched == 0:
+    def _refuse_dead_network(self, piece: Path, reasons: dict[str, int]) -> None:
+        """Stop at a shard of nothing but failed connections, unless images came from urls before."""
+        failed = sum(reasons.get(reason, 0) for reason in CONNECTION_REASONS)
+        if failed >= DEAD_NETWORK_ROWS and self._fetched() == 0:
+            set_aside(piece)
             raise InfrastructureFault(
                 f"no network: {failed} connections failed "
                 "and not one image came; check the network and run again"
             )
+
+    def _fetched(self) -> int:
+        return sum(self.sources[name] for name in self._url_sources)
 
     def check(self, given: int) -> None:
         """Check balance and limits.
@@ -74,17 +74,16 @@ class Tally:
             self.rows.check(self._params.max_reject_share, "download", given)
         except DataFault as fault:
             for piece in self._retriable:
-                remove(piece)
+                set_aside(piece)
             if self._retriable:
                 log.warning(
-                    "download: the next run asks again for the %d shards that lack images",
+                    "download: the next run asks again for the images that %d shards lack",
                     len(self._retriable),
                 )
             failed = sum(self.rows.rejected[reason] for reason in CONNECTION_REASONS)
             others = sum(self.rows.rejected.values()) - failed
-            fetched = sum(self.sources[name] for name in self._url_sources)
             if failed and others <= self._params.max_reject_share * self.rows.rows_in:
-                what = "no network" if fetched == 0 else "the network failed"
+                what = "no network" if self._fetched() == 0 else "the network failed"
                 raise InfrastructureFault(
                     f"{what}: {failed} of {self.rows.rows_in} "
                     "images lack a connection; check the network and run again"

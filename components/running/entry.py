@@ -17,6 +17,7 @@ from components.faults import Fault, InfrastructureFault, Stopped
 from components.running.costs import Costs
 from components.running.lock import one_writer
 from components.running.signals import die_with_parent, raise_on_stop_signals
+from components.running.workers import stop_server
 from components.settings.environment import Environment, load_environment
 from components.settings.params import Params, load_params
 from components.storage.atomic import remove, write_json
@@ -83,6 +84,7 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
         _prepare_libraries(env)
         costs = Costs()
         importlib.import_module(f"components.{stage}.stage").run(params, env)
+        stop_server()
         costs.write(layout, stage)
 
 

@@ -17,8 +17,8 @@ class Fetch(Section):
     max_bytes: Positive
     retries: Count  # after a broken connection, HTTP 429 or 5xx
     backoff_seconds: Rate  # before the first retry; doubles each time
-    connections: Positive
-    connections_per_host: Positive
+    connections: Positive  # of all processes together, and at least one of each
+    connections_per_host: Positive  # likewise
     max_redirects: Count
     user_agent: str
     allowed_ports: list[Positive]
@@ -33,6 +33,7 @@ class Images(Section):
     min_side: Positive  # pixels
     max_pixels: Positive  # checked before decoding
     max_aspect: Rate
+    decode_deadline_seconds: Rate  # a picture whose decoding takes longer is given up
 
 
 class Download(Section):
@@ -44,6 +45,8 @@ class Download(Section):
     fetch: Fetch
     images: Images
     shard_rows: Positive
+    max_urls_per_body: Positive  # in a shard; bytes that more urls answer with are a placeholder, no picture
+    retry_rounds: Count  # raise it to ask again for the rows whose failure may pass; all others stay
     max_reject_share: Share
 
     @model_validator(mode="after")

@@ -23,14 +23,15 @@ class Environment(BaseSettings):
     work_store: Path = Path(".work")
     registry: str = "registry"
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = 0
+    threads: int = 0  # of torch; 0: as many as it likes
+    processes: int = 0  # of stages that work shard by shard; 0: as many as there are cores
 
-    @field_validator("threads")
+    @field_validator("threads", "processes")
     @classmethod
-    def _not_negative(cls, threads: int) -> int:
-        if threads < 0:
-            raise ValueError("expected 0 (as many as torch likes) or more")
-        return threads
+    def _not_negative(cls, number: int) -> int:
+        if number < 0:
+            raise ValueError("expected 0 (as many as fit the machine) or more")
+        return number
 
 
 def load_environment() -> Environment:

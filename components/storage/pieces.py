@@ -19,17 +19,27 @@ def piece(store: Path, key: str, make: Callable[[Path], None]) -> Path:
         make: Fills an empty folder.
     """
     folder = store / key
-    if folder.is_dir():
-        try:
-            read_manifest(folder)
-        except DataFault:
-            remove(folder)
-        else:
-            return folder
+    if is_intact(folder):
+        return folder
+    remove(folder)
     with new_folder(folder) as part:
         make(part)
         write_manifest(part)
     return folder
+
+
+def is_intact(folder: Path) -> bool:
+    """Say whether a finished piece is there, as its manifest has it."""
+    try:
+        return folder.is_dir() and bool(read_manifest(folder))
+    except DataFault:
+        return False
+
+
+def remove_unfinished(store: Path) -> None:
+    """Remove what killed processes left half made; no piece may be under way."""
+    for leftover in store.glob(".*.part"):
+        remove(leftover)
 
 
 def put_files(piece_folder: Path, target: Path) -> list[Entry]:

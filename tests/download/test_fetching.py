@@ -22,7 +22,8 @@ def results(fetch: Fetch, urls: Sequence[str]) -> list[bytes | str]:
 
     async def get(fetcher: Fetcher, url: str) -> bytes | str:
         try:
-            return await fetcher.get(url)
+            async with fetcher.fetched(url) as answer:
+                return answer.data
         except Refused as refused:
             return refused.reason
 

@@ -6,6 +6,7 @@ import struct
 import zlib
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
@@ -13,7 +14,14 @@ from components.download.pictures import Picture, picture_of
 from components.download.refusal import Refused
 from components.settings.download import Images
 
-IMAGES = Images(size=64, jpeg_quality=95, min_side=8, max_pixels=1_000_000, max_aspect=4.0)
+IMAGES = Images(
+    size=64,
+    jpeg_quality=95,
+    min_side=8,
+    max_pixels=1_000_000,
+    max_aspect=4.0,
+    decode_deadline_seconds=30.0,
+)
 RED, BLUE = (220, 20, 20), (20, 20, 220)
 
 
@@ -178,3 +186,13 @@ def test_a_bomb_in_text_chunks_is_bounded() -> None:
         for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))))
     )
     assert reason(b"\x89PNG\r\n\x1a\n" + chunks) == "too_many_pixels"
+
+
+def test_a_jpeg_decoded_at_half_its_size_looks_as_the_whole_one_shrunk() -> None:
+    draw = np.random.default_rng(7)
+    coarse = Image.fromarray(draw.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    large = coarse.resize((640, 480), Image.Resampling.BICUBIC)
+    quick = np.asarray(opened(picture_of(coded(large, quality=95), IMAGES.model_copy(update={"size": 256}))))
+    slow = np.asarray(opened(picture_of(coded(large, "PNG"), IMAGES.model_copy(update={"size": 256}))))
+    assert quick.shape == slow.shape == (192, 256, 3)
+    assert np.abs(quick.astype(int) - slow).mean() < 2.0  # grey levels

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 import json
@@ -14,12 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components.download import tally
-from components.download.ledger import LEDGER
+from components.download import stage, taking, tally
+from components.download.ledger import LEDGER, read_ledger
+from components.download.pictures import Picture, picture_of
+from components.download.shard import Shard
 from components.download.stage import run
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault, Stopped
 from components.running.signals import raise_on_stop_signals
-from components.settings.download import Download, Fetch
+from components.running.workers import Tell
+from components.settings.download import Download, Fetch, Images
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.sources import CaptionColumn, Folder, TextTable, UrlList
@@ -210,15 +214,13 @@ def test_a_stop_signal_ends_the_fetching_and_the_rerun_goes_on_by_shard(
     params = with_sources(smoke, [url_source(web)], fetch.model_copy(update={"deadline_seconds": 60.0}))
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     asked = threading.Event()
+    alone = Environment(work_store=env.work_store, processes=1)
 
-    async def stop_here(_writer: object) -> None:
+    async def hold(_writer: object) -> None:
         asked.set()
+        await asyncio.sleep(60)
 
-    server.answers["/12"] = [
-        stop_here,
-        body(jpeg(12)),
-    ]  # of the second shard; closed without an answer, asked again
-    server.answers["/13"] = [late(body(jpeg(13)), 60), body(jpeg(13))]
+    server.answers["/12"] = [hold, body(jpeg(12))]  # of the second shard
     main_thread = threading.main_thread().ident or 0
 
     def kill() -> None:
@@ -230,13 +232,13 @@ def test_a_stop_signal_ends_the_fetching_and_the_rerun_goes_on_by_shard(
     try:
         raise_on_stop_signals()
         with pytest.raises(Stopped):
-            run(params, env)
+            run(params, alone)
     finally:
         killer.join()
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(number, handler)
     assert not OUT.exists()
-    run(params, env)
+    run(params, alone)
     assert server.hits["/00"] == 1
     assert [pair.key for pair in pairs()] == [one["id"] for one in web]
 
@@ -281,6 +283,94 @@ def test_too_many_rejected_rows_stop_the_stage_and_are_asked_for_again(
     run(params, env)
     assert len(pairs()) == 30
     assert server.hits["/20"] == 1
+
+
+def test_what_came_is_not_asked_for_again_when_the_rest_is(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
+) -> None:
+    reference = with_sources(smoke, [url_source(web)], fetch)
+    run(reference, Environment(work_store=Path(".other")))
+    expected = hashes()
+    server.hits.clear()
+    for number in (3, 4, 20):
+        server.answers[f"/{number:02d}"] = [status(503), body(jpeg(number))]
+    impatient = fetch.model_copy(update={"retries": 0})
+    with pytest.raises(DataFault, match=r"3 of 30 rows rejected \(http_503 3\)"):
+        run(with_sources(smoke, [url_source(web)], impatient, max_reject_share=0.05), env)
+    run(with_sources(smoke, [url_source(web)], impatient, max_reject_share=0.05), env)
+    assert {path for path, count in server.hits.items() if count > 1} == {"/03", "/04", "/20"}
+    assert hashes() == expected
+
+
+def test_another_round_asks_for_what_may_have_passed_and_nothing_else(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
+) -> None:
+    reference = with_sources(smoke, [url_source(web)], fetch)
+    run(reference, Environment(work_store=Path(".other")))
+    expected = hashes()
+    server.hits.clear()
+    server.answers["/03"] = [status(503), body(jpeg(3))]
+    server.answers["/04"] = [status(404), body(jpeg(4))]
+    impatient = fetch.model_copy(update={"retries": 0})
+    run(with_sources(smoke, [url_source(web)], impatient), env)
+    assert {key for key, (status, _) in ledger().items() if status != "success"} == {"03", "04"}
+    run(with_sources(smoke, [url_source(web)], impatient, retry_rounds=1), env)
+    assert {key: message for key, (_, message) in ledger().items() if message} == {"04": "http_404"}
+    assert {path for path, count in server.hits.items() if count > 1} == {"/03"}
+    assert {name for name, sha in hashes().items() if expected[name] != sha} == {
+        "shards/00000.tar",
+        "shards/00000.parquet",
+        "shards/00000_stats.json",
+    }
+
+
+def test_a_body_that_many_urls_answer_with_is_no_picture(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
+) -> None:
+    for number in (1, 2, 3, 6):
+        server.answers[f"/{number:02d}"] = body(jpeg(99))
+    for number in (9, 10):
+        server.answers[f"/{number:02d}"] = body(jpeg(98))
+    run(with_sources(smoke, [url_source(web)], fetch, max_urls_per_body=3, max_reject_share=0.5), env)
+    assert {key: message for key, (_, message) in ledger().items() if message} == {
+        key: "placeholder_suspect" for key in ("01", "02", "03", "06")
+    }
+    assert len(pairs()) == 26
+
+
+class CrashingShard(Shard):
+    """One whose decoder crashes at an image, as a bug in a library would have it."""
+
+    def _make(self, folder: Path, before: Path, tell: Tell) -> None:
+        def decoder(data: bytes, images: Images) -> Picture:
+            if data == jpeg(12):
+                signal.raise_signal(signal.SIGSEGV)
+            return picture_of(data, images)
+
+        taking.picture_of = decoder  # type: ignore[attr-defined]
+        super()._make(folder, before, tell)
+
+
+def test_an_image_that_crashes_the_decoder_costs_its_own_row(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(stage, "Shard", CrashingShard)
+    run(with_sources(smoke, [url_source(web)], fetch), env)
+    assert {key: message for key, (_, message) in ledger().items() if message} == {"12": "decoder_died"}
+    assert [pair.key for pair in pairs()] == [one["id"] for one in web if one["id"] != "12"]
+
+
+def test_the_ledger_says_where_a_redirect_ended(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
+) -> None:
+    server.answers["/05"] = redirect("/moved")
+    server.answers["/moved"] = body(jpeg(5))
+    run(with_sources(smoke, [url_source(web)], fetch), env)
+    entries = {one.key: one for one in read_ledger(OUT / "shards" / "00000.parquet")}
+    assert (entries["05"].url, entries["05"].final_url) == (server.url("/05"), server.url("/moved"))
+    assert entries["04"].final_url is None
+    assert entries["05"].original_bytes == len(jpeg(5))
 
 
 def test_no_image_and_no_network_are_told_apart(

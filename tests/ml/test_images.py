@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor
 
 from components.ml.clip import clip_pixels, write_preprocessor
-from components.ml.images import decode_image, decode_images, square_of
+from components.ml.images import decode_image, decode_images, shrunk, square_of
 
 
 def photograph(width: int, height: int, mode: str = "RGB", form: str = "JPEG") -> bytes:
@@ -86,3 +86,12 @@ def test_real_photographs_decode(shared: Path) -> None:
     images = decode_images([file.read_bytes() for file in files], 72)
     assert images.shape == (len(files), 3, 72, 72)
     assert images.float().std() > 20
+
+
+@pytest.mark.parametrize("size", [(640, 480), (301, 97), (64, 64)])
+def test_shrunk_is_what_pillow_gives_but_for_rounding(size: tuple[int, int]) -> None:
+    image = Image.open(BytesIO(photograph(*size))).convert("RGB")
+    found = shrunk(np.array(image), size[1] // 2, size[0] // 3).astype(int)
+    expected = np.asarray(image.resize((size[0] // 3, size[1] // 2), Image.Resampling.BICUBIC)).astype(int)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 2

@@ -12,6 +12,7 @@ import boto3
 import pytest
 
 from components.faults import ConfigurationFault, DataFault, Stopped
+from components.running.workers import stop_server
 from components.storage import bulk
 from components.storage.atomic import content_key
 from components.storage.bulk import FETCHED, MARK, forget_lost, keep_remote, local_copy, open_data_root
@@ -71,11 +72,13 @@ def delete(uri: str) -> None:
 
 @contextmanager
 def watched(endpoint: str) -> Iterator[list[Exchange]]:
-    """List every request of the block."""
+    """List every request of the block, those of worker processes among them."""
     exchanges: list[Exchange] = []
+    stop_server()  # it has the environment of its start
     with pytest.MonkeyPatch.context() as patch, proxy(endpoint, exchanges=exchanges) as address:
         patch.setenv("AWS_ENDPOINT_URL_S3", address)
         yield exchanges
+    stop_server()
 
 
 def puts(exchanges: list[Exchange]) -> list[str]:

@@ -1,0 +1,82 @@
+"""What a command and all its processes cost: CPU and wall seconds, and peak memory as Linux shares it out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SECONDS_BETWEEN_LOOKS = 0.05
+KIBIBYTE = 1024
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one command with its descendants."""
+
+    cpu_seconds: float
+    wall_seconds: float
+    peak_bytes: int  # proportional set size, summed over all its processes at one moment
+
+
+def run_measured(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Cost:
+    """Run a command to its end.
+
+    Raises:
+        SystemExit: it failed; its last lines are printed.
+    """
+    log = folder / "command.log"
+    start_seconds = time.monotonic()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **environment}, stdout=file, stderr=subprocess.STDOUT
+        )
+        peak = _Peak(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall_seconds = time.monotonic() - start_seconds
+        peak.stop()
+    if os.waitstatus_to_exitcode(status):
+        sys.exit(f"{' '.join(command)} failed:\n" + "\n".join(log.read_text("utf-8").splitlines()[-20:]))
+    return Cost(usage.ru_utime + usage.ru_stime, wall_seconds, peak.bytes)
+
+
+class _Peak(threading.Thread):
+    """Watches a process and its descendants."""
+
+    def __init__(self, process: int) -> None:
+        super().__init__(daemon=True)
+        self.bytes = 0
+        self._process, self._is_over = process, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._is_over.wait(SECONDS_BETWEEN_LOOKS):
+            self.bytes = max(self.bytes, sum(_pss(one) for one in _tree(self._process)))
+
+    def stop(self) -> None:
+        self._is_over.set()
+        self.join()
+
+
+def _tree(process: int) -> list[int]:
+    found = [process]
+    for one in found:
+        for children in Path(f"/proc/{one}/task").glob("*/children"):
+            try:
+                found += [int(child) for child in children.read_text().split()]
+            except OSError:  # it has just ended
+                continue
+    return found
+
+
+def _pss(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has just ended
+        return 0
+    return next((int(line.split()[1]) * KIBIBYTE for line in lines if line.startswith("Pss:")), 0)

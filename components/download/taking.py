@@ -1,0 +1,152 @@
+"""From rows to pictures: fetched, read or drawn, many at a time, each once or rejected by a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from components.download.fetching import Body, Fetcher
+from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS
+from components.download.pictures import Picture, jpeg_of, picture_of
+from components.download.refusal import Refused
+from components.download.spool import Place, Spool
+from components.running.workers import Tell
+from components.settings.download import Download
+from components.sources.rows import ImageFile, ImageScene, ImageUrl, Rejection, Row
+from components.sources.scenes import render
+
+FILES_IN_MEMORY = 4
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of one row: a picture in the spool, or the reason why there is none."""
+
+    status: str
+    reason: str = ""
+    sha256: str | None = None  # of the bytes as they came; of the JPEG where the image was drawn
+    original_bytes: int | None = None
+    final_url: str | None = None
+    place: Place | None = None
+    width: int | None = None
+    height: int | None = None
+    original_width: int | None = None
+    original_height: int | None = None
+    orientation: int | None = None
+
+
+class Taking:
+    """Takes the rows of one shard.
+
+    Args:
+        params: Of download.
+        spool: Where pictures are kept.
+        tell: Told of every row that is done, and of the one that is being decoded.
+        deadly: Numbers of rows whose decoding crashed the process before.
+    """
+
+    def __init__(self, params: Download, spool: Spool, tell: Tell, deadly: frozenset[int]) -> None:
+        self._params, self._spool, self._tell, self._deadly = params, spool, tell, deadly
+        self._reading = asyncio.Semaphore(FILES_IN_MEMORY)
+
+    def all(self, rows: Sequence[Row | Rejection], known: Mapping[str, Taken]) -> list[Taken]:
+        """Take all rows but those that are known by their keys; the order is that of the rows."""
+        torch.set_num_threads(1)  # a process a core
+        taken = asyncio.run(self._all(rows, known))
+        return without_placeholders(rows, taken, self._params.max_urls_per_body)
+
+    async def _all(self, rows: Sequence[Row | Rejection], known: Mapping[str, Taken]) -> list[Taken]:
+        with ThreadPoolExecutor(1) as decoder:  # one picture at a time, so that a crash has one cause
+            async with Fetcher(self._params.fetch) as fetcher:
+
+                async def take(number: int, row: Row | Rejection) -> Taken:
+                    taken = known.get(row.key) or await self._one(number, row, fetcher, decoder)
+                    self._tell.advance()
+                    return taken
+
+                return await asyncio.gather(*(take(number, row) for number, row in enumerate(rows)))
+
+    async def _one(
+        self, number: int, row: Row | Rejection, fetcher: Fetcher, decoder: ThreadPoolExecutor
+    ) -> Taken:
+        if isinstance(row, Rejection):
+            return Taken(FAILED_TO_DOWNLOAD, row.reason)
+        loop = asyncio.get_running_loop()
+        if isinstance(row.image, ImageScene):
+            return await loop.run_in_executor(decoder, self._drawn, row.image)
+        try:
+            async with self._body(row, fetcher) as body:
+                return await loop.run_in_executor(decoder, self._decoded, number, body)
+        except Refused as refused:
+            return Taken(FAILED_TO_DOWNLOAD, refused.reason)
+
+    @asynccontextmanager
+    async def _body(self, row: Row, fetcher: Fetcher) -> AsyncIterator[Body]:
+        if isinstance(row.image, ImageUrl):
+            async with fetcher.fetched(row.image.url) as body:
+                yield body
+        else:
+            async with self._reading:
+                yield Body(_read(row.image, self._params.fetch.max_bytes), None)
+
+    def _decoded(self, number: int, body: Body) -> Taken:
+        digest, size = hashlib.sha256(body.data).hexdigest(), len(body.data)
+        came = Taken(FAILED_TO_RESIZE, "", digest, size, body.final_url)
+        if number in self._deadly:
+            return replace(came, reason="decoder_died")
+        try:
+            with self._tell.at(number, self._params.images.decode_deadline_seconds):
+                picture = picture_of(body.data, self._params.images)
+        except Refused as refused:
+            return replace(came, reason=refused.reason)
+        return self._kept(picture, came)
+
+    def _drawn(self, image: ImageScene) -> Taken:
+        pixels = np.array(render(image.scene, image.size))
+        picture = jpeg_of(pixels, self._params.images, (image.size, image.size))
+        digest = hashlib.sha256(picture.jpeg).hexdigest()
+        return self._kept(picture, Taken(SUCCESS, "", digest, len(picture.jpeg)))
+
+    def _kept(self, picture: Picture, came: Taken) -> Taken:
+        return replace(
+            came,
+            status=SUCCESS,
+            place=self._spool.put(picture.jpeg),
+            width=picture.width,
+            height=picture.height,
+            original_width=picture.original_width,
+            original_height=picture.original_height,
+            orientation=picture.orientation,
+        )
+
+
+def without_placeholders(
+    rows: Sequence[Row | Rejection], taken: Sequence[Taken], max_urls_per_body: int
+) -> list[Taken]:
+    """Reject bytes that many urls answered with: "this image was removed" is no picture."""
+    is_fetched = [isinstance(row, Row) and isinstance(row.image, ImageUrl) for row in rows]
+    urls_of = Counter(one.sha256 for one, fetched in zip(taken, is_fetched, strict=True) if fetched)
+    return [
+        replace(one, status=FAILED_TO_RESIZE, reason="placeholder_suspect", place=None)
+        if fetched and one.status == SUCCESS and urls_of[one.sha256] > max_urls_per_body
+        else one
+        for one, fetched in zip(taken, is_fetched, strict=True)
+    ]
+
+
+def _read(image: ImageFile | ImageScene | None, max_bytes: int) -> bytes:
+    if not isinstance(image, ImageFile):
+        raise Refused("no_image")
+    if not image.path.is_file():
+        raise Refused("image_missing")
+    if image.path.stat().st_size > max_bytes:
+        raise Refused("too_large")
+    return image.path.read_bytes()

@@ -1,0 +1,123 @@
+"""Jobs in processes of their own: order, counts, and what a process may do to itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import psutil
+import pytest
+
+from components.faults import DataFault, InfrastructureFault
+from components.running.progress import Progress
+from components.running.workers import Tell, in_order, stop_server
+from tests.conftest import ROOT
+
+SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """Counts its units; what happens at a unit is a line of Python."""
+
+    number: int
+    units: int = 3
+    at_unit_1: str = "pass"
+    skipped: frozenset[int] = frozenset()
+    deadline_seconds: float = SECONDS
+
+    def __call__(self, tell: Tell) -> list[int]:
+        done = []
+        for unit in range(self.units):
+            if unit not in self.skipped:
+                with tell.at(unit, self.deadline_seconds):
+                    if unit == 1:
+                        exec(self.at_unit_1)  # noqa: S102
+                done.append(10 * self.number + unit)
+            tell.advance()
+        return done
+
+    def without(self, unit: int) -> Self:
+        return replace(self, skipped=self.skipped | {unit})
+
+
+def results(jobs: list[Work], folder: Path, processes: int = 2) -> list[list[int]]:
+    progress = Progress(folder, "test", sum(job.units for job in jobs), "units")
+    with closing(in_order(jobs, processes, progress, ())) as found:
+        collected = list(found)
+    assert progress.done == progress.total
+    return collected
+
+
+@pytest.mark.parametrize("processes", [1, 2, 5])
+def test_results_come_in_the_order_of_the_jobs_and_all_units_are_counted(
+    tmp_path: Path, processes: int
+) -> None:
+    slow_first = [Work(0, at_unit_1="time.sleep(0.3)"), *(Work(number) for number in range(1, 6))]
+    assert results(slow_first, tmp_path, processes) == [
+        [10 * number + unit for unit in range(3)] for number in range(6)
+    ]
+
+
+@pytest.mark.parametrize(
+    "crash",
+    [
+        "os.kill(os.getpid(), signal.SIGSEGV)",
+        "os.abort()",
+        "time.sleep(60)",
+        "[None for _ in iter(int, 1)]",  # never lets go of the interpreter's lock for long
+    ],
+)
+def test_a_unit_that_crashes_or_hangs_is_left_out_and_no_other(tmp_path: Path, crash: str) -> None:
+    jobs = [Work(0), Work(1, at_unit_1=crash, deadline_seconds=0.2), Work(2)]
+    assert results(jobs, tmp_path) == [[0, 1, 2], [10, 12], [20, 21, 22]]
+
+
+def test_a_process_killed_for_want_of_memory_stops_all_and_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureFault, match="SIGKILL, likely for want of memory"):
+        results([Work(0, at_unit_1="os.kill(os.getpid(), signal.SIGKILL)")], tmp_path)
+
+
+def test_what_a_job_raises_is_raised_here(tmp_path: Path) -> None:
+    with pytest.raises(DataFault, match="what was found"):
+        results([Work(0, at_unit_1="raise DataFault('what was found')")], tmp_path)
+    with pytest.raises(OSError, match="No space left") as caught:
+        results([Work(0, at_unit_1="raise OSError(errno.ENOSPC, 'No space left')")], tmp_path)
+    assert caught.value.errno == errno.ENOSPC
+    assert "exec(self.at_unit_1)" in "".join(caught.value.__notes__)
+
+
+def test_closing_ends_the_processes(tmp_path: Path) -> None:
+    progress = Progress(tmp_path, "test", 9, "units")
+    found = in_order([Work(0), Work(1, at_unit_1="time.sleep(60)"), Work(2)], 2, progress, ())
+    assert next(found) == [0, 1, 2]
+    found.close()
+    stop_server()
+    assert not [
+        one for one in psutil.Process().children(recursive=True) if "forkserver" in " ".join(one.cmdline())
+    ]
+
+
+def test_no_process_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from tests.running.test_workers import *; "
+        f"results([Work(n, at_unit_1='time.sleep(60)') for n in range(2)], Path({str(tmp_path)!r}))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as parent:
+        family = psutil.Process(parent.pid)
+        deadline = time.monotonic() + SECONDS
+        while len(family.children(recursive=True)) < 4 and time.monotonic() < deadline:
+            os.sched_yield()  # the server, the tracker of resources, and two workers
+        children = family.children(recursive=True)
+        parent.send_signal(signal.SIGKILL)
+    assert len(children) == 4
+    gone, alive = psutil.wait_procs(children, timeout=SECONDS)
+    assert not alive
