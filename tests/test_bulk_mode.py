@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -318,3 +319,10 @@ def test_no_stage_removes_an_object(
     assert len(objects(root)) == 2 * 4 + 1  # those of an earlier manifest stay
     assert {one.method for one in exchanges} == {"GET", "HEAD", "PUT"}
     assert read_json(Path("metrics/recaption.json"))["rows_out"] == 256
+
+
+def test_no_stage_reads_a_shard_or_its_name_past_the_one_way() -> None:
+    """A local path of a shard is no path in bulk mode: `read_pairs` and `Entry.name` know of both."""
+    past = re.compile(r"\bread_shard\b|\.uri\)\.stem")
+    code = [path for path in (ROOT / "components").rglob("*.py") if path.parent.name != "storage"]
+    assert [str(path.relative_to(ROOT)) for path in code if past.search(path.read_text("utf-8"))] == []
