@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +17,7 @@ from components.running.progress import Progress
 from components.storage.atomic import content_key
 from components.storage.manifest import Entry
 from components.storage.pieces import piece
-from components.storage.shards import read_shard
+from components.storage.shards import Pair, read_pairs
 from components.storage.side_tables import read_table, write_table
 
 FORMAT_VERSION = 1  # raised by hand when a fingerprint of the same image changes
@@ -41,21 +42,20 @@ def read_fingerprints(download: Path, shards: list[Entry], work: Path) -> pa.Tab
     progress = Progress(work, "audit", sum(entry.rows or 0 for entry in shards), "images")
     tables = [FINGERPRINTS.empty_table()]
     for entry in shards:
-        rows = int(entry.rows or 0)
         key = content_key([FORMAT_VERSION, entry.sha256])
 
-        def make(folder: Path, shard: Path = download / entry.uri, rows: int = rows) -> None:
-            write_fingerprints(shard, rows, folder / "fingerprints.parquet")
+        def make(folder: Path, shard: Entry = entry) -> None:
+            write_fingerprints(read_pairs(download, shard, work), folder / "fingerprints.parquet")
 
         folder = piece(work / "fingerprints", key, make)
         tables.append(read_table(folder / "fingerprints.parquet", FINGERPRINTS))
-        progress.advance(rows)
+        progress.advance(entry.rows or 0)
     return pa.concat_tables(tables)
 
 
-def write_fingerprints(shard: Path, rows: int, target: Path) -> None:
+def write_fingerprints(pairs: Iterable[Pair], target: Path) -> None:
     """Write the fingerprints of a shard's images, in the shard's order."""
-    found = [fingerprint(pair.jpeg, pair.key, pair.metadata["split"]) for pair in read_shard(shard, rows)]
+    found = [fingerprint(pair.jpeg, pair.key, pair.metadata["split"]) for pair in pairs]
     write_table(target, pa.Table.from_pylist(found, FINGERPRINTS))
 
 

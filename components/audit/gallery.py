@@ -17,8 +17,9 @@ from components.audit.curation import Drop
 from components.audit.gates import Images
 from components.running.page import inline_picture, page_environment
 from components.storage.atomic import write_bytes
+from components.storage.manifest import Entry
 from components.storage.scores import read_scores
-from components.storage.shards import Pair, read_shard
+from components.storage.shards import Pair, read_pairs
 from components.storage.side_tables import Caption, read_captions
 
 TEMPLATE = "gallery.html.j2"
@@ -61,8 +62,9 @@ class Card:
 class ShardFiles:
     """Where one shard's images, captions and scores lie."""
 
-    tar: Path
-    rows: int
+    download: Path
+    entry: Entry
+    work: Path  # the stage's
     captions: Path
     scores: Path  # need not be there
 
@@ -118,7 +120,7 @@ def _cards(shard: ShardFiles, keys: set[str], dropped: dict[str, Drop]) -> Itera
     if not captions:
         return
     scores = _scores(shard.scores, captions)
-    for pair in read_shard(shard.tar, shard.rows):
+    for pair in read_pairs(shard.download, shard.entry, shard.work):
         if pair.key in keys:
             yield _card(pair, captions.get(pair.key, []), scores, dropped.get(pair.key))
 

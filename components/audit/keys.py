@@ -32,7 +32,7 @@ def write_shard_keys(folder: Path, shards: list[Entry], images: Images, dropped:
     """
     start = 0
     for entry in shards:
-        name, rows = Path(entry.uri).stem, range(start, start + int(entry.rows or 0))
+        name, rows = entry.name, range(start, start + int(entry.rows or 0))
         kept = [images.keys[row] for row in rows if row not in dropped]
         lost = [{"key": images.keys[row], **vars(dropped[row])} for row in rows if row in dropped]
         write_keys(folder / "kept" / f"{name}.parquet", kept)

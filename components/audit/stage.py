@@ -60,7 +60,7 @@ def run(params: Params, env: Environment) -> None:
     duplicates = find_duplicates(table, limits.near_duplicate_bits, limits.near_duplicate_difference)
     captions = read_all_captions(_caption_files(recaption, download, files))
     scored = read_scored(recaption, images.keys)
-    ledgers = [(download / entry.uri).with_suffix(".parquet") for entry in shards]
+    ledgers = [(download / entry.place).with_suffix(".parquet") for entry in shards]
     attempts = read_attempts(ledgers, limits.samples)
     curator = Curator(images, duplicates.leaked if limits.drop_leaked else {})
     curator.curate(limits.curation, scored, layout, inputs)
@@ -83,7 +83,7 @@ def run(params: Params, env: Environment) -> None:
         write_report(described, verdict, rows.figures()["rejected"], out.folder)
         write_gallery(
             out.folder / "gallery.html",
-            [_files(download, recaption, entry) for entry in shards],
+            [_files(download, recaption, entry, work) for entry in shards],
             chosen_keys(images, limits.gallery_rows),
             {images.keys[row]: drop for row, drop in dropped.items()},
             verdict["verdict"],
@@ -114,14 +114,10 @@ def _caption_files(recaption: Path, download: Path, files: list[Entry]) -> list[
     return [recaption / entry.uri for entry in read_manifest(recaption, "captions/")] + texts
 
 
-def _files(download: Path, recaption: Path, entry: Entry) -> ShardFiles:
-    name = f"{Path(entry.uri).stem}.parquet"
-    return ShardFiles(
-        download / entry.uri,
-        int(entry.rows or 0),
-        recaption / "captions" / name,
-        recaption / SCORES_FOLDER / name,
-    )
+def _files(download: Path, recaption: Path, entry: Entry, work: Path) -> ShardFiles:
+    name = f"{entry.name}.parquet"
+    captions, scores = recaption / "captions" / name, recaption / SCORES_FOLDER / name
+    return ShardFiles(download, entry, work, captions, scores)
 
 
 def _figures(

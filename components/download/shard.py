@@ -26,8 +26,10 @@ from components.settings.download import Download
 from components.sources.rows import ImageFile, ImageMember, ImageScene, ImageUrl, Rejection, Row
 from components.sources.scene_drawing import FORMAT_VERSION as SCENE_VERSION
 from components.storage.atomic import content_key, read_json, remove, sha256_of, write_json
+from components.storage.bucket import open_bucket
+from components.storage.bulk import forget_lost, keep_remote
 from components.storage.pieces import is_intact, piece
-from components.storage.shards import Pair, read_shard, write_shard
+from components.storage.shards import Pair, read_pairs, shards_of, write_shard
 
 if TYPE_CHECKING:
     from components.download.taking import Taken
@@ -58,18 +60,29 @@ class Shard:
         """Return the folder of the finished shard: `<name>.tar`, `<name>.parquet`, `<name>_stats.json`.
 
         Rows and images alone decide the bytes. A row of an earlier round that has its image, or was refused
-        for good, is taken from there.
+        for good, is taken from there. The latest round alone is kept.
         """
+        root = open_bucket(self.params.data_root, greet=False) if self.params.data_root else None
         key = shard_key(self.name, self.rows, self.params)
-        finished, before = self.store / key, aside(self.store / key)
+        keys = [key, *(content_key([key, number]) for number in range(1, self.params.retry_rounds + 1))]
+        asides = [aside(self.store / key) for key in keys]
+        for folder in (*(self.store / key for key in keys), *asides):
+            forget_lost(folder, root)
+        number = max((at for at, key in enumerate(keys) if is_intact(self.store / key)), default=0)
+        finished = self.store / keys[number]
         if is_intact(finished) and came_without_network(finished, self.name):
             set_aside(finished)
+            number = 0
         if is_intact(finished):
             tell.advance(len(self.rows))
-        piece(self.store, key, lambda folder: self._make(folder, before, tell))
-        remove(before)
-        for number in range(1, self.params.retry_rounds + 1):
-            finished = self._again(finished, content_key([key, number]), tell.uncounted())
+        before = next((folder for folder in reversed(asides) if is_intact(folder)), asides[0])
+        finished = piece(self.store, keys[number], lambda folder: self._make(folder, before, tell))
+        for folder in asides:
+            remove(folder)
+        for key in keys[number + 1 :]:
+            finished = self._again(finished, key, tell.uncounted())
+        if root:
+            keep_remote(finished, root)
         return finished
 
     def without(self, unit: int) -> Self:
@@ -80,13 +93,15 @@ class Shard:
         """Return the shard after another round of asking, or as it is when no failure may have passed."""
         if not PASSING_REASONS & reasons_of(finished, self.name).keys():
             return finished
-        return piece(self.store, key, lambda folder: self._make(folder, finished, tell))
+        later = piece(self.store, key, lambda folder: self._make(folder, finished, tell))
+        remove(finished)
+        return later
 
     def _make(self, folder: Path, before: Path, tell: Tell) -> None:
         from components.download.taking import Taking  # imports torch, which the parent does without
 
         with Spool(folder) as spool:
-            known = _known(before, self.name, spool) if is_intact(before) else {}
+            known = _known(before, self.store.parent, spool) if is_intact(before) else {}
             taken = Taking(self.params, spool, tell, self.deadly).all(self.rows, known)
             entries = [_entry(row, one) for row, one in zip(self.rows, taken, strict=True)]
             pairs = (
@@ -135,11 +150,12 @@ def set_aside(finished: Path) -> None:
     finished.replace(aside(finished))
 
 
-def _known(finished: Path, name: str, spool: Spool) -> dict[int, Taken]:
+def _known(finished: Path, work: Path, spool: Spool) -> dict[int, Taken]:
     """Return the rows of an earlier round whose fate is settled, by number; pictures go to the spool."""
     from components.download.taking import Taken
 
-    places = {pair.key: spool.put(pair.jpeg) for pair in read_shard(finished / f"{name}.tar")}
+    (shard,) = shards_of(finished)
+    places = {pair.key: spool.put(pair.jpeg) for pair in read_pairs(finished, shard, work)}
     return {
         number: Taken(
             one.status,
@@ -154,7 +170,7 @@ def _known(finished: Path, name: str, spool: Spool) -> dict[int, Taken]:
             one.original_height,
             json.loads(one.exif)["Orientation"] if one.exif else None,
         )
-        for number, one in enumerate(read_ledger(finished / f"{name}.parquet"))
+        for number, one in enumerate(read_ledger(finished / f"{shard.name}.parquet"))
         if one.reason not in PASSING_REASONS
     }
 

@@ -6,7 +6,8 @@ Reads:
 Writes:
     artifacts/download/shards/00000.tar (`<key>.jpg`, `.txt`, `.json`), 00000.parquet (the ledger) and
     00000_stats.json; artifacts/download/texts/00000.parquet (captions of rows without images);
-    artifacts/download/manifest.json; metrics/download.json.
+    artifacts/download/manifest.json; metrics/download.json. The tars go to download.data_root where params
+    name one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from components.settings.download import Download
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.sources.rows import Rejection, Row
+from components.storage.bulk import open_data_root
 from components.storage.layout import Layout
 from components.storage.pieces import put_files, remove_unfinished
 
@@ -39,6 +41,8 @@ def run(params: Params, env: Environment) -> None:
     """Run the stage."""
     layout, download = Layout(env.work_store), params.download
     inputs, work = layout.inputs(download.inputs), layout.work(STAGE)
+    if download.data_root:
+        open_data_root(download.data_root)  # one that cannot be written to is told before any work
     known = survey(download, inputs, params.seed, work / "survey")
     progress = Progress(work, STAGE, known.image_rows, "images")
     tally = Tally(download)
@@ -52,7 +56,7 @@ def run(params: Params, env: Environment) -> None:
             for finished in finished_in_order:
                 name = shard_name(shards)
                 out.rows[f"shards/{name}.tar"] = tally.add(finished, name)
-                put_files(finished, out.folder / "shards")
+                out.remote += put_files(finished, out.folder / "shards")
                 shards += 1
         tally.check(given=known.image_rows)
 

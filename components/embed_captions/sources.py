@@ -15,8 +15,8 @@ from components.settings.evaluate import ZeroShotTask
 from components.storage.atomic import content_key
 from components.storage.embeddings import EMBEDDED_CAPTIONS
 from components.storage.manifest import Entry, read_manifest
-from components.storage.shards import read_shard, shards_of
-from components.storage.side_tables import Caption, read_captions, read_keys
+from components.storage.shards import read_pairs, shards_of
+from components.storage.side_tables import Caption, read_captions, read_keys, read_table
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,16 @@ def caption_files(shard: CaptionShard, rows: Rows) -> list[TextFile]:
     return [TextFile(column, shard.name, EMBEDDED_CAPTIONS, lines) for column, lines in sorted(found.items())]
 
 
-def zero_shot_prompts(tasks: list[ZeroShotTask], download: Path) -> list[Prompt]:
+def zero_shot_prompts(
+    tasks: list[ZeroShotTask], download: Path, shards: list[CaptionShard], work: Path
+) -> list[Prompt]:
     """Return the prompts of all tasks; a task's classes are the values its label has in the test split.
+
+    Args:
+        tasks: Of evaluate.
+        download: The folder of the images' shards, which hold the labels.
+        shards: Their captions: only shards with test rows are read.
+        work: The stage's folder in the work store.
 
     Raises:
         ConfigurationFault: no test row has the label of a task.
@@ -111,8 +119,9 @@ def zero_shot_prompts(tasks: list[ZeroShotTask], download: Path) -> list[Prompt]
     if not tasks:
         return []
     found: dict[str, set[str]] = {}
-    for _, path, rows in shards_of(download):
-        for pair in read_shard(path, rows):
+    with_test_rows = {shard.name for shard in shards if _has_test_rows(shard.captions_path)}
+    for shard in shards_of(download):
+        for pair in read_pairs(download, shard, work) if shard.name in with_test_rows else ():
             if pair.metadata["split"] == "test":
                 for label, values in pair.metadata["labels"].items():
                     found.setdefault(label, set()).update(values)
@@ -130,5 +139,10 @@ def zero_shot_prompts(tasks: list[ZeroShotTask], download: Path) -> list[Prompt]
     ]
 
 
+def _has_test_rows(captions: Path) -> bool:
+    split = read_table(captions, pa.schema([("split", pa.string())])).column("split")
+    return "test" in split.unique().to_pylist()
+
+
 def _by_name(entries: list[Entry]) -> dict[str, Entry]:
-    return {Path(entry.uri).stem: entry for entry in entries}
+    return {entry.name: entry for entry in entries}

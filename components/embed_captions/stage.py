@@ -36,8 +36,9 @@ def run(params: Params, env: Environment) -> None:
     """Run the stage."""
     layout = Layout(env.work_store)
     own = params.embed_captions
-    prompts = zero_shot_prompts(params.evaluate.zero_shot, layout.artifact("download"))
     shards = caption_shards(layout.artifact("recaption"), layout.artifact("audit"))
+    tasks, download = params.evaluate.zero_shot, layout.artifact("download")
+    prompts = zero_shot_prompts(tasks, download, shards, layout.work(STAGE))
     rows = Rows()
     wanted = [file for shard in shards for file in caption_files(shard, rows)]
     if prompts:

@@ -16,7 +16,7 @@ from components.settings.tune_llm import CaptionRetrieval
 from components.storage.kept import KeptShard, kept_shards
 from components.storage.layout import Layout
 from components.storage.pixels import Pixels, decoded
-from components.storage.shards import Pair, read_shard
+from components.storage.shards import Pair, read_pairs
 from components.storage.side_tables import Caption
 
 SPLIT = "test"
@@ -74,9 +74,7 @@ def read_held_out(layout: Layout, image_size: int, rows: Rows) -> HeldOut:
         raise DataFault(
             "no test row is left; expected rows of split test that audit keeps: see download.sources"
         )
-    pixels = decoded(
-        layout.artifact("download"), layout.work("evaluate") / "pixels", shards, image_size, decode_image
-    )
+    pixels = decoded(layout.artifact("download"), layout.work("evaluate"), shards, image_size, decode_image)
     keys = sorted(captions)
     places = {key: row for row, key in enumerate(pixels.keys)}
     labels = {pair.key: pair.metadata.get("labels", {}) for pair in _pairs(layout, shards, set(keys))}
@@ -160,8 +158,8 @@ def _pairs(layout: Layout, shards: list[KeptShard], keys: set[str]) -> list[Pair
     found = []
     for shard in shards:
         if keys & shard.captions.keys():
-            path = layout.artifact("download") / shard.entry.uri
-            found += [pair for pair in read_shard(path, shard.entry.rows) if pair.key in keys]
+            pairs = read_pairs(layout.artifact("download"), shard.entry, layout.work("evaluate"))
+            found += [pair for pair in pairs if pair.key in keys]
     return found
 
 

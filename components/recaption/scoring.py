@@ -73,7 +73,7 @@ class Scorer:
         lines = zip(*(table[name].to_pylist() for name in ("key", "column", "number")), strict=True)
         agreement = pa.array([agreed.get(line) for line in lines], pa.float32())
         table = table.append_column(SCORES.field("agreement"), agreement)
-        write_table(folder / SCORES_FOLDER / f"{shard.name}.parquet", table)
+        write_table(folder / SCORES_FOLDER / f"{shard.entry.name}.parquet", table)
 
     def figures(self) -> dict[str, Any]:
         """Return mean similarity by column, mean agreement by pair of columns, and what chance would give.
@@ -102,7 +102,7 @@ class Scorer:
     def _image_piece(self, shard: Shard) -> Path:
         about = {**self._clip.identity, "dtype": "float16", "format_version": FORMAT_VERSION}
 
-        unseen = shard.rows
+        unseen = shard.entry.rows or 0
 
         def progress(images: int) -> None:
             nonlocal unseen
@@ -118,9 +118,9 @@ class Scorer:
             }
             embeddings = self._clip.embed_images([pair.jpeg for pair in pairs], progress)
             table = pa.table(columns, schema=EMBEDDED_IMAGES)
-            write_image_embeddings(folder, shard.name, about, table, embeddings)
+            write_image_embeddings(folder, shard.entry.name, about, table, embeddings)
 
-        key = content_key({"shard": shard.sha256, "name": shard.name, **about})
+        key = content_key({"shard": shard.entry.sha256, "name": shard.entry.name, **about})
         made = piece(self._pieces / IMAGES_FOLDER, key, make)
         self._progress(unseen)  # all, where an earlier run made it
         return made

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from components.recaption.captioner import Captioner, Written, accepted
 from components.storage.atomic import content_key, read_json, write_json
+from components.storage.manifest import Entry
 from components.storage.pieces import piece
-from components.storage.shards import Pair, read_shard
+from components.storage.shards import Pair, read_pairs
 from components.storage.side_tables import Caption, read_captions, write_captions
 
 FORMAT_VERSION = 1  # raised by hand when the same params write other captions
@@ -20,18 +21,17 @@ CAPTIONS, REJECTED = "captions.parquet", "rejected.json"
 class Shard:
     """One shard of download."""
 
-    name: str
-    path: Path
-    rows: int
-    sha256: str
+    download: Path
+    entry: Entry
+    work: Path  # the stage's
 
     @cached_property
     def pairs(self) -> list[Pair]:
         """All pairs; only read where a piece is missing, and once for all captioners."""
-        return list(read_shard(self.path, self.rows))
+        return list(read_pairs(self.download, self.entry, self.work))
 
 
-def source_captions(shard: Shard, work: Path) -> list[Caption]:
+def source_captions(shard: Shard) -> list[Caption]:
     """Return the captions that the source gave a shard's rows."""
 
     def make(folder: Path) -> None:
@@ -42,11 +42,11 @@ def source_captions(shard: Shard, work: Path) -> list[Caption]:
         ]
         write_captions(folder / CAPTIONS, captions)
 
-    key = content_key({"shard": shard.sha256, "format_version": FORMAT_VERSION})
-    return read_captions(piece(work / "pieces" / "source", key, make) / CAPTIONS)
+    key = content_key({"shard": shard.entry.sha256, "format_version": FORMAT_VERSION})
+    return read_captions(piece(shard.work / "pieces" / "source", key, make) / CAPTIONS)
 
 
-def written_captions(shard: Shard, captioner: Captioner, source: list[Caption], work: Path) -> Written:
+def written_captions(shard: Shard, captioner: Captioner, source: list[Caption]) -> Written:
     """Return what a captioner wrote for a shard; written now unless a finished piece is there."""
 
     def make(folder: Path) -> None:
@@ -55,9 +55,9 @@ def written_captions(shard: Shard, captioner: Captioner, source: list[Caption], 
         write_json(folder / REJECTED, written.rejected)
 
     decided_by = {
-        "shard": shard.sha256,
+        "shard": shard.entry.sha256,
         "captioner": captioner.identity(),
         "format_version": FORMAT_VERSION,
     }
-    folder = piece(work / "pieces" / captioner.name, content_key(decided_by), make)
+    folder = piece(shard.work / "pieces" / captioner.name, content_key(decided_by), make)
     return Written(read_captions(folder / CAPTIONS), read_json(folder / REJECTED))

@@ -30,7 +30,8 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import ModelCaptioner, Recaption
 from components.storage.layout import Layout
-from components.storage.manifest import Entry, read_manifest
+from components.storage.manifest import Entry
+from components.storage.shards import shards_of
 from components.storage.side_tables import Caption, write_captions
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def run(params: Params, env: Environment) -> None:
     captioners = list(_captioners(params.recaption, layout, env))
     download = layout.artifact("download")
     entries = _entries(download)
-    _check_sources(captioners, _shards(download, entries), work)
+    _check_sources(captioners, _shards(download, entries, work))
     qualities = _qualities(params.recaption)
     rows = Rows()
     columns: Counter[str] = Counter()
@@ -52,21 +53,21 @@ def run(params: Params, env: Environment) -> None:
     progress = Progress(work, "recaption", sum(entry.rows or 0 for entry in entries) * passes, "rows")
     scorer = _scorer(params.recaption, layout, env, progress)
     with output(layout, "recaption") as out:
-        for shard in _shards(download, entries):
-            source = source_captions(shard, work)
+        for shard in _shards(download, entries, work):
+            source = source_captions(shard)
             _check_columns(captioners, source)
             captions = list(source)
             for captioner in captioners:
-                written = written_captions(shard, captioner, source, work)
+                written = written_captions(shard, captioner, source)
                 captions += written.captions
                 rows.accept(len(written.captions))
                 for reason, count in written.rejected.items():
                     rows.reject(reason, count)
-                progress.advance(shard.rows)
+                progress.advance(shard.entry.rows or 0)
             columns.update(caption.column for caption in captions)
             for quality in qualities.values():
                 quality.add(captions)
-            name = f"captions/{shard.name}.parquet"
+            name = f"captions/{shard.entry.name}.parquet"
             write_captions(out.folder / name, captions)
             out.rows[name] = len(captions)
             if scorer:
@@ -106,16 +107,16 @@ def _qualities(section: Recaption) -> dict[str, Quality]:
 
 
 def _entries(download: Path) -> list[Entry]:
-    entries = [entry for entry in read_manifest(download) if entry.uri.endswith(".tar")]
+    entries = shards_of(download)
     if not entries:
         raise DataFault(f"{download} holds no shard; expected at least one: run `dvc repro download`")
     return entries
 
 
-def _shards(download: Path, entries: list[Entry]) -> Iterator[Shard]:
+def _shards(download: Path, entries: list[Entry], work: Path) -> Iterator[Shard]:
     """Yield each shard anew: one keeps the pairs it has read, and few may be in memory."""
     for entry in entries:
-        yield Shard(Path(entry.uri).stem, download / entry.uri, int(entry.rows or 0), entry.sha256)
+        yield Shard(download, entry, work)
 
 
 def _check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
@@ -130,14 +131,14 @@ def _check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
         taken |= captioner.columns()
 
 
-def _check_sources(captioners: list[Captioner], shards: Iterator[Shard], work: Path) -> None:
+def _check_sources(captioners: list[Captioner], shards: Iterator[Shard]) -> None:
     """Stop before any captioner works where one reads a column that no row of a split has.
 
     A split without rows is no mistake. Shards are only read where a captioner reads columns.
     """
     if not any(captioner.sources() for captioner in captioners):
         return
-    given = {(caption.column, caption.split) for shard in shards for caption in source_captions(shard, work)}
+    given = {(caption.column, caption.split) for shard in shards for caption in source_captions(shard)}
     splits = {split for _, split in given}
     for captioner in captioners:
         if absent := sorted(one for one in captioner.sources() - given if one[1] in splits):

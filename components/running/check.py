@@ -13,6 +13,7 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.sources.needs import paths_of
 from components.storage.bucket import open_bucket
+from components.storage.bulk import open_data_root
 from components.storage.layout import Layout
 
 MIN_FREE_BYTES = 1_000_000_000
@@ -23,8 +24,8 @@ def check(params: Params, env: Environment) -> list[str]:
     """Check what can be checked without running a stage; return one line for each thing that was looked at.
 
     Raises:
-        ConfigurationFault: a tool, an input, a model or the registry's bucket is missing.
-        InfrastructureFault: the disk is nearly full, or the registry does not answer.
+        ConfigurationFault: a tool, an input, a model or a bucket is missing, or may not be written to.
+        InfrastructureFault: the disk is nearly full, or the registry or data root does not answer.
     """
     layout = Layout(env.work_store)
     return [
@@ -33,6 +34,7 @@ def check(params: Params, env: Environment) -> list[str]:
         _disk(layout),
         _inputs(params, layout),
         _models(params, layout),
+        _data_root(params),
         f"registry: {open_bucket(env.registry).uri}",
     ]
 
@@ -78,6 +80,11 @@ def _inputs(params: Params, layout: Layout) -> str:
         if not (folder / path).exists() and not any(folder.glob(path)):
             raise ConfigurationFault(f"{folder / path} not found ({section}): put it there or mend the path")
     return f"inputs: {folder}, {len(params.download.sources)} sources"
+
+
+def _data_root(params: Params) -> str:
+    uri = params.download.data_root
+    return f"data root: {open_data_root(uri).uri}, may be written to" if uri else "data root: this machine"
 
 
 def _models(params: Params, layout: Layout) -> str:

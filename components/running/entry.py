@@ -20,7 +20,8 @@ from components.running.signals import die_with_parent, raise_on_stop_signals
 from components.running.workers import stop_server
 from components.settings.environment import Environment, load_environment
 from components.settings.params import Params, load_params
-from components.storage.atomic import write_json
+from components.storage.atomic import remove, write_json
+from components.storage.bulk import FETCHED
 from components.storage.layout import PARAMS, Layout
 
 MIN_FREE_BYTES = 200_000_000
@@ -78,6 +79,7 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
     raise_on_stop_signals()
     with one_writer(work, stage):
         (work / "exit.json").unlink(missing_ok=True)
+        remove(work / FETCHED)  # of a run that was killed
         _preflight(work)
         _prepare_libraries(env)
         costs = Costs()

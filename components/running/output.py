@@ -9,15 +9,22 @@ from typing import Any
 
 from components.storage.atomic import remove, replace_folder, write_json
 from components.storage.layout import Layout
-from components.storage.manifest import write_manifest
+from components.storage.manifest import Entry, write_manifest
 
 
 class Output:
-    """The folder being built; `rows` gives the row counts that its manifest lists, by relative path."""
+    """The folder being built.
+
+    Attributes:
+        folder: Where to write.
+        rows: The row counts that its manifest lists, by place.
+        remote: Entries of files that belong to it and lie in a bucket.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rows: dict[str, int] = {}
+        self.remote: list[Entry] = []
 
 
 @contextmanager
@@ -28,7 +35,7 @@ def output(layout: Layout, stage: str) -> Iterator[Output]:
     build.mkdir(parents=True)
     out = Output(build)
     yield out
-    write_manifest(build, out.rows)
+    write_manifest(build, out.rows, out.remote)
     replace_folder(build, layout.artifact(stage))
 
 

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from components.settings.section import Count, Name, Positive, Rate, Section, Share
+from components.settings.section import BucketUri, Count, Name, Positive, Rate, Section, Share
 from components.settings.sources import Source
 
 
@@ -40,6 +40,7 @@ class Download(Section):
     """Params of download."""
 
     inputs: Name
+    data_root: BucketUri | None  # where shards go instead of artifacts/, once and for good
     sources: list[Source] = Field(min_length=1)
     fetch: Fetch
     images: Images

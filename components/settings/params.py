@@ -27,7 +27,7 @@ from components.settings.train_clip import TrainClip
 from components.settings.tune_llm import TuneLlm
 
 MAX_PARAMS_BYTES = 1_000_000
-SECRET = re.compile(r"\b(AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,})")
+SECRET = re.compile(r"\b(AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,})|://[^\s/:@]+:[^\s/@]+@")
 
 
 # `register` also names a method that every abstract class has and that nothing here uses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -31,4 +32,11 @@ def _stays_below(path: str) -> str:
     return path
 
 
+def _in_a_bucket(uri: str) -> str:
+    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[A-Za-z0-9_.=-]+)*", uri):
+        raise ValueError("expected s3://bucket/prefix, without a slash at its end or credentials")
+    return uri
+
+
+BucketUri = Annotated[str, AfterValidator(_in_a_bucket)]
 RelativePath = Annotated[str, AfterValidator(_stays_below)]

@@ -17,7 +17,7 @@ LOCK = ".lock"
 
 
 class Bucket(Protocol):
-    """What a registry needs of a store. Names are relative, with `/` between their parts."""
+    """What a registry and a data root need of a store. Names are relative, with `/` between their parts."""
 
     uri: str
 
@@ -36,6 +36,9 @@ class Bucket(Protocol):
 
     def exists(self, name: str) -> bool:
         """Say whether there is such an object."""
+
+    def holds(self, name: str, size: int, digest: str) -> bool:
+        """Say whether there is such an object, of so many bytes, that was put there as sha256 `digest`."""
 
     def names(self, below: str = "") -> list[str]:
         """Return the sorted names that start with `below`."""
@@ -65,8 +68,13 @@ class Bucket(Protocol):
         """
 
 
-def open_bucket(uri: str) -> Bucket:
+def open_bucket(uri: str, *, greet: bool = True) -> Bucket:
     """Return the store at a folder's path or at `s3://bucket/prefix`.
+
+    Args:
+        uri: The place.
+        greet: Ask a first question that tells within seconds whether anybody is there. In the middle of
+            work, a network that is gone for a moment shall be ridden out instead.
 
     Raises:
         ConfigurationFault: another scheme, no such bucket, or refused credentials.
@@ -82,7 +90,7 @@ def open_bucket(uri: str) -> Bucket:
         raise ConfigurationFault(f"{uri} is no store we know; expected a folder or s3://bucket/prefix")
     from components.storage.bucket_s3 import S3Bucket
 
-    return S3Bucket(name, prefix.strip("/"))
+    return S3Bucket(name, prefix.strip("/"), greet=greet)
 
 
 class FolderBucket:
@@ -114,6 +122,11 @@ class FolderBucket:
         """See `Bucket`."""
         return self._path(name).is_file()
 
+    def holds(self, name: str, size: int, digest: str) -> bool:
+        """See `Bucket`; here the content is read."""
+        path = self._path(name)
+        return path.is_file() and path.stat().st_size == size and sha256_of(path) == digest
+
     def names(self, below: str = "") -> list[str]:
         """See `Bucket`."""
         paths = (path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
@@ -130,7 +143,7 @@ class FolderBucket:
     def upload_file(self, path: Path, name: str, digest: str) -> bool:
         """See `Bucket`; a damaged copy that lies there already is replaced."""
         target = self._path(name)
-        if target.is_file() and sha256_of(target) == digest:
+        if self.holds(name, path.stat().st_size, digest):
             return False
         _copy(path, target, digest)
         return True
@@ -139,7 +152,7 @@ class FolderBucket:
         """See `Bucket`."""
         source = self._path(name)
         if not source.is_file():
-            raise DataFault(f"{source} not found; expected it in this registry")
+            raise DataFault(missing(str(source), digest))
         _copy(source, path, digest)
 
     def _path(self, name: str) -> Path:
@@ -168,6 +181,11 @@ def check_digest(path: Path, digest: str, source: str) -> None:
             f"{source} is damaged: its sha256 is {found[:12]}..., expected {digest[:12]}...; "
             "put it there again"
         )
+
+
+def missing(source: str, digest: str) -> str:
+    """Return what is said of an object that is not there."""
+    return f"{source} not found; expected a file of sha256 {digest[:12]}...; put it there again"
 
 
 def _copy(source: Path, target: Path, digest: str) -> None:

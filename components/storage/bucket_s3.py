@@ -5,22 +5,30 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import boto3
+from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
 from botocore.exceptions import ClientError, ResponseStreamingError
 
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault
 from components.storage.atomic import new_file
-from components.storage.bucket import check_digest
+from components.storage.bucket import check_digest, missing
 from components.storage.s3_errors import error_code, explained
 
-# The first request decides quickly whether there is anybody; the work itself rides out a slow or busy server.
+# The first request decides quickly whether there is anybody. The work rides out what passes: a request that
+# fails by 5xx, reset or time-out is sent 6 times, with up to 1, 2, 4, 8 and 16 seconds between, and a part of
+# a download whose body was cut 5 times. What lasts longer is exit 4, and the flow tries the stage again.
 GREETING = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
 WORK = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 6})
+# A file travels in parts, which alone are sent again after a cut (down: by Range, under If-Match). Few at
+# once: memory does not grow with the file.
+PARTS = TransferConfig(multipart_chunksize=8 << 20, max_concurrency=4, max_io_queue=64)
 ATTEMPTS = 5
 BACKOFF_SECONDS = 0.2
 LOST = ("PreconditionFailed", "412")
@@ -40,14 +48,14 @@ class S3Bucket:
         InfrastructureFault: the endpoint does not answer.
     """
 
-    def __init__(self, bucket: str, prefix: str) -> None:
+    def __init__(self, bucket: str, prefix: str, *, greet: bool = True) -> None:
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         with explained(self.uri):
             session = boto3.session.Session()
-            greeting = session.client("s3", config=GREETING)
-            greeting.list_objects_v2(Bucket=bucket, Prefix=self.prefix, MaxKeys=1)
             self._client = session.client("s3", config=WORK)
+            if greet:
+                self._greet(session.client("s3", config=GREETING))
 
     def read(self, name: str) -> tuple[bytes, str] | None:
         """See `Bucket`; the tag is the ETag."""
@@ -56,7 +64,7 @@ class S3Bucket:
             answer = self._client.get_object(**self._object(name))
             return answer["Body"].read(), answer["ETag"]
 
-        with explained(self.uri):
+        with self._explained(name):
             try:
                 return _patiently(attempt)
             except ClientError as error:
@@ -69,7 +77,7 @@ class S3Bucket:
         conditions: dict[str, str] = {"IfNoneMatch": "*"} if if_absent else {}
         if if_match is not None:
             conditions["IfMatch"] = if_match
-        with explained(self.uri):
+        with self._explained(name):
             try:
                 _patiently(lambda: self._client.put_object(**self._object(name), Body=data, **conditions))
             except ClientError as error:
@@ -86,6 +94,11 @@ class S3Bucket:
         """See `Bucket`."""
         return self._head(name) is not None
 
+    def holds(self, name: str, size: int, digest: str) -> bool:
+        """See `Bucket`; by what was written beside the object when it was put there."""
+        found = self._head(name)
+        return bool(found and found["ContentLength"] == size and found["Metadata"].get("sha256") == digest)
+
     def names(self, below: str = "") -> list[str]:
         """See `Bucket`."""
         with explained(self.uri):
@@ -97,7 +110,7 @@ class S3Bucket:
 
     def delete(self, name: str) -> None:
         """See `Bucket`."""
-        with explained(self.uri):
+        with self._explained(name):
             self._client.delete_object(**self._object(name))
 
     def check_conditions(self) -> None:
@@ -119,36 +132,55 @@ class S3Bucket:
 
     def upload_file(self, path: Path, name: str, digest: str) -> bool:
         """See `Bucket`; large files go up in parts, and a failure leaves no parts behind."""
-        found = self._head(name)
         size = path.stat().st_size
-        if found and found["ContentLength"] == size and found["Metadata"].get("sha256") == digest:
+        if self.holds(name, size, digest):
             return False
         check_digest(path, digest, str(path))
-        with explained(self.uri), path.open("rb") as file:
-            extra = {"Metadata": {"sha256": digest}, "ChecksumAlgorithm": "SHA256"}
-            self._client.upload_fileobj(file, self.bucket, self.prefix + name, ExtraArgs=extra)
-        found = self._head(name)
-        if not found or found["ContentLength"] != size:
+        extra = {"Metadata": {"sha256": digest}, "ChecksumAlgorithm": "SHA256"}
+        with self._explained(name), create_transfer_manager(self._client, PARTS) as transfer:
+            try:
+                # from the path, not from an open file, whose parts would be held in memory
+                transfer.upload(str(path), self.bucket, self.prefix + name, extra).result()
+            except ClientError as error:
+                # its end was sent twice, because the first answer to it was lost
+                if error_code(error) != "NoSuchUpload":
+                    raise
+        if not self.holds(name, size, digest):
             raise InfrastructureFault(f"{self.uri}/{name} was not stored whole; run it again")
         return True
 
     def download_file(self, name: str, path: Path, digest: str) -> None:
         """See `Bucket`."""
-        if not self._head(name):
-            raise DataFault(f"{self.uri}/{name} not found; expected it in this registry")
         with new_file(path) as part:
-            with explained(self.uri), part.open("wb") as file:
-                self._client.download_fileobj(self.bucket, self.prefix + name, file)
+            with self._explained(name), part.open("wb") as file:
+                try:
+                    self._client.download_fileobj(self.bucket, self.prefix + name, file, Config=PARTS)
+                except ClientError as error:
+                    if error_code(error) in MISSING:
+                        raise DataFault(missing(f"{self.uri}/{name}", digest)) from None
+                    raise
             check_digest(part, digest, f"{self.uri}/{name}")
 
     def _head(self, name: str) -> dict[str, Any] | None:
-        with explained(self.uri):
+        with self._explained(name):
             try:
                 return self._client.head_object(**self._object(name))
             except ClientError as error:
                 if error_code(error) in MISSING:
                     return None
                 raise
+
+    def _greet(self, quick: Any) -> None:  # noqa: ANN401 - a client
+        request = {"Bucket": self.bucket, "Prefix": self.prefix, "MaxKeys": 1}
+        try:
+            quick.list_objects_v2(**request)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] < HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            self._client.list_objects_v2(**request)  # somebody is there, and busy
+
+    def _explained(self, name: str) -> AbstractContextManager[None]:
+        return explained(f"{self.uri}/{name}")
 
     def _object(self, name: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self.prefix + name}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.faults import GateFault
 from components.storage.atomic import read_json
@@ -18,7 +17,7 @@ class KeptShard:
     """The rows of one split of one shard that the audit kept."""
 
     name: str  # 00000
-    entry: Entry  # of the tar, below `artifacts/download`
+    entry: Entry  # of the tar, in the manifest of `artifacts/download`
     captions: dict[str, list[Caption]]  # by key, keys sorted
     rejected: int  # rows of the split that the audit took out
 
@@ -50,7 +49,7 @@ def kept_shards(layout: Layout, split: str) -> Iterator[KeptShard]:
     read_manifest(layout.artifact("recaption"), "captions/")
     read_manifest(layout.artifact("audit"), "kept/")
     for entry in shards:
-        name = Path(entry.uri).stem
+        name = entry.name
         kept = read_keys(layout.artifact("audit") / "kept" / f"{name}.parquet")
         captions: dict[str, list[Caption]] = {}
         for caption in read_captions(layout.artifact("recaption") / "captions" / f"{name}.parquet"):

@@ -1,70 +1,118 @@
-"""The list of a folder's files with size and sha256, written last; readers refuse what does not match."""
+"""The list of a folder's files with size and sha256, written last; readers refuse what does not match.
+
+A file may lie in a bucket instead: its entry says where, and `storage.bulk` verifies it when it is read.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from components.faults import DataFault
 from components.storage.atomic import content_key, read_json, sha256_of, write_json
 from components.storage.layout import MANIFEST
 
 FORMAT_VERSION = 1
+REMOTE = "s3://"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file: its path below the folder, and rows where it holds rows."""
+    """One file, and rows where it holds rows.
+
+    Attributes:
+        uri: `shards/00000.tar` below the folder, or `s3://bucket/prefix/shards/00000-<sha256>.tar`.
+    """
 
     uri: str
     bytes: int
     sha256: str
     rows: int | None
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in a bucket."""
+        return self.uri.startswith(REMOTE)
 
-def write_manifest(folder: Path, rows: dict[str, int] | None = None) -> None:
-    """List every file below a folder; `rows` gives the row counts of some, by relative path."""
-    entries = [
-        {
-            "uri": name,
-            "bytes": path.stat().st_size,
-            "sha256": sha256_of(path),
-            "rows": (rows or {}).get(name),
-        }
-        for name, path in _files(folder)
-    ]
-    write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, "files": entries})
+    @property
+    def place(self) -> str:
+        """Its path below the folder, if it lay there: what names it wherever its bytes are."""
+        if not self.is_remote:
+            return self.uri
+        path = PurePosixPath(self.uri.removeprefix(REMOTE))
+        return f"{path.parent.name}/{path.stem.removesuffix(f'-{self.sha256}')}{path.suffix}"
+
+    @property
+    def name(self) -> str:
+        """The last part of its place without the suffix: `00000`."""
+        return PurePosixPath(self.place).stem
+
+
+def write_manifest(folder: Path, rows: dict[str, int] | None = None, remote: Iterable[Entry] = ()) -> None:
+    """List every file below a folder.
+
+    Args:
+        folder: The folder.
+        rows: The row counts of some files, by place.
+        remote: Entries of files that belong here and lie in a bucket.
+    """
+    local = [Entry(name, path.stat().st_size, sha256_of(path), None) for name, path in _files(folder)]
+    entries = sorted([*local, *remote], key=lambda entry: PurePosixPath(entry.place))
+    files = [asdict(replace(entry, rows=(rows or {}).get(entry.place, entry.rows))) for entry in entries]
+    write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, "files": files})
 
 
 def read_manifest(folder: Path, below: str = "") -> list[Entry]:
-    """Read a manifest and verify every file it lists whose path starts with `below`.
+    """Read a manifest and verify every file it lists whose place starts with `below`, except remote ones.
+
+    Those are verified when they are read, by `storage.bulk`.
 
     Raises:
         DataFault: the folder has no manifest, a file is missing, one too many, or differs from it.
+    """
+    entries = [entry for entry in listed(folder) if entry.place.startswith(below)]
+    local = [entry for entry in entries if not entry.is_remote]
+    found = {name for name, _ in _files(folder) if name.startswith(below)}
+    names = {entry.uri for entry in local}
+    if found != names:
+        odd = sorted(found ^ names)[0]
+        raise DataFault(
+            f"{folder}: manifest says {len(names)} files, found {len(found)} (first odd one {odd}); {_MEND}"
+        )
+    for entry in local:
+        verify(folder, entry)
+    return entries
+
+
+def listed(folder: Path) -> list[Entry]:
+    """Return what a manifest lists, unverified.
+
+    Raises:
+        DataFault: the folder has no manifest, or one of another format.
     """
     tree = read_json(folder / MANIFEST)
     if tree.get("format_version") != FORMAT_VERSION:
         raise DataFault(
             f"{folder / MANIFEST} has format {tree.get('format_version')}; expected {FORMAT_VERSION}"
         )
-    entries = [Entry(**entry) for entry in tree["files"] if entry["uri"].startswith(below)]
-    found = {name for name, _ in _files(folder) if name.startswith(below)}
-    listed = {entry.uri for entry in entries}
-    if found != listed:
-        odd = sorted(found ^ listed)[0]
-        raise DataFault(
-            f"{folder}: manifest says {len(listed)} files, found {len(found)} (first odd one {odd}); {_MEND}"
-        )
-    for entry in entries:
-        path = folder / entry.uri
-        if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
-            raise DataFault(f"{path} is damaged: it is not the file its manifest lists; {_MEND}")
-    return entries
+    return [Entry(**entry) for entry in tree["files"]]
+
+
+def verify(folder: Path, entry: Entry) -> None:
+    """Refuse a local file that is not the one its manifest lists.
+
+    Raises:
+        DataFault: it differs.
+    """
+    path = folder / entry.uri
+    if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
+        raise DataFault(f"{path} is damaged: it is not the file its manifest lists; {_MEND}")
 
 
 def folder_key(folder: Path, below: str = "") -> str:
     """Return one hash for the content of a folder, from its manifest; verifies it."""
-    return content_key([[entry.uri, entry.sha256] for entry in read_manifest(folder, below)])
+    return content_key([[entry.place, entry.sha256] for entry in read_manifest(folder, below)])
 
 
 _MEND = "`dvc checkout --force` brings the last good files back, `dvc repro --force <stage>` makes them again"

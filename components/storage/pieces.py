@@ -7,7 +7,7 @@ from pathlib import Path
 
 from components.faults import DataFault
 from components.storage.atomic import link_or_copy, new_folder, remove
-from components.storage.manifest import read_manifest, write_manifest
+from components.storage.manifest import Entry, read_manifest, write_manifest
 
 
 def piece(store: Path, key: str, make: Callable[[Path], None]) -> Path:
@@ -42,7 +42,10 @@ def remove_unfinished(store: Path) -> None:
         remove(leftover)
 
 
-def put_files(piece_folder: Path, target: Path) -> None:
-    """Put a piece's files into the output that is being built."""
-    for entry in read_manifest(piece_folder):
-        link_or_copy(piece_folder / entry.uri, target / entry.uri)
+def put_files(piece_folder: Path, target: Path) -> list[Entry]:
+    """Put a piece's files into the output that is being built; return the entries of those in a bucket."""
+    entries = read_manifest(piece_folder)
+    for entry in entries:
+        if not entry.is_remote:
+            link_or_copy(piece_folder / entry.uri, target / entry.uri)
+    return [entry for entry in entries if entry.is_remote]

@@ -12,7 +12,7 @@ from components.faults import DataFault
 from components.storage.atomic import content_key, reserve
 from components.storage.kept import KeptShard
 from components.storage.pieces import piece
-from components.storage.shards import read_shard
+from components.storage.shards import read_pairs
 from components.storage.side_tables import read_table, write_keys
 
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ class Pixels:
 
 
 def decoded(
-    download: Path, store: Path, shards: list[KeptShard], size: int, decode: Callable[[bytes, int], Tensor]
+    download: Path, work: Path, shards: list[KeptShard], size: int, decode: Callable[[bytes, int], Tensor]
 ) -> Pixels:
     """Decode the kept rows of shards, shard by shard, unless an earlier run has.
 
     Args:
-        download: The folder that the shards' entries are relative to.
-        store: Where the pieces are kept.
+        download: The folder whose manifest lists the shards.
+        work: The stage's folder in the work store; the pieces are kept there.
         shards: With the rows wanted.
         size: Pixels of a side.
         decode: From a JPEG's bytes and the size to uint8 (3, size, size); raises ValueError.
@@ -69,12 +69,12 @@ def decoded(
     for shard in shards:
         if shard.captions:
             key = content_key([FORMAT_VERSION, shard.entry.sha256, sorted(shard.captions), size])
-            pieces.append(piece(store, key, _maker(download, shard, size, decode)))
+            pieces.append(piece(work / "pixels", key, _maker(download, work, shard, size, decode)))
     return Pixels(pieces)
 
 
 def _maker(
-    download: Path, shard: KeptShard, size: int, decode: Callable[[bytes, int], Tensor]
+    download: Path, work: Path, shard: KeptShard, size: int, decode: Callable[[bytes, int], Tensor]
 ) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         keys = sorted(shard.captions)
@@ -82,12 +82,12 @@ def _maker(
         shape = (len(keys), 3, size, size)
         images: Any = np.lib.format.open_memmap(folder / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
         reserve(folder / IMAGES)
-        for pair in read_shard(download / shard.entry.uri, shard.entry.rows):
+        for pair in read_pairs(download, shard.entry, work):
             if pair.key in rows:
                 images[rows.pop(pair.key)] = _decode(pair.key, pair.jpeg, size, decode)
         if rows:
             raise DataFault(
-                f"{download / shard.entry.uri} has no image for {len(rows)} kept rows (first {min(rows)}); "
+                f"{download / shard.entry.place} has no image for {len(rows)} kept rows (first {min(rows)}); "
                 "run `dvc repro recaption audit` again"
             )
         images.flush()

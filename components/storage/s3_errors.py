@@ -9,13 +9,15 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError,
+    FlexibleChecksumError,
     HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
     ResponseStreamingError,
 )
+from s3transfer.exceptions import RetriesExceededError
 
-from components.faults import ConfigurationFault, Fault, InfrastructureFault
+from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
 
 REFUSED = {
     "AccessDenied",
@@ -43,6 +45,7 @@ def explained(uri: str) -> Iterator[None]:
 
     Raises:
         ConfigurationFault: no credentials, refused ones, no such bucket, or a wrong address.
+        DataFault: an object's bytes are not those that its checksum in the bucket is of.
         InfrastructureFault: no answer, or one that may be another later.
     """
     try:
@@ -53,10 +56,14 @@ def explained(uri: str) -> Iterator[None]:
         raise ConfigurationFault(
             f"{uri}: {str(error).lower()}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from None
-    except (ConnectionError, HTTPClientError, ResponseStreamingError) as error:
+    except (ConnectionError, HTTPClientError, ResponseStreamingError, RetriesExceededError) as error:
         raise InfrastructureFault(
-            f"{uri}: {str(error).splitlines()[0]}; "
+            f"{uri}: {str(getattr(error, 'last_exception', error)).splitlines()[0]}; "
             "look at AWS_ENDPOINT_URL_S3 and the network, then run again"
+        ) from None
+    except FlexibleChecksumError:
+        raise DataFault(
+            f"{uri} is damaged: its bytes are not those of its checksum; put it there again"
         ) from None
     except (BotoCoreError, ValueError) as error:
         raise ConfigurationFault(

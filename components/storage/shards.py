@@ -12,7 +12,8 @@ from typing import Any
 
 from components.faults import DataFault
 from components.storage.atomic import new_file
-from components.storage.manifest import read_manifest
+from components.storage.bulk import SUFFIX, local_copy
+from components.storage.manifest import Entry, read_manifest
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,21 @@ def read_shard(path: Path, rows: int | None = None) -> Iterator[Pair]:
         )
 
 
-def shards_of(folder: Path) -> list[tuple[str, Path, int]]:
-    """Return name (`00000`), path and rows of each shard of a folder, verified by its manifest."""
-    return [
-        (Path(entry.uri).stem, folder / entry.uri, int(entry.rows or 0))
-        for entry in read_manifest(folder)
-        if entry.uri.endswith(".tar")
-    ]
+def read_pairs(folder: Path, shard: Entry, work: Path) -> Iterator[Pair]:
+    """Read a shard of a folder, wherever its bytes are (see `storage.bulk.local_copy`).
+
+    Args:
+        folder: Of the manifest that lists it.
+        shard: As `shards_of` gave it.
+        work: The stage's folder in the work store.
+
+    Raises:
+        DataFault: it is missing or damaged, or holds other than the promised number of pairs.
+    """
+    with local_copy(folder, shard, work) as path:
+        yield from read_shard(path, shard.rows)
+
+
+def shards_of(folder: Path) -> list[Entry]:
+    """Return the shards of a folder; verifies all of it by its manifest, but for shards in a bucket."""
+    return [entry for entry in read_manifest(folder) if entry.uri.endswith(SUFFIX)]

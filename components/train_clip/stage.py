@@ -55,7 +55,7 @@ def run(params: Params, env: Environment) -> None:
     except ValueError as error:
         raise DataFault(f"{error}; `dvc repro --force base_models` makes it again") from None
     shards = list(kept_shards(layout, "train"))
-    pixels = decoded(layout.artifact("download"), work / "pixels", shards, image_size, decode_image)
+    pixels = decoded(layout.artifact("download"), work, shards, image_size, decode_image)
     rows = Rows()
     examples = Examples(pixels, shards, settings.caption_mix, rows)
     identity = {

@@ -14,8 +14,9 @@ from PIL import Image
 from components.audit.curation import Drop
 from components.audit.gallery import ShardFiles, chosen_keys, shown, write_gallery
 from components.audit.gates import Images
+from components.storage.manifest import write_manifest
 from components.storage.scores import SCORES
-from components.storage.shards import Pair, write_shard
+from components.storage.shards import Pair, shards_of, write_shard
 from components.storage.side_tables import Caption, write_captions, write_table
 
 HOSTILE = [
@@ -64,10 +65,16 @@ def shard(tmp_path: Path) -> ShardFiles:
         ]
         score = {"key": key, "column": "alt", "number": 0, "similarity": 0.25, "is_cut": True}
         scores += [{**score, "agreement": 0.5}] if number < len(HOSTILE) - 1 else []
+    rows = {"0.tar": write_shard(tmp_path / "download" / "0.tar", pairs)}
+    write_manifest(tmp_path / "download", rows)
+    (entry,) = shards_of(tmp_path / "download")
     files = ShardFiles(
-        tmp_path / "0.tar", len(pairs), tmp_path / "captions.parquet", tmp_path / "scores.parquet"
+        tmp_path / "download",
+        entry,
+        tmp_path / "work",
+        tmp_path / "captions.parquet",
+        tmp_path / "scores.parquet",
     )
-    write_shard(files.tar, pairs)
     write_captions(files.captions, captions)
     write_table(files.scores, pa.Table.from_pylist(scores, SCORES))
     return files

@@ -19,7 +19,7 @@ from components.settings.environment import Environment
 from components.settings.params import Params, load_params
 from components.settings.sources import CaptionColumn, UrlList
 from components.storage.atomic import read_json
-from components.storage.shards import read_shard, shards_of
+from components.storage.shards import read_pairs, shards_of
 from components.storage.side_tables import read_captions
 from infra.serve_photographs import PORT, main, photograph_table, serving
 from tests.conftest import ROOT
@@ -104,7 +104,7 @@ def test_from_the_folder_to_shards(
         assert f"port {port}" in capfd.readouterr().err
         run(params_for(smoke, port, ["en", "de"]), env)
     assert (Path("inputs/demo") / "photographs.parquet").read_bytes() == before
-    found = [pair for _, path, rows in shards_of(OUT) for pair in read_shard(path, rows)]
+    found = [pair for shard in shards_of(OUT) for pair in read_pairs(OUT, shard, Path(".work"))]
     assert [pair.key for pair in found] == [f"pic_{number}" for number in (0, 1, 3, 4, 5, 7, 8, 9, 11)]
     assert [(one["column"], one["number"], one["text"]) for one in found[1].metadata["captions"]] == [
         ("said_en", 0, "first 1"), ("said_en", 1, "second 1"), ("said_de", 0, "Bild 1"),
@@ -155,7 +155,7 @@ def test_other_photographs_and_captions_go_the_same_way(
     pq.write_table(table, "inputs/demo/photographs.parquet")
     with serving([data], port):
         run(params_for(smoke, port, ["en"]), env)
-    found = [pair for _, path, rows in shards_of(OUT) for pair in read_shard(path, rows)]
+    found = [pair for shard in shards_of(OUT) for pair in read_pairs(OUT, shard, Path(".work"))]
     metrics = read_json(Path("metrics/download.json"))
     assert metrics["images"]["splits"] == {"train": 40, "validation": 6, "test": 44}
     assert len(found) == 90

@@ -18,7 +18,7 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.sources import CaptionColumn, Coco, Shards, Sidecars
 from components.storage.atomic import read_json
-from components.storage.shards import read_shard, shards_of
+from components.storage.shards import read_pairs, shards_of
 from components.storage.side_tables import read_table
 from tests.download.server import Server, body
 from tests.download.test_stage import OUT, hashes, jpeg, ledger, pairs, row, url_source, with_sources
@@ -95,8 +95,8 @@ def test_weights_mix_sources_in_every_shard(workspace: Path, smoke: Params, env:
     sources = [shards("three", weight=3.0), shards("first"), shards("one", weight=1.0)]
     run(with_sources(smoke, sources, shard_rows=4), env)
     mixtures = [
-        Counter(pair.metadata["source"] for pair in read_shard(path, rows))
-        for _, path, rows in shards_of(OUT)
+        Counter(pair.metadata["source"] for pair in read_pairs(OUT, shard, Path(".work")))
+        for shard in shards_of(OUT)
     ]
     assert mixtures == [{"first": 4}, *[{"three": 3, "one": 1}] * 6]
     assert len({pair.key for pair in pairs()}) == 28
@@ -150,7 +150,7 @@ def test_real_photographs_by_coco_s_file_and_by_sidecars_are_the_same(
         captions=TXT, limit=None, weight=None,
     )  # fmt: skip
     run(with_sources(smoke, [coco, beside], shard_rows=12), env)
-    one, other = ([*read_shard(path, rows)] for _, path, rows in shards_of(OUT))
+    one, other = ([*read_pairs(OUT, shard, Path(".work"))] for shard in shards_of(OUT))
     assert len(one) == 12
     for ours, theirs in zip(one, sorted(other, key=lambda pair: pair.key), strict=True):
         assert (ours.metadata["url"], ours.jpeg) == (theirs.metadata["url"], theirs.jpeg)

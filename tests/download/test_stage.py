@@ -29,7 +29,7 @@ from components.settings.params import Params
 from components.settings.sources import CaptionColumn, Folder, TextTable, UrlList
 from components.storage.atomic import read_json
 from components.storage.manifest import read_manifest
-from components.storage.shards import Pair, read_shard, shards_of
+from components.storage.shards import Pair, read_pairs, shards_of
 from components.storage.side_tables import read_captions, read_table
 from tests.download.server import Server, body, drip, endless, late, redirect, status
 
@@ -77,7 +77,7 @@ def with_sources(smoke: Params, sources: list[Any], fetch: Fetch | None = None, 
 
 
 def pairs() -> list[Pair]:
-    return [pair for _, path, rows in shards_of(OUT) for pair in read_shard(path, rows)]
+    return [pair for shard in shards_of(OUT) for pair in read_pairs(OUT, shard, Path(".work"))]
 
 
 def hashes() -> dict[str, str]:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 import socket
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
+import boto3
 import pytest
+from boto3.s3.transfer import TransferConfig
+from botocore.retries.standard import ExponentialBackoff
 
-from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
+from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault, Stopped
+from components.running.signals import STOP_SIGNALS, raise_on_stop_signals
+from components.storage import bucket_s3
 from components.storage.bucket import Bucket, FolderBucket, open_bucket
-from tests.s3_proxy import proxy
+from tests.s3_proxy import FAULTS, Exchange, proxy
 
 RACERS, ROUNDS = 8, 5
 
@@ -156,7 +165,7 @@ def test_a_malformed_endpoint_or_bucket_is_a_mistake(s3: str, monkeypatch: pytes
 
 
 def test_a_busy_server_is_ridden_out(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with proxy(s3_endpoint, busy_answers=1) as address:
+    with proxy(s3_endpoint, fault=lambda one: "busy" if one.number == 0 else None) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
         bucket = open_bucket(f"s3://{s3}")
         assert bucket.write("one", b"1", if_absent=True)
@@ -172,3 +181,177 @@ def test_a_server_that_ignores_conditions_is_refused(
         with pytest.raises(ConfigurationFault, match="ignores If-None-Match or If-Match"):
             bucket.check_conditions()
         assert bucket.names() == []
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send again at once, and in parts of the smallest size S3 takes."""
+    parts = TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20, max_concurrency=2)
+    monkeypatch.setattr(bucket_s3, "PARTS", parts)
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
+    monkeypatch.setattr(bucket_s3, "BACKOFF_SECONDS", 0)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    path = tmp_path / "00000.tar"
+    path.write_bytes(random.Random(4).randbytes((5 << 20) + 1000))  # noqa: S311 - a test's own draws
+    return path
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_that_passes_is_ridden_out_at_every_request(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None, large: Path, kind: str
+) -> None:
+    digest = sha256(large.read_bytes()).hexdigest()
+    exchanges: list[Exchange] = []
+    struck = 0
+
+    def strike_once(one: Exchange) -> str | None:
+        return kind if one.number == struck else None
+
+    with proxy(s3_endpoint, fault=strike_once, exchanges=exchanges) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        while True:
+            exchanges.clear()
+            bucket = open_bucket(f"s3://{s3}")
+            assert bucket.upload_file(large, f"{struck}", digest)
+            bucket.download_file(f"{struck}", large.with_name("back"), digest)
+            assert large.with_name("back").read_bytes() == large.read_bytes()
+            if not any(one.fault for one in exchanges):
+                break
+            struck += 1
+    assert struck == len(exchanges) > 8  # one run with a fault at each request, and one without
+    assert _parts_left_behind(s3, s3_endpoint) == []
+
+
+def test_only_the_part_that_was_cut_is_sent_again(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None, large: Path
+) -> None:
+    digest = sha256(large.read_bytes()).hexdigest()
+    open_bucket(f"s3://{s3}").upload_file(large, "one", digest)
+    exchanges: list[Exchange] = []
+
+    def cut_the_first_part(one: Exchange) -> str | None:
+        before = [other for other in exchanges if other.byte_range == "bytes=0-5242879"]
+        return "cut_answer" if before == [one] else None
+
+    with proxy(s3_endpoint, fault=cut_the_first_part, exchanges=exchanges) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        open_bucket(f"s3://{s3}", greet=False).download_file("one", large.with_name("back"), digest)
+    assert large.with_name("back").read_bytes() == large.read_bytes()
+    asked = sorted((one.byte_range, one.body_bytes) for one in exchanges if one.byte_range)
+    first, last = "bytes=0-5242879", "bytes=5242880-"
+    assert asked == [(first, (5 << 20) // 2), (first, 5 << 20), (last, 1000)]
+
+
+@pytest.mark.parametrize(("kind", "requests"), [("forbidden", 1), ("busy", 6), ("cut_answer", 6)])
+def test_what_does_not_pass_stops_after_a_stated_number_of_requests(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None, kind: str, requests: int
+) -> None:
+    open_bucket(f"s3://{s3}").write("one", b"1")
+    exchanges: list[Exchange] = []
+    with proxy(s3_endpoint, fault=lambda _: kind, exchanges=exchanges) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        bucket = open_bucket(f"s3://{s3}", greet=False)
+        with pytest.raises(Fault, match=f"^s3://{s3}/one: .*") as fault:
+            bucket.download_file("one", Path("back"), "0" * 64)
+    permanent = ConfigurationFault if kind == "forbidden" else InfrastructureFault
+    assert isinstance(fault.value, permanent)
+    assert len(str(fault.value).splitlines()) == 1
+    assert len(exchanges) == requests
+    assert not Path("back").exists()
+
+
+def test_an_upload_whose_end_is_told_twice_is_whole(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None, large: Path
+) -> None:
+    """Some servers know no upload any more when the answer to its end was lost and the end comes again."""
+    answers = iter(["cut_answer", "no_upload", None])
+
+    def lose_the_end(one: Exchange) -> str | None:
+        return next(answers) if one.method == "POST" and "uploadId" in one.name else None
+
+    digest = sha256(large.read_bytes()).hexdigest()
+    with proxy(s3_endpoint, fault=lose_the_end) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        assert open_bucket(f"s3://{s3}").upload_file(large, "one", digest)
+        assert next(answers) is None  # both were given
+        open_bucket(f"s3://{s3}").download_file("one", large.with_name("back"), digest)
+
+
+def test_an_upload_that_fails_leaves_nothing_behind(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None, large: Path
+) -> None:
+    last_part = lambda one: "error" if "partNumber=2" in one.name else None  # noqa: E731
+    with proxy(s3_endpoint, fault=last_part) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        bucket = open_bucket(f"s3://{s3}")
+        with pytest.raises(InfrastructureFault, match=f"s3://{s3}/one: S3 answered InternalError"):
+            bucket.upload_file(large, "one", sha256(large.read_bytes()).hexdigest())
+        assert not bucket.exists("one")
+    assert _parts_left_behind(s3, s3_endpoint) == []
+
+
+def test_a_stop_in_the_middle_of_an_upload_leaves_nothing_behind(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None, large: Path
+) -> None:
+    def stop(one: Exchange) -> None:
+        if "partNumber=2" in one.name:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    raise_on_stop_signals()
+    try:
+        with proxy(s3_endpoint, fault=stop) as address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+            with pytest.raises(Stopped):
+                open_bucket(f"s3://{s3}").upload_file(large, "one", sha256(large.read_bytes()).hexdigest())
+    finally:
+        for number, handler in zip(STOP_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+    assert _parts_left_behind(s3, s3_endpoint) == []
+
+
+def test_an_object_that_vanishes_while_it_is_fetched_is_missing(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None, large: Path
+) -> None:
+    digest = sha256(large.read_bytes()).hexdigest()
+    here = open_bucket(f"s3://{s3}")
+    here.upload_file(large, "one", digest)
+
+    def delete_first(one: Exchange) -> None:
+        if one.method == "GET":
+            here.delete("one")
+
+    with proxy(s3_endpoint, fault=delete_first) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        with pytest.raises(DataFault, match=f"s3://{s3}/one not found"):
+            open_bucket(f"s3://{s3}", greet=False).download_file("one", large.with_name("back"), digest)
+
+
+def test_a_body_that_is_not_that_of_its_checksum_is_damaged(s3: str, tmp_path: Path) -> None:
+    good, checksum = b"good", b64encode(sha256(b"good").digest()).decode()
+    boto3.client("s3").put_object(Bucket=s3, Key="one", Body=b"evil", ChecksumSHA256=checksum)
+    with pytest.raises(DataFault, match=f"s3://{s3}/one is damaged"):
+        open_bucket(f"s3://{s3}").download_file("one", tmp_path / "back", sha256(good).hexdigest())
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_server_that_is_busy_at_first_is_not_called_absent(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    with proxy(s3_endpoint, fault=lambda one: "busy" if one.number < 4 else None) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        assert open_bucket(f"s3://{s3}").names() == []
+
+
+def _parts_left_behind(bucket: str, endpoint: str) -> list[str]:
+    """Return the objects whose unfinished upload holds parts; an empty one stays when its answer was lost."""
+    client = boto3.client("s3", endpoint_url=endpoint)
+    uploads = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    return [
+        one["Key"]
+        for one in uploads
+        if client.list_parts(Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"]).get("Parts")
+    ]

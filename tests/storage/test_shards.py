@@ -8,7 +8,7 @@ import webdataset
 
 from components.faults import DataFault
 from components.storage.manifest import write_manifest
-from components.storage.shards import Pair, read_shard, shards_of, write_shard
+from components.storage.shards import Pair, read_pairs, read_shard, shards_of, write_shard
 
 PAIRS = [
     Pair(f"key{n:03d}", b"jpeg" * n, f"caption {n} ü\u2028x", {"split": "train", "n": n}) for n in range(20)
@@ -43,4 +43,7 @@ def test_a_cut_shard_is_an_error_wherever_it_is_cut(tmp_path: Path) -> None:
 def test_shards_are_listed_from_the_manifest(tmp_path: Path) -> None:
     write_shard(tmp_path / "shards" / "00000.tar", PAIRS)
     write_manifest(tmp_path, {"shards/00000.tar": 20})
-    assert shards_of(tmp_path) == [("00000", tmp_path / "shards" / "00000.tar", 20)]
+    (shard,) = shards_of(tmp_path)
+    assert (shard.uri, shard.name, shard.rows) == ("shards/00000.tar", "00000", 20)
+    assert list(read_pairs(tmp_path, shard, tmp_path / "work")) == PAIRS
+    assert not (tmp_path / "work").exists()

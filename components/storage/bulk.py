@@ -1,0 +1,125 @@
+"""Bulk mode: shards in a bucket, written once under names that carry their content's hash, and read verified.
+
+A manifest's entry names the object; what lists, describes or joins shards stays in the folder and is small.
+Nothing here removes an object: a manifest of an earlier run may name it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from components.faults import DataFault
+from components.storage.atomic import link_or_copy, new_folder, remove
+from components.storage.bucket import Bucket, open_bucket
+from components.storage.manifest import Entry, listed, verify, write_manifest
+
+SHARDS = "shards"  # the folder of the objects below a data root
+SUFFIX = ".tar"  # of what goes to the bucket
+MARK, MARK_TEXT = "data_root.txt", b"Shards of an LLM2CLIP pipeline, named by their content.\n"
+FETCHED = "fetched"  # below a stage's work
+log = logging.getLogger("llm2clip")
+
+
+def open_data_root(uri: str) -> Bucket:
+    """Open the place that shards go to; writes a mark there, always the same, and leaves it.
+
+    Raises:
+        ConfigurationFault: no such bucket, or credentials that are missing, refused or may not write.
+        InfrastructureFault: the endpoint does not answer.
+    """
+    root = open_bucket(uri)
+    root.write(MARK, MARK_TEXT)
+    return root
+
+
+def forget_lost(piece_folder: Path, root: Bucket | None) -> None:
+    """Remove a finished piece that keeps a shard elsewhere than in `root`, or that `root` has lost.
+
+    Asked before a piece is relied on; then it is made again. A shard that somebody copied there from another
+    root is found by its name.
+
+    Args:
+        piece_folder: Of the piece, there or not.
+        root: Where shards go; None for this machine.
+    """
+    try:
+        entries = listed(piece_folder) if piece_folder.is_dir() else []
+    except DataFault:
+        return  # `piece` makes it again
+    for entry in entries:
+        if entry.is_remote and not (root and root.holds(object_name(entry), entry.bytes, entry.sha256)):
+            where = root.uri if root else "this machine"
+            log.warning("%s is wanted in %s and is not there; the shard is made again", entry.uri, where)
+            remove(piece_folder)
+            return
+
+
+def keep_remote(piece_folder: Path, root: Bucket) -> None:
+    """Put a finished piece's shards in the bucket; of each the piece keeps only the entry in its manifest.
+
+    The local file goes when the entry is in place: a kill before that costs one more question whether the
+    object is there. No condition guards the upload, because who writes the same name writes the same bytes.
+
+    Raises:
+        DataFault: a file of the piece is damaged.
+        InfrastructureFault: the endpoint failed for longer than is ridden out.
+    """
+    entries = listed(piece_folder)
+    shards = [entry for entry in entries if entry.place.endswith(SUFFIX)]
+    kept = [replace(entry, uri=f"{root.uri}/{object_name(entry)}") for entry in shards]
+    if kept == shards:
+        return
+    for entry in shards:
+        if not entry.is_remote:
+            root.upload_file(piece_folder / entry.uri, object_name(entry), entry.sha256)
+    with new_folder(piece_folder) as part:
+        for entry in entries:
+            if entry not in shards:
+                verify(piece_folder, entry)
+                link_or_copy(piece_folder / entry.uri, part / entry.uri)
+        write_manifest(part, remote=kept)
+
+
+@contextmanager
+def local_copy(folder: Path, entry: Entry, work: Path) -> Iterator[Path]:
+    """Yield a file of a verified manifest as a path on this machine, for the duration of the block.
+
+    A remote file is first brought here whole and its sha256 compared: from a stream, a consumer would have
+    decoded, captioned or counted half a shard before its last byte could tell that the object is the wrong
+    one. It takes one shard's room on the disk per reader.
+
+    Args:
+        folder: Of the manifest.
+        entry: As `read_manifest` gave it.
+        work: The stage's folder in the work store; what a killed run left there is removed at the next start.
+
+    Raises:
+        DataFault: the object is missing or is another one.
+        ConfigurationFault: refused credentials.
+        InfrastructureFault: the endpoint failed for longer than is ridden out.
+    """
+    if not entry.is_remote:
+        yield folder / entry.uri
+        return
+    uri, _, name = entry.uri.rpartition(f"/{SHARDS}/")
+    (work / FETCHED).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=work / FETCHED) as here:
+        path = Path(here) / PurePosixPath(entry.place).name
+        try:
+            open_bucket(uri, greet=False).download_file(f"{SHARDS}/{name}", path, entry.sha256)
+        except DataFault as fault:
+            raise DataFault(
+                f"{fault}: restore it from a copy, or remove it if it is there and "
+                "`dvc repro --force download` makes it again"
+            ) from None
+        yield path
+
+
+def object_name(entry: Entry) -> str:
+    """Return a shard's name below a data root; it carries the hash, so that no other content ever has it."""
+    return f"{SHARDS}/{entry.name}-{entry.sha256}{SUFFIX}"
