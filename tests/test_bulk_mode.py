@@ -59,10 +59,10 @@ def root(s3: str) -> str:
 
 
 def with_root(smoke: Params, root: str | None) -> Params:
-    """Return smoke without a captioner that needs base models."""
+    """Return smoke without what needs base models."""
     tree = smoke.model_dump()
     tree["download"]["data_root"] = root
-    tree["recaption"]["captioners"] = [COLUMNS]
+    tree["recaption"].update(captioners=[COLUMNS], scores=None)
     return Params.model_validate(tree)
 
 
