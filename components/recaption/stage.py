@@ -1,12 +1,15 @@
-"""Write more captions for the images of download: by a model that looks at them, or out of their own columns.
+"""Write more captions for the images of download: by models that look at them, or out of their own columns.
 
 Reads:
     artifacts/download/shards/: images, and the captions that the source gave them.
     artifacts/base_models/captioner/: where params name a captioner of kind `model`.
+    artifacts/base_models/vision_language/: where params name a captioner of kind `vision_language` or `vllm`.
 
 Writes:
     artifacts/recaption/captions/<shard>.parquet: all captions of the shard's rows, old and new.
-    metrics/recaption.json: captions by column, and how right they are where there is ground truth.
+    artifacts/recaption/rejected/<shard>.parquet: what was written and is no caption, with the reason.
+    metrics/recaption.json: captions by column, rejected ones by reason, and how right they are where there is
+        ground truth.
 """
 
 from __future__ import annotations
@@ -16,68 +19,72 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.faults import ConfigurationFault, DataFault
+from components.recaption.back_ends import captioners_of
 from components.recaption.captioner import Captioner
-from components.recaption.columns_captioner import FromColumns
+from components.recaption.crowd import Crowd
+from components.recaption.judging import Judging
 from components.recaption.quality import Quality
-from components.recaption.shard import Shard, source_captions, written_captions
+from components.recaption.shard import Shard, drafts_of, source_captions
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
-from components.running.rows import Rows
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import ModelCaptioner, Recaption
 from components.storage.layout import Layout
 from components.storage.manifest import Entry, read_manifest
-from components.storage.side_tables import Caption, write_captions
+from components.storage.side_tables import Caption, write_captions, write_drafts
 
 
 def run(params: Params, env: Environment) -> None:
     """Run the stage; a row is one caption asked for."""
     layout = Layout(env.work_store)
     work = layout.work("recaption")
-    captioners = list(_captioners(params.recaption, layout, env))
+    captioners = list(captioners_of(params.recaption, params.seed, layout.artifact("base_models"), env))
     download = layout.artifact("download")
     entries = _entries(download)
     _check_sources(captioners, _shards(download, entries), work)
+    crowd = _write_drafts(captioners, download, entries, params.recaption, work)
+    judging = Judging(params.recaption.gates, crowd)
     qualities = _qualities(params.recaption)
-    rows = Rows()
     columns: Counter[str] = Counter()
-    progress = Progress(
-        work, "recaption", sum(entry.rows or 0 for entry in entries) * len(captioners), "rows"
-    )
     with output(layout, "recaption") as out:
         for shard in _shards(download, entries):
             source = source_captions(shard, work)
-            _check_columns(captioners, source)
-            captions = list(source)
+            captions, rejected = list(source), []
             for captioner in captioners:
-                written = written_captions(shard, captioner, source, work)
-                captions += written.captions
-                rows.accept(len(written.captions))
-                for reason, count in written.rejected.items():
-                    rows.reject(reason, count)
-                progress.advance(shard.rows)
+                good, bad = judging.divide(captioner, drafts_of(shard, captioner, source, work))
+                captions += good
+                rejected += bad
             columns.update(caption.column for caption in captions)
             for quality in qualities.values():
                 quality.add(captions)
-            name = f"captions/{shard.name}.parquet"
-            write_captions(out.folder / name, captions)
-            out.rows[name] = len(captions)
+            write_captions(out.folder / f"captions/{shard.name}.parquet", captions)
+            write_drafts(out.folder / f"rejected/{shard.name}.parquet", rejected)
+            out.rows[f"captions/{shard.name}.parquet"] = len(captions)
+            out.rows[f"rejected/{shard.name}.parquet"] = len(rejected)
         if captioners:
-            rows.check(params.recaption.max_reject_share, "recaption")
-    quality_figures = {name: quality.figures() for name, quality in qualities.items()}
-    figures = {**rows.figures(), "captions": dict(sorted(columns.items())), "quality": quality_figures}
+            judging.rows().check(params.recaption.max_reject_share, "recaption")
+    figures = {
+        **judging.figures(),
+        "captions": dict(sorted(columns.items())),
+        "quality": {name: quality.figures() for name, quality in qualities.items()},
+    }
     write_metrics(layout, "recaption", figures)
 
 
-def _captioners(section: Recaption, layout: Layout, env: Environment) -> Iterator[Captioner]:
-    for one in section.captioners:
-        if isinstance(one, ModelCaptioner):
-            from components.recaption.model_captioner import FromPixels
-
-            yield FromPixels(one, layout.artifact("base_models"), env.device)
-        else:
-            yield FromColumns(one)
+def _write_drafts(
+    captioners: list[Captioner], download: Path, entries: list[Entry], section: Recaption, work: Path
+) -> Crowd:
+    """Have every captioner write for every shard what is not there yet; return what all texts show."""
+    crowd = Crowd({str(kind): count for kind, count in section.gates.max_images_per_text.items()})
+    total = sum(entry.rows or 0 for entry in entries) * len(captioners)
+    progress = Progress(work, "recaption", total, "rows")
+    for shard in _shards(download, entries):
+        source = source_captions(shard, work)
+        _check_columns(captioners, source)
+        for captioner in captioners:
+            crowd.add(captioner, drafts_of(shard, captioner, source, work, progress))
+    return crowd
 
 
 def _qualities(section: Recaption) -> dict[str, Quality]:

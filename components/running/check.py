@@ -81,11 +81,14 @@ def _inputs(params: Params, layout: Layout) -> str:
 
 
 def _models(params: Params, layout: Layout) -> str:
-    for name, model in (("llm", params.base_models.llm), ("clip", params.base_models.clip)):
+    section = params.base_models
+    others = [(f"vision_language {one.name}", one.source) for one in section.vision_language]
+    for name, model in [("llm", section.llm), ("clip", section.clip), *others]:
         if isinstance(model, FolderModel):
             folder = layout.inputs(params.download.inputs) / model.path
             if not (folder / "config.json").is_file():
                 raise ConfigurationFault(
                     f"base_models.{name}: {folder} has no config.json; expected Hugging Face layout"
                 )
-    return f"models: llm {params.base_models.llm.kind}, clip {params.base_models.clip.kind}"
+    captioners = "".join(f", {one.name} {one.source.kind}" for one in section.vision_language)
+    return f"models: llm {section.llm.kind}, clip {section.clip.kind}{captioners}"

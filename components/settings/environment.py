@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError, field_validator
+from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from components.faults import ConfigurationFault
@@ -24,6 +24,8 @@ class Environment(BaseSettings):
     registry: str = "registry"
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 0
+    caption_endpoint: str = ""  # base URL of an OpenAI-compatible server, up to and with /v1
+    caption_endpoint_key: SecretStr = SecretStr("")
 
     @field_validator("threads")
     @classmethod

@@ -22,7 +22,7 @@ from components.storage.atomic import read_json
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key, write_manifest
 from components.storage.shards import Pair, write_shard
-from components.storage.side_tables import Caption, read_captions
+from components.storage.side_tables import Caption, Draft, read_captions, read_drafts
 
 TINY: dict[str, Any] = {
     "kind": "model",
@@ -82,7 +82,7 @@ def layout(workspace: Path) -> Layout:
 
 def with_captioners(smoke: Params, captioners: list[dict[str, Any]], share: float = 1.0) -> Params:
     tree = smoke.model_dump()
-    tree["recaption"] = {"captioners": captioners, "max_reject_share": share}
+    tree["recaption"] |= {"captioners": captioners, "max_reject_share": share}
     return Params.model_validate(tree)
 
 
@@ -130,7 +130,8 @@ def test_a_batch_size_changes_no_caption(layout: Layout) -> None:
     texts = []
     for size in (1, 4):
         section = ModelCaptioner.model_validate({**TINY, "batch_size": size})
-        captions = FromPixels(section, layout.artifact("base_models"), "cpu").write(pairs, [])
+        drafts = FromPixels(section, layout.artifact("base_models"), "cpu").write(pairs, [])
+        captions = [draft.caption for draft in drafts]
         texts.append({(one.key, one.column): one.text for one in captions})
     assert texts[0] == texts[1]
 
@@ -143,7 +144,7 @@ def test_equal_runs_make_equal_files_and_a_new_captioner_only_its_own(
     calls = []
     write = FromColumns.write
 
-    def counted(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Caption]:
+    def counted(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
         calls.append(self.name)
         return write(self, pairs, captions)
 
@@ -161,7 +162,7 @@ def test_a_stopped_run_keeps_its_finished_shards(
     write = FromColumns.write
     shards = []
 
-    def stopping(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Caption]:
+    def stopping(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
         shards.append(pairs[0].key)
         if len(shards) == 2:
             raise Stopped
