@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from operator import eq
 
 from components.recaption.languages import other_language
 from components.settings.recaption import CaptionGates
 
-ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
 MAX_PHRASE_WORDS = 40  # of a phrase said again and again
 RUN_WORDS = 3
 MIN_REPEATS = 3  # a caption of one word, so often, is none
@@ -22,7 +22,8 @@ TEMPLATE_TOKENS = re.compile(
     r"|(?:^|\s)(?:USER|ASSISTANT|SYSTEM|### ?(?:Human|Assistant|User|Instruction|Response)):"
 )
 APOLOGY = re.compile(
-    r"(?:unfortunately, ?|oh, ?|no, ?)?(?:i[' ]?a?m (?:so |very |really )?sorry|sorry,|i apologi[sz]e)\b"
+    r"(?:unfortunately, ?|oh, ?|no, ?)?(?:(?:i'm|i am|im) (?:so |very |really )?sorry\b"
+    r"|sorry[,.!]|i apologi[sz]e\b)"
 )
 REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial intelligence|(?:large |vision |visual )?language model)\b"
@@ -53,21 +54,28 @@ def fault(text: str, language: str, asked: Asked, gates: CaptionGates) -> str | 
         asked: What for.
         gates: From params.
     """
-    if any(unicodedata.category(one) in ("Cc", "Cs") and not one.isspace() for one in text):
-        return "control_characters"
-    if not text.translate(dict.fromkeys(map(ord, ZERO_WIDTH))).strip():
-        return "empty"
     if len(text) > gates.max_characters:
         return "too_long"
+    if any(unicodedata.category(one) in ("Cc", "Cs") and not one.isspace() for one in set(text)):
+        return "control_characters"
+    shown = _shown(text)
+    if not shown:
+        return "empty"
     words = [word.casefold() for word in WORD.findall(text)]
     reasons = {
         "refusal": is_refusal(text),
         "prompt_leak": leaks_prompt(text, words, asked.prompt, gates.min_leaked_words),
         "repeated": is_repeated(words or text.split(), gates.max_repeats, gates.max_repeated_share),
-        "truncated": asked.kind in gates.whole_sentences and not ends_sentence(text),
+        "truncated": asked.kind in gates.whole_sentences and not ends_sentence(shown),
         "wrong_language": other_language(text, language, gates.min_script_share) is True,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _shown(text: str) -> str:
+    """Return what of a text is seen: no zero-width and direction marks, and no white space around it."""
+    unseen = {ord(one): None for one in set(text) if unicodedata.category(one) == "Cf"}
+    return text.translate(unseen).strip()
 
 
 def is_refusal(text: str) -> bool:
@@ -102,18 +110,17 @@ def is_repeated(words: list[str], max_repeats: int, max_repeated_share: float) -
     or a share of runs of three words that stood in it before which is above `max_repeated_share`. Example:
     "a dog a dog a dog a dog" is two words four times in a row; of its six runs four stood in it before.
     """
+    words = [word for word in words if not word.isdigit()] or words  # a list that is numbered
     if len(words) >= MIN_REPEATS and len(set(words)) == 1:
         return True
     for period in range(1, min(MAX_PHRASE_WORDS, len(words) // (max_repeats + 1)) + 1):
-        again = 0  # words in a row that equal the one a period earlier
-        for earlier, word in zip(words, words[period:], strict=False):
-            again = again + 1 if word == earlier else 0
-            if again >= max_repeats * period:
-                return True
+        again = bytes(map(eq, words, words[period:]))  # 1 where a word equals the one a period earlier
+        if b"\1" * (max_repeats * period) in again:
+            return True
     runs = list(zip(*(words[first:] for first in range(RUN_WORDS)), strict=False))
     return bool(runs) and 1 - len(set(runs)) / len(runs) > max_repeated_share
 
 
 def ends_sentence(text: str) -> bool:
     """Say whether a text ends as a sentence does."""
-    return text.rstrip().rstrip(AFTER_SENTENCE_END).endswith(SENTENCE_ENDS)
+    return text.rstrip(AFTER_SENTENCE_END).endswith(SENTENCE_ENDS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from functools import cache
 
 
@@ -81,15 +82,18 @@ def other_language(text: str, language: str, min_script_share: float) -> bool | 
     scripts = SCRIPTS.get(language)
     if scripts is None:
         return None
-    letters = [_script(letter) for letter in unicodedata.normalize("NFKC", text) if letter.isalpha()]
-    if sum(script in scripts for script in letters) < min_script_share * len(letters):
+    counts = Counter(unicodedata.normalize("NFKC", text))
+    letters = {letter: count for letter, count in counts.items() if letter.isalpha()}
+    in_script = sum(count for letter, count in letters.items() if _script(letter) in scripts)
+    if in_script < min_script_share * sum(letters.values()):
         return True
     own = FUNCTION_WORDS.get(language)
     if own is None:
         return False
-    words = WORD.findall(text.lower())
-    other = max(sum(word in known - own for word in words) for known in FUNCTION_WORDS.values())
-    return other >= MIN_EVIDENCE and other > 2 * sum(word in own for word in words)
+    words = Counter(WORD.findall(text.lower()))
+    own_count = sum(words[word] for word in own)
+    other_count = max(sum(words[word] for word in known - own) for known in FUNCTION_WORDS.values())
+    return other_count >= MIN_EVIDENCE and other_count > 2 * own_count
 
 
 @cache
