@@ -85,8 +85,9 @@ def _write(
         if weights.ndim > 1:  # loud enough that images and tokens make a difference after few layers
             torch.nn.init.normal_(weights, std=0.4)
     model.generation_config.update(
-        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=True, temperature=0.3, num_beams=3
-    )
+        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=True, temperature=0.3, num_beams=3,
+        early_stopping=True, no_repeat_ngram_size=3, forced_eos_token_id=EOS,
+    )  # fmt: skip
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     shared = {"do_normalize": True, "image_mean": MEAN, "image_std": STD, "do_convert_rgb": True}

@@ -22,6 +22,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PLACE_IMAGE_THEMSELVES = ("florence2", "blip-2")  # their processors put the image before the text
 NAMED = 5
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
+# A model's own way to generate holds but for these: params say whether tokens are drawn, and an end that
+# BART's config forces on the last token makes a cut caption look whole. `generate` fills what is None in the
+# config that it is handed from the model's own, so they are set there.
+OURS = {
+    **dict.fromkeys(("temperature", "top_p", "top_k", "early_stopping", "forced_eos_token_id")),
+    "do_sample": False,
+    "num_beams": 1,
+}
 LOADING_ERRORS = (OSError, KeyError, ImportError, TypeError, ValueError, RuntimeError, SafetensorError)
 
 
@@ -62,6 +70,7 @@ def load_vision_language(folder: Path, precision: str = "fp32", device: str = "c
             f"{folder}: {len(odd)} weights are missing, of another shape or not finite "
             f"({', '.join(odd[:NAMED])}); expected all of a {model.config.model_type}"
         )
+    model.generation_config.update(**OURS)
     return VisionLanguage(model.eval().to(device), processor)
 
 

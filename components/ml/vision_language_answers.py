@@ -130,10 +130,8 @@ def _write(asked: VisionLanguage, rows: list[_Row], temperature: float) -> list[
 
 
 def _generation(asked: VisionLanguage, max_new_tokens: int, pad_id: int) -> GenerationConfig:
-    """Return the model's own way to generate, without its beams and sampling: params decide those."""
     config = copy.deepcopy(asked.model.generation_config)
-    changes = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
     if config.eos_token_id is None:
-        changes["eos_token_id"] = asked.processor.tokenizer.eos_token_id
-    config.update(**changes, max_new_tokens=max_new_tokens, max_length=None, pad_token_id=pad_id)
+        config.eos_token_id = asked.processor.tokenizer.eos_token_id
+    config.update(max_new_tokens=max_new_tokens, max_length=None, pad_token_id=pad_id)
     return config

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from components.faults import ConfigurationFault, InfrastructureFault
 from components.settings.base_models import FolderModel
 from components.settings.environment import Environment
 from components.settings.params import Params
+from components.settings.recaption import EndpointCaptioner, VllmCaptioner
 from components.settings.sources import Folder, Table
 from components.storage.bucket import open_bucket
 from components.storage.layout import Layout
@@ -33,6 +35,7 @@ def check(params: Params, env: Environment) -> list[str]:
         _disk(layout),
         _inputs(params, layout),
         _models(params, layout),
+        _captioners(params, env),
         f"registry: {open_bucket(env.registry).uri}",
     ]
 
@@ -92,3 +95,19 @@ def _models(params: Params, layout: Layout) -> str:
                 )
     captioners = "".join(f", {one.name} {one.source.kind}" for one in section.vision_language)
     return f"models: llm {section.llm.kind}, clip {section.clip.kind}{captioners}"
+
+
+def _captioners(params: Params, env: Environment) -> str:
+    for one in params.recaption.captioners:
+        if isinstance(one, EndpointCaptioner) and not env.caption_endpoint:
+            raise ConfigurationFault(
+                f"recaption.captioners {one.name} asks an endpoint, and LLM2CLIP_CAPTION_ENDPOINT is not "
+                "set; expected its base URL, such as https://host/v1"
+            )
+        if isinstance(one, VllmCaptioner) and find_spec("vllm") is None:
+            raise ConfigurationFault(
+                f"recaption.captioners {one.name} is of kind vllm, and vLLM is not installed; expected it: "
+                "`pip install -e .[vllm]` on a GPU machine"
+            )
+    names = [f"{one.name} {one.kind}" for one in params.recaption.captioners]
+    return f"captioners: {', '.join(names) or 'none'}"

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from components.recaption.gates import Asked, ends_sentence, fault, is_refusal, is_repeated
 from components.recaption.languages import FUNCTION_WORDS, SCRIPTS, other_language
+from components.settings.params import load_params
 from components.settings.recaption import CaptionGates
+from components.sources.scenes import COLUMN_LANGUAGES, draw_scenes, scene_captions
+from tests.conftest import ROOT
 
 PROMPT = "Describe the image in one short sentence, and name what is in it."
 DENSE = Asked("dense", PROMPT)
@@ -147,6 +150,18 @@ def test_figures_are_checked() -> None:
     for wrong in ({"max_repeats": 1}, {"min_script_share": 1.5}, {"max_images_per_text": {"long": 3}}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             CaptionGates.model_validate({**GATES, **wrong})
+
+
+@pytest.mark.parametrize("preset", ["demo", "smoke"])
+def test_the_truth_about_scenes_passes_the_gates_of_its_preset(preset: str) -> None:
+    gates = load_params(ROOT / "presets" / f"{preset}.yaml").recaption.gates
+    for scene in draw_scenes("gates", "train", 200, 7):
+        captions = scene_captions(scene)
+        for column, language in COLUMN_LANGUAGES.items():
+            for text in captions[column]:
+                asked = Asked("dense" if "dense" in column else "short", "")
+                for written in (text, text.lower()):
+                    assert fault(written, language, asked, gates) is None, written
 
 
 def test_captions_by_people_pass(shared: Path) -> None:
