@@ -67,7 +67,8 @@ class FromPrompts:
 
     def __init__(self, section: PromptedCaptioner, seed: int, writer: Writer) -> None:
         self.name = section.name
-        self._section, self._seed, self._writer = section, seed, writer
+        self._section, self._writer = section, writer
+        self._seed = seed if section.temperature else 0  # where nothing is drawn it decides nothing
         if section.language not in SCRIPTS:
             raise ConfigurationFault(
                 f"recaption.captioners {section.name} writes language {section.language}, whose script is "
@@ -95,7 +96,7 @@ class FromPrompts:
         """See `Captioner`."""
         return {
             **self._section.model_dump(exclude={"requests"}),
-            "seed": self._seed if self._section.temperature else None,
+            "seed": self._seed,
             "writer": self._writer.identity(),
         }
 

@@ -1,9 +1,11 @@
 """Models of base_models run by vLLM, offline and in batches of its own making.
 
-vLLM needs a GPU and is an extra (`pip install -e .[vllm]`). What the tests show is our side of it: what is
-handed to `LLM.chat` and what is made of its outputs, against a stand-in with its documented interface. No
-test runs vLLM itself. Captions are drawn by seeds of their own, but vLLM does not promise equal bits in every
-batch.
+vLLM needs a GPU and is an extra: `pip install -e .[vllm]` in an environment of its own, for it refuses the
+fastapi that Prefect wants. A model needs a chat template, which Florence-2 and BLIP-2 have not.
+
+What the tests show is our side of it: what is handed to `LLM.chat` and what is made of its outputs, against a
+stand-in with the interface of vLLM 0.30. No test runs vLLM itself. Captions are drawn by seeds of their own,
+but vLLM does not promise equal bits in every batch.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ class VllmWriter:
         except ImportError as error:
             raise ConfigurationFault(
                 f"recaption.captioners {section.name} is of kind vllm, and vLLM cannot be imported "
-                f"({error}); expected it: `pip install -e .[vllm]` on a GPU machine, or take kind "
-                "vision_language"
+                f"({error}); expected it: `pip install -e .[vllm]` in an environment of its own on a "
+                "GPU machine, or take kind vision_language"
             ) from None
         self._vllm, self._section = vllm, section
         self._folder = model_folder(section.name, section.model, base_models)

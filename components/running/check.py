@@ -107,7 +107,7 @@ def _captioners(params: Params, env: Environment) -> str:
         if isinstance(one, VllmCaptioner) and find_spec("vllm") is None:
             raise ConfigurationFault(
                 f"recaption.captioners {one.name} is of kind vllm, and vLLM is not installed; expected it: "
-                "`pip install -e .[vllm]` on a GPU machine"
+                "`pip install -e .[vllm]` in an environment of its own on a GPU machine"
             )
     names = [f"{one.name} {one.kind}" for one in params.recaption.captioners]
     return f"captioners: {', '.join(names) or 'none'}"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from components.ml.images import decode_rgb
 from components.ml.seeded_draws import SeededDraws
 from components.ml.vision_language import (
     VisionLanguage,
@@ -72,6 +73,16 @@ def test_an_answer_depends_on_no_neighbour(
     assert len({answer.text for answer in alone}) > 2  # images and prompts make a difference
 
 
+def test_photographs_are_captioned(family: tuple[str, Path], asked: VisionLanguage, shared: Path) -> None:
+    files = sorted((shared / "data" / "coco_mini" / "images").iterdir())[:2]
+    (prompt, *_) = PROMPTS.get(family[0], OTHERS)
+    some = [Question(decode_rgb(file.read_bytes()), prompt, 8, number) for number, file in enumerate(files)]
+    for temperature in (0.0, 1.0):
+        one, two = (written(asked, some, tokens, temperature) for tokens in (1, 100_000))
+        assert one == two
+        assert one[0].text != one[1].text
+
+
 def test_a_model_loaded_again_answers_the_same(family: tuple[str, Path], asked: VisionLanguage) -> None:
     some = questions(family[0])
     again = load_vision_language(family[1])
@@ -114,6 +125,15 @@ def test_a_bf16_model_writes(family: tuple[str, Path]) -> None:
     asked = load_vision_language(family[1], "bf16")
     assert {weights.dtype for weights in asked.model.parameters()} == {torch.bfloat16}
     assert len(written(asked, questions(family[0]), 400, 0.0)) == len(SIZES) * 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_writes_the_same_again(family: tuple[str, Path]) -> None:
+    asked = load_vision_language(family[1], "bf16", "cuda")
+    for temperature in (0.0, 1.0):
+        first, again = (written(asked, questions(family[0]), 400, temperature) for _ in range(2))
+        assert first == again
 
 
 @pytest.fixture

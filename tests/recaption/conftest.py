@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,15 @@ import torch
 
 from components.ml.captioner import Captioner, CaptionerConfig, save_captioner
 from components.ml.tokenizer import train_bpe
+from components.recaption.prompted_captioner import Order, Reply
+from components.recaption.vision_language_writer import TransformersWriter
 from components.sources.scenes import draw_scenes, scene_captions
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.storage.shards import write_shard
+from tests.recaption.chat_server import ChatServer, serving
 from tests.recaption.project import SHARDS, pairs_of
+from tests.recaption.prompted import bring_llava
 
 
 @pytest.fixture
@@ -37,3 +42,31 @@ def layout(workspace: Path) -> Layout:
     save_captioner(Captioner(config), tokenizer, made)
     write_manifest(made.parent)
     return layout
+
+
+@pytest.fixture
+def llava(layout: Layout) -> Layout:
+    """The same with a tiny LLaVA among the base models."""
+    bring_llava(layout)
+    return layout
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    """An endpoint on loopback."""
+    with serving(ChatServer()) as running:
+        yield running
+
+
+@pytest.fixture
+def orders(monkeypatch: pytest.MonkeyPatch) -> list[Order]:
+    """What transformers is asked for from now on."""
+    seen: list[Order] = []
+    replies = TransformersWriter.replies
+
+    def counted(self: TransformersWriter, orders: Sequence[Order]) -> Iterator[tuple[int, Reply]]:
+        seen.extend(orders)
+        return replies(self, orders)
+
+    monkeypatch.setattr(TransformersWriter, "replies", counted)
+    return seen

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from secrets import token_hex
 from typing import Any
 
@@ -20,27 +19,13 @@ from tests.recaption.chat_server import (
     raw,
     reset,
     says,
-    serving,
     status,
     together,
     well,
 )
+from tests.recaption.prompted import REQUESTS
 
-REQUESTS: dict[str, Any] = {
-    "deadline_seconds": 20.0,
-    "retries": 2,
-    "backoff_seconds": 0.001,
-    "max_retry_after_seconds": 0.002,
-    "connections": 4,
-    "max_failures_in_a_row": 3,
-}
 KEY = SecretStr(token_hex())
-
-
-@pytest.fixture
-def server() -> Iterator[ChatServer]:
-    with serving(ChatServer()) as running:
-        yield running
 
 
 def section(**requests: Any) -> EndpointCaptioner:
