@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
+from typing import Any
 
+from ruamel.yaml import YAML
+
+from components.settings.params import load_params
+from components.settings.recaption import PromptedCaptioner
 from tests.project import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -32,3 +38,26 @@ def test_its_local_links_exist() -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert links
     assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_its_captioners_are_params(tmp_path: Path) -> None:
+    yaml = YAML(typ="safe")
+    demo: dict[str, Any] = yaml.load((ROOT / "presets" / "demo.yaml").read_text("utf-8"))
+    (example,) = re.findall(r"```yaml\n(base_models:.*?)```", README, re.DOTALL)
+    for section, values in yaml.load(example).items():
+        demo[section] |= values
+    path = tmp_path / "params.yaml"
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(demo, file)
+    (captioner,) = load_params(path).recaption.captioners
+    assert isinstance(captioner, PromptedCaptioner)
+    for kind in captioner.prompts:
+        assert f"{captioner.name}_{kind}" in README
+
+
+def test_its_captioners_name_every_kind() -> None:
+    kinds = set(
+        re.findall(r'kind: Literal\["(\w+)"\]', (ROOT / "components/settings/recaption.py").read_text())
+    )
+    table = README.split("## Your own captioners")[1].split("```")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == kinds

@@ -39,7 +39,7 @@ def fetch(
 
     Args:
         section: Where it is.
-        name: llm or clip.
+        name: Its place below the artifact: llm, clip, vision_language/<name>.
         check: Loads what can be checked of the copy; raises ValueError where it is of another kind.
         workshop: Where it is kept.
 
@@ -93,6 +93,17 @@ def check_clip(folder: Path) -> None:
     from components.ml.clip import load_clip, load_clip_tokenizer, text_embeddings
 
     text_embeddings(load_clip(folder), load_clip_tokenizer(folder), ["a caption", "another, longer caption"])
+
+
+def check_vision_language(folder: Path) -> None:
+    """Check that config, tokenizer and image processor are of a kind that transformers knows by itself.
+
+    Raises:
+        ValueError: they are not.
+    """
+    from components.ml.vision_language import load_processor
+
+    load_processor(folder)
 
 
 def _snapshot(section: HubModel) -> Path:

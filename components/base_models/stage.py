@@ -8,6 +8,7 @@ Writes:
     artifacts/base_models/llm/: an LLM and its tokenizer, Hugging Face layout.
     artifacts/base_models/clip/: a CLIP and its tokenizer, Hugging Face layout, or `ml.conv_stem`'s.
     artifacts/base_models/captioner/: the captioner of `ml.captioner`, unless params say null.
+    artifacts/base_models/vision_language/<name>/: captioners of others, Hugging Face layout.
     artifacts/base_models/about.json: where each is from, its size and how good it is.
     metrics/base_models.json
 """
@@ -43,6 +44,7 @@ def run(params: Params, env: Environment) -> None:
         from components.base_models.captioner import make_captioner
 
         folders["captioner"] = make_captioner(params.base_models.captioner, workshop)
+    folders |= _vision_language(params, workshop)
     if workshop.rows.rows_in:
         workshop.rows.check(params.download.max_reject_share, "download")
     about = {name: read_json(folder / "about.json") for name, folder in folders.items()}
@@ -73,3 +75,12 @@ def _clip(params: Params, workshop: Workshop) -> Path:
     from components.base_models.fetched import check_clip, fetch
 
     return fetch(section, "clip", check_clip, workshop)
+
+
+def _vision_language(params: Params, workshop: Workshop) -> dict[str, Path]:
+    if not params.base_models.vision_language:
+        return {}
+    from components.base_models.fetched import check_vision_language, fetch
+
+    places = {f"vision_language/{one.name}": one.source for one in params.base_models.vision_language}
+    return {place: fetch(source, place, check_vision_language, workshop) for place, source in places.items()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -32,13 +33,25 @@ def decode_image(data: bytes, size: int) -> Tensor:
     Raises:
         ValueError: the bytes are no such file, are cut, or are of more than `MAX_PIXELS` pixels.
     """
+    with _opened(data) as image:
+        return square_of(image, size)
+
+
+def decode_rgb(data: bytes) -> Image.Image:
+    """Decode one image whole, at its own size; raises as `decode_image` does."""
+    with _opened(data) as image:
+        return image.convert("RGB")
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels")
-            return square_of(image, size)
+            yield image
     except (
         OSError,
         ValueError,

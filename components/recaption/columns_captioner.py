@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
+from components.recaption.gates import Asked
 from components.settings.recaption import ColumnsCaptioner
 from components.storage.shards import Pair
-from components.storage.side_tables import Caption
+from components.storage.side_tables import Caption, Draft
 
 
 class FromColumns:
@@ -27,11 +28,15 @@ class FromColumns:
         """See `Captioner`."""
         return {(take.source, split) for take in self._section.columns for split in take.splits}
 
+    def asked(self, column: str) -> Asked:
+        """See `Captioner`."""
+        return Asked(kind=None, prompt="")
+
     def identity(self) -> dict[str, Any]:
         """See `Captioner`."""
         return self._section.model_dump()
 
-    def write(self, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Caption]:
+    def write(self, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
         """See `Captioner`."""
         by_source: dict[tuple[str, str], list[Caption]] = defaultdict(list)
         for caption in sorted(captions, key=lambda one: one.number):
@@ -45,7 +50,7 @@ class FromColumns:
                 language = found[0].language if found else ""
                 texts = TAKES[take.take](pair.key, [one.text.strip() for one in found])
                 for number, text in enumerate(texts or [""]):
-                    yield Caption(pair.key, split, take.column, language, number, text, self.name)
+                    yield Draft(Caption(pair.key, split, take.column, language, number, text, self.name))
 
 
 def _all(_key: str, texts: list[str]) -> list[str]:

@@ -10,10 +10,11 @@ from typing import Any
 from components.faults import ConfigurationFault, DataFault
 from components.ml.captioner import load_captioner, write_texts
 from components.ml.images import decode_images
+from components.recaption.gates import Asked
 from components.settings.recaption import ModelCaptioner
 from components.storage.manifest import folder_key
 from components.storage.shards import Pair
-from components.storage.side_tables import Caption
+from components.storage.side_tables import Caption, Draft
 
 LANGUAGE = "en"
 FOLDER = "captioner"
@@ -49,6 +50,10 @@ class FromPixels:
         """See `Captioner`."""
         return set()
 
+    def asked(self, column: str) -> Asked:
+        """See `Captioner`."""
+        return Asked(kind=column.removeprefix(f"{self.name}_"), prompt="")
+
     def column(self, kind: str) -> str:
         """Return the column that a kind of caption goes to."""
         return f"{self.name}_{kind}"
@@ -57,7 +62,7 @@ class FromPixels:
         """See `Captioner`."""
         return {"model": self._weights_key, **self._section.model_dump()}
 
-    def write(self, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Caption]:
+    def write(self, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
         """See `Captioner`; what the source said about the rows is not looked at."""
         asked = [pair for pair in pairs if pair.metadata["split"] in self._section.splits]
         for first in range(0, len(asked), self._section.batch_size):
@@ -65,7 +70,7 @@ class FromPixels:
             for kind, texts in self._texts([pair.jpeg for pair in batch]).items():
                 for pair, text in zip(batch, texts, strict=True):
                     split = pair.metadata["split"]
-                    yield Caption(pair.key, split, self.column(kind), LANGUAGE, 0, text, self.name)
+                    yield Draft(Caption(pair.key, split, self.column(kind), LANGUAGE, 0, text, self.name))
 
     def _texts(self, jpegs: list[bytes]) -> dict[str, list[str]]:
         captioner, tokenizer = self._loaded

@@ -1,14 +1,17 @@
-"""Write more captions for the images of download: by a model that looks at them, or out of their own columns.
+"""Write more captions for the images of download: by models that look at them, or out of their own columns.
 
 Reads:
     artifacts/download/shards/: images, and the captions that the source gave them.
     artifacts/base_models/captioner/: where params name a captioner of kind `model`.
     artifacts/base_models/clip/: where params ask for scores.
+    artifacts/base_models/vision_language/: where params name a captioner of kind `vision_language` or `vllm`.
 
 Writes:
     artifacts/recaption/captions/<shard>.parquet: all captions of the shard's rows, old and new.
+    artifacts/recaption/rejected/<shard>.parquet: what was written and is no caption, with the reason.
     artifacts/recaption/{image_embeddings,scores}/<shard>.*: what the base CLIP says of them, see `scoring`.
-    metrics/recaption.json: captions by column, and how right they are where there is ground truth.
+    metrics/recaption.json: captions by column, rejected ones by reason, and how right they are where there is
+        ground truth.
 """
 
 from __future__ import annotations
@@ -19,20 +22,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.faults import ConfigurationFault, DataFault
+from components.recaption.back_ends import captioners_of
 from components.recaption.captioner import Captioner
-from components.recaption.columns_captioner import FromColumns
+from components.recaption.crowd import Crowd
+from components.recaption.judging import Judging
 from components.recaption.quality import Quality
-from components.recaption.shard import Shard, source_captions, written_captions
+from components.recaption.shard import Shard, drafts_of, source_captions
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
-from components.running.rows import Rows
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import ModelCaptioner, Recaption
 from components.storage.layout import Layout
 from components.storage.manifest import Entry
 from components.storage.shards import shards_of
-from components.storage.side_tables import Caption, write_captions
+from components.storage.side_tables import Caption, Draft, write_captions, write_drafts
 
 if TYPE_CHECKING:
     from components.recaption.scoring import Scorer
@@ -42,59 +46,72 @@ def run(params: Params, env: Environment) -> None:
     """Run the stage; a row is one caption asked for."""
     layout = Layout(env.work_store)
     work = layout.work("recaption")
-    captioners = list(_captioners(params.recaption, layout, env))
+    captioners = list(captioners_of(params.recaption, params.seed, layout.artifact("base_models"), env))
     download = layout.artifact("download")
     entries = _entries(download)
     _check_sources(captioners, _shards(download, entries, work))
+    crowd = _write_drafts(captioners, download, entries, params.recaption, work)
+    judging = Judging(params.recaption.gates, crowd)
     qualities = _qualities(params.recaption)
-    rows = Rows()
+    scorer = _scorer(params.recaption, layout, env, entries)
     columns: Counter[str] = Counter()
-    passes = len(captioners) + (params.recaption.scores is not None)
-    progress = Progress(work, "recaption", sum(entry.rows or 0 for entry in entries) * passes, "rows")
-    scorer = _scorer(params.recaption, layout, env, progress)
     with output(layout, "recaption") as out:
         for shard in _shards(download, entries, work):
-            source = source_captions(shard)
-            _check_columns(captioners, source)
-            captions = list(source)
-            for captioner in captioners:
-                written = written_captions(shard, captioner, source)
-                captions += written.captions
-                rows.accept(len(written.captions))
-                for reason, count in written.rejected.items():
-                    rows.reject(reason, count)
-                progress.advance(shard.entry.rows or 0)
+            captions, rejected = _judged(judging, captioners, shard)
             columns.update(caption.column for caption in captions)
             for quality in qualities.values():
                 quality.add(captions)
-            name = f"captions/{shard.entry.name}.parquet"
-            write_captions(out.folder / name, captions)
-            out.rows[name] = len(captions)
+            name = f"{shard.entry.name}.parquet"
+            write_captions(out.folder / "captions" / name, captions)
+            write_drafts(out.folder / "rejected" / name, rejected)
+            out.rows |= {f"captions/{name}": len(captions), f"rejected/{name}": len(rejected)}
             if scorer:
                 scorer.write(shard, captions, out.folder)
         if captioners:
-            rows.check(params.recaption.max_reject_share, "recaption")
+            judging.rows().check(params.recaption.max_reject_share, "recaption")
         scores = scorer.figures() if scorer else None
-    quality_figures = {name: quality.figures() for name, quality in qualities.items()}
-    counts = {**rows.figures(), "captions": dict(sorted(columns.items()))}
-    write_metrics(layout, "recaption", {**counts, "quality": quality_figures, "scores": scores})
+    figures = {
+        **judging.figures(),
+        "captions": dict(sorted(columns.items())),
+        "quality": {name: quality.figures() for name, quality in qualities.items()},
+        "scores": scores,
+    }
+    write_metrics(layout, "recaption", figures)
 
 
-def _captioners(section: Recaption, layout: Layout, env: Environment) -> Iterator[Captioner]:
-    for one in section.captioners:
-        if isinstance(one, ModelCaptioner):
-            from components.recaption.model_captioner import FromPixels
+def _write_drafts(
+    captioners: list[Captioner], download: Path, entries: list[Entry], section: Recaption, work: Path
+) -> Crowd:
+    """Have every captioner write for every shard what is not there yet; return what all texts show."""
+    crowd = Crowd({str(kind): count for kind, count in section.gates.max_images_per_text.items()})
+    total = sum(entry.rows or 0 for entry in entries) * len(captioners)
+    progress = Progress(work, "recaption", total, "rows")
+    for shard in _shards(download, entries, work):
+        source = source_captions(shard)
+        _check_columns(captioners, source)
+        for captioner in captioners:
+            crowd.add(captioner, drafts_of(shard, captioner, source, progress))
+    return crowd
 
-            yield FromPixels(one, layout.artifact("base_models"), env.device)
-        else:
-            yield FromColumns(one)
+
+def _judged(judging: Judging, captioners: list[Captioner], shard: Shard) -> tuple[list[Caption], list[Draft]]:
+    """Return all captions of a shard, those of the source first, and what captioners wrote that is none."""
+    source = source_captions(shard)
+    captions, rejected = list(source), []
+    for captioner in captioners:
+        good, bad = judging.divide(captioner, drafts_of(shard, captioner, source))
+        captions += good
+        rejected += bad
+    return captions, rejected
 
 
-def _scorer(section: Recaption, layout: Layout, env: Environment, progress: Progress) -> Scorer | None:
+def _scorer(section: Recaption, layout: Layout, env: Environment, entries: list[Entry]) -> Scorer | None:
     if section.scores is None:
         return None
     from components.recaption.scoring import Scorer
 
+    images = sum(entry.rows or 0 for entry in entries)
+    progress = Progress(layout.work("recaption"), "recaption scores", images, "images")
     return Scorer(section.scores, layout, env.device, progress.advance)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from components.faults import ConfigurationFault, InfrastructureFault
 from components.settings.base_models import FolderModel
 from components.settings.environment import Environment
 from components.settings.params import Params
+from components.settings.recaption import EndpointCaptioner, VllmCaptioner
 from components.sources.needs import paths_of
 from components.storage.bucket import open_bucket
 from components.storage.bulk import open_data_root
@@ -35,6 +37,7 @@ def check(params: Params, env: Environment) -> list[str]:
         _inputs(params, layout),
         _models(params, layout),
         _data_root(params),
+        _captioners(params, env),
         f"registry: {open_bucket(env.registry).uri}",
     ]
 
@@ -88,11 +91,30 @@ def _data_root(params: Params) -> str:
 
 
 def _models(params: Params, layout: Layout) -> str:
-    for name, model in (("llm", params.base_models.llm), ("clip", params.base_models.clip)):
+    section = params.base_models
+    others = [(f"vision_language {one.name}", one.source) for one in section.vision_language]
+    for name, model in [("llm", section.llm), ("clip", section.clip), *others]:
         if isinstance(model, FolderModel):
             folder = layout.inputs(params.download.inputs) / model.path
             if not (folder / "config.json").is_file():
                 raise ConfigurationFault(
                     f"base_models.{name}: {folder} has no config.json; expected Hugging Face layout"
                 )
-    return f"models: llm {params.base_models.llm.kind}, clip {params.base_models.clip.kind}"
+    captioners = "".join(f", {one.name} {one.source.kind}" for one in section.vision_language)
+    return f"models: llm {section.llm.kind}, clip {section.clip.kind}{captioners}"
+
+
+def _captioners(params: Params, env: Environment) -> str:
+    for one in params.recaption.captioners:
+        if isinstance(one, EndpointCaptioner) and not env.caption_endpoint:
+            raise ConfigurationFault(
+                f"recaption.captioners {one.name} asks an endpoint, and LLM2CLIP_CAPTION_ENDPOINT is not "
+                "set; expected its base URL, such as https://host/v1"
+            )
+        if isinstance(one, VllmCaptioner) and find_spec("vllm") is None:
+            raise ConfigurationFault(
+                f"recaption.captioners {one.name} is of kind vllm, and vLLM is not installed; expected it: "
+                "`pip install -e .[vllm]` in an environment of its own on a GPU machine"
+            )
+    names = [f"{one.name} {one.kind}" for one in params.recaption.captioners]
+    return f"captioners: {', '.join(names) or 'none'}"

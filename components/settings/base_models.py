@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.settings.section import Count, Positive, Rate, RelativePath, Revision, Section, Weight
+from components.settings.section import Count, Name, Positive, Rate, RelativePath, Revision, Section, Weight
 from components.settings.sources import Scenes, TextSource
 
 
@@ -112,6 +112,13 @@ class MadeCaptioner(Section):
         return self
 
 
+class VisionLanguageModel(Section):
+    """A captioner that others made; `recaption.captioners` names it."""
+
+    name: Name
+    source: Annotated[HubModel | FolderModel, Field(discriminator="kind")]
+
+
 Llm = Annotated[HubModel | FolderModel | MadeLlm, Field(discriminator="kind")]
 Clip = Annotated[HubModel | FolderModel | MadeClip, Field(discriminator="kind")]
 
@@ -122,7 +129,15 @@ class BaseModels(Section):
     llm: Llm
     clip: Clip
     captioner: MadeCaptioner | None
+    vision_language: list[VisionLanguageModel]
     checkpoint_steps: Positive  # a checkpoint every so many steps
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [one.name for one in self.vision_language]
+        if len(set(names)) < len(names):
+            raise ValueError(f"vision_language has two models of one name ({', '.join(names)})")
+        return self
 
 
 def _check_heads(width: int, heads: int) -> None:

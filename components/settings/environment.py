@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError, field_validator
+from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from components.faults import ConfigurationFault
@@ -25,6 +25,8 @@ class Environment(BaseSettings):
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 0  # of torch; 0: as many as it likes
     processes: int = 0  # of stages that work shard by shard; 0: as many as there are cores
+    caption_endpoint: str = ""  # base URL of an OpenAI-compatible server, up to and with /v1
+    caption_endpoint_key: SecretStr = SecretStr("")
 
     @field_validator("threads", "processes")
     @classmethod

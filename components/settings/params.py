@@ -20,7 +20,7 @@ from components.settings.base_models import BaseModels
 from components.settings.download import Download
 from components.settings.embed_captions import EmbedCaptions
 from components.settings.evaluate import Evaluate
-from components.settings.recaption import Recaption
+from components.settings.recaption import Recaption, VisionLanguageCaptioner, VllmCaptioner
 from components.settings.register import Register
 from components.settings.section import Name, Section, Seed
 from components.settings.train_clip import TrainClip
@@ -65,6 +65,19 @@ class Params(Section):
             raise ValueError("audit.curation needs recaption.scores, which is null")
         if self.tune_llm.method == "lora" and self.tune_llm.lora is None:
             raise ValueError("tune_llm.method is lora and tune_llm.lora is null")
+        return self
+
+    @model_validator(mode="after")
+    def _captioners_have_their_models(self) -> Self:
+        there = [model.name for model in self.base_models.vision_language]
+        for captioner in self.recaption.captioners:
+            if (
+                isinstance(captioner, VisionLanguageCaptioner | VllmCaptioner)
+                and captioner.model not in there
+            ):
+                raise ValueError(
+                    f"captioner {captioner.name} needs {captioner.model} in base_models.vision_language"
+                )
         return self
 
 

@@ -6,8 +6,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.settings.section import Name, Positive, Section, Share
+from components.settings.section import (
+    Count,
+    Language,
+    Name,
+    Positive,
+    Rate,
+    Section,
+    Share,
+    Weight,
+)
 from components.settings.sources import Split
+
+Kind = Literal["short", "dense"]
 
 
 class ModelCaptioner(Section):
@@ -15,7 +26,7 @@ class ModelCaptioner(Section):
 
     kind: Literal["model"]
     name: Name
-    writes: list[Literal["short", "dense"]] = Field(min_length=1)
+    writes: list[Kind] = Field(min_length=1)
     splits: list[Split] = Field(min_length=1)
     batch_size: Positive
 
@@ -44,7 +55,82 @@ class ColumnsCaptioner(Section):
         return self
 
 
-Captioner = Annotated[ModelCaptioner | ColumnsCaptioner, Field(discriminator="kind")]
+class PromptedCaptioner(Section):
+    """A model that is shown an image and asked for a caption by a prompt; writes columns `<name>_<kind>`.
+
+    Prompts are the same for every image: nothing that a source says about an image gets into them.
+    """
+
+    name: Name
+    prompts: dict[Kind, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    max_new_tokens: dict[Kind, Positive]  # a caption that has not ended by then is rejected as truncated
+    temperature: Weight  # 0 takes the likeliest token; above it tokens are drawn by seed and key
+    language: Language  # that the prompts ask for
+    splits: list[Split] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _lengths_for_all(self) -> Self:
+        if set(self.max_new_tokens) != set(self.prompts):
+            raise ValueError(
+                f"max_new_tokens is for {', '.join(sorted(self.max_new_tokens)) or 'nothing'}, prompts for "
+                f"{', '.join(sorted(self.prompts))}; expected the same"
+            )
+        return self
+
+
+class VisionLanguageCaptioner(PromptedCaptioner):
+    """A model of `base_models.vision_language`, run by transformers."""
+
+    kind: Literal["vision_language"]
+    model: Name
+    batch_tokens: Positive  # of image, prompt, caption and padding
+    precision: Literal["fp32", "bf16"]
+
+
+class VllmCaptioner(PromptedCaptioner):
+    """A model of `base_models.vision_language`, run by vLLM (extra `vllm`)."""
+
+    kind: Literal["vllm"]
+    model: Name
+    context_tokens: Positive  # of image, prompt and caption
+    precision: Literal["fp32", "bf16"]
+
+
+class Requests(Section):
+    """How one caption is asked for over HTTP; changes no caption that comes."""
+
+    deadline_seconds: Rate  # for all attempts and the waits between them
+    retries: Count  # after a broken connection, HTTP 429 or 5xx
+    backoff_seconds: Rate  # before the first retry; doubles each time
+    max_retry_after_seconds: Rate  # a server may ask for longer and does not get it
+    connections: Positive
+    max_failures_in_a_row: Positive  # then the stage stops instead of rejecting row after row
+
+
+class EndpointCaptioner(PromptedCaptioner):
+    """A model behind an OpenAI-compatible endpoint, which LLM2CLIP_CAPTION_ENDPOINT names."""
+
+    kind: Literal["endpoint"]
+    model: str = Field(min_length=1)  # as the endpoint calls it
+    requests: Requests
+
+
+Captioner = Annotated[
+    ModelCaptioner | ColumnsCaptioner | VisionLanguageCaptioner | VllmCaptioner | EndpointCaptioner,
+    Field(discriminator="kind"),
+]
+
+
+class CaptionGates(Section):
+    """What is no caption. A change here writes no caption again; it only judges anew."""
+
+    max_characters: Positive
+    max_repeats: Annotated[int, Field(ge=2)]  # times in a row that a word or phrase may stand
+    max_repeated_share: Share  # of a caption's three-word runs, those that stood in it before
+    min_leaked_words: Positive  # so many words of the prompt in a row, or all of it, are a leak
+    whole_sentences: list[Kind]  # kinds that must end as a sentence does
+    min_script_share: Share  # of a caption's letters, those of its language's script
+    max_images_per_text: dict[Kind, Positive]  # more images of one text: none keeps it; unnamed kinds may
 
 
 class Scores(Section):
@@ -58,6 +144,7 @@ class Recaption(Section):
     """Params of recaption."""
 
     captioners: list[Captioner]
+    gates: CaptionGates
     scores: Scores | None  # audit's curation by similarity, near images and heads reads them
     max_reject_share: Share
 

@@ -26,6 +26,8 @@ CAPTIONS = pa.schema(
     ]
 )
 
+DRAFTS = pa.schema([*CAPTIONS, ("reason", pa.string())])
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -48,6 +50,27 @@ def write_captions(path: Path, captions: Iterable[Caption]) -> None:
 def read_captions(path: Path) -> list[Caption]:
     """Read one shard's captions."""
     return [Caption(**row) for row in read_table(path, CAPTIONS).to_pylist()]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a captioner wrote, and why that is no caption; None where nobody has said so yet."""
+
+    caption: Caption
+    reason: str | None = None
+
+
+def write_drafts(path: Path, drafts: Iterable[Draft]) -> None:
+    """Write one shard's drafts."""
+    rows = [{**asdict(draft.caption), "reason": draft.reason} for draft in drafts]
+    write_table(path, pa.Table.from_pylist(rows, schema=DRAFTS))
+
+
+def read_drafts(path: Path) -> list[Draft]:
+    """Read one shard's drafts."""
+    rows = read_table(path, DRAFTS).to_pylist()
+    reasons = [row.pop("reason") for row in rows]
+    return [Draft(Caption(**row), reason) for row, reason in zip(rows, reasons, strict=True)]
 
 
 def write_keys(path: Path, keys: Iterable[str]) -> None:

@@ -10,15 +10,17 @@ from torch import Tensor
 
 from components.base_models import captioner as captioner_module
 from components.base_models.stage import run
-from components.faults import DataFault, Stopped
+from components.faults import ConfigurationFault, DataFault, Stopped
 from components.ml.captioner import load_captioner, write_texts
 from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
 from components.ml.llm import encode, load_text_encoder
+from components.ml.vision_language import load_vision_language
 from components.running.training import batch_rows
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json
 from components.storage.manifest import folder_key
+from tests.vision_language import write_llava, write_qwen2_vl
 
 ARTIFACT = Path("artifacts/base_models")
 
@@ -102,6 +104,44 @@ def test_a_new_captioner_leaves_the_others_alone(
     tiny["base_models"]["captioner"] = None
     run_in(workspace / "one", tiny)
     assert not (ARTIFACT / "captioner").exists()
+
+
+def test_captioners_of_others_are_brought_each_to_its_folder(workspace: Path, tiny: dict[str, Any]) -> None:
+    section = tiny["base_models"]
+    section["captioner"] = None
+    section["clip"] |= {"scenes": None, "training": {**SCHEDULE, "steps": 0}}
+    section["llm"]["training"]["steps"] = 0
+    run_in(workspace / "one", tiny)
+    about = read_json(ARTIFACT / "about.json")
+    for name, write in (("llava", write_llava), ("qwen", write_qwen2_vl)):
+        folder = workspace / "inputs" / "demo" / name
+        folder.mkdir()
+        write(folder)
+        (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    section["vision_language"] = [
+        {"name": name, "source": {"kind": "folder", "path": name}} for name in ("llava", "qwen")
+    ]
+    run_in(workspace / "one", tiny)
+    brought = ARTIFACT / "vision_language"
+    assert {path.name for path in brought.iterdir()} == {"llava", "qwen"}
+    assert not list(brought.rglob("*.bin"))
+    assert load_vision_language(brought / "qwen").model.config.model_type == "qwen2_vl"
+    now = read_json(ARTIFACT / "about.json")
+    assert set(now) - set(about) == {"vision_language/llava", "vision_language/qwen"}
+    assert now["vision_language/llava"]["path"] == "llava"
+    assert {name: now[name] for name in about} == about
+
+
+def test_a_model_that_captions_nothing_is_refused(workspace: Path, tiny: dict[str, Any]) -> None:
+    section = tiny["base_models"]
+    section["captioner"] = None
+    section["clip"] |= {"scenes": None, "training": {**SCHEDULE, "steps": 0}}
+    section["llm"]["training"]["steps"] = 0
+    run_in(workspace / "one", tiny)
+    (ARTIFACT / "llm").rename(workspace / "inputs" / "demo" / "llm")
+    section["vision_language"] = [{"name": "llm", "source": {"kind": "folder", "path": "llm"}}]
+    with pytest.raises(ConfigurationFault, match="vision_language/llm: llm cannot be used .*type llama"):
+        run_in(workspace / "one", tiny)
 
 
 def test_without_steps_the_weights_are_random_and_said_to_be(workspace: Path, tiny: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from hashlib import sha256
 
 import pytest
 
-from components.recaption.captioner import accepted
 from components.recaption.columns_captioner import FromColumns
 from components.settings.recaption import ColumnsCaptioner, Take
 from components.storage.shards import Pair
@@ -17,7 +16,8 @@ def taken(take: str, texts: list[str], key: str = "k1", split: str = "train") ->
     section = Take.model_validate({"source": "human", "column": "new", "take": take, "splits": ["train"]})
     captioner = FromColumns(ColumnsCaptioner(kind="columns", name="mine", columns=[section]))
     source = [Caption(key, split, "human", "zh", number, text, "x") for number, text in enumerate(texts)]
-    written = list(captioner.write([Pair(key, b"", "", {"split": split})], source[::-1]))
+    pairs = [Pair(key, b"", "", {"split": split})]
+    written = [draft.caption for draft in captioner.write(pairs, source[::-1])]
     assert all(one.writer == "mine" and one.column == "new" for one in written)
     assert [one.number for one in written] == list(range(len(written)))
     assert all(one.language == ("zh" if texts else "") for one in written)
@@ -50,13 +50,6 @@ def test_nothing_to_take_is_an_empty_caption(take: str) -> None:
 
 def test_other_splits_are_left_alone() -> None:
     assert taken("all", FIVE, split="test") == []
-
-
-def test_what_is_no_caption_is_counted_by_reason() -> None:
-    texts = ["", " \u200b\n", "a a a", "a a", "好好好", "好的", "no no no no", "oh no no no", "x"]
-    written = accepted(Caption("k", "train", "c", "en", 0, text, "w") for text in texts)
-    assert [one.text for one in written.captions] == ["a a", "好的", "oh no no no", "x"]
-    assert written.rejected == {"empty": 2, "repeated": 3}
 
 
 def test_a_column_is_written_once() -> None:

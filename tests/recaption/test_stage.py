@@ -1,101 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from io import BytesIO
-from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from components.faults import ConfigurationFault, DataFault, Stopped
-from components.ml.captioner import Captioner, CaptionerConfig, save_captioner
-from components.ml.tokenizer import train_bpe
 from components.recaption.columns_captioner import FromColumns
 from components.recaption.model_captioner import FromPixels
-from components.recaption.stage import run
-from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import ModelCaptioner
-from components.sources.scenes import draw_scenes, render, scene_captions
-from components.storage.atomic import read_json
 from components.storage.layout import Layout
-from components.storage.manifest import folder_key, write_manifest
-from components.storage.shards import Pair, write_shard
-from components.storage.side_tables import Caption, read_captions
-
-TINY: dict[str, Any] = {
-    "kind": "model",
-    "name": "tiny",
-    "writes": ["short", "dense"],
-    "splits": ["train", "validation"],
-}
-TAKE: dict[str, Any] = {
-    "source": "alt",
-    "column": "again",
-    "take": "first",
-    "splits": ["train", "validation", "test"],
-}
-COLUMNS: dict[str, Any] = {"kind": "columns", "name": "mine", "columns": [TAKE]}
-SHARDS = {"00000": ["train"] * 5 + ["validation"], "00001": ["train", "test", "validation", "validation"]}
-
-
-def pairs_of(shard: str, splits: list[str]) -> list[Pair]:
-    pairs = []
-    for number, split in enumerate(splits):
-        scene = next(draw_scenes(f"recaption_{shard}_{number}", split, 1, 5))
-        file = BytesIO()
-        render(scene, 32).save(file, "JPEG", quality=95)
-        captions: list[dict[str, Any]] = [
-            {"column": column, "language": "en", "number": place, "text": text, "writer": "scenes"}
-            for column, texts in scene_captions(scene).items()
-            if column in (["alt"] if split == "train" else ["alt", "short", "dense"])
-            for place, text in enumerate(texts)
-        ]
-        metadata = {"split": split, "captions": captions, "labels": {}}
-        pairs.append(Pair(f"k{shard}x{number}", file.getvalue(), captions[0]["text"], metadata))
-    return pairs
-
-
-@pytest.fixture
-def layout(workspace: Path) -> Layout:
-    """Two shards, and a captioner of random weights."""
-    layout = Layout(workspace / ".work")
-    download, made = layout.artifact("download"), layout.artifact("base_models") / "captioner"
-    rows = {}
-    for shard, splits in SHARDS.items():
-        rows[f"shards/{shard}.tar"] = write_shard(
-            download / "shards" / f"{shard}.tar", pairs_of(shard, splits)
-        )
-    write_manifest(download, rows)
-    made.mkdir(parents=True)
-    words = [" ".join(scene_captions(scene)["dense"]) for scene in draw_scenes("words", "train", 20, 1)]
-    tokenizer = train_bpe(words, 200, 24)
-    torch.manual_seed(3)
-    config = CaptionerConfig(
-        32, [8, 16], 1, 16, 2, 24, len(tokenizer), tokenizer.eos_token_id, ["short", "dense"], [2]
-    )
-    save_captioner(Captioner(config), tokenizer, made)
-    write_manifest(made.parent)
-    return layout
-
-
-def with_captioners(smoke: Params, captioners: list[dict[str, Any]], share: float = 1.0) -> Params:
-    tree = smoke.model_dump()
-    tree["recaption"] |= {"captioners": captioners, "max_reject_share": share, "scores": None}
-    return Params.model_validate(tree)
-
-
-def run_with(
-    smoke: Params, layout: Layout, *captioners: dict[str, Any], share: float = 1.0
-) -> dict[str, Any]:
-    run(with_captioners(smoke, list(captioners), share), Environment(work_store=layout.work_store))
-    metrics: dict[str, Any] = read_json(layout.metrics("recaption"))
-    return metrics
-
-
-def written(layout: Layout, shard: str) -> list[Caption]:
-    return read_captions(layout.artifact("recaption") / "captions" / f"{shard}.parquet")
+from components.storage.manifest import folder_key
+from components.storage.shards import Pair
+from components.storage.side_tables import Caption, Draft
+from tests.recaption.project import COLUMNS, SHARDS, TAKE, TINY, pairs_of, run_with, written
 
 
 def test_source_captions_stay_and_new_ones_join_by_key(smoke: Params, layout: Layout) -> None:
@@ -130,7 +48,8 @@ def test_a_batch_size_changes_no_caption(layout: Layout) -> None:
     texts = []
     for size in (1, 4):
         section = ModelCaptioner.model_validate({**TINY, "batch_size": size})
-        captions = FromPixels(section, layout.artifact("base_models"), "cpu").write(pairs, [])
+        drafts = FromPixels(section, layout.artifact("base_models"), "cpu").write(pairs, [])
+        captions = [draft.caption for draft in drafts]
         texts.append({(one.key, one.column): one.text for one in captions})
     assert texts[0] == texts[1]
 
@@ -143,7 +62,7 @@ def test_equal_runs_make_equal_files_and_a_new_captioner_only_its_own(
     calls = []
     write = FromColumns.write
 
-    def counted(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Caption]:
+    def counted(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
         calls.append(self.name)
         return write(self, pairs, captions)
 
@@ -161,7 +80,7 @@ def test_a_stopped_run_keeps_its_finished_shards(
     write = FromColumns.write
     shards = []
 
-    def stopping(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Caption]:
+    def stopping(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
         shards.append(pairs[0].key)
         if len(shards) == 2:
             raise Stopped

@@ -27,6 +27,16 @@ def test_bad_value_names_the_variable(monkeypatch: pytest.MonkeyPatch, value: st
         load_environment()
 
 
+def test_a_bad_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM2CLIP_CAPTION_ENDPOINT_KEI", "hunter2")
+    with pytest.raises(ConfigurationFault, match="did you mean LLM2CLIP_CAPTION_ENDPOINT_KEY") as fault:
+        load_environment()
+    assert "hunter2" not in str(fault.value)
+    monkeypatch.delenv("LLM2CLIP_CAPTION_ENDPOINT_KEI")
+    monkeypatch.setenv("LLM2CLIP_CAPTION_ENDPOINT_KEY", "hunter2")
+    assert "hunter2" not in repr(load_environment())
+
+
 def test_values_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM2CLIP_REGISTRY", "s3://bucket/prefix")
     assert load_environment().registry == "s3://bucket/prefix"

@@ -1,0 +1,58 @@
+"""Which captioner each entry of `recaption.captioners` is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.recaption.captioner import Captioner
+from components.recaption.columns_captioner import FromColumns
+from components.recaption.prompted_captioner import FromPrompts, Writer
+from components.settings.environment import Environment
+from components.settings.recaption import (
+    ColumnsCaptioner,
+    EndpointCaptioner,
+    ModelCaptioner,
+    Recaption,
+    VisionLanguageCaptioner,
+    VllmCaptioner,
+)
+
+
+def captioners_of(section: Recaption, seed: int, base_models: Path, env: Environment) -> Iterator[Captioner]:
+    """Yield the captioners of params; what one needs is imported only where it is named.
+
+    Args:
+        section: From params.
+        seed: Of the whole run.
+        base_models: The artifact of base_models.
+        env: Device, address and key of the endpoint.
+
+    Raises:
+        ConfigurationFault: what one of them needs is missing.
+    """
+    for one in section.captioners:
+        if isinstance(one, ColumnsCaptioner):
+            yield FromColumns(one)
+        elif isinstance(one, ModelCaptioner):
+            from components.recaption.model_captioner import FromPixels
+
+            yield FromPixels(one, base_models, env.device)
+        else:
+            yield FromPrompts(one, seed, _writer(one, base_models, env))
+
+
+def _writer(
+    section: VisionLanguageCaptioner | VllmCaptioner | EndpointCaptioner, base_models: Path, env: Environment
+) -> Writer:
+    if isinstance(section, EndpointCaptioner):
+        from components.recaption.endpoint_writer import EndpointWriter
+
+        return EndpointWriter(section, env.caption_endpoint, env.caption_endpoint_key)
+    if isinstance(section, VisionLanguageCaptioner):
+        from components.recaption.vision_language_writer import TransformersWriter
+
+        return TransformersWriter(section, base_models, env.device)
+    from components.recaption.vllm_writer import VllmWriter
+
+    return VllmWriter(section, base_models)

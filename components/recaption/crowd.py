@@ -1,0 +1,56 @@
+"""Texts that one column gives to too many images: its captioner does not look at them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+
+from components.recaption.captioner import Captioner
+from components.storage.side_tables import Draft, text_key
+
+HASH_DIGITS = 16  # 64 bits: two of 60 million texts share one with a chance of about 1 in 10,000
+
+
+class Crowd:
+    """Counts the images of each text over all shards: eight bytes a caption, whatever its length.
+
+    What a text is called is decided by its content, so the order of shards changes nothing.
+
+    Args:
+        max_images: Of one text, by kind; kinds without a limit are not counted.
+    """
+
+    def __init__(self, max_images: dict[str, int]) -> None:
+        self._max_images = max_images
+        self._limits: dict[str, int] = {}
+        self._seen: dict[str, list[np.ndarray]] = defaultdict(list)
+        self._over: dict[str, frozenset[int]] | None = None
+
+    def add(self, captioner: Captioner, drafts: Iterable[Draft]) -> None:
+        """Take in what a captioner wrote for a shard; two equal captions of one image count once."""
+        by_column: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        for draft in drafts:
+            column = draft.caption.column
+            limit = self._max_images.get(captioner.asked(column).kind or "")
+            if limit is not None and draft.reason is None:
+                self._limits[column] = limit
+                by_column[column].add((draft.caption.key, _hash(draft.caption.text)))
+        for column, found in by_column.items():
+            self._seen[column].append(np.fromiter((number for _, number in found), np.uint64, len(found)))
+
+    def is_over(self, draft: Draft) -> bool:
+        """Say whether a text has more images than allowed; only asked when all shards are in."""
+        if self._over is None:
+            self._over = {column: self._crowded(column) for column in list(self._seen)}
+        over = self._over.get(draft.caption.column, frozenset())
+        return bool(over) and _hash(draft.caption.text) in over
+
+    def _crowded(self, column: str) -> frozenset[int]:
+        numbers, counts = np.unique(np.concatenate(self._seen.pop(column)), return_counts=True)
+        return frozenset(numbers[counts > self._limits[column]].tolist())
+
+
+def _hash(text: str) -> int:
+    return int(text_key(text)[:HASH_DIGITS], 16)

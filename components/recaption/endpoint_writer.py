@@ -1,0 +1,81 @@
+"""A model behind an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import SecretStr
+
+from components.faults import ConfigurationFault, InfrastructureFault
+from components.recaption.chat import Chat, Failed, completions_url
+from components.recaption.prompted_captioner import Order, Reply
+from components.settings.recaption import EndpointCaptioner
+
+
+class EndpointWriter:
+    """Asks so many captions at a time as params allow.
+
+    A caption that does not come is rejected by reason. When none comes for a while the server is down, or
+    misunderstands us, and the stage stops: the shards that are finished are kept.
+
+    Args:
+        section: From params.
+        endpoint: The base URL, up to and with `/v1`.
+        key: Empty for a server that wants none.
+
+    Raises:
+        ConfigurationFault: the URL is missing or no plain address.
+    """
+
+    def __init__(self, section: EndpointCaptioner, endpoint: str, key: SecretStr) -> None:
+        self._section, self._key = section, key
+        self._url = completions_url(endpoint)
+        self._failures_in_a_row = 0
+
+    def identity(self) -> dict[str, Any]:
+        """See `Writer`; the address is no part of it, for a model is the same wherever it runs."""
+        return {}
+
+    def replies(self, orders: Sequence[Order]) -> Iterator[tuple[int, Reply]]:
+        """See `Writer`."""
+        left = iter(enumerate(orders))
+        running: dict[asyncio.Task[Reply], int] = {}
+
+        async def some(chat: Chat) -> set[asyncio.Task[Reply]]:
+            while len(running) < self._section.requests.connections and (turn := next(left, None)):
+                running[asyncio.create_task(chat.ask(turn[1]))] = turn[0]
+            return (await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))[0] if running else set()
+
+        async def start() -> Chat:
+            return Chat(self._section, self._url, self._key)
+
+        with asyncio.Runner() as runner:
+            chat = runner.run(start())
+            try:
+                while done := runner.run(some(chat)):
+                    for task in done:
+                        yield running.pop(task), self._reply(task)
+            finally:
+                for task in running:
+                    task.cancel()
+                runner.run(chat.close())
+
+    def _reply(self, task: asyncio.Task[Reply]) -> Reply:
+        try:
+            reply = task.result()
+        except Failed as failed:
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row < self._section.requests.max_failures_in_a_row:
+                return Reply("", failed.reason)
+            kind = (
+                InfrastructureFault if failed.may_pass or failed.reason == "timeout" else ConfigurationFault
+            )
+            raise kind(
+                f"recaption.captioners {self._section.name}: {self._failures_in_a_row} requests in a row "
+                f"gave no caption, the last by {failed.reason}; expected answers from {self._url.origin()}: "
+                "look there, then run again; finished shards are kept"
+            ) from None
+        self._failures_in_a_row = 0
+        return reply

@@ -1,0 +1,126 @@
+"""What is a caption and what is none: pure functions of a text, of what was asked for, and of params."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from operator import eq
+
+from components.recaption.languages import other_language
+from components.settings.recaption import CaptionGates
+
+MAX_PHRASE_WORDS = 40  # of a phrase said again and again
+RUN_WORDS = 3
+MIN_REPEATS = 3  # a caption of one word, so often, is none
+SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟")
+AFTER_SENTENCE_END = "\"'”’»)]"
+# scripts that put no spaces between words: each character counts as one
+WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+(?:['’][^\W_]+)*")
+TEMPLATE_TOKENS = re.compile(
+    r"<\|[a-z0-9_]+\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:image|pad|unk|start_of_turn|end_of_turn|loc_\d+)>"
+    r"|(?:^|\s)(?:USER|ASSISTANT|SYSTEM|### ?(?:Human|Assistant|User|Instruction|Response)):"
+)
+APOLOGY = re.compile(
+    r"(?:unfortunately, ?|oh, ?|no, ?)?(?:(?:i'm|i am|im) (?:so |very |really )?sorry\b"
+    r"|sorry[,.!]|i apologi[sz]e\b)"
+)
+REFUSAL = re.compile(
+    r"\bas an? (?:ai|artificial intelligence|(?:large |vision |visual )?language model)\b"
+    r"|\bi(?: am|'m) (?:just |only )?an? (?:ai|artificial intelligence|(?:large )?language model)\b"
+    r"|\bi(?: am|'m) (?:unable|not able) to\b"
+    r"|\bi (?:cannot|can't|can not|won't|will not|do not|don't) (?:actually |directly |really )?"
+    r"(?:assist|help|provide|describe|see|view|identify|process|analy[sz]e|comply|access|generate|answer"
+    r"|have access|have the ability|fulfill?)\b"
+    r"|\bno image (?:was|is|has been) (?:provided|attached|uploaded|included)"
+    r"|\bplease (?:provide|upload|share|attach|send) (?:me )?(?:the|an|a|your) (?:image|picture|photo)"
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caption was asked for as; an existing column has neither kind nor prompt."""
+
+    kind: str | None
+    prompt: str
+
+
+def fault(text: str, language: str, asked: Asked, gates: CaptionGates) -> str | None:
+    """Return why a text is no caption, in one word for the count; None where it is one.
+
+    Args:
+        text: What was written.
+        language: That it should be in, ISO 639; one that `languages.SCRIPTS` lacks is not checked.
+        asked: What for.
+        gates: From params.
+    """
+    if len(text) > gates.max_characters:
+        return "too_long"
+    if any(unicodedata.category(one) in ("Cc", "Cs") and not one.isspace() for one in set(text)):
+        return "control_characters"
+    shown = _shown(text)
+    if not shown:
+        return "empty"
+    words = [word.casefold() for word in WORD.findall(text)]
+    reasons = {
+        "refusal": is_refusal(text),
+        "prompt_leak": leaks_prompt(text, words, asked.prompt, gates.min_leaked_words),
+        "repeated": is_repeated(words or text.split(), gates.max_repeats, gates.max_repeated_share),
+        "truncated": asked.kind in gates.whole_sentences and not ends_sentence(shown),
+        "wrong_language": other_language(text, language, gates.min_script_share) is True,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _shown(text: str) -> str:
+    """Return what of a text is seen: no zero-width and direction marks, and no white space around it."""
+    unseen = {ord(one): None for one in set(text) if unicodedata.category(one) == "Cf"}
+    return text.translate(unseen).strip()
+
+
+def is_refusal(text: str) -> bool:
+    """Say whether a text speaks of the writer or of a missing image instead of one that is there; English."""
+    plain = text.replace("’", "'").lower()
+    return bool(APOLOGY.match(plain.lstrip("\"' ")) or REFUSAL.search(plain))
+
+
+def leaks_prompt(text: str, words: list[str], prompt: str, min_words: int) -> bool:
+    """Say whether a text holds tokens of a chat template, or `min_words` words in a row of its prompt.
+
+    Args:
+        text: What was written.
+        words: Its words, in lower case.
+        prompt: A shorter prompt leaks as a whole, from two words on.
+        min_words: See above.
+    """
+    if TEMPLATE_TOKENS.search(text):
+        return True
+    asked = [word.casefold() for word in WORD.findall(prompt)]
+    length = min(min_words, len(asked))
+    if length < 2:
+        return False
+    runs = {tuple(asked[first : first + length]) for first in range(len(asked) - length + 1)}
+    return any(tuple(words[first : first + length]) in runs for first in range(len(words) - length + 1))
+
+
+def is_repeated(words: list[str], max_repeats: int, max_repeated_share: float) -> bool:
+    """Say whether a text goes round in circles.
+
+    That is one word and nothing else, three times or more; a phrase more than `max_repeats` times in a row;
+    or a share of runs of three words that stood in it before which is above `max_repeated_share`. Example:
+    "a dog a dog a dog a dog" is two words four times in a row; of its six runs four stood in it before.
+    """
+    words = [word for word in words if not word.isdigit()] or words  # a list that is numbered
+    if len(words) >= MIN_REPEATS and len(set(words)) == 1:
+        return True
+    for period in range(1, min(MAX_PHRASE_WORDS, len(words) // (max_repeats + 1)) + 1):
+        again = bytes(map(eq, words, words[period:]))  # 1 where a word equals the one a period earlier
+        if b"\1" * (max_repeats * period) in again:
+            return True
+    runs = list(zip(*(words[first:] for first in range(RUN_WORDS)), strict=False))
+    return bool(runs) and 1 - len(set(runs)) / len(runs) > max_repeated_share
+
+
+def ends_sentence(text: str) -> bool:
+    """Say whether a text ends as a sentence does."""
+    return text.rstrip(AFTER_SENTENCE_END).endswith(SENTENCE_ENDS)

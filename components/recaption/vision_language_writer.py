@@ -1,0 +1,73 @@
+"""Models of base_models run by transformers, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from components.faults import ConfigurationFault, DataFault
+from components.ml.images import decode_rgb
+from components.ml.vision_language import VisionLanguage, load_vision_language
+from components.ml.vision_language_answers import Question, answers
+from components.recaption.prompted_captioner import Order, Reply
+from components.settings.recaption import VisionLanguageCaptioner
+from components.storage.manifest import folder_key
+
+FOLDER = "vision_language"
+
+
+def model_folder(name: str, model: str, base_models: Path) -> Path:
+    """Return the folder of a model that base_models brought.
+
+    Raises:
+        ConfigurationFault: it brought no such model.
+    """
+    folder = base_models / FOLDER / model
+    if not folder.is_dir():
+        there = sorted(path.name for path in (base_models / FOLDER).glob("*"))
+        raise ConfigurationFault(
+            f"recaption.captioners {name} names model {model}, which base_models did not bring; expected "
+            f"one of {', '.join(there) or 'none'}: add it to base_models.vision_language"
+        )
+    return folder
+
+
+class TransformersWriter:
+    """Runs a model through `AutoModelForImageTextToText`; equal orders have equal replies in any batch.
+
+    Args:
+        section: From params.
+        base_models: The artifact of base_models.
+        device: Where to run it.
+
+    Raises:
+        ConfigurationFault: base_models brought no such model.
+    """
+
+    def __init__(self, section: VisionLanguageCaptioner, base_models: Path, device: str) -> None:
+        self._section, self._device = section, device
+        self._folder = model_folder(section.name, section.model, base_models)
+        self._weights_key = folder_key(base_models, f"{FOLDER}/{section.model}/")
+
+    def identity(self) -> dict[str, Any]:
+        """See `Writer`."""
+        return {"weights": self._weights_key}
+
+    def replies(self, orders: Sequence[Order]) -> Iterator[tuple[int, Reply]]:
+        """See `Writer`."""
+        questions = (
+            Question(decode_rgb(order.jpeg), order.prompt, order.max_new_tokens, order.seed)
+            for order in orders
+        )
+        section = self._section
+        try:
+            for number, answer in answers(self._model, questions, section.batch_tokens, section.temperature):
+                yield number, Reply(answer.text, "truncated" if answer.is_cut else None)
+        except ValueError as error:
+            raise DataFault(f"recaption.captioners {section.name}: {error}") from None
+
+    @cached_property
+    def _model(self) -> VisionLanguage:
+        return load_vision_language(self._folder, self._section.precision, self._device)

@@ -1,0 +1,82 @@
+"""What is told before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.faults import ConfigurationFault
+from components.running.check import check
+from components.settings.environment import Environment
+from components.settings.params import Params
+
+PROMPTED: dict[str, Any] = {
+    "name": "far",
+    "model": "florence",
+    "prompts": {"short": "Describe it."},
+    "max_new_tokens": {"short": 9},
+    "temperature": 0.0,
+    "language": "en",
+    "splits": ["train"],
+}
+REQUESTS: dict[str, Any] = {
+    "deadline_seconds": 1.0,
+    "retries": 0,
+    "backoff_seconds": 1.0,
+    "max_retry_after_seconds": 1.0,
+    "connections": 1,
+    "max_failures_in_a_row": 1,
+}
+ENDPOINT = {**PROMPTED, "kind": "endpoint", "requests": REQUESTS}
+VLLM = {**PROMPTED, "kind": "vllm", "context_tokens": 512, "precision": "bf16"}
+
+
+@pytest.fixture
+def project(workspace: Path) -> Path:
+    (workspace / ".dvc").mkdir()
+    return workspace
+
+
+def changed(smoke: Params, captioner: dict[str, Any], *models: str) -> Params:
+    tree = smoke.model_dump()
+    tree["recaption"]["captioners"] = [captioner]
+    tree["base_models"]["vision_language"] = [
+        {"name": name, "source": {"kind": "folder", "path": f"models/{name}"}} for name in models
+    ]
+    return Params.model_validate(tree)
+
+
+def test_what_was_looked_at_is_said(smoke: Params, env: Environment, project: Path) -> None:
+    said = check(smoke, env)
+    assert "models: llm made, clip made" in said
+    assert "captioners: tiny model" in said
+
+
+def test_an_endpoint_without_its_address_is_named(smoke: Params, env: Environment, project: Path) -> None:
+    with pytest.raises(
+        ConfigurationFault, match="far asks an endpoint, and LLM2CLIP_CAPTION_ENDPOINT is not"
+    ):
+        check(changed(smoke, ENDPOINT), env)
+    there = Environment(caption_endpoint="http://localhost/v1")
+    assert "captioners: far endpoint" in check(changed(smoke, ENDPOINT), there)
+
+
+def test_vllm_that_is_not_installed_is_named(smoke: Params, env: Environment, project: Path) -> None:
+    with pytest.raises(ConfigurationFault, match="florence: .*models/florence has no config.json"):
+        check(changed(smoke, VLLM, "florence"), env)
+    folder = project / "inputs" / "demo" / "models" / "florence"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ConfigurationFault, match="far is of kind vllm, and vLLM is not installed"):
+        check(changed(smoke, VLLM, "florence"), env)
+
+
+def test_a_captioner_names_a_model_of_base_models(smoke: Params) -> None:
+    with pytest.raises(ValueError, match=r"captioner far needs florence in base_models\.vision_language"):
+        changed(smoke, VLLM, "blip")
+    with pytest.raises(ValueError, match="two models of one name"):
+        changed(smoke, VLLM, "florence", "florence")
+    with pytest.raises(ValueError, match="max_new_tokens is for dense, prompts for short; expected the same"):
+        changed(smoke, VLLM | {"max_new_tokens": {"dense": 9}}, "florence")
