@@ -16,7 +16,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from components.download.addresses import PublicResolver, checked_url
-from components.download.refusal import Refused
+from components.download.refusal import Refused, may_pass
 from components.settings.download import Fetch
 
 CHUNK_BYTES = 1 << 16
@@ -129,9 +129,9 @@ class Fetcher:
     def _check(self, response: aiohttp.ClientResponse) -> None:
         status = response.status
         if status != 200:
-            may_pass = status == 429 or status >= 500
+            reason = f"http_{status}"
             after = _retry_after_seconds(response.headers.get("Retry-After", ""))
-            raise Refused(f"http_{status}", may_pass=may_pass, retry_after_seconds=after)
+            raise Refused(reason, may_pass=may_pass(reason), retry_after_seconds=after)
         if opted_out(response.headers, self._fetch.user_agent):
             raise Refused("opted_out")
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":

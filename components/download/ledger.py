@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from components.download.addresses import without_credentials
+from components.sources.rows import ImageFile, ImageMember, ImageUrl, Rejection, Row
+from components.storage.atomic import read_json
 from components.storage.side_tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from components.download.taking import Taken
 
 SUCCESS = "success"
 FAILED_TO_DOWNLOAD = "failed_to_download"  # no bytes of an image came
@@ -69,3 +77,54 @@ def read_ledger(path: Path) -> list[Entry]:
 def write_ledger(path: Path, entries: Sequence[Entry]) -> None:
     """Write one shard's ledger."""
     write_table(path, pa.Table.from_pylist([asdict(entry) for entry in entries], schema=LEDGER))
+
+
+def reasons_of(finished: Path, name: str) -> dict[str, int]:
+    """Return the rejected rows of a finished shard by reason."""
+    counts = read_json(finished / f"{name}_stats.json")["status_dict"]
+    return {reason: count for reason, count in counts.items() if reason != SUCCESS}
+
+
+def entry_of(row: Row | Rejection, taken: Taken) -> Entry:
+    """Return what the ledger says of a row."""
+    where = f": {row.where}" if isinstance(row, Rejection) else ""
+    return Entry(
+        url=_address(row),
+        caption=row.captions[0].text if isinstance(row, Row) else None,
+        key=row.key,
+        status=taken.status,
+        error_message=f"{taken.reason}{where}" if taken.reason else None,
+        width=taken.width if taken.place else None,
+        height=taken.height if taken.place else None,
+        original_width=taken.original_width if taken.place else None,
+        original_height=taken.original_height if taken.place else None,
+        exif=f'{{"Orientation": {taken.orientation}}}' if taken.place else None,
+        sha256=taken.sha256,
+        original_bytes=taken.original_bytes,
+        final_url=taken.final_url,
+        split=row.split,
+        source=row.source,
+    )
+
+
+def _address(row: Row | Rejection) -> str | None:
+    if isinstance(row, Rejection):
+        return without_credentials(row.url) or None
+    if isinstance(row.image, ImageUrl):
+        return without_credentials(row.image.url)
+    return row.image.name if isinstance(row.image, ImageFile | ImageMember) else None
+
+
+def stats_of(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Return the figures of a shard, as img2dataset has them and some of ours."""
+    statuses = Counter(entry.status for entry in entries)
+    good = [entry for entry in entries if entry.status == SUCCESS]
+    return {
+        "count": len(entries),
+        "successes": statuses[SUCCESS],
+        "failed_to_download": statuses[FAILED_TO_DOWNLOAD],
+        "failed_to_resize": statuses[FAILED_TO_RESIZE],
+        "status_dict": dict(Counter(entry.reason or SUCCESS for entry in entries)),
+        "splits": dict(Counter(entry.split for entry in good)),
+        "sources": dict(Counter(entry.source for entry in good)),
+    }

@@ -112,6 +112,8 @@ def _opened(data: bytes) -> Image.Image:
         raise Refused("format_not_allowed" if known else "not_an_image") from None
     except Image.DecompressionBombError:
         raise Refused("too_many_pixels") from None
+    except MemoryError:
+        raise Refused("out_of_memory") from None  # this machine's fault, not the image's
     except Exception:  # a decoder fed with anything raises anything
         raise Refused("broken_image") from None
 
@@ -150,6 +152,8 @@ def _pixels(image: Image.Image, images: Images) -> Pixels:
     try:
         image.load()
         return np.array(_plain_rgb(image))
+    except MemoryError:
+        raise Refused("out_of_memory") from None
     except Exception as error:  # a decoder fed with anything raises anything
         raise Refused("truncated" if "truncated" in str(error) else "broken_image") from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class Refused(Exception):
     """One image is not taken; the row is rejected with this reason, and the stage goes on.
@@ -20,11 +22,9 @@ class Refused(Exception):
 
 
 CONNECTION_REASONS = frozenset({"dns_failed", "connection_failed"})  # all of them: there is no network
-PASSING_REASONS = CONNECTION_REASONS | {
-    "timeout",
-    "short_body",
-    "http_429",
-    "http_500",
-    "http_502",
-    "http_503",
-}
+PASSING_REASONS = CONNECTION_REASONS | {"timeout", "short_body", "decoder_died", "out_of_memory"}
+
+
+def may_pass(reason: str) -> bool:
+    """Say whether asking again may help: the network, a busy server, or this machine was the reason."""
+    return reason in PASSING_REASONS or bool(re.fullmatch(r"http_(429|5\d\d)", reason))

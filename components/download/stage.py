@@ -21,10 +21,11 @@ from components.download.shard import Shard
 from components.download.survey import each_url_once, groups, image_rows, survey, text_rows
 from components.download.tally import Tally
 from components.download.texts import write_texts
+from components.running.jobs import Modules
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
 from components.running.rows import Rows
-from components.running.workers import Modules, in_order, usable_cores
+from components.running.workers import in_order, usable_cores
 from components.settings.download import Download
 from components.settings.environment import Environment
 from components.settings.params import Params

@@ -18,7 +18,7 @@ from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUC
 from components.download.pictures import Picture, jpeg_of, picture_of
 from components.download.refusal import Refused
 from components.download.spool import Place, Spool
-from components.running.workers import Tell
+from components.running.jobs import Tell
 from components.settings.download import Download
 from components.sources.rows import Image, ImageFile, ImageMember, ImageScene, ImageUrl, Rejection, Row
 from components.sources.scenes import render

@@ -6,8 +6,9 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-from components.download.refusal import CONNECTION_REASONS, PASSING_REASONS
-from components.download.shard import reasons_of, set_aside
+from components.download.ledger import reasons_of
+from components.download.refusal import CONNECTION_REASONS, may_pass
+from components.download.rounds import set_aside
 from components.faults import DataFault, InfrastructureFault
 from components.running.rows import Rows
 from components.settings.download import Download
@@ -42,7 +43,7 @@ class Tally:
             self.rows.reject(reason, count)
         self.splits.update(stats["splits"])
         self.sources.update(stats["sources"])
-        if PASSING_REASONS & reasons.keys():
+        if any(may_pass(reason) for reason in reasons):
             self._retriable.append(piece)
         self._refuse_dead_network(piece, reasons)
         return int(stats["successes"])

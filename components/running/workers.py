@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
-import sys
-import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from ctypes import c_int64
-from dataclasses import dataclass, field
-from importlib.abc import MetaPathFinder
+from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import components
 from components.faults import InfrastructureFault
+from components.running.jobs import NOTHING, Job, Modules, work
 from components.running.progress import Progress
 
-Result_co = TypeVar("Result_co", covariant=True)
 Result = TypeVar("Result")
-SECONDS_BETWEEN_COUNTS = 0.2
 GRACE_SECONDS = 5.0
-ORPHANED = 143
 CRASHES = {
     -number
     for number in (
@@ -40,68 +33,9 @@ CRASHES = {
         signal.SIGBUS,
         signal.SIGFPE,
         signal.SIGILL,
-        signal.SIGALRM,
+        signal.SIGPROF,
     )
 }
-NOTHING = -1
-
-
-class Job(Protocol[Result_co]):
-    """One piece of work that can be sent to another process."""
-
-    def __call__(self, tell: Tell) -> Result_co:
-        """Do it, telling how far it is."""
-        ...
-
-    def without(self, unit: int) -> Self:
-        """Return the same job without a unit of work that crashed the process."""
-        ...
-
-
-class Tell:
-    """What a job tells its parent: units done, a few times a second, and the one it is at, at once."""
-
-    def __init__(self, pipe: Connection, unit: c_int64, *, counts: bool = True) -> None:
-        self._pipe, self._unit, self._counts, self._done, self._sent_seconds = pipe, unit, counts, 0, 0.0
-
-    def uncounted(self) -> Tell:
-        """Return one that is not told of units done: they were counted before."""
-        return Tell(self._pipe, self._unit, counts=False)
-
-    def advance(self, units: int = 1) -> None:
-        """Count units that are done."""
-        if not self._counts:
-            return
-        self._done += units
-        if time.monotonic() > self._sent_seconds + SECONDS_BETWEEN_COUNTS:
-            self.send()
-
-    def send(self) -> None:
-        """Send the count."""
-        self._pipe.send(("done", self._done))
-        self._done, self._sent_seconds = 0, time.monotonic()
-
-    @contextmanager
-    def at(self, unit: int, deadline_seconds: float) -> Iterator[None]:
-        """Say that a crash of the process within the block is this unit's doing; at the deadline it is one.
-
-        A library that hangs cannot be asked to stop: the timer ends the process. One unit at a time.
-        """
-        self._unit.value = unit
-        signal.setitimer(signal.ITIMER_REAL, deadline_seconds)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            self._unit.value = NOTHING
-
-
-@dataclass(frozen=True)
-class Modules:
-    """What worker processes import, once for all; and what they shall do without."""
-
-    imported: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()  # optional ones, that a library would import for nothing
 
 
 @dataclass
@@ -113,6 +47,7 @@ class _Run(Generic[Result]):
     pipe: Connection
     unit: c_int64  # in memory that both processes see
     done: int = 0
+    suspects: frozenset[int] = frozenset()  # units at which a process of this job crashed before
     outcome: list[tuple[str, Any]] = field(default_factory=list)  # one, once it has ended
 
 
@@ -122,8 +57,8 @@ def in_order(
     """Yield the results of jobs in their order, `processes` of them under way at a time.
 
     Processes are forked from a small server that has imported modules once, so that one is there within
-    milliseconds and shares the memory of what was imported. A job whose process crashes at a unit of work is
-    done again without that unit. Close the generator to stop the processes.
+    milliseconds and shares the memory of what was imported. A job whose process crashes is done again; one
+    that crashes twice at the same unit of work is done without it. Close the generator to stop the processes.
 
     Raises:
         InfrastructureFault: a process was killed, or crashed at no unit.
@@ -168,7 +103,7 @@ def usable_cores() -> int:
 def _start(context: ForkServerContext, job: Job[Result], modules: Modules) -> _Run[Result]:
     ours, theirs = context.Pipe()
     unit = context.RawValue(c_int64, NOTHING)
-    process = context.Process(target=_work, args=(job, theirs, unit, modules))
+    process = context.Process(target=work, args=(job, theirs, unit, modules))
     with _import_path():
         process.start()
     theirs.close()
@@ -199,10 +134,12 @@ def _listen(
         run = by_pipe[pipe]
         try:
             kind, value = run.pipe.recv()
-        except (EOFError, ConnectionError):
-            job = _after_death(run)
+        except (EOFError, OSError):
+            again = _after_death(run)
             progress.advance(-run.done)
-            runs[runs.index(run)] = _start(context, job, modules)
+            runs[runs.index(run)] = replace(
+                _start(context, again, modules), suspects=run.suspects | {run.unit.value}
+            )
             continue
         if kind == "done":
             run.done += value
@@ -219,7 +156,10 @@ def _after_death(run: _Run[Result]) -> Job[Result]:
     run.process.join()
     code = run.process.exitcode or 0
     if code in CRASHES and run.unit.value != NOTHING:
-        return run.job.without(run.unit.value)
+        is_proven = (
+            run.unit.value in run.suspects
+        )  # a crash elsewhere in the process may have met a bystander
+        return run.job.without(run.unit.value) if is_proven else run.job
     what = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
         what += ", likely for want of memory: set LLM2CLIP_PROCESSES lower or make shards smaller"
@@ -243,44 +183,3 @@ def _stop(processes: list[BaseProcess]) -> None:
         if process.is_alive():
             process.kill()
             process.join()
-
-
-def _work(job: Job[Any], pipe: Connection, unit: c_int64, modules: Modules) -> None:
-    """Do a job; the first function of a worker process."""
-    gc.freeze()  # what the server imported is never garbage: its memory stays shared
-    sys.meta_path.insert(0, _Refuser(modules.refused))
-    _follow_parent()
-    tell = Tell(pipe, unit)
-    try:
-        outcome = ("returned", job(tell))
-    except Exception as error:
-        error.add_note("".join(traceback.format_tb(error.__traceback__)))
-        outcome = ("raised", error)
-    tell.send()
-    pipe.send(outcome)
-
-
-class _Refuser(MetaPathFinder):
-    """Has modules look as if they were not installed."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
-
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:  # noqa: ANN401 - its interface
-        """Find nothing, and let no other finder look for what is refused."""
-        if fullname in self._names:
-            raise ModuleNotFoundError(fullname)
-
-
-def _follow_parent() -> None:
-    """Leave the keyboard's signal to the parent, and end when it ends, however that was."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent:
-            parent.join()
-        os._exit(ORPHANED)
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -13,7 +13,7 @@ from components.settings.sources import Source
 class Fetch(Section):
     """How one image is fetched over HTTP."""
 
-    deadline_seconds: Rate  # for one attempt from name look-up to last byte, redirects included; not retried
+    deadline_seconds: Rate  # for all attempts and the waits between them; waiting for a turn is not counted
     max_bytes: Positive
     retries: Count  # after a broken connection, HTTP 429 or 5xx
     backoff_seconds: Rate  # before the first retry; doubles each time
@@ -33,7 +33,7 @@ class Images(Section):
     min_side: Positive  # pixels
     max_pixels: Positive  # checked before decoding
     max_aspect: Rate
-    decode_deadline_seconds: Rate  # a picture whose decoding takes longer is given up
+    decode_deadline_seconds: Rate  # of computing; a picture whose decoding takes longer is given up
 
 
 class Download(Section):

@@ -21,8 +21,8 @@ from components.download.pictures import Picture, picture_of
 from components.download.shard import Shard
 from components.download.stage import run
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault, Stopped
+from components.running.jobs import Tell
 from components.running.signals import raise_on_stop_signals
-from components.running.workers import Tell
 from components.settings.download import Download, Fetch, Images
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -325,6 +325,19 @@ def test_another_round_asks_for_what_may_have_passed_and_nothing_else(
         "shards/00000.parquet",
         "shards/00000_stats.json",
     }
+
+
+def test_fewer_rounds_throw_no_picture_away(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
+) -> None:
+    server.answers["/03"] = [status(504), body(jpeg(3))]
+    impatient = fetch.model_copy(update={"retries": 0})
+    run(with_sources(smoke, [url_source(web)], impatient, retry_rounds=1), env)
+    asked = dict(server.hits)
+    server.answers.clear()
+    run(with_sources(smoke, [url_source(web)], impatient, retry_rounds=0), env)
+    assert len(pairs()) == 30
+    assert dict(server.hits) == asked
 
 
 def test_a_body_that_many_urls_answer_with_is_no_picture(

@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 from components.faults import DataFault, InfrastructureFault
+from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
-from components.running.workers import Modules, Tell, in_order, stop_server
+from components.running.workers import in_order, stop_server
 from tests.conftest import ROOT
 
 SECONDS = 60.0
@@ -72,13 +73,33 @@ def test_results_come_in_the_order_of_the_jobs_and_all_units_are_counted(
     [
         "os.kill(os.getpid(), signal.SIGSEGV)",
         "os.abort()",
-        "time.sleep(60)",
         "[None for _ in iter(int, 1)]",  # never lets go of the interpreter's lock for long
     ],
 )
 def test_a_unit_that_crashes_or_hangs_is_left_out_and_no_other(tmp_path: Path, crash: str) -> None:
     jobs = [Work(0), Work(1, at_unit_1=crash, deadline_seconds=0.2), Work(2)]
     assert results(jobs, tmp_path) == [[0, 1, 2], [10, 12], [20, 21, 22]]
+
+
+def test_a_crash_that_does_not_come_again_costs_nothing(tmp_path: Path) -> None:
+    once = f"Path({str(tmp_path / 'seen')!r})"
+    crash = f"{once}.exists() or ({once}.touch(), os.abort())"
+    assert results([Work(0, at_unit_1=crash), Work(1)], tmp_path) == [[0, 1, 2], [10, 11, 12]]
+
+
+def test_a_process_that_was_stopped_for_long_loses_nothing(tmp_path: Path) -> None:
+    asleep = "time.sleep(0.5)"  # not a second of computing
+    assert results([Work(0, at_unit_1=asleep, deadline_seconds=0.2)], tmp_path) == [[0, 1, 2]]
+
+
+class Unsendable(Exception):
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} and {other}")
+
+
+def test_an_error_that_cannot_be_sent_comes_in_other_words(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="Unsendable: this and that"):
+        results([Work(0, at_unit_1="raise Unsendable('this', 'that')")], tmp_path)
 
 
 def test_a_process_killed_for_want_of_memory_stops_all_and_says_so(tmp_path: Path) -> None:
