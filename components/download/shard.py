@@ -123,11 +123,9 @@ def _identity(row: Row | Rejection, max_bytes: int) -> Any:  # noqa: ANN401 - pl
     elif isinstance(row.image, ImageFile):
         image = [row.image.name, sha256_of(row.image.path) if row.image.path.is_file() else None]
     elif isinstance(row.image, ImageMember):
-        too_large = row.image.size > max_bytes  # it is refused unread
-        image = [
-            row.image.name,
-            row.image.size if too_large else hashlib.sha256(row.image.read()).hexdigest(),
-        ]
+        image = [row.image.name, row.image.size]
+        if row.image.size <= max_bytes:  # a larger one is refused unread
+            image.append(hashlib.sha256(row.image.read()).hexdigest())
     else:
         image = asdict(row.image) if row.image else None
     captions = [[one.column, one.language, one.number, one.text] for one in row.captions]

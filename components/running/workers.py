@@ -156,9 +156,7 @@ def _after_death(run: _Run[Result]) -> Job[Result]:
     run.process.join()
     code = run.process.exitcode or 0
     if code in CRASHES and run.unit.value != NOTHING:
-        is_proven = (
-            run.unit.value in run.suspects
-        )  # a crash elsewhere in the process may have met a bystander
+        is_proven = run.unit.value in run.suspects  # once may be a bystander's bad luck
         return run.job.without(run.unit.value) if is_proven else run.job
     what = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
