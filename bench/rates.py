@@ -2,10 +2,10 @@
 
     python -m bench.rates --images ../shared/data/flickr8k/images [--rows 2000 4000 7000]
 
-Runs the three stages, each in one process on one thread, for lists of growing length, and prints for each CPU
-seconds and peak memory, and what one row more costs. CPU seconds, for other work may share the cores. Captions
-are made of drawn words, as long as DreamLIP's: one alt text, a short caption and a long one. Images of a folder
-are read and decoded as fetched ones are; the network's share is in `bench.download`.
+Runs the three stages, each in one process on one thread, for lists of growing length. Prints for each its CPU
+seconds (other work may share the cores), its peak memory, and what one row more costs. Captions are made of
+drawn words, as long as those of DreamLIP: an alt text, a short caption and a long one. The images of the
+folder are decoded as fetched ones are; what fetching adds is in `bench.download`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _measure(workspace: Path, images: Path, names: list[str], costs: Costs) -> N
     inputs = workspace / "inputs" / "list"
     inputs.mkdir(parents=True)
     (inputs / "images").symlink_to(images)
-    pq.write_table(pa.table({"image": names, **_captions(len(names))}), inputs / "list.parquet")
+    pq.write_table(pa.table({"image": names, **made_captions(len(names))}), inputs / "list.parquet")
     _write_params(workspace / "params.yaml")
     environment = {"PYTHONPATH": str(ROOT), "LLM2CLIP_PROCESSES": "1", "LLM2CLIP_THREADS": "1"}
     for stage in STAGES:
@@ -64,7 +64,7 @@ def _measure(workspace: Path, images: Path, names: list[str], costs: Costs) -> N
         _say(f"{stage}: {len(names)} rows, {size / len(names):.0f} bytes a row")
 
 
-def _captions(rows: int) -> dict[str, list[str]]:
+def made_captions(rows: int) -> dict[str, list[str]]:
     """Draw captions whose words are as unequally common as in any language (Zipf's law)."""
     draw = random.Random(7)  # noqa: S311 - nothing secret
     letters = "etaoinshrdlucmfwypvbgkjqxz"

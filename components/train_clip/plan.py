@@ -1,0 +1,73 @@
+"""What train_clip takes, as far as anybody knows: disk and memory; its hours on a GPU were never measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.running.planned_images import planned_images
+from components.running.planning import Bound, Estimate, Figure, Machine, Measured
+from components.running.shard_sizes import shard_size
+from components.settings.base_models import FolderModel, MadeClip, MadeLlm
+from components.settings.params import Params
+from components.storage.atomic import read_json
+
+CHANNELS = 3
+HALF_BYTES = 2  # of a number of an embedding
+ASSUMED_SIDE = 224  # pixels, of CLIP ViT-L/14
+
+
+def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
+    """Estimate; see `components.running.planning`."""
+    images = planned_images(params, measured)
+    inputs = measured.layout.inputs(params.download.inputs)
+    count = images.images_of({"train"})
+    side, width = _side(params, inputs), _width(params, inputs)
+    columns = len(params.train_clip.caption_mix)
+    settings = params.train_clip
+    epochs = settings.steps * settings.batch_size / max(count, 1)
+    because = [
+        f"{count:,.0f} train images at most: what download keeps and audit may drop",
+        f"{settings.steps:,} steps of {settings.batch_size} are {epochs:.1f} epochs",
+        f"decoded once to {side.value:.0f} x {side.value:.0f} pixels of {CHANNELS} bytes: {side.origin}",
+    ]
+    if width is None:
+        because.append("memory: base_models.llm is not here, and so nobody knows how wide its embeddings are")
+    else:
+        because.append(
+            f"memory, of embeddings alone: {columns} captions an image, {width.value:.0f} numbers of "
+            f"{HALF_BYTES} bytes each: "
+            f"{width.origin}"
+        )
+    return Estimate(
+        rows=count,
+        unit="images",
+        requests=0,
+        bytes_in=Figure(
+            images.images * shard_size(images, params.download).value,
+            f"from {params.download.data_root or 'this disk'}",
+        ),
+        bytes_out=Figure(count * CHANNELS * side.value**2, "of decoded pixels to the work store"),
+        cpu_hours=None,
+        bounds=[Bound("GPU", None, "run some steps and see")],
+        memory_bytes=columns * count * width.value * HALF_BYTES if width else None,
+        because=because,
+        cautions=["one GPU: a batch has to fit it; the embeddings of the caption mix are all in memory"],
+    )
+
+
+def _side(params: Params, inputs: Path) -> Figure:
+    clip = params.base_models.clip
+    if isinstance(clip, MadeClip):
+        return Figure(clip.image_size, "base_models.clip")
+    if isinstance(clip, FolderModel) and (inputs / clip.path / "config.json").is_file():
+        return Figure(read_json(inputs / clip.path / "config.json")["vision_config"]["image_size"], clip.path)
+    return Figure(ASSUMED_SIDE, "assumed, for base_models.clip is not here")
+
+
+def _width(params: Params, inputs: Path) -> Figure | None:
+    llm = params.base_models.llm
+    if isinstance(llm, MadeLlm):
+        return Figure(llm.width, "base_models.llm")
+    if isinstance(llm, FolderModel) and (inputs / llm.path / "config.json").is_file():
+        return Figure(read_json(inputs / llm.path / "config.json")["hidden_size"], llm.path)
+    return None
