@@ -18,11 +18,11 @@ from components.running.planning import (
 from components.running.shard_sizes import original_size, shard_size
 from components.settings.params import Params
 
-BENCH = "`python -m bench.download`"
+BENCH = "`python -m bench.fetch_rates`"
 PICTURE = Figure(3.6, f"{BENCH}, pictures of 1024 x 768 pixels over loopback")  # CPU ms, 4,000 rows after 500
 DEAD = Figure(0.6, "the same, with every other url answering 404")  # CPU ms
 ANSWER = Figure(  # seconds from asking to the last byte, waits for dead hosts among them
-    1.2, "img2dataset's dataset_examples/cc3m.md: 1,024 threads, 850 rows a second, 2021"
+    1.2, "img2dataset's dataset_examples/cc3m.md: 1,024 threads, 850 rows a second"
 )
 PARENT_BYTES, PROCESS_BYTES, ROW_BYTES = 294e6, 30e6, 20.6e3
 MEMORY = f"0.29 GB, for each process 30 MB and 21 kB a row of its shard: {BENCH}, `python -m bench.rates`"
@@ -35,7 +35,8 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     original, kept = original_size(images), shard_size(images, download)
     milliseconds, because = _cpu(images)
     cpu_hours = milliseconds / 1000 / SECONDS_PER_HOUR
-    bytes_in = images.fetched * original.value
+    bytes_in, bytes_out = images.fetched * original.value, images.images * kept.value
+    moved = bytes_in + (bytes_out if download.data_root else 0)
     shards = ceil(images.rows / download.shard_rows)
     workers = min(machine.cores * machine.machines, shards)
     processes = min(machine.cores, shards)
@@ -43,7 +44,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     waits = Bound("connections", images.requests * ANSWER.value / connections / SECONDS_PER_HOUR)
     bounds = [cpu_bound(cpu_hours, workers, "CPU")]
     if images.requests:
-        bounds += [network_bound(bytes_in, machine, machine.machines), waits]
+        bounds += [network_bound(moved, machine, machine.machines), waits]
         because += [
             f"{original.value / 1e3:,.0f} kB a picture come: {original.origin}",
             f"{ANSWER.value:g} s a request, with download.fetch.connections {download.fetch.connections:,}: "
@@ -55,7 +56,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         unit="rows",
         requests=images.requests,
         bytes_in=Figure(bytes_in, "over the network"),
-        bytes_out=Figure(images.images * kept.value, f"to {download.data_root or 'this disk'}"),
+        bytes_out=Figure(bytes_out, f"to {download.data_root or 'this disk'}"),
         cpu_hours=cpu_hours,
         bounds=bounds,
         memory_bytes=PARENT_BYTES + processes * (PROCESS_BYTES + ROW_BYTES * download.shard_rows),

@@ -7,11 +7,11 @@ from components.running.planning import Figure
 from components.settings.download import Download
 
 PICTURE_BYTES = Figure(
-    157e3, "assumed, as `python -m bench.download` serves: 1024 x 768 pixels at 1.6 bits each"
+    157e3, "assumed, as `python -m bench.fetch_rates` serves: 1024 x 768 pixels at 1.6 bits each"
 )
 MEASURED_SIZE, MEASURED_QUALITY = 256, 95
-JPEG_BYTES = 30.3e3  # 200 photographs of 400 to 640 pixels, shrunk by `download.pictures`, 2026-11-25
-TEXT_BYTES = 4.2e3  # of tar headers, ledger fields and DreamLIP's three captions
+JPEG_BYTES = 30.3e3  # of 200 photographs, most of 400 to 640 pixels
+TEXT_BYTES = 4.2e3  # of tar headers, ledger fields and three captions as long as DreamLIP's
 
 
 def original_size(images: PlannedImages) -> Figure:
@@ -32,7 +32,8 @@ def shard_size(images: PlannedImages, download: Download) -> Figure:
     size, quality = download.images.size, download.images.jpeg_quality
     origin = (
         f"{JPEG_BYTES / 1e3:g} kB of a JPEG of {MEASURED_SIZE} pixels and quality {MEASURED_QUALITY} "
-        f"(200 photographs of COCO and Flickr8k), {TEXT_BYTES / 1e3:g} kB around it"
+        f"(200 photographs of COCO and Flickr8k), {TEXT_BYTES / 1e3:g} kB beside it: "
+        "`python -m bench.fetch_rates`"
     )
     if size != MEASURED_SIZE:
         origin += f"; taken to grow with the area to {size} pixels"

@@ -96,6 +96,12 @@ def test_download_is_bound_by_the_longest_of_three(
     assert any("one run is on one machine" in caution for caution in two.cautions)
 
 
+def test_what_goes_to_a_bucket_takes_the_network_too(mine: Params, measured: Measured) -> None:
+    found = of_download.plan(with_sources(mine, listed(), data_root="s3://bucket/prefix"), MACHINE, measured)
+    assert found.binding and found.binding.hours == pytest.approx((157_000 + 34_500) / HOUR)
+    assert found.bytes_out.origin == "to s3://bucket/prefix"
+
+
 def test_no_more_processes_than_shards(mine: Params, measured: Measured) -> None:
     few = with_sources(mine, listed(30_000))
     cpu = of_download.plan(few, MACHINE, measured).bounds[0]
