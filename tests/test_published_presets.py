@@ -1,4 +1,4 @@
-"""The presets for published data: their sources read the published columns, and every column they name is there."""
+"""The presets for published data: sources read the published columns, and each column they name is there."""
 
 from __future__ import annotations
 
@@ -34,23 +34,11 @@ def write_inputs(folder: Path) -> None:
             writer = csv.writer(file)
             writer.writerows([["Image Path", *DREAMLIP], [f"http://a/{name}.jpg", *DREAMLIP]])
     (folder / "recap_datacomp").mkdir()
-    row = {
-        "url": "http://a/1.jpg",
-        "re_caption": "a long one",
-        "org_caption": "alt",
-        "sha256": "ab" * 32,
-        "key": "0",
-    }
+    row = {"url": "http://a/1.jpg", "re_caption": "a long one", "org_caption": "alt", "sha256": 64 * "a"}
     pq.write_table(pa.Table.from_pylist([row]), folder / "recap_datacomp" / "train-00000-of-03550.parquet")
     for name, splits in SPLITS.items():
-        images = [
-            {
-                "filename": f"{split}.jpg",
-                "split": split,
-                "sentences": [{"raw": f"caption {n}"} for n in range(5)],
-            }
-            for split in splits
-        ]
+        sentences = [{"raw": f"caption {number}"} for number in range(5)]
+        images = [{"filename": f"{split}.jpg", "split": split, "sentences": sentences} for split in splits]
         (folder / f"dataset_{name}.json").write_text(json.dumps({"images": images}))
     for name in ("flickr30k-images", "coco"):
         (folder / name).mkdir()

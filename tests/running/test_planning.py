@@ -115,7 +115,7 @@ def test_dead_urls_are_neither_fetched_nor_kept(mine: Params, measured: Measured
     assert known.requests == alive.requests
     for bytes_of in ("bytes_in", "bytes_out"):
         assert getattr(known, bytes_of).value == pytest.approx(0.7 * getattr(alive, bytes_of).value)
-    assert known.cpu_hours == pytest.approx((0.7e6 * 3.6 + 0.3e6 * 0.6) / 1000 / HOUR)
+    assert known.cpu_hours == pytest.approx((0.7e6 * 3.7 + 0.3e6 * 0.5) / 1000 / HOUR)
     assert any("img2dataset issue 391" in reason for reason in known.because)
     assert any("upper bound" in reason for reason in alive.because)
 
@@ -141,7 +141,9 @@ def test_ones_own_run_comes_first(mine: Params, measured: Measured) -> None:
     assert found.bytes_in.value == pytest.approx(0.5e6 * 100_000)
     assert found.bytes_out.value == pytest.approx(0.5e6 * 20_000)
     assert not any("bench." in reason for reason in found.because if not reason.startswith("memory"))
-    assert sum("your last run, 20,000 of them" in reason for reason in found.because) == 4
+    assert sum("your last run, 20,000 of them" in reason for reason in found.because) == 5
+    hours = {bound.name: bound.hours for bound in found.bounds}
+    assert hours["connections"] == pytest.approx(1e6 * 100 / 20_000 / HOUR)  # as many rows a second as then
 
 
 @pytest.mark.parametrize(
