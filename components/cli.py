@@ -75,10 +75,10 @@ def plan(
     ] = None,
     machines: Annotated[int, typer.Option(min=1)] = 1,
     captions_per_second: Annotated[
-        float | None, typer.Option(help="Of a captioner on one GPU, as you saw it.")
+        float | None, typer.Option(min=1e-6, help="Of a captioner on one GPU, as you saw it.")
     ] = None,
     gpu_tflops: Annotated[
-        float | None, typer.Option(help="Of one GPU, to guess a captioner's speed.")
+        float | None, typer.Option(min=1e-6, help="Of one GPU, to guess a captioner's speed.")
     ] = None,
 ) -> None:
     """Say what the data stages will take: rows, bytes, hours, memory, and where each figure is from."""

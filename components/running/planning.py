@@ -135,10 +135,13 @@ class Measured:
         if not (costs_path.is_file() and metrics_path.is_file()):
             return None
         costs, metrics = read_json(costs_path), read_json(metrics_path)
-        count = rows(metrics)
-        if count < MIN_ROWS or costs.get("machine") != platform.machine():
+        try:
+            count = rows(metrics)
+            if count < MIN_ROWS or costs["machine"] != platform.machine():
+                return None
+            return Run(count, costs["seconds"], costs["cpu_seconds"], metrics)
+        except KeyError:  # of another version
             return None
-        return Run(count, costs["seconds"], costs["cpu_seconds"], metrics)
 
 
 def machine_of(
@@ -168,6 +171,7 @@ def plan_stages(params: Params, machine: Machine, measured: Measured) -> dict[st
 
     Raises:
         ConfigurationFault: nobody can say how many rows a source has.
+        DataFault: a list, or what a run left behind, is damaged.
     """
     return {
         stage: importlib.import_module(f"components.{stage}.plan").plan(params, machine, measured)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.faults import ConfigurationFault
+from components.faults import ConfigurationFault, DataFault
 from components.running.planning import Figure
 from components.settings.sources import Captioned, Scenes, SceneTexts, Source, Table
 from components.sources.files import named_files
@@ -23,6 +23,7 @@ def rows_of(source: Source, inputs: Path) -> Figure:
 
     Raises:
         ConfigurationFault: it has neither a limit nor files whose rows can be counted.
+        DataFault: a file is damaged.
     """
     if isinstance(source, Scenes | SceneTexts):
         counts = source.counts
@@ -45,9 +46,7 @@ def _tables(source: Captioned, inputs: Path) -> Iterator[Path]:
 def _counted(source: Captioned, path: Path) -> int:
     """Return the rows of a table: of parquet what its footer says, of text its lines."""
     if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return int(pq.read_metadata(path).num_rows)
+        return _footer_rows(path)
     if path.suffix not in TEXT_TABLES:
         raise ConfigurationFault(
             f"download.sources {source.name}: the rows of {path.name} cannot be counted without "
@@ -57,3 +56,14 @@ def _counted(source: Captioned, path: Path) -> int:
         lines = sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK_BYTES), b""))
     has_header = not (isinstance(source, Table) and source.columns)
     return max(0, lines - has_header)
+
+
+def _footer_rows(path: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        what = str(error).splitlines()[0]
+        raise DataFault(f"{path} is damaged ({what}); fetch it again") from None

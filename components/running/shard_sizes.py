@@ -10,8 +10,8 @@ PICTURE_BYTES = Figure(
     157e3, "assumed, as `python -m bench.fetch_rates` serves: 1024 x 768 pixels at 1.6 bits each"
 )
 MEASURED_SIZE, MEASURED_QUALITY = 256, 95
-JPEG_BYTES = 30.3e3  # of 200 photographs, most of 400 to 640 pixels
-TEXT_BYTES = 4.2e3  # of tar headers, ledger fields and three captions as long as DreamLIP's
+JPEG_BYTES = 30.4e3  # of 200 photographs, most of 400 to 640 pixels
+TEXT_BYTES = 4.1e3  # of tar headers, ledger fields and three captions as long as DreamLIP's
 
 
 def original_size(images: PlannedImages) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from components.running.planned_images import planned_images
 from components.running.planning import Bound, Estimate, Figure, Machine, Measured
@@ -31,7 +32,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         f"decoded once to {side.value:.0f} x {side.value:.0f} pixels of {CHANNELS} bytes: {side.origin}",
     ]
     if width is None:
-        because.append("memory: base_models.llm is not here, and so nobody knows how wide its embeddings are")
+        because.append("memory: base_models.llm does not say here how wide its embeddings are")
     else:
         because.append(
             f"memory, of embeddings alone: {columns} captions an image, {width.value:.0f} numbers of "
@@ -59,15 +60,21 @@ def _side(params: Params, inputs: Path) -> Figure:
     clip = params.base_models.clip
     if isinstance(clip, MadeClip):
         return Figure(clip.image_size, "base_models.clip")
-    if isinstance(clip, FolderModel) and (inputs / clip.path / "config.json").is_file():
-        return Figure(read_json(inputs / clip.path / "config.json")["vision_config"]["image_size"], clip.path)
-    return Figure(ASSUMED_SIDE, "assumed, for base_models.clip is not here")
+    if isinstance(clip, FolderModel):
+        side = _config(inputs / clip.path).get("vision_config", {}).get("image_size")
+        if side:
+            return Figure(side, clip.path)
+    return Figure(ASSUMED_SIDE, "assumed, for base_models.clip does not say so here")
 
 
 def _width(params: Params, inputs: Path) -> Figure | None:
     llm = params.base_models.llm
     if isinstance(llm, MadeLlm):
         return Figure(llm.width, "base_models.llm")
-    if isinstance(llm, FolderModel) and (inputs / llm.path / "config.json").is_file():
-        return Figure(read_json(inputs / llm.path / "config.json")["hidden_size"], llm.path)
-    return None
+    width = _config(inputs / llm.path).get("hidden_size") if isinstance(llm, FolderModel) else None
+    return Figure(width, str(llm.path)) if width and isinstance(llm, FolderModel) else None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    return read_json(path) if path.is_file() else {}

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from components.audit import plan as of_audit
 from components.cli import app
 from components.download import plan as of_download
-from components.faults import ConfigurationFault
+from components.faults import ConfigurationFault, DataFault
 from components.recaption import plan as of_recaption
 from components.running.plan_text import plan_lines
 from components.running.planning import Figure, Machine, Measured, plan_stages
@@ -26,6 +26,7 @@ from components.settings.recaption import VisionLanguageCaptioner
 from components.settings.sources import UrlList
 from components.storage.atomic import write_json
 from components.storage.layout import Layout
+from components.train_clip import plan as of_train_clip
 from tests.project import ROOT
 
 MACHINE = Machine(
@@ -60,8 +61,8 @@ def mine() -> Params:
     """The preset cc3m with a million urls of one's own, and short captions that are taken from a column."""
     params = with_sources(load_params(ROOT / "presets" / "cc3m.yaml"), listed())
     (captioner,) = params.recaption.captioners
-    taken = captioner.model_copy(update={"columns": captioner.model_dump()["columns"][:1]})
-    captioner = type(captioner).model_validate(taken.model_dump())
+    tree = captioner.model_dump()
+    captioner = type(captioner).model_validate({**tree, "columns": tree["columns"][:1]})
     return params.model_copy(
         update={"recaption": params.recaption.model_copy(update={"captioners": [captioner]})}
     )
@@ -130,7 +131,7 @@ def test_more_rejects_than_params_allow_are_said(mine: Params, measured: Measure
 def test_a_larger_picture_is_kept_in_more_bytes(mine: Params, measured: Measured) -> None:
     images = mine.download.images.model_copy(update={"size": 512, "jpeg_quality": 80})
     found = of_download.plan(with_sources(mine, listed(), images=images), MACHINE, measured)
-    assert found.bytes_out.value == pytest.approx(1e6 * (4 * 30.3e3 + 4.2e3))
+    assert found.bytes_out.value == pytest.approx(1e6 * (4 * 30.4e3 + 4.1e3))
     assert any("to 512 pixels; quality 80 was not measured" in reason for reason in found.because)
 
 
@@ -152,8 +153,9 @@ def test_ones_own_run_comes_first(mine: Params, measured: Measured) -> None:
         ({"images": {**DOWNLOADED["images"], "rows_in": 9_999}}, {}),
         ({"images": {**DOWNLOADED["images"], "sources": {"other": 10_000}}}, {}),
         (DOWNLOADED, {"machine": "abacus"}),
+        ({"rows_in": 20_000}, {}),
     ],
-    ids=["few_rows", "other_data", "other_machine"],
+    ids=["few_rows", "other_data", "other_machine", "other_version"],
 )
 def test_a_run_that_says_nothing_of_this_one_is_not_used(
     mine: Params, measured: Measured, metrics: dict[str, Any], costs: dict[str, Any]
@@ -258,6 +260,14 @@ def test_memory_that_a_machine_lacks_is_said(mine: Params, measured: Measured) -
     )
 
 
+def test_a_list_with_a_limit_is_not_opened(mine: Params, measured: Measured) -> None:
+    Path("inputs/cc3m").mkdir(parents=True)
+    Path("inputs/cc3m/list.parquet").write_bytes(b"no parquet")
+    assert of_download.plan(mine, MACHINE, measured).rows == 1_000_000
+    with pytest.raises(DataFault, match="list.parquet is damaged .*; fetch it again"):
+        of_download.plan(with_sources(mine, listed(None)), MACHINE, measured)
+
+
 def test_rows_are_counted_where_no_limit_is_given(mine: Params, measured: Measured) -> None:
     inputs = Path("inputs/cc3m")
     inputs.mkdir(parents=True)
@@ -303,3 +313,18 @@ def test_the_command_names_a_preset_that_is_none(monkeypatch: pytest.MonkeyPatch
     done = CliRunner().invoke(app, ["plan", "cc4m"])
     assert done.exit_code == 2
     assert "no preset cc4m; expected one of cc3m, cc3m_cc12m, demo" in done.stderr
+
+
+def test_train_clip_knows_its_models_where_they_are(mine: Params, measured: Measured) -> None:
+    blind = of_train_clip.plan(mine, MACHINE, measured)
+    assert blind.memory_bytes is None
+    assert blind.bytes_out.value == pytest.approx(1e6 * 3 * 224**2)
+    for name, config in (
+        ("Llama-3.2-1B", {"hidden_size": 2048}),
+        ("clip-vit-large-patch14", {"vision_config": {"image_size": 336}}),
+    ):
+        write_json(Path("inputs/cc3m/models") / name / "config.json", config)
+    found = of_train_clip.plan(mine, MACHINE, measured)
+    assert found.memory_bytes == pytest.approx(2 * 1e6 * 2048 * 2)  # raw and dense, fp16
+    assert found.bytes_out.value == pytest.approx(1e6 * 3 * 336**2)
+    assert found.binding is None
