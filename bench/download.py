@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        names = _pictures(options.images, options.width, folder / "pictures")
-        with _served(folder / "pictures") as port:
+        names = pictures(options.images, options.width, folder / "pictures")
+        with served(folder / "pictures") as port:
             if options.memory:
                 _memory(folder, names, port)
             else:
@@ -58,35 +58,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _speed(folder: Path, names: list[str], port: int, rows: int, rounds: int) -> None:
     peer = _peer_environment()
-    _write_list(folder / "list.parquet", [_url(port, names, row) for row in range(rows)])
+    write_list(folder / "list.parquet", [url_of(port, names, row) for row in range(rows)])
     costs: dict[str, list[Cost]] = {OURS: [], THEIRS: [], f"{OURS}, 2 processes": []}
     for number in range(rounds):
-        costs[OURS].append(_ours(folder, port, rows, 1))
+        costs[OURS].append(run_ours(folder, port, rows, 1))
         costs[THEIRS].append(_theirs(peer, folder, rows))
-        costs[f"{OURS}, 2 processes"].append(_ours(folder, port, rows, 2))
-        _say(f"round {number + 1} of {rounds} done")
+        costs[f"{OURS}, 2 processes"].append(run_ours(folder, port, rows, 2))
+        say(f"round {number + 1} of {rounds} done")
     for name, found in costs.items():
         cpu = _range([1000 * cost.cpu_seconds / rows for cost in found])
         rate = _range([rows / cost.wall_seconds for cost in found], 0)
         memory = _range([cost.peak_bytes / 1e6 for cost in found], 0)
-        _say(f"{name:18}: {cpu} CPU ms an image, {rate} images a second, peak {memory} MB")
+        say(f"{name:18}: {cpu} CPU ms an image, {rate} images a second, peak {memory} MB")
     cpu_ratio = _ratios(costs[THEIRS], costs[OURS], "cpu_seconds")
     wall_ratio = _ratios(costs[THEIRS], costs[OURS], "wall_seconds")
     double = _ratios(costs[f"{OURS}, 2 processes"], costs[OURS], "cpu_seconds")
-    _say(f"img2dataset / ours, CPU seconds an image: {cpu_ratio}; wall seconds: {wall_ratio}")
-    _say(f"ours with 2 processes / with 1, CPU seconds an image: {double}")
+    say(f"img2dataset / ours, CPU seconds an image: {cpu_ratio}; wall seconds: {wall_ratio}")
+    say(f"ours with 2 processes / with 1, CPU seconds an image: {double}")
 
 
 def _memory(folder: Path, names: list[str], port: int) -> None:
     """One row of a hundred is a picture on the server, the others are refused before the network."""
     for rows in (10_000, 1_000_000):
-        urls = [_url(port, names, row) if row % 100 == 0 else f"file:///{row}" for row in range(rows)]
-        _write_list(folder / "list.parquet", urls)
-        cost = _ours(folder, port, rows // 100, 1, max_reject_share=1.0, shard_rows=10_000)
-        _say(f"{rows:9} rows: peak {cost.peak_bytes / 1e6:.0f} MB, {cost.wall_seconds:.0f} s")
+        urls = [url_of(port, names, row) if row % 100 == 0 else f"file:///{row}" for row in range(rows)]
+        write_list(folder / "list.parquet", urls)
+        cost = run_ours(folder, port, rows // 100, 1, max_reject_share=1.0, shard_rows=10_000)
+        say(f"{rows:9} rows: peak {cost.peak_bytes / 1e6:.0f} MB, {cost.wall_seconds:.0f} s")
 
 
-def _ours(folder: Path, port: int, rows: int, processes: int, **changes: Any) -> Cost:  # noqa: ANN401
+def run_ours(folder: Path, port: int, rows: int, processes: int, **changes: Any) -> Cost:  # noqa: ANN401
+    """Run the stage on `list.parquet` of a folder; `rows` pictures must come; `changes` are params."""
     workspace = folder / "workspace"
     shutil.rmtree(workspace, ignore_errors=True)
     (workspace / "inputs" / "list").mkdir(parents=True)
@@ -158,7 +159,7 @@ def _peer_environment() -> Path:
     return python
 
 
-def _pictures(given: Path | None, width: int, folder: Path) -> list[str]:
+def pictures(given: Path | None, width: int, folder: Path) -> list[str]:
     """Put JPEGs in a folder: those given, or soft colours under grain, of 1.6 bits a pixel as on the web."""
     folder.mkdir()
     if given:
@@ -182,7 +183,8 @@ def _made(draw: np.random.Generator, width: int) -> Image.Image:
 
 
 @contextmanager
-def _served(folder: Path) -> Iterator[int]:
+def served(folder: Path) -> Iterator[int]:
+    """Serve the files of a folder on loopback; gives the port."""
     command = [sys.executable, "-m", "bench.image_server", str(folder)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -195,11 +197,13 @@ def _served(folder: Path) -> Iterator[int]:
             server.stdin.close()
 
 
-def _url(port: int, names: list[str], row: int) -> str:
+def url_of(port: int, names: list[str], row: int) -> str:
+    """Return a url of a row's own, of one of the pictures."""
     return f"http://127.0.0.1:{port}/{names[row % len(names)]}?row={row}"
 
 
-def _write_list(path: Path, urls: list[str]) -> None:
+def write_list(path: Path, urls: list[str]) -> None:
+    """Write a url list with captions."""
     captions = [f"picture {row}" for row in range(len(urls))]
     pq.write_table(pa.table({"url": urls, "caption": captions}), path)
 
@@ -214,7 +218,8 @@ def _range(values: list[float], digits: int = 2) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""The command line: run a stage, check the set-up, change the preset, publish a release."""
+"""The command line: run a stage, check the set-up, plan, change the preset, publish a release."""
 
 from __future__ import annotations
 
@@ -56,6 +56,45 @@ def use(
 
         changed = use_preset(preset, force=force)
         return [f"params.yaml is {'now ' if changed else ''}the preset {preset}"]
+
+    _say(work)
+
+
+@app.command()
+def plan(
+    preset: Annotated[
+        str, typer.Argument(help="A file of presets/ without .yaml; params.yaml if none.")
+    ] = "",
+    cores: Annotated[int | None, typer.Option(min=1, help="Of one machine; default: those here.")] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(min=0.1, help="Of one machine; default: that here.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="Of one machine.")] = 0,
+    network_mbit: Annotated[
+        float | None, typer.Option(min=1, help="Megabits a second of one machine.")
+    ] = None,
+    machines: Annotated[int, typer.Option(min=1)] = 1,
+    captions_per_second: Annotated[
+        float | None, typer.Option(min=1e-6, help="Of a captioner on one GPU, as you saw it.")
+    ] = None,
+    gpu_tflops: Annotated[
+        float | None, typer.Option(min=1e-6, help="Of one GPU, to guess a captioner's speed.")
+    ] = None,
+) -> None:
+    """Say what the data stages will take: rows, bytes, hours, memory, and where each figure is from."""
+
+    def work() -> list[str]:
+        from components.running.plan_text import plan_lines
+        from components.running.planning import Measured, machine_of, plan_stages
+        from components.running.presets import preset_path
+        from components.settings.environment import load_environment
+        from components.settings.params import load_params
+        from components.storage.layout import Layout
+
+        params = load_params(preset_path(preset) if preset else PARAMS)
+        machine = machine_of(cores, memory_gb, gpus, network_mbit, machines, captions_per_second, gpu_tflops)
+        measured = Measured(Layout(load_environment().work_store))
+        return plan_lines(params.preset, machine, plan_stages(params, machine, measured))
 
     _say(work)
 

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[1]
 # their values are tracked as params, and faults are only raised
 WITHOUT = ("components/settings/", "components/faults.py")
+PLAN = "plan.py"  # says what a stage would take; no run reads it
 
 
 def code_deps(stage: str) -> list[str]:
@@ -21,7 +22,7 @@ def code_deps(stage: str) -> list[str]:
     queue = sorted((ROOT / "components" / stage).rglob("*"))
     while queue:
         path = queue.pop()
-        if path in found or not path.is_file() or "__pycache__" in path.parts:
+        if path in found or not path.is_file() or "__pycache__" in path.parts or path.name == PLAN:
             continue
         found.add(path)
         if path.suffix == ".py":

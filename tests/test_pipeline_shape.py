@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from components.settings.params import Params, load_params
 from components.storage.layout import STAGES
-from tests.code_deps import ROOT, code_deps
+from tests.code_deps import PLAN, ROOT, code_deps
 
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 NO_STAGES = {"settings", "storage", "sources", "ml", "running"}
@@ -54,9 +54,17 @@ def test_dvc_watches_every_code_file_of_a_stage(graph: dict[str, Any], stage: st
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_no_run_reads_a_plan(stage: str) -> None:
+    for path in sorted((ROOT / "components" / stage).glob("*.py")):
+        assert not re.search(r"components\.\w+(\.| import )plan\b", path.read_text("utf-8")), path
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_reads_only_params_it_declares(graph: dict[str, Any], stage: str) -> None:
     declared = graph["stages"][stage]["params"]
     for path in sorted((ROOT / "components" / stage).glob("*.py")):
+        if path.name == PLAN:
+            continue
         for read in _params_read(path):
             if read.startswith("model_dump"):  # all of them
                 assert set(STAGES) <= set(declared), path

@@ -7,8 +7,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
+from components.cli import app
 from components.settings.params import load_params
 from components.settings.recaption import PromptedCaptioner
 from tests.project import ROOT
@@ -61,3 +64,13 @@ def test_its_captioners_name_every_kind() -> None:
     )
     table = README.split("## Your own captioners")[1].split("```")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == kinds
+
+
+def test_its_plan_is_what_the_command_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "presets").symlink_to(ROOT / "presets")
+    monkeypatch.chdir(tmp_path)  # where nothing has run
+    section = README.split("## Before you start")[1]
+    (command,) = re.findall(r"^llm2clip (plan .*)$", section, re.MULTILINE)
+    done = CliRunner().invoke(app, command.split())
+    assert done.exit_code == 0, done.stderr
+    assert f"```\n{done.stdout}```" in section

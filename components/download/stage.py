@@ -70,8 +70,8 @@ def run(params: Params, env: Environment) -> None:
     total = Rows()
     for part in (tally.rows, texts):
         total.add(part.figures())
-    images = {**tally.rows.figures(), "splits": dict(tally.splits), "sources": dict(tally.sources)}
-    figures = {"images": images, "texts": {**texts.figures(), "splits": dict(text_splits)}, "shards": shards}
+    counted = {**texts.figures(), "splits": dict(text_splits)}
+    figures = {"images": tally.figures(), "texts": counted, "shards": shards}
     write_metrics(layout, STAGE, {**total.figures(), **figures})
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from components.download.ledger import reasons_of
 from components.download.refusal import CONNECTION_REASONS, may_pass
@@ -14,8 +17,12 @@ from components.running.rows import Rows
 from components.settings.download import Download
 from components.sources.needs import is_fetched
 from components.storage.atomic import read_json
+from components.storage.bulk import SUFFIX
+from components.storage.manifest import listed
+from components.storage.side_tables import read_table
 
 DEAD_NETWORK_ROWS = 100  # failed connections without one image before the stage gives up at once
+ORIGINAL_BYTES = pa.schema([("original_bytes", pa.int64())])
 log = logging.getLogger("llm2clip")
 
 
@@ -26,6 +33,8 @@ class Tally:
         self.rows = Rows()
         self.splits: Counter[str] = Counter()
         self.sources: Counter[str] = Counter()
+        self.original_bytes = 0  # of all that came
+        self.shard_bytes = 0
         self._params = params
         self._url_sources = {source.name for source in params.sources if is_fetched(source)}
         self._retriable: list[Path] = []
@@ -43,10 +52,22 @@ class Tally:
             self.rows.reject(reason, count)
         self.splits.update(stats["splits"])
         self.sources.update(stats["sources"])
+        self.original_bytes += _original_bytes(piece / f"{name}.parquet")
+        self.shard_bytes += sum(entry.bytes for entry in listed(piece) if entry.place.endswith(SUFFIX))
         if any(may_pass(reason) for reason in reasons):
             self._retriable.append(piece)
         self._refuse_dead_network(piece, reasons)
         return int(stats["successes"])
+
+    def figures(self) -> dict[str, Any]:
+        """Return rows, splits, sources and bytes, for metrics."""
+        return {
+            **self.rows.figures(),
+            "splits": dict(self.splits),
+            "sources": dict(self.sources),
+            "original_bytes": self.original_bytes,
+            "shard_bytes": self.shard_bytes,
+        }
 
     def _refuse_dead_network(self, piece: Path, reasons: dict[str, int]) -> None:
         """Stop at a shard of nothing but failed connections, unless images came from urls before."""
@@ -90,3 +111,7 @@ class Tally:
                     "images lack a connection; check the network and run again"
                 ) from None
             raise fault
+
+
+def _original_bytes(ledger: Path) -> int:
+    return sum(filter(None, read_table(ledger, ORIGINAL_BYTES).column("original_bytes").to_pylist()))

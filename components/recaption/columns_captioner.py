@@ -22,7 +22,7 @@ class FromColumns:
 
     def columns(self) -> set[tuple[str, str]]:
         """See `Captioner`."""
-        return {(take.column, split) for take in self._section.columns for split in take.splits}
+        return {(column, split) for column, splits in self._section.written() for split in splits}
 
     def sources(self) -> set[tuple[str, str]]:
         """See `Captioner`."""

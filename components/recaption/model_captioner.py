@@ -44,7 +44,7 @@ class FromPixels:
 
     def columns(self) -> set[tuple[str, str]]:
         """See `Captioner`."""
-        return {(self.column(kind), split) for kind in self._section.writes for split in self._section.splits}
+        return {(column, split) for column, splits in self._section.written() for split in splits}
 
     def sources(self) -> set[tuple[str, str]]:
         """See `Captioner`."""

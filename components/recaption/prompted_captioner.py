@@ -77,9 +77,7 @@ class FromPrompts:
 
     def columns(self) -> set[tuple[str, str]]:
         """See `Captioner`."""
-        return {
-            (self._column(kind), split) for kind in self._section.prompts for split in self._section.splits
-        }
+        return {(column, split) for column, splits in self._section.written() for split in splits}
 
     def sources(self) -> set[tuple[str, str]]:
         """See `Captioner`; what the source says about an image gets into no prompt."""

@@ -19,10 +19,8 @@ def use_preset(name: str, *, force: bool = False) -> bool:
     Raises:
         ConfigurationFault: no such preset, or params.yaml holds edits that nothing else keeps.
     """
-    shipped = {path.stem: path.read_bytes() for path in sorted(PRESETS.glob("*.yaml"))}
-    if name not in shipped:
-        raise ConfigurationFault(f"no preset {name}; expected one of {', '.join(shipped)}")
-    load_params(PRESETS / f"{name}.yaml")
+    load_params(preset_path(name))
+    shipped = {path.stem: path.read_bytes() for path in _shipped()}
     now = PARAMS.read_bytes() if PARAMS.is_file() else b""
     if now == shipped[name]:
         return False
@@ -32,6 +30,22 @@ def use_preset(name: str, *, force: bool = False) -> bool:
         )
     write_bytes(PARAMS, shipped[name])
     return True
+
+
+def preset_path(name: str) -> Path:
+    """Return the file of a preset.
+
+    Raises:
+        ConfigurationFault: no such preset.
+    """
+    shipped = {path.stem: path for path in _shipped()}
+    if name not in shipped:
+        raise ConfigurationFault(f"no preset {name}; expected one of {', '.join(shipped)}")
+    return shipped[name]
+
+
+def _shipped() -> list[Path]:
+    return sorted(PRESETS.glob("*.yaml"))
 
 
 def _committed() -> bytes | None:

@@ -30,6 +30,10 @@ class ModelCaptioner(Section):
     splits: list[Split] = Field(min_length=1)
     batch_size: Positive
 
+    def written(self) -> list[tuple[str, list[Split]]]:
+        """Return each column that it writes, with the splits it writes it for."""
+        return [(f"{self.name}_{kind}", self.splits) for kind in self.writes]
+
 
 class Take(Section):
     """A new column made of the captions of an existing one."""
@@ -46,6 +50,10 @@ class ColumnsCaptioner(Section):
     kind: Literal["columns"]
     name: Name
     columns: list[Take] = Field(min_length=1)
+
+    def written(self) -> list[tuple[str, list[Split]]]:
+        """Return each column that it writes, with the splits it writes it for."""
+        return [(take.column, take.splits) for take in self.columns]
 
     @model_validator(mode="after")
     def _writes_once(self) -> Self:
@@ -67,6 +75,10 @@ class PromptedCaptioner(Section):
     temperature: Weight  # 0 takes the likeliest token; above it tokens are drawn by seed and key
     language: Language  # that the prompts ask for
     splits: list[Split] = Field(min_length=1)
+
+    def written(self) -> list[tuple[str, list[Split]]]:
+        """Return each column that it writes, with the splits it writes it for."""
+        return [(f"{self.name}_{kind}", self.splits) for kind in self.prompts]
 
     @model_validator(mode="after")
     def _lengths_for_all(self) -> Self:

@@ -117,6 +117,9 @@ def test_scenes_become_shards_and_texts(workspace: Path, smoke: Params, env: Env
     metrics = read_json(Path("metrics/download.json"))
     assert (metrics["rows_in"], metrics["rows_out"], metrics["rejected"]) == (480, 480, {})
     assert metrics["images"]["splits"] == {"train": 192, "validation": 32, "test": 32}
+    tars = [entry.bytes for entry in read_manifest(OUT) if entry.uri.endswith(".tar")]
+    assert metrics["images"]["shard_bytes"] == sum(tars)
+    assert metrics["images"]["original_bytes"] == sum(len(pair.jpeg) for pair in found)
     stats = read_json(OUT / "shards" / "00000_stats.json")
     assert (stats["count"], stats["successes"], stats["status_dict"]) == (64, 64, {"success": 64})
 

@@ -1,0 +1,130 @@
+"""What recaption takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+
+from components.running.model_weights import weights_in
+from components.running.planned_images import PlannedImages, planned_images
+from components.running.planning import (
+    SECONDS_PER_HOUR,
+    TERA,
+    Bound,
+    Estimate,
+    Figure,
+    Machine,
+    Measured,
+    Run,
+    cpu_bound,
+    network_bound,
+)
+from components.running.shard_sizes import shard_size
+from components.settings.base_models import FolderModel
+from components.settings.params import Params
+from components.settings.recaption import Captioner, ColumnsCaptioner, PromptedCaptioner
+
+BENCH = "`python -m bench.rates`, captions as long as DreamLIP's"
+CAPTION = Figure(0.14, BENCH)  # CPU ms, of one that is read or taken from a column
+CAPTION_BYTES = 110.0
+BASE_BYTES, IMAGE_BYTES = 305e6, 39e3
+READS = 2  # of each shard: for the captions of its source, and for its pixels
+PROMPT_TOKENS = 32  # of prompt and template
+FLOP_PER_WEIGHT = 2
+
+
+def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
+    """Estimate; see `components.running.planning`."""
+    images = planned_images(params, measured)
+    captioners = params.recaption.captioners
+    written = {one.name: images.written([one]) for one in captioners}
+    by_columns = images.written(one for one in captioners if isinstance(one, ColumnsCaptioner))
+    names = sorted({column for one in captioners for column, _ in one.written()})
+    run = measured.run("recaption", lambda own: own["rows_in"] if sorted(own["columns"]) == names else 0)
+    milliseconds, why = _cpu(images, by_columns, sum(written.values()), run)
+    cpu_hours = milliseconds / 1000 / SECONDS_PER_HOUR
+    kept = shard_size(images, params.download)
+    bytes_in = READS * images.images * kept.value
+    bounds = [cpu_bound(cpu_hours, 1, "one core")]
+    if params.download.data_root:
+        bounds.append(network_bound(bytes_in, machine, 1))
+    because = [f"{images.images:,.0f} images: what download keeps, see there", why]
+    slow, reasons = _models(written, params, machine, measured, run)
+    bounds += slow
+    because += reasons
+    if params.recaption.scores:
+        bounds.append(Bound("scores", None, "nobody has measured the base CLIP: run a part"))
+    total = images.captions + sum(written.values())
+    rows = min(images.images, params.download.shard_rows)
+    because += [
+        f"every shard is read {READS} times; {kept.value / 1e3:,.1f} kB an image: see download",
+        f"{CAPTION_BYTES:g} bytes a caption are written, packed, those of sources as well: {BENCH}",
+        "memory: 0.31 GB and 39 kB an image of one shard: the same",
+    ]
+    return Estimate(
+        rows=images.images,
+        unit="images",
+        requests=sum(written[one.name] for one in captioners if one.kind == "endpoint"),
+        bytes_in=Figure(bytes_in, f"from {params.download.data_root or 'this disk'}"),
+        bytes_out=Figure(total * CAPTION_BYTES, "to this disk"),
+        cpu_hours=cpu_hours,
+        bounds=bounds,
+        memory_bytes=BASE_BYTES + IMAGE_BYTES * ceil(rows),
+        because=because,
+        cautions=["one process, and one GPU at most: more cores, GPUs and machines do not help"],
+    )
+
+
+def _cpu(images: PlannedImages, by_columns: float, written: float, run: Run | None) -> tuple[float, str]:
+    if run:
+        own = run.cpu_per_row
+        return written * own.value, f"{own.value:.2g} CPU ms a caption written: {own.origin}"
+    handled = images.captions + by_columns
+    return handled * CAPTION.value, (
+        f"{CAPTION.value:g} CPU ms a caption, {images.captions:,.0f} read and {by_columns:,.0f} taken from "
+        f"columns: {CAPTION.origin}"
+    )
+
+
+def _models(
+    captions: Mapping[str, float], params: Params, machine: Machine, measured: Measured, run: Run | None
+) -> tuple[list[Bound], list[str]]:
+    """Return how long captioners that are models take, one after another, and in words why."""
+    models = [one for one in params.recaption.captioners if not isinstance(one, ColumnsCaptioner)]
+    if not models:
+        return [], []
+    if run:
+        hours = sum(captions.values()) * run.seconds / run.rows / SECONDS_PER_HOUR
+        return [Bound("all captioners", hours)], [f"{run.seconds / run.rows:.2g} s a caption: {run.origin}"]
+    speeds = {one.name: _speed(one, params, machine, measured) for one in models}
+    because = [f"{captions[name]:,.0f} captions of {name}: {speed.origin}" for name, speed in speeds.items()]
+    if not all(speed.value for speed in speeds.values()):
+        return [Bound("captioners", None, "run a part, and give --captions-per-second")], because
+    seconds = sum(captions[name] / speed.value for name, speed in speeds.items())
+    return [Bound("captioners", seconds / SECONDS_PER_HOUR)], because
+
+
+def _speed(captioner: Captioner, params: Params, machine: Machine, measured: Measured) -> Figure:
+    """Return captions a second; 0 where nobody knows."""
+    if machine.captions_per_second:
+        return Figure(machine.captions_per_second, f"{machine.captions_per_second:g} a second, as you said")
+    weights = _weights(captioner, params, measured)
+    if machine.gpu_flops and weights and isinstance(captioner, PromptedCaptioner):
+        written = sum(captioner.max_new_tokens.values()) / len(captioner.prompts)
+        speed = machine.gpu_flops / (FLOP_PER_WEIGHT * weights * (PROMPT_TOKENS + written))
+        return Figure(
+            speed,
+            f"{speed:.3g} a second, assumed: {FLOP_PER_WEIGHT} x {weights:,} weights for each of "
+            f"{PROMPT_TOKENS + written:g} tokens of prompt and max_new_tokens, at "
+            f"{machine.gpu_flops / TERA:g} TFLOP/s; the image's tokens and memory's speed are not in it",
+        )
+    return Figure(0.0, f"nobody has measured {captioner.kind}")
+
+
+def _weights(captioner: Captioner, params: Params, measured: Measured) -> int:
+    inputs = measured.layout.inputs(params.download.inputs)
+    return sum(
+        weights_in(inputs / model.source.path)
+        for model in params.base_models.vision_language
+        if model.name == getattr(captioner, "model", None) and isinstance(model.source, FolderModel)
+    )

@@ -1,0 +1,330 @@
+"""What `llm2clip plan` says: sums that can be done by hand, and nothing whose origin is not told."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from components.audit import plan as of_audit
+from components.cli import app
+from components.download import plan as of_download
+from components.faults import ConfigurationFault, DataFault
+from components.recaption import plan as of_recaption
+from components.running.plan_text import plan_lines
+from components.running.planning import Figure, Machine, Measured, plan_stages
+from components.settings.params import Params, load_params
+from components.settings.recaption import VisionLanguageCaptioner
+from components.settings.sources import UrlList
+from components.storage.atomic import write_json
+from components.storage.layout import Layout
+from components.train_clip import plan as of_train_clip
+from tests.project import ROOT
+
+MACHINE = Machine(
+    cores=10, memory_bytes=64e9, gpus=1, network_bytes_per_second=1e6, machines=1
+)  # a network of 8 Mbit/s
+HOUR = 3600
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
+    """An empty project: nothing has run, no input is there."""
+    monkeypatch.chdir(tmp_path)
+    return Measured(Layout(Path(".work")))
+
+
+def listed(limit: int | None = 1_000_000, name: str = "mine", path: str = "list.parquet") -> UrlList:
+    return UrlList.model_validate(
+        {"kind": "url_list", "name": name, "path": path, "sha256": None, "columns": None, "key_column": None,
+         "split_column": None, "split": "train", "url_column": "url", "sha256_column": None, "limit": limit,
+         "captions": [{"column": "a", "name": "raw", "language": "en"},
+                      {"column": "b", "name": "mllm_short", "language": "en"}], "weight": None}
+    )  # fmt: skip
+
+
+def with_sources(params: Params, *sources: UrlList, **changes: Any) -> Params:
+    download = params.download.model_copy(update={"sources": list(sources), **changes})
+    return params.model_copy(update={"download": download})
+
+
+@pytest.fixture
+def mine() -> Params:
+    """The preset cc3m with a million urls of one's own, and short captions that are taken from a column."""
+    params = with_sources(load_params(ROOT / "presets" / "cc3m.yaml"), listed())
+    (captioner,) = params.recaption.captioners
+    tree = captioner.model_dump()
+    captioner = type(captioner).model_validate({**tree, "columns": tree["columns"][:1]})
+    return params.model_copy(
+        update={"recaption": params.recaption.model_copy(update={"captioners": [captioner]})}
+    )
+
+
+def leave_run(measured: Measured, stage: str, metrics: dict[str, Any], **costs: Any) -> None:
+    write_json(measured.layout.metrics(stage), metrics)
+    found = {"machine": platform.machine(), "seconds": 100.0, "cpu_seconds": 20.0, **costs}
+    write_json(measured.layout.costs(stage), found)
+
+
+DOWNLOADED = {
+    "images": {"rows_in": 20_000, "rows_out": 10_000, "sources": {"mine": 10_000},
+               "original_bytes": 10_000 * 100_000, "shard_bytes": 10_000 * 20_000}
+}  # fmt: skip
+
+
+def test_download_is_bound_by_the_longest_of_three(
+    mine: Params, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_download, "PICTURE", Figure(1.0, "a test"))
+    found = of_download.plan(mine, MACHINE, measured)
+    assert found.rows == found.requests == 1_000_000
+    assert found.cpu_hours == pytest.approx(1000 / HOUR)  # a million of a millisecond
+    hours = {bound.name: bound.hours for bound in found.bounds}
+    assert hours["CPU"] == pytest.approx(100 / HOUR)
+    assert hours["network"] == pytest.approx(157_000 / HOUR)  # a million of 157 kB at 1 MB a second
+    assert hours["connections"] == pytest.approx(1e6 * 1.2 / 512 / HOUR)
+    assert found.binding and found.binding.name == "network"
+    two = of_download.plan(mine, replace(MACHINE, machines=2), measured)
+    assert two.binding and two.binding.hours == pytest.approx(157_000 / 2 / HOUR)
+    assert any("one run is on one machine" in caution for caution in two.cautions)
+
+
+def test_what_goes_to_a_bucket_takes_the_network_too(mine: Params, measured: Measured) -> None:
+    found = of_download.plan(with_sources(mine, listed(), data_root="s3://bucket/prefix"), MACHINE, measured)
+    assert found.binding and found.binding.hours == pytest.approx((157_000 + 34_500) / HOUR)
+    assert found.bytes_out.origin == "to s3://bucket/prefix"
+
+
+def test_no_more_processes_than_shards(mine: Params, measured: Measured) -> None:
+    few = with_sources(mine, listed(30_000))
+    cpu = of_download.plan(few, MACHINE, measured).bounds[0]
+    total = of_download.plan(few, MACHINE, measured).cpu_hours
+    assert total and cpu.hours == pytest.approx(total / 3)
+
+
+def test_dead_urls_are_neither_fetched_nor_kept(mine: Params, measured: Measured) -> None:
+    alive = of_download.plan(mine, MACHINE, measured)
+    known = of_download.plan(with_sources(mine, listed(name="cc3m")), MACHINE, measured)
+    assert known.requests == alive.requests
+    for bytes_of in ("bytes_in", "bytes_out"):
+        assert getattr(known, bytes_of).value == pytest.approx(0.7 * getattr(alive, bytes_of).value)
+    assert known.cpu_hours == pytest.approx((0.7e6 * 3.7 + 0.3e6 * 0.5) / 1000 / HOUR)
+    assert any("img2dataset issue 391" in reason for reason in known.because)
+    assert any("upper bound" in reason for reason in alive.because)
+
+
+def test_more_rejects_than_params_allow_are_said(mine: Params, measured: Measured) -> None:
+    found = of_download.plan(with_sources(mine, listed(name="cc3m"), max_reject_share=0.2), MACHINE, measured)
+    assert any(
+        "30% of rows would be rejected, download.max_reject_share allows 20%" in c for c in found.cautions
+    )
+
+
+def test_a_larger_picture_is_kept_in_more_bytes(mine: Params, measured: Measured) -> None:
+    images = mine.download.images.model_copy(update={"size": 512, "jpeg_quality": 80})
+    found = of_download.plan(with_sources(mine, listed(), images=images), MACHINE, measured)
+    assert found.bytes_out.value == pytest.approx(1e6 * (4 * 30.4e3 + 4.1e3))
+    assert any("to 512 pixels; quality 80 was not measured" in reason for reason in found.because)
+
+
+def test_ones_own_run_comes_first(mine: Params, measured: Measured) -> None:
+    leave_run(measured, "download", DOWNLOADED)
+    found = of_download.plan(mine, MACHINE, measured)
+    assert found.cpu_hours == pytest.approx(1e6 * 20 / 20_000 / HOUR)
+    assert found.bytes_in.value == pytest.approx(0.5e6 * 100_000)
+    assert found.bytes_out.value == pytest.approx(0.5e6 * 20_000)
+    assert not any("bench." in reason for reason in found.because if not reason.startswith("memory"))
+    assert sum("your last run, 20,000 of them" in reason for reason in found.because) == 5
+    hours = {bound.name: bound.hours for bound in found.bounds}
+    assert hours["connections"] == pytest.approx(1e6 * 100 / 20_000 / HOUR)  # as many rows a second as then
+
+
+@pytest.mark.parametrize(
+    ("metrics", "costs"),
+    [
+        ({"images": {**DOWNLOADED["images"], "rows_in": 9_999}}, {}),
+        ({"images": {**DOWNLOADED["images"], "sources": {"other": 10_000}}}, {}),
+        (DOWNLOADED, {"machine": "abacus"}),
+        ({"rows_in": 20_000}, {}),
+    ],
+    ids=["few_rows", "other_data", "other_machine", "other_version"],
+)
+def test_a_run_that_says_nothing_of_this_one_is_not_used(
+    mine: Params, measured: Measured, metrics: dict[str, Any], costs: dict[str, Any]
+) -> None:
+    before = of_download.plan(mine, MACHINE, measured)
+    leave_run(measured, "download", metrics, **costs)
+    assert of_download.plan(mine, MACHINE, measured) == before
+
+
+def test_recaption_by_columns_is_one_process(
+    mine: Params, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_recaption, "CAPTION", Figure(1.0, "a test"))
+    found = of_recaption.plan(mine, MACHINE, measured)
+    assert found.cpu_hours == pytest.approx(3e6 / 1000 / HOUR)  # two read, one taken, of a million images
+    assert found.binding and found.binding.hours == found.cpu_hours
+    assert found.bytes_out.value == pytest.approx(3e6 * 110)
+    assert found.bytes_in.value == pytest.approx(2 * 1e6 * 34.5e3)
+
+
+def test_a_bucket_is_read_over_the_network(mine: Params, measured: Measured) -> None:
+    away = with_sources(mine, listed(), data_root="s3://bucket/prefix")
+    found = of_recaption.plan(away, MACHINE, measured)
+    assert found.binding and found.binding.name == "network"
+    assert found.binding.hours == pytest.approx(2 * 34.5e9 / 1e6 / HOUR)
+    assert found.bytes_in.origin == "from s3://bucket/prefix"
+    blind = of_recaption.plan(away, replace(MACHINE, network_bytes_per_second=None), measured)
+    assert blind.binding is None
+
+
+@pytest.fixture
+def prompted(mine: Params) -> Params:
+    """Two captions of each image by a vision-language model in a folder."""
+    captioner = VisionLanguageCaptioner.model_validate(
+        {"kind": "vision_language", "name": "seer", "model": "seer",
+         "prompts": {"short": "Describe it.", "dense": "Describe all of it."},
+         "max_new_tokens": {"short": 36, "dense": 100}, "temperature": 0.0, "language": "en",
+         "splits": ["train"], "batch_tokens": 4096, "precision": "bf16"}
+    )  # fmt: skip
+    model = {"name": "seer", "source": {"kind": "folder", "path": "seer"}}
+    models = type(mine.base_models).model_validate(
+        {**mine.base_models.model_dump(), "vision_language": [model]}
+    )
+    recaption = mine.recaption.model_copy(update={"captioners": [captioner]})
+    return mine.model_copy(update={"recaption": recaption, "base_models": models})
+
+
+def test_a_captioner_that_nobody_measured_is_unknown(prompted: Params, measured: Measured) -> None:
+    found = of_recaption.plan(prompted, MACHINE, measured)
+    assert found.binding is None
+    text = " ".join(" ".join(plan_lines("x", MACHINE, {"recaption": found})).split())
+    assert "wall unknown, at least" in text and "run a part, and give --captions-per-second" in text
+    assert any("nobody has measured vision_language" in reason for reason in found.because)
+
+
+def test_a_captioner_as_fast_as_the_user_says(prompted: Params, measured: Measured) -> None:
+    found = of_recaption.plan(prompted, replace(MACHINE, captions_per_second=100.0), measured)
+    assert found.binding and found.binding.hours == pytest.approx(2e6 / 100 / HOUR)
+
+
+def test_a_captioner_by_its_weights(prompted: Params, measured: Measured) -> None:
+    folder = Path("inputs/cc3m/seer")
+    folder.mkdir(parents=True)
+    save_file({"a": torch.zeros(30, 30), "b": torch.zeros(100)}, folder / "model.safetensors", {"x": "y"})
+    found = of_recaption.plan(prompted, replace(MACHINE, gpu_flops=2e6), measured)
+    # 2 x 1,000 weights x (32 + 68) tokens are 200,000 FLOP, ten a second
+    assert found.binding and found.binding.hours == pytest.approx(2e6 / 10 / HOUR)
+    assert any("2 x 1,000 weights for each of 100 tokens" in reason for reason in found.because)
+
+
+def test_a_captioner_as_fast_as_it_was(prompted: Params, measured: Measured) -> None:
+    leave_run(measured, "recaption", {"rows_in": 10_000, "columns": {"seer_dense": {}, "seer_short": {}}})
+    found = of_recaption.plan(prompted, MACHINE, measured)
+    assert found.binding and found.binding.hours == pytest.approx(2e6 * 0.01 / HOUR)
+    assert found.cpu_hours == pytest.approx(2e6 * 0.002 / HOUR)
+
+
+def test_audit_grows_with_the_square(
+    mine: Params, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_audit, "IMAGE", Figure(1.0, "a test"))
+    monkeypatch.setattr(of_audit, "CAPTION", Figure(0.1, "a test"))
+    found = of_audit.plan(mine, MACHINE, measured)
+    assert found.cpu_hours == pytest.approx((1000 + 300 + 180e-12 * 1e12) / HOUR)  # three captions an image
+    assert found.memory_bytes == pytest.approx(500e6 + 1e6 * 2600 + 3e6 * 460)
+    doubled = of_audit.plan(with_sources(mine, listed(2_000_000)), MACHINE, measured)
+    assert doubled.cpu_hours == pytest.approx((2000 + 600 + 4 * 180) / HOUR)
+
+
+def test_audit_takes_the_square_out_of_ones_own_run(mine: Params, measured: Measured) -> None:
+    leave_run(measured, "download", DOWNLOADED)
+    leave_run(measured, "audit", {"images": 10_000}, cpu_seconds=10.018)
+    found = of_audit.plan(mine, MACHINE, measured)
+    assert found.cpu_hours == pytest.approx((500 + 180e-12 * 0.25e12) / HOUR)  # a millisecond each
+
+
+def test_memory_that_a_machine_lacks_is_said(mine: Params, measured: Measured) -> None:
+    found = of_audit.plan(mine, MACHINE, measured)
+    small = replace(MACHINE, memory_bytes=2e9)
+    assert any(
+        "4.48 GB a machine, which has less" in line for line in plan_lines("x", small, {"audit": found})
+    )
+
+
+def test_a_list_with_a_limit_is_not_opened(mine: Params, measured: Measured) -> None:
+    Path("inputs/cc3m").mkdir(parents=True)
+    Path("inputs/cc3m/list.parquet").write_bytes(b"no parquet")
+    assert of_download.plan(mine, MACHINE, measured).rows == 1_000_000
+    with pytest.raises(DataFault, match="list.parquet is damaged .*; fetch it again"):
+        of_download.plan(with_sources(mine, listed(None)), MACHINE, measured)
+
+
+def test_rows_are_counted_where_no_limit_is_given(mine: Params, measured: Measured) -> None:
+    inputs = Path("inputs/cc3m")
+    inputs.mkdir(parents=True)
+    pq.write_table(pa.table({"url": ["http://a/"] * 7}), inputs / "list.parquet")
+    (inputs / "list.csv").write_text("url,a,b\n" + 5 * "http://a/,x,y\n")
+    for path, rows in (("list.parquet", 7), ("list.csv", 5)):
+        assert of_download.plan(with_sources(mine, listed(None, path=path)), MACHINE, measured).rows == rows
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("list.parquet", "list.parquet not found"), ("list.csv.gz", "list.csv.gz cannot be counted")],
+)
+def test_rows_that_nobody_knows_are_an_error(
+    mine: Params, measured: Measured, path: str, expected: str
+) -> None:
+    Path("inputs/cc3m").mkdir(parents=True)
+    Path("inputs/cc3m/list.csv.gz").touch()
+    with pytest.raises(ConfigurationFault) as caught:
+        of_download.plan(with_sources(mine, listed(None, path=path)), MACHINE, measured)
+    message = str(caught.value)
+    assert expected in message and "download.sources mine" in message
+    assert "set its limit to its number of rows" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("preset", ["cc3m", "cc3m_cc12m", "full", "demo"])
+def test_a_preset_is_planned_without_any_input(preset: str, measured: Measured) -> None:
+    params = load_params(ROOT / "presets" / f"{preset}.yaml")
+    found = plan_stages(params, MACHINE, measured)
+    assert list(found) == ["download", "recaption", "audit", "train_clip"]
+    assert list(Path().iterdir()) == []
+    for stage, estimate in found.items():
+        assert estimate.because, stage
+
+
+def test_full_is_sixty_million_rows(measured: Measured) -> None:
+    params = load_params(ROOT / "presets" / "full.yaml")
+    assert of_download.plan(params, MACHINE, measured).requests == 3_318_333 + 12_423_374 + 15_388_848 + 3e7
+
+
+def test_the_command_names_a_preset_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(app, ["plan", "cc4m"])
+    assert done.exit_code == 2
+    assert "no preset cc4m; expected one of cc3m, cc3m_cc12m, demo" in done.stderr
+
+
+def test_train_clip_knows_its_models_where_they_are(mine: Params, measured: Measured) -> None:
+    blind = of_train_clip.plan(mine, MACHINE, measured)
+    assert blind.memory_bytes is None
+    assert blind.bytes_out.value == pytest.approx(1e6 * 3 * 224**2)
+    for name, config in (
+        ("Llama-3.2-1B", {"hidden_size": 2048}),
+        ("clip-vit-large-patch14", {"vision_config": {"image_size": 336}}),
+    ):
+        write_json(Path("inputs/cc3m/models") / name / "config.json", config)
+    found = of_train_clip.plan(mine, MACHINE, measured)
+    assert found.memory_bytes == pytest.approx(2 * 1e6 * 2048 * 2)  # raw and dense, fp16
+    assert found.bytes_out.value == pytest.approx(1e6 * 3 * 336**2)
+    assert found.binding is None
