@@ -22,7 +22,7 @@ NO_HOST = "(no valid url)"
 
 @dataclass
 class Attempts:
-    """Rows and successes, over all and by host; a row without a url, such as a drawn one, has no host."""
+    """Rows and successes, over all and by host; a row that no host was asked for has none."""
 
     rows: int = 0
     successes: int = 0
@@ -38,7 +38,7 @@ class Attempts:
         columns = (table[name].to_pylist() for name in LEDGER.names)
         for key, url, status, reason in zip(*columns, strict=True):
             good = status == SUCCESS
-            host = None if url is None else host_of(url)
+            host = host_of(url or "")
             self.rows += 1
             self.successes += good
             if host is not None:
@@ -55,13 +55,15 @@ class Attempts:
         return [{"host": host, "rows": n, "success_share": share} for share, host, n in worst[:count]]
 
 
-def host_of(url: str) -> str:
-    """Return the host of a url in printable ASCII.
+def host_of(url: str) -> str | None:
+    """Return the host of an http(s) url in printable ASCII; None of anything else, such as a file's name.
 
     Example:
         >>> host_of("https://user:secret@Example.org:8080/cat.jpg?token=1")
         'example.org'
     """
+    if not url.lower().startswith(("http://", "https://")):
+        return None
     try:
         host = urlsplit(url).hostname or NO_HOST
     except ValueError:

@@ -60,8 +60,9 @@ def named_files(inputs: Path, path: str, suffixes: Sequence[str]) -> Files:
 def check_pin(inputs: Path, paths: Sequence[Path], pinned: str | None) -> None:
     """Compare files with the pin of params, if there is one.
 
-    One file is pinned by its sha256. Many are pinned by that of the list which `LC_ALL=C sha256sum` prints of
-    them, started in `inputs`: `cd inputs/NAME && LC_ALL=C sha256sum laion/*.parquet | sha256sum`.
+    One file is pinned by its sha256. Many are pinned by that of the list which sha256sum prints of them,
+    started in `inputs`. It is the shell that puts the names in order, so the locale is set for the shell:
+    `cd inputs/NAME && (export LC_ALL=C; sha256sum laion/*.parquet | sha256sum)`.
 
     Raises:
         DataFault: they are not the pinned ones.

@@ -11,7 +11,7 @@ from components.faults import ConfigurationFault, DataFault
 from components.settings.sources import Sidecars
 from components.sources.members import IMAGE_KINDS, MAX_TEXT_BYTES, TEXT_KINDS, Found, row_of
 from components.sources.row import Image, Rejection, Row
-from components.sources.texts import Rejected, file_below, whole_text
+from components.sources.texts import Rejected, file_below, lies_below, whole_text
 
 
 def read_sidecars(source: Sidecars, inputs: Path) -> Iterator[Row | Rejection]:
@@ -89,9 +89,9 @@ def _member(root: Path, path: Path, kinds: dict[str, list[str]]) -> Found:
 
 
 def _text(root: Path, name: Path) -> bytes | Rejected:
-    """Return the bytes of a caption file, which may be no link out of the folder either."""
+    """Return the bytes of a caption file, which must lie in the folder as an image must."""
     path = root / name
-    if not path.resolve().is_relative_to(root):
+    if not lies_below(root, name.as_posix()):
         return Rejected("path_outside_folder")
     if not path.is_file() or path.stat().st_size > MAX_TEXT_BYTES:
         return Rejected("too_large" if path.is_file() else "caption_missing")

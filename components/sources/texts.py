@@ -15,6 +15,7 @@ MAX_KEY_CHARACTERS = 128
 SPLITS = get_args(Split)
 INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]")
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON and file names can hold half a character, UTF-8 cannot
+CACHED = re.compile("/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # below cache.dir, as DVC 3 lays it out
 NOT_OF_KEYS = re.compile(r"[^a-z0-9_-]+")
 
 
@@ -128,7 +129,26 @@ def file_below(folder: Path, name: str) -> ImageFile:
     """
     if not name:
         raise Rejected("no_image_name")
-    path = folder / name
-    if "\0" in name or not path.resolve().is_relative_to(folder):
+    if not lies_below(folder, name):
         raise Rejected("path_outside_folder")
-    return ImageFile(path, name)
+    return ImageFile(folder / name, name)
+
+
+def lies_below(folder: Path, name: str) -> bool:
+    """Say whether a file is in a folder, or is a link in it to an object of a DVC cache.
+
+    `dvc add` leaves such links where `cache.type` is symlink. A cache may lie anywhere, so it is known by how
+    it names its objects, by hash; no file that a data set's author could want to reach is called so.
+
+    Args:
+        folder: With its links resolved.
+        name: Of the file, below it.
+    """
+    if "\0" in name:
+        return False
+    path = folder / name
+    target = path.resolve()
+    if target.is_relative_to(folder):
+        return True
+    is_added = path.is_symlink() and path.parent.resolve().is_relative_to(folder)
+    return is_added and bool(CACHED.search(target.as_posix()))

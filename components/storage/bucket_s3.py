@@ -95,7 +95,7 @@ class S3Bucket:
         return self._head(name) is not None
 
     def holds(self, name: str, size: int, digest: str) -> bool:
-        """See `Bucket`; by what was written beside the object when it was put there."""
+        """See `Bucket`; by what was written beside the object, which a copy may lack."""
         found = self._head(name)
         return bool(found and found["ContentLength"] == size and found["Metadata"].get("sha256") == digest)
 

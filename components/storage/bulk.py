@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from components.faults import DataFault
+from components.faults import ConfigurationFault, DataFault, InfrastructureFault
 from components.storage.atomic import link_or_copy, new_folder, remove
 from components.storage.bucket import Bucket, open_bucket
-from components.storage.manifest import Entry, listed, verify, write_manifest
+from components.storage.manifest import Entry, listed, read_manifest, verify, write_manifest
 
 SHARDS = "shards"  # the folder of the objects below a data root
 SUFFIX = ".tar"  # of what goes to the bucket
@@ -38,25 +38,66 @@ def open_data_root(uri: str) -> Bucket:
 
 
 def forget_lost(piece_folder: Path, root: Bucket | None) -> None:
-    """Remove a finished piece that keeps a shard elsewhere than in `root`, or that `root` has lost.
+    """Bring a finished piece's shard here if it is elsewhere than in `root`; remove the piece if it is lost.
 
-    Asked before a piece is relied on; then it is made again. A shard that somebody copied there from another
-    root is found by its name.
+    Asked before a piece is relied on; one that was removed is made again. A shard that somebody copied to
+    `root` is found by its name. Where the copy came without what was written beside it, the shard is read and
+    compared, as is one that only its former place has; `keep_remote` then writes it as any other.
 
     Args:
         piece_folder: Of the piece, there or not.
         root: Where shards go; None for this machine.
+
+    Raises:
+        ConfigurationFault: a former place refuses; that is no proof that it lost the shard.
+        InfrastructureFault: a place does not answer.
     """
     try:
         entries = listed(piece_folder) if piece_folder.is_dir() else []
     except DataFault:
         return  # `piece` makes it again
-    for entry in entries:
-        if entry.is_remote and not (root and root.holds(object_name(entry), entry.bytes, entry.sha256)):
-            where = root.uri if root else "this machine"
-            log.warning("%s is wanted in %s and is not there; the shard is made again", entry.uri, where)
-            remove(piece_folder)
-            return
+    elsewhere = [
+        entry
+        for entry in entries
+        if entry.is_remote and not (root and root.holds(object_name(entry), entry.bytes, entry.sha256))
+    ]
+    if not elsewhere:
+        return
+    try:
+        _bring_here(piece_folder, elsewhere, root)
+    except DataFault as fault:
+        where = f"in {root.uri}" if root else "on this machine"
+        log.warning("%s is wanted %s: %s: the shard is made again", elsewhere[0].uri, where, fault)
+        remove(piece_folder)
+
+
+def _bring_here(piece_folder: Path, shards: list[Entry], root: Bucket | None) -> None:
+    """Have a piece keep these shards as files again."""
+    entries = read_manifest(piece_folder)
+    with new_folder(piece_folder) as part:
+        for shard in shards:
+            _download(shard, root, part / f"{shard.name}{SUFFIX}", piece_folder)
+        for entry in entries:
+            if not entry.is_remote:
+                link_or_copy(piece_folder / entry.uri, part / entry.uri)
+        write_manifest(part, remote=[entry for entry in entries if entry.is_remote and entry not in shards])
+
+
+def _download(shard: Entry, root: Bucket | None, path: Path, piece_folder: Path) -> None:
+    """Bring a shard here, from `root` if it has the right one, else from where it was put."""
+    former = _root_of(shard)
+    if root:
+        try:
+            return root.download_file(object_name(shard), path, shard.sha256)
+        except DataFault:
+            if root.uri == former:
+                raise
+    try:
+        open_bucket(former, greet=False).download_file(object_name(shard), path, shard.sha256)
+    except (ConfigurationFault, InfrastructureFault) as fault:
+        raise type(fault)(
+            f"{fault}; if that place is gone for good, remove {piece_folder.parent}: all is made again"
+        ) from None
 
 
 def keep_remote(piece_folder: Path, root: Bucket) -> None:
@@ -106,12 +147,11 @@ def local_copy(folder: Path, entry: Entry, work: Path) -> Iterator[Path]:
     if not entry.is_remote:
         yield folder / entry.uri
         return
-    uri, _, name = entry.uri.rpartition(f"/{SHARDS}/")
     (work / FETCHED).mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=work / FETCHED) as here:
         path = Path(here) / PurePosixPath(entry.place).name
         try:
-            open_bucket(uri, greet=False).download_file(f"{SHARDS}/{name}", path, entry.sha256)
+            open_bucket(_root_of(entry), greet=False).download_file(object_name(entry), path, entry.sha256)
         except DataFault as fault:
             raise DataFault(
                 f"{fault}: restore it from a copy, or remove it if it is there and "
@@ -123,3 +163,7 @@ def local_copy(folder: Path, entry: Entry, work: Path) -> Iterator[Path]:
 def object_name(entry: Entry) -> str:
     """Return a shard's name below a data root; it carries the hash, so that no other content ever has it."""
     return f"{SHARDS}/{entry.name}-{entry.sha256}{SUFFIX}"
+
+
+def _root_of(entry: Entry) -> str:
+    return entry.uri.rpartition(f"/{SHARDS}/")[0]

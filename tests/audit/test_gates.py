@@ -84,12 +84,14 @@ def test_a_host_with_few_rows_is_not_looked_at(smoke: Params) -> None:
     assert "unknown (no host has 1000 rows)" in gate.sentence()
 
 
-def test_rows_without_a_url_have_no_host(smoke: Params) -> None:
+@pytest.mark.parametrize("url", [None, "cat.jpg", "00000.tar/cat.jpg"])  # drawn; of a folder; of a tar
+def test_rows_that_no_host_was_asked_for_have_none(smoke: Params, url: str | None) -> None:
     limits = smoke.audit.model_copy(update={"min_host_success_share": 0.9})
     attempts = Attempts()
-    line = {"key": "drawn", "url": None, "status": "success", "error_message": None}
+    line = {"key": "local", "url": url, "status": "failed_to_resize", "error_message": "too_small"}
     attempts.add(pa.Table.from_pylist([line] * 200, LEDGER), 5)
     assert [gate.name for gate in success_gates(attempts, limits)] == ["success"]
+    assert attempts.failures[0] == {"key": "local", "host": None, "reason": "too_small"}
 
 
 @pytest.mark.parametrize(
@@ -97,11 +99,14 @@ def test_rows_without_a_url_have_no_host(smoke: Params) -> None:
     [
         ("https://user:secret@Example.org:8080/cat.jpg?token=1", "example.org"),
         ("http://[::1", "(no valid url)"),
-        ("cat.jpg", "(no valid url)"),
+        ("HTTPS:///cat.jpg", "(no valid url)"),
+        ("cat.jpg", None),
+        ("photos/2024:08/http.jpg", None),
+        ("train/00000.tar/cat.jpg", None),
         ("http://ex\u202eample.org/", "ex\\u202eample.org"),
     ],
 )
-def test_hosts_are_shown_without_what_stands_beside_them(url: str, host: str) -> None:
+def test_hosts_are_shown_without_what_stands_beside_them(url: str, host: str | None) -> None:
     assert host_of(url) == host
 
 

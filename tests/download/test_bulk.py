@@ -73,3 +73,16 @@ def test_what_came_is_taken_from_the_bucket_when_the_rest_is_asked_for_again(
     run(params, env)
     assert {path for path, count in server.hits.items() if count > 1} == {"/03", "/04", "/20"}
     assert hashes() == expected
+
+
+def test_another_place_for_shards_or_none_fetches_no_image_again(
+    smoke: Params, env: Environment, server: Server, impatient: Fetch, web: list[dict[str, Any]], root: str
+) -> None:
+    run(with_sources(smoke, [url_source(web)], impatient, data_root=root), env)
+    before = hashes()
+    server.hits.clear()
+    for data_root in (f"{root}/moved", None):
+        run(with_sources(smoke, [url_source(web)], impatient, data_root=data_root), env)
+        assert hashes() == before
+    assert len(pairs()) == 30
+    assert dict(server.hits) == {}

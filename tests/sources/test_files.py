@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.faults import ConfigurationFault, DataFault
+from components.sources.files import check_pin
 from tests.sources.reading import good, read, texts, told
 
 
@@ -35,15 +38,57 @@ def test_a_folder_or_a_pattern_is_one_table(parts: Path, path: str) -> None:
     assert told(read(texts(path, limit=3), parts)) == ["0 0", "0 1", "1 0"]
 
 
-@pytest.mark.skipif(not shutil.which("sha256sum"), reason="needs sha256sum")
+def bash(command: str, folder: Path, **environment: str) -> str:
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()[0]
+
+
+def documented_pin(inputs: Path, **environment: str) -> str:
+    """Return what the command in the docstring of `check_pin` prints."""
+    found = re.search(r"`cd inputs/NAME && (.+)`", str(check_pin.__doc__))
+    assert found
+    return bash(found[1], inputs, **environment)
+
+
+needs_sha256sum = pytest.mark.skipif(
+    not (shutil.which("sha256sum") and shutil.which("bash")), reason="needs sha256sum and bash"
+)
+
+
+@needs_sha256sum
 def test_many_files_are_pinned_by_what_sha256sum_prints(parts: Path) -> None:
-    command = "LC_ALL=C sha256sum laion/*.parquet | sha256sum"
-    done = subprocess.run(["sh", "-c", command], cwd=parts, capture_output=True, text=True, check=True)
-    pinned = texts("laion", sha256=done.stdout.split()[0])
+    pinned = texts("laion", sha256=documented_pin(parts))
     assert len(read(pinned, parts)) == 6
     (parts / "laion/part-00003.parquet").rename(parts / "laion/part-00004.parquet")
     with pytest.raises(DataFault, match="the list of 4 files from .*part-00000.parquet on has sha256"):
         read(pinned, parts)
+
+
+@needs_sha256sum
+def test_a_pin_is_the_same_in_a_shell_that_sorts_as_people_do(parts: Path, tmp_path: Path) -> None:
+    locales = tmp_path / "locales"
+    locales.mkdir()
+    if (
+        not shutil.which("localedef")
+        or subprocess.run(
+            ["localedef", "-i", "en_US", "-f", "UTF-8", locales / "en_US.UTF-8"],
+            capture_output=True,
+            check=False,
+        ).returncode
+    ):
+        pytest.skip("needs a locale's source")
+    (parts / "laion/part-00003.parquet").rename(parts / "laion/Part-00003.parquet")
+    (parts / "laion/part-00001.parquet").rename(parts / "laion/PART-00001.parquet")
+    english = {"LOCPATH": str(locales), "LC_ALL": "en_US.UTF-8"}
+    assert bash("echo laion/*", parts, **english) == "laion/part-00000.parquet"  # C has PART-00001 first
+    assert len(read(texts("laion", sha256=documented_pin(parts, **english)), parts)) == 6
 
 
 def test_what_is_not_there_or_not_one_table_stops(parts: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from components.faults import ConfigurationFault, DataFault
 from components.settings.sources import Sidecars
 from components.sources.rows import ImageFile, Rejection, Row
+from components.sources.texts import Rejected, file_below
 from tests.sources.reading import columns, good, read, told
 
 
@@ -88,6 +91,27 @@ def test_what_lies_alone_leads_out_or_is_no_text_is_rejected(tmp_path: Path) -> 
         "empty_caption @ 1", "image_missing @ 2", "bad_utf8 @ 3", "path_outside_folder @ 4", "too_large @ 5",
         "path_outside_folder @ 6", "caption_missing @ 7", "nul_character @ 8",
     ]  # fmt: skip
+
+
+def test_links_that_dvc_add_leaves_are_files_of_the_folder(tmp_path: Path) -> None:
+    put(tmp_path, {"1.jpg": b"", "1.txt": "a cat", "more/2.jpg": b"2", "more/2.txt": "a dog"})
+    before = read(sidecars(), tmp_path)
+    offline = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    for command in (
+        ["init", "--quiet", "--no-scm"],
+        ["config", "cache.type", "symlink"],
+        ["config", "cache.dir", str(tmp_path / "elsewhere")],
+        ["add", "--quiet", "photos"],
+    ):
+        subprocess.run([sys.executable, "-m", "dvc", *command], cwd=tmp_path, env=offline, check=True)
+    assert (tmp_path / "photos/more/2.txt").readlink().is_relative_to(tmp_path / "elsewhere")
+    assert read(sidecars(), tmp_path) == before
+    assert told(before) == ["a cat", "a dog"]
+    cached = (tmp_path / "photos/more/2.jpg").readlink()
+    (tmp_path / "outside.jpg").symlink_to(cached)
+    for name in (str(cached), os.path.relpath(cached, tmp_path / "photos"), "../outside.jpg"):
+        with pytest.raises(Rejected, match="path_outside_folder"):
+            file_below((tmp_path / "photos").resolve(), name)  # the link is what must lie in the folder
 
 
 def test_a_name_that_is_no_utf_8_is_rejected(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from components.faults import ConfigurationFault, DataFault, Fault
 from components.settings.sources import CaptionColumn, Folder
 from components.sources.rows import ImageFile, ImageUrl, Rejection, Row
 from components.storage.atomic import sha256_of
-from tests.sources.reading import COLUMNS, columns, read, texts, told, urls
+from tests.sources.reading import COLUMNS, columns, good, read, texts, told, urls
 
 RAW = columns("raw", "long")
 
@@ -108,6 +108,44 @@ def test_csv_stops_at_one_swallowed_row_and_not_at_a_caption_of_several_lines(tm
     )
     path.write_text("\n".join([header, f"a1,a cat,{prose},http://a/1"]), "utf-8")  # as wide as rows are
     assert told(read(urls("list.csv", captions=RAW), tmp_path)) == ["a cat"]
+
+
+CAPTION_OF_LINES = '"One, two\nthree, four\nfive, six\nseven, eight"'
+
+
+@pytest.mark.parametrize("header", ["caption", "title,caption", "caption,title", "n,caption"])
+def test_a_caption_of_several_lines_is_one_where_nothing_says_that_they_are_rows(
+    tmp_path: Path, header: str
+) -> None:
+    fields = {"caption": CAPTION_OF_LINES, "title": "Numbers", "n": "12"}
+    words = {"caption": '"a\nb"', "title": "Letters", "n": "13"}
+    lines = [header, *(",".join(row[name] for name in header.split(",")) for row in (fields, words))]
+    (tmp_path / "list.csv").write_text("\n".join(lines), "utf-8")
+    expected = ["One, two three, four five, six seven, eight", "a b"]
+    assert told(read(texts("list.csv"), tmp_path)) == expected
+
+
+def test_addresses_in_the_only_column_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(
+        'caption\n"See http://a/1\nhttp://a/2"\n"http://a/3\nhttp://a/4"\nb\nc'
+    )
+    assert len(good(read(texts("list.csv"), tmp_path))) == 4
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["image,caption", 'a.jpg,"a cat', 'b.jpg,a dog"', "c.jpg,a fox"],
+        ["image,caption", 'cat.jpg,"a cat', 'dog.png,"a dog', "fox.jpg,a fox"],
+        ["id,caption", '1,"a cat', '2,a dog"', "3,a fox"],
+        ["caption,url", 'a cat,"http://a/1', 'a dog,http://a/2"', "a fox,http://a/3"],
+        ["caption,url", '"a cat,http://a/1', 'a dog",http://a/2', "a fox,http://a/3"],
+    ],
+)
+def test_a_file_a_number_or_an_address_says_that_lines_are_rows(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "list.csv").write_text("\n".join(lines), "utf-8")
+    with pytest.raises(DataFault, match="list.csv: .*quote"):
+        read(texts("list.csv"), tmp_path)
 
 
 def test_a_bad_byte_costs_its_own_row_of_a_csv(tmp_path: Path) -> None:

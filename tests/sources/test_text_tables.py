@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.faults import ConfigurationFault, DataFault
@@ -122,6 +122,7 @@ def test_a_line_that_never_ends_is_not_taken_into_memory(tmp_path: Path) -> None
         read(texts("list.tsv.gz"), tmp_path)
 
 
+@settings(deadline=None)
 @given(
     captions=st.lists(
         st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\t")), min_size=1

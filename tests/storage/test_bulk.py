@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+from botocore.retries.standard import ExponentialBackoff
 
-from components.faults import ConfigurationFault, DataFault, Stopped
+from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault, Stopped
 from components.running.workers import stop_server
 from components.storage import bulk
 from components.storage.atomic import content_key
@@ -180,34 +182,104 @@ def test_a_lost_object_is_noticed_and_its_shard_made_again(
     delete(f"{root}/{name}")
     forget_lost(folder, bucket)
     assert not folder.exists()
-    assert f"{root}/{name} is wanted in {root} and is not there" in caplog.text
+    assert f"{root}/{name} is wanted in {root}: {root}/{name} not found" in caplog.text
     keep_remote(make_piece(), bucket)
     assert objects(root) == before
 
 
-def test_another_root_takes_what_was_copied_there_and_makes_the_rest(
-    root: str, artifact: Path, make_piece: Make
-) -> None:
-    folder = make_piece()
+def copy(root: str, to: str, *, metadata: bool) -> str:
+    """Copy the one shard of a root below another prefix of its bucket, and return its name."""
     (name,) = set(objects(root)) - {MARK}
     bucket, _, prefix = root.removeprefix("s3://").partition("/")
     source = {"Bucket": bucket, "Key": f"{prefix}/{name}"}
-    boto3.client("s3").copy_object(Bucket=bucket, Key=f"copy/{name}", CopySource=source)
-    other = open_data_root(f"s3://{bucket}/copy")
-    forget_lost(folder, other)
-    keep_remote(folder, other)
-    assert [entry.uri for entry in listed(folder) if entry.is_remote] == [f"s3://{bucket}/copy/{name}"]
-    forget_lost(folder, open_data_root(f"s3://{bucket}/empty"))
-    assert not folder.exists()
+    directive: Any = "COPY" if metadata else "REPLACE"  # as a copy by way of a disk does
+    boto3.client("s3").copy_object(
+        Bucket=bucket, Key=f"{to}/{name}", CopySource=source, MetadataDirective=directive
+    )
+    return name
 
 
-def test_a_shard_wanted_on_this_machine_is_made_again(artifact: Path, make_piece: Make) -> None:
+def remote_uris(folder: Path) -> list[str]:
+    return [entry.uri for entry in listed(folder) if entry.is_remote]
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_another_root_takes_what_was_copied_there(
+    s3_endpoint: str, s3: str, root: str, artifact: Path, make_piece: Make, metadata: bool
+) -> None:
     folder = make_piece()
-    assert not (folder / "00000.tar").exists()
+    name = copy(root, "copy", metadata=metadata)
+    delete(f"{root}/{name}")
+    other = f"s3://{s3}/copy"
+    with watched(s3_endpoint) as exchanges:
+        forget_lost(folder, open_data_root(other))
+        keep_remote(folder, open_data_root(other))
+        assert len(puts(exchanges)) == (0 if metadata else 1)
+    assert remote_uris(folder) == [f"{other}/{name}"]
+    with watched(s3_endpoint) as exchanges:
+        forget_lost(folder, open_data_root(other))
+        assert [one.method for one in exchanges if name in one.name] == ["HEAD"]  # the copy is read once
+
+
+def test_a_copy_of_other_bytes_is_not_taken(
+    s3: str, root: str, artifact: Path, make_piece: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = copy(root, "copy", metadata=False)
+    good = objects(root)[name]
+    overwrite(f"s3://{s3}/copy/{name}", good[:-1] + b"x")
+    folder, other = make_piece(), open_data_root(f"s3://{s3}/copy")
+    forget_lost(folder, other)  # the place it was copied from has the right one
+    assert (folder / "00000.tar").read_bytes() == good
+    keep_remote(folder, other)
+    assert objects(other.uri)[name] == good
+    overwrite(f"{other.uri}/{name}", good[:-2])
+    delete(f"{root}/{name}")
+    forget_lost(folder, other)
+    assert not folder.exists()
+    assert f"{other.uri}/{name} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("other", ["empty", None])
+def test_a_shard_wanted_elsewhere_is_brought_from_where_it_is(
+    tmp_path: Path, s3: str, root: str, artifact: Path, make_piece: Make, other: str | None
+) -> None:
+    folder = make_piece()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (name,) = set(objects(root)) - {MARK}
+    forget_lost(folder, open_data_root(f"s3://{s3}/{other}") if other else None)
+    assert (folder / "00000.tar").read_bytes() == objects(root)[name]
+    assert (folder / "00000_stats.json").read_bytes() == before["00000_stats.json"]
+    assert remote_uris(folder) == []
+    assert list(read_pairs(folder, shards_of(folder)[0], tmp_path / "work")) == PAIRS
+    assert [path.name for path in folder.parent.iterdir()] == ["key"]
+
+
+def test_a_shard_wanted_on_this_machine_is_made_again_if_it_is_lost(
+    root: str, artifact: Path, make_piece: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_piece()
+    (name,) = set(objects(root)) - {MARK}
+    delete(f"{root}/{name}")
     forget_lost(folder, None)
-    assert (make_piece() / "00000.tar").is_file()
-    forget_lost(folder, None)
-    assert folder.exists()
+    assert not folder.exists()
+    assert f"{root}/{name} is wanted on this machine: {root}/{name} not found" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"), [("forbidden", ConfigurationFault), ("busy", InfrastructureFault)]
+)
+def test_a_former_place_that_gives_no_answer_costs_no_piece(
+    root: str, artifact: Path, make_piece: Make, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch,
+    fault: Any, kind: type[Fault],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
+    folder = make_piece()
+    with proxy(s3_endpoint, fault=lambda _: fault) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        with pytest.raises(kind, match=f"^{root}/shards/.*; if that place .* remove {folder.parent}"):
+            forget_lost(folder, None)
+    assert remote_uris(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["key"]
 
 
 def test_no_byte_of_a_wrong_object_is_seen(tmp_path: Path, artifact: Path) -> None:
