@@ -34,6 +34,7 @@ def section(**requests: Any) -> EndpointCaptioner:
             "kind": "endpoint",
             "name": "far",
             "model": "some/model",
+            "revision": "1",
             "prompts": {"short": "Describe it."},
             "max_new_tokens": {"short": 32},
             "temperature": 0.0,
