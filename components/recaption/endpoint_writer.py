@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from components.faults import ConfigurationFault, InfrastructureFault
 from components.recaption.chat import Chat, Failed, completions_url
 from components.recaption.prompted_captioner import Order, Reply
+from components.running.signals import run_or_stop
 from components.settings.recaption import EndpointCaptioner
 
 
@@ -52,15 +53,15 @@ class EndpointWriter:
             return Chat(self._section, self._url, self._key)
 
         with asyncio.Runner() as runner:
-            chat = runner.run(start())
+            chat = run_or_stop(runner, start())
             try:
-                while done := runner.run(some(chat)):
+                while done := run_or_stop(runner, some(chat)):
                     for task in done:
                         yield running.pop(task), self._reply(task)
             finally:
                 for task in running:
                     task.cancel()
-                runner.run(chat.close())
+                run_or_stop(runner, chat.close())
 
     def _reply(self, task: asyncio.Task[Reply]) -> Reply:
         try:
