@@ -41,14 +41,12 @@ class Rounds:
             drafts = self._round(number, drafts, make)
         return drafts
 
-    def set_aside(self) -> bool:
-        """Have the next run ask again for what the last round lacks; say whether it lacks anything."""
+    def set_aside(self) -> None:
+        """Have the next run ask again for what the last round lacks, if it lacks anything."""
         folders = [self._folder(number) for number in range(self.retry_rounds + 1)]
         last = [folder for folder in folders if is_intact(folder)][-1]
-        lacks = may_pass(read_drafts(last / DRAFTS))
-        if lacks:
+        if may_pass(read_drafts(last / DRAFTS)):
             set_aside(last)
-        return lacks
 
     def _round(
         self, number: int, before: list[Draft], make: Callable[[list[Draft]], Sequence[Draft]]

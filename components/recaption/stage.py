@@ -117,18 +117,20 @@ def _check_rows(rows: Rows, section: Recaption, captioners: list[Captioner], sha
     """
     try:
         rows.check(section.max_reject_share, "recaption")
-    except DataFault as fault:
+    except DataFault:
         for shard in shards:
             for captioner in captioners:
                 for part in captioner.parts():
                     rounds_of(shard, captioner, part).set_aside()
-        failed = sum(count for reason, count in rows.rejected.items() if reason in REASONS)
+        passing = {reason: count for reason, count in rows.rejected.items() if reason in REASONS}
+        failed = sum(passing.values())
         others = sum(rows.rejected.values()) - failed
         if failed and others <= section.max_reject_share * rows.rows_in:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(passing.items()))
             raise InfrastructureFault(
-                f"the endpoint failed: {failed} of {rows.rows_in} captions did not come; expected no more "
-                "than recaption.max_reject_share: look at the server and run again: only these are asked for"
-            ) from fault
+                f"the endpoint failed: {failed} of {rows.rows_in} captions did not come ({reasons}); expected "
+                "no more than recaption.max_reject_share: look at the server, then run again for these alone"
+            ) from None
         raise
 
 
