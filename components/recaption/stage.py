@@ -128,8 +128,8 @@ def _check_rows(rows: Rows, section: Recaption, captioners: list[Captioner], sha
         if failed and others <= section.max_reject_share * rows.rows_in:
             reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(passing.items()))
             raise InfrastructureFault(
-                f"the endpoint failed: {failed} of {rows.rows_in} captions did not come ({reasons}); expected "
-                "no more than recaption.max_reject_share: look at the server, then run again for these alone"
+                f"the endpoint failed: {failed} of {rows.rows_in} captions did not come ({reasons}); "
+                "expected no more than recaption.max_reject_share: mend the server and run again for these"
             ) from None
         raise
 
