@@ -21,7 +21,12 @@ WINDOW_BATCHES = 4  # so many are sorted by length among themselves
 
 @dataclass(frozen=True)
 class Question:
-    """One caption asked for; equal questions have equal answers, whatever they are batched with."""
+    """One caption asked for.
+
+    Equal questions draw equal random numbers whatever they are batched with, and equal batches have equal
+    answers. In another batch the logits may differ in their last bits, for matrix products sum in another
+    order, and a token that is nearly tied with another may come out as that one.
+    """
 
     image: Image.Image  # RGB
     prompt: str

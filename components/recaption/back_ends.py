@@ -39,7 +39,8 @@ def captioners_of(section: Recaption, seed: int, base_models: Path, env: Environ
 
             yield FromPixels(one, base_models, env.device)
         else:
-            yield FromPrompts(one, seed, _writer(one, base_models, env))
+            retry_rounds = one.requests.retry_rounds if isinstance(one, EndpointCaptioner) else 0
+            yield FromPrompts(one, seed, _writer(one, base_models, env), retry_rounds)
 
 
 def _writer(

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from components.recaption.gates import Asked
 from components.storage.shards import Pair
 from components.storage.side_tables import Caption, Draft
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a captioner writes at once for a shard: a piece of its own, which no other part's change touches.
+
+    Attributes:
+        columns: What it writes, each column with the split it is written for.
+        identity: All that decides what it writes besides the rows, as plain values.
+        reads_captions: Whether it reads the captions of the source; else it sees pixels and nothing else.
+        retry_rounds: At most so often it is asked again for what did not come, see `passing`.
+    """
+
+    columns: frozenset[tuple[str, str]]
+    identity: dict[str, Any]
+    reads_captions: bool = False
+    retry_rounds: int = 0
+
+    @property
+    def splits(self) -> set[str]:
+        """The splits it writes for."""
+        return {split for _, split in self.columns}
 
 
 class Captioner(Protocol):
@@ -24,13 +47,14 @@ class Captioner(Protocol):
     def asked(self, column: str) -> Asked:
         """Return what a column is asked for as, for the gates."""
 
-    def identity(self) -> dict[str, Any]:
-        """Return all that decides what it writes, as plain values."""
+    def parts(self) -> Sequence[Part]:
+        """Return what can be written apart; together they write all columns."""
 
-    def write(self, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterable[Draft]:
+    def write(self, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterable[Draft]:
         """Yield at least one draft for each pair and column; its text is empty where there is nothing to say.
 
         Args:
-            pairs: The rows of a shard; a model sees their pixels and nothing else.
+            part: One of `parts`.
+            pairs: Rows of a shard, of the part's splits.
             captions: The captions that the source gave the same rows.
         """

@@ -11,20 +11,21 @@ from pydantic import SecretStr
 from yarl import URL
 
 from components.faults import ConfigurationFault
+from components.recaption.passing import REASONS
 from components.recaption.prompted_captioner import Order, Reply, messages
 from components.settings.recaption import EndpointCaptioner
 
 MAX_ANSWER_BYTES = 1 << 20
-WORTH_RETRYING = (408, 409, 425, 429)
 KEY_VARIABLE, URL_VARIABLE = "LLM2CLIP_CAPTION_ENDPOINT_KEY", "LLM2CLIP_CAPTION_ENDPOINT"
 
 
 class Failed(Exception):
     """No answer came that could be read; the reason is the text."""
 
-    def __init__(self, reason: str, *, may_pass: bool = False, retry_after_seconds: float = 0.0) -> None:
+    def __init__(self, reason: str, retry_after_seconds: float = 0.0) -> None:
         super().__init__(reason)
-        self.reason, self.may_pass, self.retry_after_seconds = reason, may_pass, retry_after_seconds
+        self.reason, self.retry_after_seconds = reason, retry_after_seconds
+        self.may_pass = reason in REASONS
 
 
 def completions_url(endpoint: str) -> URL:
@@ -122,7 +123,7 @@ class Chat:
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):
                 raise
-            raise Failed("connection_failed", may_pass=True) from None
+            raise Failed("connection_failed") from None
 
     def _check(self, response: aiohttp.ClientResponse) -> None:
         status, where = response.status, self._url.origin()
@@ -138,11 +139,7 @@ class Chat:
                 f"knows model {self._section.model}: mend {URL_VARIABLE} or recaption.captioners"
             )
         after = response.headers.get("Retry-After", "")
-        raise Failed(
-            f"http_{status}",
-            may_pass=status in WORTH_RETRYING or status >= 500,
-            retry_after_seconds=float(after) if re.fullmatch(r"\d{1,12}", after.strip()) else 0.0,
-        )
+        raise Failed(f"http_{status}", float(after) if re.fullmatch(r"\d{1,12}", after.strip()) else 0.0)
 
     def _read(self, body: bytes) -> Reply:
         """Return the caption in an answer, or why there is none.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
-from typing import Any
 
+from components.recaption.captioner import Part
 from components.recaption.gates import Asked
 from components.settings.recaption import ColumnsCaptioner
 from components.storage.shards import Pair
@@ -32,11 +32,11 @@ class FromColumns:
         """See `Captioner`."""
         return Asked(kind=None, prompt="")
 
-    def identity(self) -> dict[str, Any]:
+    def parts(self) -> list[Part]:
         """See `Captioner`."""
-        return self._section.model_dump()
+        return [Part(frozenset(self.columns()), self._section.model_dump(), reads_captions=True)]
 
-    def write(self, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
+    def write(self, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
         """See `Captioner`."""
         by_source: dict[tuple[str, str], list[Caption]] = defaultdict(list)
         for caption in sorted(captions, key=lambda one: one.number):

@@ -11,14 +11,15 @@ from pydantic import SecretStr
 from components.faults import ConfigurationFault, InfrastructureFault
 from components.recaption.chat import Chat, Failed, completions_url
 from components.recaption.prompted_captioner import Order, Reply
+from components.running.signals import run_or_stop
 from components.settings.recaption import EndpointCaptioner
 
 
 class EndpointWriter:
     """Asks so many captions at a time as params allow.
 
-    A caption that does not come is rejected by reason. When none comes for a while the server is down, or
-    misunderstands us, and the stage stops: the shards that are finished are kept.
+    A caption that does not come is rejected by reason, and may be asked for again (`passing`). When none
+    comes for a while the server is down, or misunderstands us, and the stage stops: finished pieces stay.
 
     Args:
         section: From params.
@@ -35,7 +36,7 @@ class EndpointWriter:
         self._failures_in_a_row = 0
 
     def identity(self) -> dict[str, Any]:
-        """See `Writer`; the address is no part of it, for a model is the same wherever it runs."""
+        """See `Writer`; not the address: params say by `revision` when another model answers to the name."""
         return {}
 
     def replies(self, orders: Sequence[Order]) -> Iterator[tuple[int, Reply]]:
@@ -52,15 +53,15 @@ class EndpointWriter:
             return Chat(self._section, self._url, self._key)
 
         with asyncio.Runner() as runner:
-            chat = runner.run(start())
+            chat = run_or_stop(runner, start())
             try:
-                while done := runner.run(some(chat)):
+                while done := run_or_stop(runner, some(chat)):
                     for task in done:
                         yield running.pop(task), self._reply(task)
             finally:
                 for task in running:
                     task.cancel()
-                runner.run(chat.close())
+                run_or_stop(runner, chat.close())
 
     def _reply(self, task: asyncio.Task[Reply]) -> Reply:
         try:
@@ -69,9 +70,7 @@ class EndpointWriter:
             self._failures_in_a_row += 1
             if self._failures_in_a_row < self._section.requests.max_failures_in_a_row:
                 return Reply("", failed.reason)
-            kind = (
-                InfrastructureFault if failed.may_pass or failed.reason == "timeout" else ConfigurationFault
-            )
+            kind = InfrastructureFault if failed.may_pass else ConfigurationFault
             raise kind(
                 f"recaption.captioners {self._section.name}: {self._failures_in_a_row} requests in a row "
                 f"gave no caption, the last by {failed.reason}; expected answers from {self._url.origin()}: "

@@ -17,8 +17,9 @@ SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟")
 AFTER_SENTENCE_END = "\"'”’»)]"
 # scripts that put no spaces between words: each character counts as one
 WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+(?:['’][^\W_]+)*")
-TEMPLATE_TOKENS = re.compile(
-    r"<\|[a-z0-9_]+\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:image|pad|unk|start_of_turn|end_of_turn|loc_\d+)>"
+CHAT_TOKENS = re.compile(r"<\|[a-z0-9_]+\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>")
+TEMPLATE_TOKENS = re.compile(  # people write such, too
+    r"</?s>|<(?:image|pad|unk|loc_\d+)>"
     r"|(?:^|\s)(?:USER|ASSISTANT|SYSTEM|### ?(?:Human|Assistant|User|Instruction|Response)):"
 )
 APOLOGY = re.compile(
@@ -39,7 +40,10 @@ REFUSAL = re.compile(
 
 @dataclass(frozen=True)
 class Asked:
-    """What a caption was asked for as; an existing column has neither kind nor prompt."""
+    """What a caption was asked for as; an existing column has neither kind nor prompt.
+
+    Without a prompt nobody was spoken to: neither refusals nor echoes of a prompt are looked for.
+    """
 
     kind: str | None
     prompt: str
@@ -63,8 +67,9 @@ def fault(text: str, language: str, asked: Asked, gates: CaptionGates) -> str | 
         return "empty"
     words = [word.casefold() for word in WORD.findall(text)]
     reasons = {
-        "refusal": is_refusal(text),
-        "prompt_leak": leaks_prompt(text, words, asked.prompt, gates.min_leaked_words),
+        "refusal": bool(asked.prompt) and is_refusal(text),
+        "prompt_leak": bool(CHAT_TOKENS.search(text))
+        or (bool(asked.prompt) and leaks_prompt(text, asked.prompt, gates.min_leaked_words)),
         "repeated": is_repeated(words or text.split(), gates.max_repeats, gates.max_repeated_share),
         "truncated": asked.kind in gates.whole_sentences and not ends_sentence(shown),
         "wrong_language": other_language(text, language, gates.min_script_share) is True,
@@ -84,23 +89,33 @@ def is_refusal(text: str) -> bool:
     return bool(APOLOGY.match(plain.lstrip("\"' ")) or REFUSAL.search(plain))
 
 
-def leaks_prompt(text: str, words: list[str], prompt: str, min_words: int) -> bool:
-    """Say whether a text holds tokens of a chat template, or `min_words` words in a row of its prompt.
+def leaks_prompt(text: str, prompt: str, min_words: int) -> bool:
+    """Say whether a text holds tokens of a prompt's template, or `min_words` words in a row of the prompt.
+
+    A beginning is no leak: asked by "a photo of", some models write "a photo of a dog", others "a dog".
 
     Args:
         text: What was written.
-        words: Its words, in lower case.
         prompt: A shorter prompt leaks as a whole, from two words on.
         min_words: See above.
     """
     if TEMPLATE_TOKENS.search(text):
         return True
+    words = [word.casefold() for word in WORD.findall(_without_beginning(text, prompt))]
     asked = [word.casefold() for word in WORD.findall(prompt)]
     length = min(min_words, len(asked))
     if length < 2:
         return False
     runs = {tuple(asked[first : first + length]) for first in range(len(asked) - length + 1)}
     return any(tuple(words[first : first + length]) in runs for first in range(len(words) - length + 1))
+
+
+def _without_beginning(text: str, prompt: str) -> str:
+    """Return a text without the prompt that it goes on from: one that stops in the middle of a sentence."""
+    beginning = prompt.strip()
+    is_open = beginning[-1:].isalnum() and text[: len(beginning)].casefold() == beginning.casefold()
+    rest = text[len(beginning) :]
+    return rest if is_open and re.match(r"\s+\w", rest) else text
 
 
 def is_repeated(words: list[str], max_repeats: int, max_repeated_share: float) -> bool:

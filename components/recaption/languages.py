@@ -2,8 +2,8 @@
 
 No language detector is taken. Captions have five to sixty words; what is small and kept up decides by a model
 that is a pickle, a download or a hundred megabytes, and guesses where there is nothing to go by. Here a
-caption is refused on evidence only: letters of another script, or more function words of another language
-than of its own.
+caption is refused on evidence only: letters of another script, or more different function words of another
+language than of its own.
 """
 
 from __future__ import annotations
@@ -39,36 +39,65 @@ SCRIPTS: dict[str, frozenset[str]] = {
     "ur": frozenset({"ARABIC"}),
     "zh": frozenset({"CJK", "BOPOMOFO"}),
 }
-# frequent in captions and hardly words of another language of this list; the others are told by script alone
+# frequent in captions and neither words nor names in captions of another language of this list; the languages
+# that are not here are told by script alone
 FUNCTION_WORDS: dict[str, frozenset[str]] = {
     "cs": _words(
-        "na v je jsou se který která které při před po nebo svém své ve ze muž žena dva dvě jeho jejich"
+        "na je jsou se si za která který které kteří při před nebo nad pod mezi vedle kolem když ve ze dva "
+        "dvě tři jeho jejich svém své svou muž muži žena ženy dítě děti chlapec dívka pes psi lidé lidí "
+        "skupina mladý mladá malý malá drží hraje sedí stojí jde běží skáče"
     ),
     "de": _words(
-        "der die das ein eine einen einem einer eines und ist sind mit auf im am beim zwei vor über neben "
-        "hinter unter während sich nicht von zum zur steht sitzt den dem"
+        "der das ein eine einen einem einer eines und ist sind mit auf im aus bei beim zwei drei vor über "
+        "neben hinter unter während durch von zum zur sich nicht dem etwas seine seinem ihre ihrem mehrere "
+        "junger junge junges kleiner kleine kleines großen roten blauen weißen schwarzen grünen gelben steht "
+        "stehen sitzt sitzen liegt läuft rennt geht fährt springt spielt spielen hält trägt schaut"
     ),
     "en": _words(
         "the and is are with on of at an by two while his her their it its from for that there this has "
-        "near next who wearing standing sitting"
+        "near next who wearing standing sitting holding playing running looking walking through front"
     ),
     "es": _words(
-        "el los las un una unos unas y con por está están su sus del al hombre mujer dos mientras junto "
-        "sobre que lleva"
+        "el un una unos unas y en con por está están su sus del al se dos mientras junto sobre que lleva "
+        "hombre mujer niño niña niños perro personas calle joven delante"
     ),
     "fr": _words(
-        "le les un une des du et est sont avec dans sur au aux deux qui elle il son ses homme femme près "
-        "pendant en train assis"
+        "le un une les des du et en est sont avec dans sur au aux deux trois qui elle il se ses par pour "
+        "près devant derrière homme hommes femme femmes fille garçon enfants chien chiens gens personnes "
+        "jeune assis assise debout tient portant tenant regarde joue saute tandis"
     ),
     "it": _words(
-        "il lo gli un una uno e è sono con di della del nel nella sul sulla uomo donna due mentre che accanto"
+        "il lo gli un una uno e è sono con di della del nel nella sul sulla si che mentre accanto uomo donna "
+        "ragazzo ragazza bambino bambina cane persone giovane"
     ),
-    "nl": _words("een het de en van met op zijn staat zit twee naast voor achter terwijl bij naar hun haar"),
-    "pl": _words("się na jest są przy przed który która które oraz dwa dwie mężczyzna kobieta jego ze"),
-    "pt": _words("os um uma uns umas com por está estão seu sua dois duas da na homem mulher enquanto em"),
+    "nl": _words(
+        "een het de en met op zijn staat zit loopt speelt draagt twee naast voor achter terwijl bij naar uit "
+        "door aan hun haar vrouw jongen meisje hond mensen"
+    ),
+    "pl": _words(
+        "się na jest są przy przed obok który która które oraz dwa dwie jego ze mężczyzna kobieta chłopiec "
+        "dziewczyna dziecko pies stoi siedzi ludzi"
+    ),
+    "pt": _words(
+        "os um uma uns umas com por está estão seu sua se dois duas da na em enquanto homem mulher menino "
+        "menina cachorro pessoas jovem"
+    ),
 }
-MIN_EVIDENCE = 2  # function words of another language, and twice as many as of its own
+# words of several languages: evidence for each of these, and against none
+SHARED_WORDS: dict[str, frozenset[str]] = {
+    "cs": _words("a s v po do pro"),
+    "de": _words("die den am an in um"),
+    "en": _words("a in to as over under behind into"),
+    "es": _words("los las la a de"),
+    "fr": _words("la a son de pendant train"),
+    "it": _words("la in a due"),
+    "nl": _words("van in is of over die"),
+    "pl": _words("w z a do"),
+    "pt": _words("no o e de"),
+}
+MIN_EVIDENCE = 3  # different function words of another language, and more than twice as many as of its own
 WORD = re.compile(r"[^\W\d_]+")
+STARTS_SENTENCE = re.compile(r"(?:^|[.!?…])[^\w.!?…]*$")
 
 
 def other_language(text: str, language: str, min_script_share: float) -> bool | None:
@@ -90,10 +119,19 @@ def other_language(text: str, language: str, min_script_share: float) -> bool | 
     own = FUNCTION_WORDS.get(language)
     if own is None:
         return False
-    words = Counter(WORD.findall(text.lower()))
-    own_count = sum(words[word] for word in own)
-    other_count = max(sum(words[word] for word in known - own) for known in FUNCTION_WORDS.values())
+    words = _plain_words(text)
+    own_count = len(words & (own | SHARED_WORDS[language]))
+    other_count = max(len(words & (known - own)) for known in FUNCTION_WORDS.values())
     return other_count >= MIN_EVIDENCE and other_count > 2 * own_count
+
+
+def _plain_words(text: str) -> set[str]:
+    """Return a text's different words, but for capitalised ones inside a sentence: they may be names."""
+    return {
+        match[0].lower()
+        for match in WORD.finditer(text)
+        if match[0].islower() or STARTS_SENTENCE.search(text, 0, match.start())
+    }
 
 
 @cache

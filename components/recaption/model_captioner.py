@@ -10,6 +10,7 @@ from typing import Any
 from components.faults import ConfigurationFault, DataFault
 from components.ml.captioner import load_captioner, write_texts
 from components.ml.images import decode_images
+from components.recaption.captioner import Part
 from components.recaption.gates import Asked
 from components.settings.recaption import ModelCaptioner
 from components.storage.manifest import folder_key
@@ -58,15 +59,15 @@ class FromPixels:
         """Return the column that a kind of caption goes to."""
         return f"{self.name}_{kind}"
 
-    def identity(self) -> dict[str, Any]:
+    def parts(self) -> list[Part]:
         """See `Captioner`."""
-        return {"model": self._weights_key, **self._section.model_dump()}
+        identity = {"model": self._weights_key, **self._section.model_dump()}
+        return [Part(frozenset(self.columns()), identity)]
 
-    def write(self, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
+    def write(self, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
         """See `Captioner`; what the source said about the rows is not looked at."""
-        asked = [pair for pair in pairs if pair.metadata["split"] in self._section.splits]
-        for first in range(0, len(asked), self._section.batch_size):
-            batch = asked[first : first + self._section.batch_size]
+        for first in range(0, len(pairs), self._section.batch_size):
+            batch = pairs[first : first + self._section.batch_size]
             for kind, texts in self._texts([pair.jpeg for pair in batch]).items():
                 for pair, text in zip(batch, texts, strict=True):
                     split = pair.metadata["split"]

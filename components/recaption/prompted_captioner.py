@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from components.faults import ConfigurationFault
+from components.recaption.captioner import Part
 from components.recaption.gates import Asked
 from components.recaption.languages import SCRIPTS
 from components.settings.recaption import PromptedCaptioner
@@ -60,14 +61,16 @@ class FromPrompts:
         section: From params.
         seed: Of the whole run; each caption has a seed of its own, made of this one, its column and its key.
         writer: Runs the model.
+        retry_rounds: See `Part`.
 
     Raises:
         ConfigurationFault: no gate could tell whether a caption is in the language asked for.
     """
 
-    def __init__(self, section: PromptedCaptioner, seed: int, writer: Writer) -> None:
+    def __init__(self, section: PromptedCaptioner, seed: int, writer: Writer, retry_rounds: int = 0) -> None:
         self.name = section.name
-        self._section, self._writer = section, writer
+        self._section, self._writer, self._retry_rounds = section, writer, retry_rounds
+        self._kinds = {self._column(kind): kind for kind in section.prompts}
         self._seed = seed if section.temperature else 0  # where nothing is drawn it decides nothing
         if section.language not in SCRIPTS:
             raise ConfigurationFault(
@@ -85,48 +88,52 @@ class FromPrompts:
 
     def asked(self, column: str) -> Asked:
         """See `Captioner`."""
-        prompts: dict[str, str] = {
-            self._column(kind): prompt for kind, prompt in self._section.prompts.items()
-        }
-        return Asked(column.removeprefix(f"{self.name}_"), prompts[column])
+        kind = self._kinds[column]
+        return Asked(kind, self._section.prompts[kind])
 
-    def identity(self) -> dict[str, Any]:
-        """See `Captioner`."""
-        return {
-            **self._section.model_dump(exclude={"requests"}),
+    def parts(self) -> list[Part]:
+        """See `Captioner`; one a kind and split: another kind or split has nothing written again."""
+        of_all = {
+            **self._section.model_dump(exclude={"requests", "prompts", "max_new_tokens", "splits"}),
             "seed": self._seed,
             "writer": self._writer.identity(),
         }
+        return [
+            Part(
+                frozenset({(column, split)}),
+                {
+                    **of_all,
+                    "prompt": self._section.prompts[kind],
+                    "max_new_tokens": self._section.max_new_tokens[kind],
+                },
+                retry_rounds=self._retry_rounds,
+            )
+            for column, kind in self._kinds.items()
+            for split in self._section.splits
+        ]
 
-    def write(self, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
+    def write(self, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
         """See `Captioner`; in the order of the pairs, each as soon as all before it are there."""
-        wanted = [
-            (pair, kind, prompt)
-            for pair in pairs
-            if pair.metadata["split"] in self._section.splits
-            for kind, prompt in self._section.prompts.items()
-        ]
-        orders = [
-            Order(pair.jpeg, prompt, self._section.max_new_tokens[kind], self._seed_of(kind, pair.key))
-            for pair, kind, prompt in wanted
-        ]
+        ((column, _),) = part.columns
+        kind = self._kinds[column]
+        prompt, max_new_tokens = self._section.prompts[kind], self._section.max_new_tokens[kind]
+        orders = [Order(pair.jpeg, prompt, max_new_tokens, self._seed_of(column, pair.key)) for pair in pairs]
         waiting: dict[int, Reply] = {}
         turn = 0
         for number, reply in self._writer.replies(orders):
             waiting[number] = reply
             while turn in waiting:
-                pair, kind, _ = wanted[turn]
-                yield self._draft(pair, kind, waiting.pop(turn))
+                yield self._draft(pairs[turn], column, waiting.pop(turn))
                 turn += 1
 
-    def _draft(self, pair: Pair, kind: str, reply: Reply) -> Draft:
+    def _draft(self, pair: Pair, column: str, reply: Reply) -> Draft:
         text = " ".join(reply.text.split())
         split, language = pair.metadata["split"], self._section.language
-        return Draft(Caption(pair.key, split, self._column(kind), language, 0, text, self.name), reply.reason)
+        return Draft(Caption(pair.key, split, column, language, 0, text, self.name), reply.reason)
 
     def _column(self, kind: str) -> str:
         return f"{self.name}_{kind}"
 
-    def _seed_of(self, kind: str, key: str) -> int:
-        digest = sha256(f"{self._seed}\n{self._column(kind)}\n{key}".encode()).digest()
+    def _seed_of(self, column: str, key: str) -> int:
+        digest = sha256(f"{self._seed}\n{column}\n{key}".encode()).digest()
         return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 from components.faults import DataFault
-from components.recaption.captioner import Captioner
+from components.recaption.captioner import Captioner, Part
+from components.recaption.rounds import Rounds
 from components.running.progress import Progress
-from components.storage.atomic import content_key
+from components.storage.atomic import content_key, read_json, write_json
 from components.storage.manifest import Entry
 from components.storage.pieces import piece
 from components.storage.shards import Pair, read_pairs
-from components.storage.side_tables import (
-    Caption,
-    Draft,
-    read_captions,
-    read_drafts,
-    write_captions,
-    write_drafts,
-)
+from components.storage.side_tables import Caption, Draft, read_captions, write_captions
 
-FORMAT_VERSION = 2  # raised by hand when the same params write other captions, or pieces hold other files
-CAPTIONS, DRAFTS = "captions.parquet", "drafts.parquet"
+FORMAT_VERSION = 3  # raised by hand when the same params write other captions, or pieces hold other files
+CAPTIONS, PIXELS = "captions.parquet", "pixels.json"
 
 
 @dataclass(frozen=True)
@@ -40,58 +36,93 @@ class Shard:
         """All pairs; only read where a piece is missing, and once for all captioners."""
         return list(read_pairs(self.download, self.entry, self.work))
 
+    @cached_property
+    def source(self) -> Path:
+        """The piece of what the source gave: its captions, and by split a hash of its keys and images.
 
-def source_captions(shard: Shard) -> list[Caption]:
-    """Return the captions that the source gave a shard's rows.
+        Raises:
+            DataFault: a caption is no text that UTF-8 can hold.
+        """
+        key = content_key({"shard": self.entry.sha256, "format_version": FORMAT_VERSION})
+        return piece(self.work / "pieces" / "source", key, self._write_source)
 
-    Raises:
-        DataFault: one of them is no text that UTF-8 can hold.
-    """
-
-    def make(folder: Path) -> None:
+    def _write_source(self, folder: Path) -> None:
         captions = [
             Caption(key=pair.key, split=pair.metadata["split"], **caption)
-            for pair in shard.pairs
+            for pair in self.pairs
             for caption in pair.metadata["captions"]
         ]
         if odd := next((caption.key for caption in captions if not _is_storable(caption.text)), None):
             raise DataFault(
-                f"{shard.entry.uri}: a caption of {odd} holds half a character; expected text: "
+                f"{self.entry.uri}: a caption of {odd} holds half a character; expected text: "
                 "run `dvc repro --force download`"
             )
         write_captions(folder / CAPTIONS, captions)
+        images: dict[str, list[list[str]]] = defaultdict(list)
+        for pair in self.pairs:
+            images[pair.metadata["split"]].append([pair.key, sha256(pair.jpeg).hexdigest()])
+        write_json(folder / PIXELS, {split: content_key(found) for split, found in images.items()})
 
-    key = content_key({"shard": shard.entry.sha256, "format_version": FORMAT_VERSION})
-    return read_captions(piece(shard.work / "pieces" / "source", key, make) / CAPTIONS)
+
+def source_captions(shard: Shard) -> list[Caption]:
+    """Return the captions that the source gave a shard's rows."""
+    return read_captions(shard.source / CAPTIONS)
+
+
+def rounds_of(shard: Shard, captioner: Captioner, part: Part) -> Rounds:
+    """Return the pieces of what a captioner's part writes for a shard: decided by what it reads of it."""
+    pixels = read_json(shard.source / PIXELS)
+    seen = {split: pixels.get(split) for split in sorted(part.splits)}
+    decided_by = {
+        "reads": shard.entry.sha256 if part.reads_captions else seen,
+        "columns": sorted(part.columns),
+        "captioner": part.identity,
+        "format_version": FORMAT_VERSION,
+    }
+    return Rounds(shard.work / "pieces" / captioner.name, content_key(decided_by), part.retry_rounds)
 
 
 def drafts_of(
     shard: Shard, captioner: Captioner, source: list[Caption], progress: Progress | None = None
 ) -> list[Draft]:
-    """Return what a captioner wrote for a shard; written now unless a finished piece is there.
+    """Return what a captioner wrote for a shard; written now unless finished pieces are there.
 
     Args:
         shard: One of download.
         captioner: Who writes.
         source: What `source_captions` gave.
-        progress: Counts the shard's rows, each as soon as something was written for it.
+        progress: Counts the shard's rows once a part, each as soon as something was written for it.
     """
+    found: list[Draft] = []
+    for part in captioner.parts():
+        done = progress.done if progress else 0
+        found += rounds_of(shard, captioner, part).drafts(
+            lambda settled, part=part: _written(shard, captioner, part, source, settled, progress)  # type: ignore[misc]
+        )
+        if progress and (left := (shard.entry.rows or 0) - (progress.done - done)) > 0:
+            progress.advance(left)
+    return found
 
-    def make(folder: Path) -> None:
-        drafts = [_storable(draft) for draft in _shown(captioner.write(shard.pairs, source), progress)]
-        _check_complete(shard, captioner, drafts)
-        write_drafts(folder / DRAFTS, drafts)
 
-    decided_by = {
-        "shard": shard.entry.sha256,
-        "captioner": captioner.identity(),
-        "format_version": FORMAT_VERSION,
-    }
-    done = progress.done if progress else 0
-    folder = piece(shard.work / "pieces" / captioner.name, content_key(decided_by), make)
-    if progress and (left := (shard.entry.rows or 0) - (progress.done - done)):
-        progress.advance(left)
-    return read_drafts(folder / DRAFTS)
+def _written(
+    shard: Shard,
+    captioner: Captioner,
+    part: Part,
+    source: list[Caption],
+    settled: list[Draft],
+    progress: Progress | None,
+) -> list[Draft]:
+    """Return all drafts of a part: the settled ones, and for the rows that have none what is written now."""
+    known = {draft.caption.key for draft in settled}
+    own = [pair for pair in shard.pairs if pair.metadata["split"] in part.splits]
+    asked = [pair for pair in own if pair.key not in known]
+    written = captioner.write(part, asked, source) if asked else []
+    drafts = [_storable(draft) for draft in _shown(written, progress)]
+    _check_complete(shard, captioner, part, drafts + settled)
+    if not settled:
+        return drafts
+    place = {pair.key: number for number, pair in enumerate(own)}
+    return sorted(drafts + settled, key=lambda draft: place[draft.caption.key])
 
 
 def _shown(drafts: Iterable[Draft], progress: Progress | None) -> Iterator[Draft]:
@@ -120,12 +151,10 @@ def _is_storable(text: str) -> bool:
     return True
 
 
-def _check_complete(shard: Shard, captioner: Captioner, drafts: list[Draft]) -> None:
+def _check_complete(shard: Shard, captioner: Captioner, part: Part, drafts: list[Draft]) -> None:
     """Check that each row got its drafts and no other row's: none lost, none shifted."""
     splits = {pair.key: pair.metadata["split"] for pair in shard.pairs}
-    wanted = {
-        (key, column) for key, own in splits.items() for column, split in captioner.columns() if split == own
-    }
+    wanted = {(key, column) for key, own in splits.items() for column, split in part.columns if split == own}
     found = {(draft.caption.key, draft.caption.column) for draft in drafts}
     wrong = [draft for draft in drafts if splits.get(draft.caption.key) != draft.caption.split]
     if found != wanted or wrong:

@@ -21,15 +21,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.faults import ConfigurationFault, DataFault
+from components.faults import ConfigurationFault, DataFault, InfrastructureFault
 from components.recaption.back_ends import captioners_of
 from components.recaption.captioner import Captioner
 from components.recaption.crowd import Crowd
 from components.recaption.judging import Judging
+from components.recaption.passing import REASONS
 from components.recaption.quality import Quality
-from components.recaption.shard import Shard, drafts_of, source_captions
+from components.recaption.shard import Shard, drafts_of, rounds_of, source_captions
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
+from components.running.rows import Rows
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import ModelCaptioner, Recaption
@@ -68,7 +70,7 @@ def run(params: Params, env: Environment) -> None:
             if scorer:
                 scorer.write(shard, captions, out.folder)
         if captioners:
-            judging.rows().check(params.recaption.max_reject_share, "recaption")
+            _check_rows(judging.rows(), params.recaption, captioners, _shards(download, entries, work))
         scores = scorer.figures() if scorer else None
     figures = {
         **judging.figures(),
@@ -84,7 +86,8 @@ def _write_drafts(
 ) -> Crowd:
     """Have every captioner write for every shard what is not there yet; return what all texts show."""
     crowd = Crowd({str(kind): count for kind, count in section.gates.max_images_per_text.items()})
-    total = sum(entry.rows or 0 for entry in entries) * len(captioners)
+    parts = sum(len(captioner.parts()) for captioner in captioners)
+    total = sum(entry.rows or 0 for entry in entries) * parts
     progress = Progress(work, "recaption", total, "rows")
     for shard in _shards(download, entries, work):
         source = source_captions(shard)
@@ -103,6 +106,32 @@ def _judged(judging: Judging, captioners: list[Captioner], shard: Shard) -> tupl
         captions += good
         rejected += bad
     return captions, rejected
+
+
+def _check_rows(rows: Rows, section: Recaption, captioners: list[Captioner], shards: Iterator[Shard]) -> None:
+    """Check balance and limit; where they do not hold, the next run asks again for what may come by then.
+
+    Raises:
+        DataFault: no caption is left, or too many were rejected.
+        InfrastructureFault: the same, and failures that may pass are the reason.
+    """
+    try:
+        rows.check(section.max_reject_share, "recaption")
+    except DataFault:
+        for shard in shards:
+            for captioner in captioners:
+                for part in captioner.parts():
+                    rounds_of(shard, captioner, part).set_aside()
+        passing = {reason: count for reason, count in rows.rejected.items() if reason in REASONS}
+        failed = sum(passing.values())
+        others = sum(rows.rejected.values()) - failed
+        if failed and others <= section.max_reject_share * rows.rows_in:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(passing.items()))
+            raise InfrastructureFault(
+                f"the endpoint failed: {failed} of {rows.rows_in} captions did not come ({reasons}); "
+                "expected no more than recaption.max_reject_share: mend the server and run again for these"
+            ) from None
+        raise
 
 
 def _scorer(section: Recaption, layout: Layout, env: Environment, entries: list[Entry]) -> Scorer | None:

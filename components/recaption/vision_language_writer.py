@@ -35,7 +35,7 @@ def model_folder(name: str, model: str, base_models: Path) -> Path:
 
 
 class TransformersWriter:
-    """Runs a model through `AutoModelForImageTextToText`; equal orders have equal replies in any batch.
+    """Runs a model through `AutoModelForImageTextToText`; equal orders in equal batches have equal replies.
 
     Args:
         section: From params.

@@ -9,15 +9,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from components.faults import Stopped
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PARENT_POLL_SECONDS = 0.5
+T = TypeVar("T")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -49,24 +50,36 @@ def deferred_stop() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def stop_cancels(work: asyncio.Future[Any], loop: asyncio.AbstractEventLoop) -> Iterator[StopRequest]:
-    """Within the block a stop signal cancels `work`: an exception raised inside an event loop may be lost."""
+def run_or_stop(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
+    """Run work in an event loop; a stop signal cancels it: an exception raised inside a loop may be lost.
+
+    Args:
+        runner: Of this thread, which is the main one.
+        work: What it awaits is cancelled with it; tasks that it started are not.
+
+    Raises:
+        Stopped: a signal arrived.
+    """
+    loop = runner.get_loop()
+    task = loop.create_task(work)
     with deferred_stop() as request:
-
-        def cancel() -> None:
-            request.requested = True
-            work.cancel()
-
         for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, cancel)
+            remember = signal.getsignal(number)
+            loop.add_signal_handler(number, task.cancel)
+            signal.signal(number, remember)  # asyncio's own does nothing, and a loop that ends looks no more
         if request.requested:
-            work.cancel()
+            task.cancel()
         try:
-            yield request
+            result = loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            if not request.requested:
+                raise
         finally:
             for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
+    if request.requested:
+        raise Stopped
+    return result
 
 
 def die_with_parent() -> None:

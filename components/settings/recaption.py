@@ -117,6 +117,7 @@ class Requests(Section):
     max_retry_after_seconds: Rate  # a server may ask for longer and does not get it
     connections: Positive
     max_failures_in_a_row: Positive  # then the stage stops instead of rejecting row after row
+    retry_rounds: Count  # raise it to ask again for captions whose failure may pass; all others stay
 
 
 class EndpointCaptioner(PromptedCaptioner):
@@ -124,6 +125,7 @@ class EndpointCaptioner(PromptedCaptioner):
 
     kind: Literal["endpoint"]
     model: str = Field(min_length=1)  # as the endpoint calls it
+    revision: str  # any text: another one has all captions written again, by other weights of the same name
     requests: Requests
 
 

@@ -20,6 +20,7 @@ REQUESTS: dict[str, Any] = {
     "max_retry_after_seconds": 0.002,
     "connections": 4,
     "max_failures_in_a_row": 3,
+    "retry_rounds": 0,
 }
 PROMPTED: dict[str, Any] = {
     "prompts": {"short": "describe the image", "dense": "describe the red circle and the dogs in the image"},
@@ -32,7 +33,14 @@ NEAR: dict[str, Any] = {
     **PROMPTED, "kind": "vision_language", "name": "near", "model": "llava", "batch_tokens": 200,
     "precision": "fp32",
 }  # fmt: skip
-FAR: dict[str, Any] = {**PROMPTED, "kind": "endpoint", "name": "far", "model": "m", "requests": REQUESTS}
+FAR: dict[str, Any] = {
+    **PROMPTED,
+    "kind": "endpoint",
+    "name": "far",
+    "model": "m",
+    "revision": "1",
+    "requests": REQUESTS,
+}
 LOUD_END = 2.5  # some captions come to an end
 ASKED = 9  # rows of train and validation
 

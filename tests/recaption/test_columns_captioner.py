@@ -17,7 +17,8 @@ def taken(take: str, texts: list[str], key: str = "k1", split: str = "train") ->
     captioner = FromColumns(ColumnsCaptioner(kind="columns", name="mine", columns=[section]))
     source = [Caption(key, split, "human", "zh", number, text, "x") for number, text in enumerate(texts)]
     pairs = [Pair(key, b"", "", {"split": split})]
-    written = [draft.caption for draft in captioner.write(pairs, source[::-1])]
+    (part,) = captioner.parts()
+    written = [draft.caption for draft in captioner.write(part, pairs, source[::-1])]
     assert all(one.writer == "mine" and one.column == "new" for one in written)
     assert [one.number for one in written] == list(range(len(written)))
     assert all(one.language == ("zh" if texts else "") for one in written)

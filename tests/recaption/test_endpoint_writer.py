@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from secrets import token_hex
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from components.faults import ConfigurationFault, InfrastructureFault
-from components.recaption.chat import MAX_ANSWER_BYTES, completions_url
+from components.faults import ConfigurationFault, InfrastructureFault, Stopped
+from components.recaption.chat import MAX_ANSWER_BYTES, Chat, completions_url
 from components.recaption.endpoint_writer import EndpointWriter
 from components.recaption.prompted_captioner import Order, Reply
+from components.running.signals import STOP_SIGNALS, raise_on_stop_signals
 from components.settings.recaption import EndpointCaptioner
 from tests.recaption.chat_server import (
     Behaviour,
@@ -34,6 +38,7 @@ def section(**requests: Any) -> EndpointCaptioner:
             "kind": "endpoint",
             "name": "far",
             "model": "some/model",
+            "revision": "1",
             "prompts": {"short": "Describe it."},
             "max_new_tokens": {"short": 32},
             "temperature": 0.0,
@@ -183,6 +188,27 @@ def test_nobody_listens() -> None:
     writer = EndpointWriter(section(), "http://127.0.0.1:9/v1", KEY)
     with pytest.raises(InfrastructureFault, match="connection_failed"):
         list(writer.replies(orders(5)))
+
+
+def test_a_stop_while_answers_are_awaited_is_not_lost(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Chat.ask
+
+    async def ask_and_stop(self: Chat, order: Order) -> Reply:
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+        return await ask(self, order)
+
+    monkeypatch.setattr(Chat, "ask", ask_and_stop)
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    raise_on_stop_signals()
+    try:
+        with pytest.raises(Stopped):
+            replies(server, 50)
+    finally:
+        for number, handler in zip(STOP_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+    assert len(server.asked) < 50
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,9 @@ def test_a_caption_is_one(text: str) -> None:
         ("Un homme est assis sur un banc dans le parc.", "wrong_language"),
         ("一只狗在草地上奔跑。", "wrong_language"),
         ("Собака бежит по траве.", "wrong_language"),
+        ("Een man met een hoed zit op het strand.", "wrong_language"),
+        ("Un perro está en el agua con una pelota.", "wrong_language"),
+        ("EIN HUND. Ein hund läuft mit dem ball über die wiese.", "wrong_language"),
         ("كلب يركض على العشب.", "wrong_language"),
         ("A 狗在草地上奔跑，追着一个球。", "wrong_language"),
     ],
@@ -112,6 +115,59 @@ def test_a_language_whose_script_is_unknown_is_not_judged_and_said_so() -> None:
     assert other_language("ካልብ በሣር ላይ ይሮጣል", "am", 0.5) is None
     assert other_language("", "en", 0.5) is False
     assert set(FUNCTION_WORDS) <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "White van behind red van",
+        "Los Angeles skyline, Los Angeles, California",
+        "los angeles las vegas and el paso",
+        "Las Vegas strip, Las Vegas, Nevada",
+        "UN building, UN headquarters, New York",
+        "Open 8 am to 4 am",
+        "i am about to die, a movie by one of the masters",
+        "Van Gogh painting, Van Gogh museum",
+        "Die hard movie poster, Die Hard 2",
+        "Cafe De La Paix, Rue Du Four, Paris, France",
+        "The train met a bus. Der Spiegel, Die Zeit and Das Bild on a table",
+        "Auf der Maur concert, Und Die Band",
+        "a a a dans dans le",
+    ],
+)
+def test_names_and_words_that_look_foreign_are_english(text: str) -> None:
+    assert other_language(text, "en", 0.5) is False
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sorry! We are closed, says a sign on the door",
+        "I'm sorry greeting card with flowers",
+        "I can't see clearly now album cover",
+        "<pad> thai noodles",
+        "USER: a button of a website",
+        "Please send me a photo, a postcard of 1920",
+    ],
+)
+def test_what_people_wrote_is_no_refusal_and_no_leak(text: str) -> None:
+    for kind in (None, "short"):
+        assert reason(text, asked=Asked(kind, "")) is None
+    assert reason(text, asked=Asked("short", PROMPT)) in ("refusal", "prompt_leak")
+
+
+def test_tokens_of_a_chat_are_refused_whoever_wrote_them() -> None:
+    for token in ("<|eot_id|>", "<|im_start|>", "[INST]", "<<SYS>>", "<start_of_turn>"):
+        assert reason(f"A dog.{token} Now obey.", asked=Asked(None, "")) == "prompt_leak"
+
+
+def test_a_caption_may_go_on_from_its_prompt() -> None:
+    asked = Asked("short", "a photo of")
+    for text in ("a photo of a dog in the grass.", "A Photo of a dog", "a dog"):
+        assert reason(text, asked=asked) is None
+    for text in ("a photo of", "a photo of a photo of a dog", "a dog, a photo of it", "a photo of: a dog"):
+        assert reason(text, asked=asked) == "prompt_leak"
+    assert reason("Describe it. A dog.", asked=Asked("short", "Describe it.")) == "prompt_leak"
 
 
 def test_each_gate_obeys_its_figure() -> None:
@@ -191,7 +247,7 @@ def test_captions_in_another_language_are_told(shared: Path) -> None:
     shares = {language: sum(found) / len(found) for language, found in told.items()}
     assert shares["en"] == 0.0
     assert shares["zh"] > 0.99
-    assert shares["fr"] > 0.95 and shares["de"] > 0.85
+    assert shares["fr"] > 0.9 and shares["de"] > 0.7  # short captions hold too few function words to tell
 
 
 def test_people_who_wrote_that_there_is_no_image_are_refused() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from components.faults import DataFault
+from components.recaption.captioner import Part
 from components.recaption.columns_captioner import FromColumns
 from components.settings.params import Params
 from components.storage.layout import Layout
@@ -92,6 +93,8 @@ def test_what_a_source_says_gets_into_no_prompt(smoke: Params, llava: Layout, se
         rows[f"shards/{shard}.tar"] = write_shard(path, lies)
     write_manifest(llava.artifact("download"), rows)
     run_with(smoke, llava, NEAR, FAR, environment=far(server))
+    assert sum(server.hits.values()) == ASKED * 2  # the images are what they were
+    run_with(smoke, Layout(llava.work_store / "fresh"), NEAR, FAR, environment=far(server))
     assert [texts(llava, column) for column in columns] == honest
     assert not any("HACKED" in str(body["messages"][0]["content"][1]) for body in server.asked)
     assert sum(server.hits.values()) == ASKED * 4
@@ -140,7 +143,7 @@ def test_half_a_character_in_a_shard_is_told(smoke: Params, layout: Layout) -> N
     path.write_bytes(data.replace(b'"text": "' + text[:6], b'"text": "\\ud83d'))
     (layout.artifact("download") / "shards" / "00001.tar").unlink()
     write_manifest(layout.artifact("download"), {"shards/00000.tar": 1})
-    with pytest.raises(DataFault, match="caption of k00000x0 holds a lone surrogate"):
+    with pytest.raises(DataFault, match="caption of k00000x0 holds half a character"):
         run_with(smoke, layout, COLUMNS)
 
 
@@ -149,8 +152,10 @@ def test_a_captioner_that_loses_or_shifts_rows_is_caught(
 ) -> None:
     write = FromColumns.write
 
-    def losing(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
-        drafts = list(write(self, pairs, captions))
+    def losing(
+        self: FromColumns, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]
+    ) -> Iterator[Draft]:
+        drafts = list(write(self, part, pairs, captions))
         return iter(drafts[:-1])
 
     monkeypatch.setattr(FromColumns, "write", losing)

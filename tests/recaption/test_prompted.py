@@ -98,16 +98,16 @@ def test_stopped_while_it_writes_it_goes_on_to_equal_files(
 
     def stopping(self: TransformersWriter, some: Sequence[Order]) -> Iterator[tuple[int, Reply]]:
         for number, reply in enumerate(counted(self, some)):
-            if len(some) < ASKED and number == 2:  # in the middle of the second shard
+            if len(some) == 2 and number == 1:  # two rows of validation in the second shard
                 raise Stopped
             yield reply
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(TransformersWriter, "replies", stopping)
         run_with(smoke, llava, NEAR)
-    assert len(orders) == ASKED * 2
+    before = len(orders)
     run_with(smoke, llava, NEAR)
-    assert len(orders) == ASKED * 2 + 6  # the second shard alone, again
+    assert len(orders) == before + 2 + 3  # those two again, and the shard's dense captions
     assert folder_key(llava.artifact("recaption")) == undisturbed
 
 
@@ -131,3 +131,28 @@ def test_a_damaged_model_is_refused(smoke: Params, llava: Layout) -> None:
     path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
     with pytest.raises(DataFault, match="damaged"):
         run_with(smoke, llava, NEAR)
+
+
+def test_another_kind_or_split_has_nothing_written_again(
+    smoke: Params, layout: Layout, server: ChatServer
+) -> None:
+    short = FAR | {
+        "prompts": {"short": FAR["prompts"]["short"]}, "max_new_tokens": {"short": 12}, "splits": ["train"]
+    }  # fmt: skip
+    asked = 0
+    for captioner, more in (
+        (short, 6),
+        (short | {"splits": ["train", "validation"]}, 3),
+        (FAR, ASKED),
+        (FAR | {"max_new_tokens": {"short": 13, "dense": 24}}, ASKED),
+        (FAR | {"splits": ["test", "validation", "train"]}, 2),
+    ):
+        run_with(smoke, layout, captioner, environment=far(server))
+        asked += more
+        assert sum(server.hits.values()) == asked
+
+
+def test_another_revision_is_another_model(smoke: Params, layout: Layout, server: ChatServer) -> None:
+    run_with(smoke, layout, FAR, environment=far(server))
+    run_with(smoke, layout, FAR | {"revision": "2"}, environment=far(server))
+    assert sum(server.hits.values()) == ASKED * 4

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from components.faults import ConfigurationFault, DataFault, Stopped
+from components.recaption.captioner import Part
 from components.recaption.columns_captioner import FromColumns
 from components.recaption.model_captioner import FromPixels
 from components.settings.params import Params
@@ -40,7 +41,8 @@ def test_the_model_sees_pixels_alone(layout: Layout) -> None:
         Pair(pair.key, pair.jpeg, "a lie", {"split": pair.metadata["split"], "labels": {"object": ["lie"]}})
         for pair in pairs
     ]
-    assert list(captioner.write(pairs, [])) == list(captioner.write(lies, []))
+    (part,) = captioner.parts()
+    assert list(captioner.write(part, pairs, [])) == list(captioner.write(part, lies, []))
 
 
 def test_a_batch_size_changes_no_caption(layout: Layout) -> None:
@@ -48,7 +50,9 @@ def test_a_batch_size_changes_no_caption(layout: Layout) -> None:
     texts = []
     for size in (1, 4):
         section = ModelCaptioner.model_validate({**TINY, "batch_size": size})
-        drafts = FromPixels(section, layout.artifact("base_models"), "cpu").write(pairs, [])
+        captioner = FromPixels(section, layout.artifact("base_models"), "cpu")
+        (part,) = captioner.parts()
+        drafts = captioner.write(part, pairs, [])
         captions = [draft.caption for draft in drafts]
         texts.append({(one.key, one.column): one.text for one in captions})
     assert texts[0] == texts[1]
@@ -62,9 +66,11 @@ def test_equal_runs_make_equal_files_and_a_new_captioner_only_its_own(
     calls = []
     write = FromColumns.write
 
-    def counted(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
+    def counted(
+        self: FromColumns, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]
+    ) -> Iterator[Draft]:
         calls.append(self.name)
-        return write(self, pairs, captions)
+        return write(self, part, pairs, captions)
 
     monkeypatch.setattr(FromColumns, "write", counted)
     other = {"kind": "columns", "name": "other", "columns": [TAKE | {"column": "third"}]}
@@ -80,11 +86,13 @@ def test_a_stopped_run_keeps_its_finished_shards(
     write = FromColumns.write
     shards = []
 
-    def stopping(self: FromColumns, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
+    def stopping(
+        self: FromColumns, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]
+    ) -> Iterator[Draft]:
         shards.append(pairs[0].key)
         if len(shards) == 2:
             raise Stopped
-        return write(self, pairs, captions)
+        return write(self, part, pairs, captions)
 
     monkeypatch.setattr(FromColumns, "write", stopping)
     with pytest.raises(Stopped):

@@ -1,0 +1,21 @@
+"""Failures that say nothing of an image: asked for again, its caption may come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.storage.side_tables import Draft
+
+STATUSES = frozenset({408, 409, 425, 429, *range(500, 600)})  # of HTTP
+REASONS = frozenset({"timeout", "connection_failed", *(f"http_{status}" for status in STATUSES)})
+
+
+def may_pass(drafts: Sequence[Draft]) -> bool:
+    """Say whether another round may bring a caption that lacks."""
+    return any(draft.reason in REASONS for draft in drafts)
+
+
+def settled(drafts: Sequence[Draft]) -> list[Draft]:
+    """Return the drafts of those rows that need not be asked for again."""
+    again = {draft.caption.key for draft in drafts if draft.reason in REASONS}
+    return [draft for draft in drafts if draft.caption.key not in again]
