@@ -28,8 +28,9 @@ REQUESTS: dict[str, Any] = {
     "max_retry_after_seconds": 1.0,
     "connections": 1,
     "max_failures_in_a_row": 1,
+    "retry_rounds": 0,
 }
-ENDPOINT = {**PROMPTED, "kind": "endpoint", "requests": REQUESTS}
+ENDPOINT = {**PROMPTED, "kind": "endpoint", "revision": "1", "requests": REQUESTS}
 VLLM = {**PROMPTED, "kind": "vllm", "context_tokens": 512, "precision": "bf16"}
 
 

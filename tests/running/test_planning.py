@@ -51,6 +51,9 @@ def listed(limit: int | None = 1_000_000, name: str = "mine", path: str = "list.
     )  # fmt: skip
 
 
+KEPT = 30.4e3 * (320 / 256) ** 2 + 4.1e3  # bytes of an image at the preset's 320 pixels, and its texts
+
+
 def with_sources(params: Params, *sources: UrlList, **changes: Any) -> Params:
     download = params.download.model_copy(update={"sources": list(sources), **changes})
     return params.model_copy(update={"download": download})
@@ -99,7 +102,7 @@ def test_download_is_bound_by_the_longest_of_three(
 
 def test_what_goes_to_a_bucket_takes_the_network_too(mine: Params, measured: Measured) -> None:
     found = of_download.plan(with_sources(mine, listed(), data_root="s3://bucket/prefix"), MACHINE, measured)
-    assert found.binding and found.binding.hours == pytest.approx((157_000 + 34_500) / HOUR)
+    assert found.binding and found.binding.hours == pytest.approx((157_000 + KEPT) / HOUR)
     assert found.bytes_out.origin == "to s3://bucket/prefix"
 
 
@@ -173,14 +176,14 @@ def test_recaption_by_columns_is_one_process(
     assert found.cpu_hours == pytest.approx(3e6 / 1000 / HOUR)  # two read, one taken, of a million images
     assert found.binding and found.binding.hours == found.cpu_hours
     assert found.bytes_out.value == pytest.approx(3e6 * 110)
-    assert found.bytes_in.value == pytest.approx(2 * 1e6 * 34.5e3)
+    assert found.bytes_in.value == pytest.approx(2 * 1e6 * KEPT)
 
 
 def test_a_bucket_is_read_over_the_network(mine: Params, measured: Measured) -> None:
     away = with_sources(mine, listed(), data_root="s3://bucket/prefix")
     found = of_recaption.plan(away, MACHINE, measured)
     assert found.binding and found.binding.name == "network"
-    assert found.binding.hours == pytest.approx(2 * 34.5e9 / 1e6 / HOUR)
+    assert found.binding.hours == pytest.approx(2 * 1e3 * KEPT / HOUR)
     assert found.bytes_in.origin == "from s3://bucket/prefix"
     blind = of_recaption.plan(away, replace(MACHINE, network_bytes_per_second=None), measured)
     assert blind.binding is None
