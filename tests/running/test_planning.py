@@ -183,7 +183,7 @@ def test_a_bucket_is_read_over_the_network(mine: Params, measured: Measured) -> 
     away = with_sources(mine, listed(), data_root="s3://bucket/prefix")
     found = of_recaption.plan(away, MACHINE, measured)
     assert found.binding and found.binding.name == "network"
-    assert found.binding.hours == pytest.approx(2 * 1e3 * KEPT / HOUR)
+    assert found.binding.hours == pytest.approx(2 * KEPT / HOUR)
     assert found.bytes_in.origin == "from s3://bucket/prefix"
     blind = of_recaption.plan(away, replace(MACHINE, network_bytes_per_second=None), measured)
     assert blind.binding is None
