@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from components.download.earlier import came_without_network, is_lacking, known_rows
 from components.download.ledger import Entry, entry_of, stats_of, write_ledger
-from components.download.rounds import Rounds, came_without_network, is_lacking, known_rows, set_aside
 from components.download.spool import Spool
 from components.running.jobs import Tell
 from components.settings.download import Download
 from components.sources.rows import ImageFile, ImageMember, ImageScene, Rejection, Row
 from components.sources.scene_drawing import FORMAT_VERSION as SCENE_VERSION
-from components.storage.atomic import content_key, remove, sha256_of, write_json
+from components.storage.atomic import content_key, sha256_of, write_json
 from components.storage.bucket import open_bucket
-from components.storage.bulk import keep_remote
-from components.storage.pieces import piece
+from components.storage.bulk import forget_lost, keep_remote
+from components.storage.rounds import Rounds, set_aside
 from components.storage.shards import Pair, write_shard
 
 FORMAT_VERSION = 2  # raised whenever the same rows give other bytes
@@ -50,18 +50,22 @@ class Shard:
         for good, is taken from there. The latest round alone is kept.
         """
         root = open_bucket(self.params.data_root, greet=False) if self.params.data_root else None
-        rounds = Rounds(self.store, shard_key(self.name, self.rows, self.params), root)
-        number = rounds.latest()
-        if number is not None and came_without_network(self.store / rounds.name(number), self.name):
-            set_aside(self.store / rounds.name(number))
-            number = None
-        if number is None:
-            number, before = 0, rounds.before()
-            piece(self.store, rounds.name(0), lambda folder: self._make(folder, before, tell))
-        else:
+        key = shard_key(self.name, self.rows, self.params)
+        rounds = Rounds(self.store, key, lambda folder: forget_lost(folder, root))
+        latest = rounds.latest()
+        if latest and came_without_network(latest, self.name):
+            set_aside(latest)
+            latest = None
+        if latest:
             tell.advance(len(self.rows))
-        remove(rounds.aside)
-        finished = self._asked_again(rounds, number, tell.uncounted())
+        finished = rounds.finish(
+            latest,
+            self.params.retry_rounds,
+            lambda folder: is_lacking(folder, self.name),
+            lambda folder, before, number: self._make(
+                folder, before, tell if number == 0 else tell.uncounted()
+            ),
+        )
         if root:
             keep_remote(finished, root)
         return finished
@@ -70,25 +74,11 @@ class Shard:
         """Return the same shard, one of whose rows is not decoded."""
         return replace(self, deadly=self.deadly | {unit})
 
-    def _asked_again(self, rounds: Rounds, number: int, tell: Tell) -> Path:
-        """Return the shard after the rounds that params allow, or when there is nothing left to ask for."""
-        finished = self.store / rounds.name(number)
-        while number < self.params.retry_rounds and is_lacking(finished, self.name):
-            number += 1
-            earlier = finished
-
-            def make(folder: Path, before: Path = earlier) -> None:
-                self._make(folder, before, tell)
-
-            finished = piece(self.store, rounds.name(number), make)
-            remove(earlier)
-        return finished
-
-    def _make(self, folder: Path, before: Path, tell: Tell) -> None:
+    def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
         from components.download.taking import Taking  # imports torch, which the parent does without
 
         with Spool(folder) as spool:
-            known = known_rows(before, self.store.parent, spool)
+            known = known_rows(before, self.store.parent, spool) if before else {}
             taken = Taking(self.params, spool, tell, self.deadly).all(self.rows, known)
             entries = [entry_of(row, one) for row, one in zip(self.rows, taken, strict=True)]
             pairs = (

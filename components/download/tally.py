@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from components.download.ledger import reasons_of
 from components.download.refusal import CONNECTION_REASONS, may_pass
-from components.download.rounds import set_aside
 from components.faults import DataFault, InfrastructureFault
 from components.running.rows import Rows
 from components.settings.download import Download
@@ -19,6 +18,7 @@ from components.sources.needs import is_fetched
 from components.storage.atomic import read_json
 from components.storage.bulk import SUFFIX
 from components.storage.manifest import listed
+from components.storage.rounds import set_aside
 from components.storage.side_tables import read_table
 
 DEAD_NETWORK_ROWS = 100  # failed connections without one image before the stage gives up at once

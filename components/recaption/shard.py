@@ -11,16 +11,24 @@ from pathlib import Path
 
 from components.faults import DataFault
 from components.recaption.captioner import Captioner, Part
-from components.recaption.rounds import Rounds
+from components.recaption.passing import may_pass, settled
 from components.running.progress import Progress
 from components.storage.atomic import content_key, read_json, write_json
 from components.storage.manifest import Entry
 from components.storage.pieces import piece
+from components.storage.rounds import Rounds
 from components.storage.shards import Pair, read_pairs
-from components.storage.side_tables import Caption, Draft, read_captions, write_captions
+from components.storage.side_tables import (
+    Caption,
+    Draft,
+    read_captions,
+    read_drafts,
+    write_captions,
+    write_drafts,
+)
 
 FORMAT_VERSION = 3  # raised by hand when the same params write other captions, or pieces hold other files
-CAPTIONS, PIXELS = "captions.parquet", "pixels.json"
+CAPTIONS, PIXELS, DRAFTS = "captions.parquet", "pixels.json", "drafts.parquet"
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ def rounds_of(shard: Shard, captioner: Captioner, part: Part) -> Rounds:
         "captioner": part.identity,
         "format_version": FORMAT_VERSION,
     }
-    return Rounds(shard.work / "pieces" / captioner.name, content_key(decided_by), part.retry_rounds)
+    return Rounds(shard.work / "pieces" / captioner.name, content_key(decided_by))
 
 
 def drafts_of(
@@ -96,12 +104,22 @@ def drafts_of(
     found: list[Draft] = []
     for part in captioner.parts():
         done = progress.done if progress else 0
-        found += rounds_of(shard, captioner, part).drafts(
-            lambda settled, part=part: _written(shard, captioner, part, source, settled, progress)  # type: ignore[misc]
-        )
+
+        def make(folder: Path, before: Path | None, _number: int, part: Part = part) -> None:
+            earlier = settled(read_drafts(before / DRAFTS)) if before else []
+            write_drafts(folder / DRAFTS, _written(shard, captioner, part, source, earlier, progress))
+
+        rounds = rounds_of(shard, captioner, part)
+        finished = rounds.finish(rounds.latest(), part.retry_rounds, is_lacking, make)
+        found += read_drafts(finished / DRAFTS)
         if progress and (left := (shard.entry.rows or 0) - (progress.done - done)) > 0:
             progress.advance(left)
     return found
+
+
+def is_lacking(finished: Path) -> bool:
+    """Say whether another round may bring a caption that a finished one lacks."""
+    return may_pass(read_drafts(finished / DRAFTS))
 
 
 def _written(
@@ -109,20 +127,20 @@ def _written(
     captioner: Captioner,
     part: Part,
     source: list[Caption],
-    settled: list[Draft],
+    earlier: list[Draft],
     progress: Progress | None,
 ) -> list[Draft]:
-    """Return all drafts of a part: the settled ones, and for the rows that have none what is written now."""
-    known = {draft.caption.key for draft in settled}
+    """Return all drafts of a part: those of an earlier round, and what is written now for the other rows."""
+    known = {draft.caption.key for draft in earlier}
     own = [pair for pair in shard.pairs if pair.metadata["split"] in part.splits]
     asked = [pair for pair in own if pair.key not in known]
     written = captioner.write(part, asked, source) if asked else []
     drafts = [_storable(draft) for draft in _shown(written, progress)]
-    _check_complete(shard, captioner, part, drafts + settled)
-    if not settled:
+    _check_complete(shard, captioner, part, drafts + earlier)
+    if not earlier:
         return drafts
     place = {pair.key: number for number, pair in enumerate(own)}
-    return sorted(drafts + settled, key=lambda draft: place[draft.caption.key])
+    return sorted(drafts + earlier, key=lambda draft: place[draft.caption.key])
 
 
 def _shown(drafts: Iterable[Draft], progress: Progress | None) -> Iterator[Draft]:

@@ -28,7 +28,7 @@ from components.recaption.crowd import Crowd
 from components.recaption.judging import Judging
 from components.recaption.passing import REASONS
 from components.recaption.quality import Quality
-from components.recaption.shard import Shard, drafts_of, rounds_of, source_captions
+from components.recaption.shard import Shard, drafts_of, is_lacking, rounds_of, source_captions
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
 from components.running.rows import Rows
@@ -37,6 +37,7 @@ from components.settings.params import Params
 from components.settings.recaption import ModelCaptioner, Recaption
 from components.storage.layout import Layout
 from components.storage.manifest import Entry
+from components.storage.rounds import set_aside
 from components.storage.shards import shards_of
 from components.storage.side_tables import Caption, Draft, write_captions, write_drafts
 
@@ -121,7 +122,9 @@ def _check_rows(rows: Rows, section: Recaption, captioners: list[Captioner], sha
         for shard in shards:
             for captioner in captioners:
                 for part in captioner.parts():
-                    rounds_of(shard, captioner, part).set_aside()
+                    latest = rounds_of(shard, captioner, part).latest()
+                    if latest and is_lacking(latest):
+                        set_aside(latest)
         passing = {reason: count for reason, count in rows.rejected.items() if reason in REASONS}
         failed = sum(passing.values())
         others = sum(rows.rejected.values()) - failed

@@ -85,8 +85,12 @@ class Modules:
     refused: tuple[str, ...] = ()  # optional ones, that a library would import for nothing
 
 
-def work(job: Job[Any], pipe: Connection, unit: c_int64, modules: Modules) -> None:
+def work(
+    job: Job[Any], pipe: Connection, unit: c_int64, modules: Modules, environment: dict[str, str]
+) -> None:
     """Do a job; the first function of a worker process."""
+    os.environ.clear()
+    os.environ.update(environment)  # the server keeps that of its start
     gc.freeze()  # what the server imported is never garbage: its memory stays shared
     sys.meta_path.insert(0, _Refuser(modules.refused))
     _follow_parent()

@@ -103,7 +103,7 @@ def usable_cores() -> int:
 def _start(context: ForkServerContext, job: Job[Result], modules: Modules) -> _Run[Result]:
     ours, theirs = context.Pipe()
     unit = context.RawValue(c_int64, NOTHING)
-    process = context.Process(target=work, args=(job, theirs, unit, modules))
+    process = context.Process(target=work, args=(job, theirs, unit, modules, dict(os.environ)))
     with _import_path():
         process.start()
     theirs.close()

@@ -36,17 +36,6 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
-def aside(folder: Path) -> Path:
-    """Return where a piece waits that is not good enough; the next run takes from it what is good."""
-    return folder.with_name(f"{folder.name}.aside")
-
-
-def set_aside(folder: Path) -> None:
-    """Have the next run make a finished piece again, out of what is good of it."""
-    remove(aside(folder))
-    folder.replace(aside(folder))
-
-
 def remove_unfinished(store: Path) -> None:
     """Remove what killed processes left half made; no piece may be under way."""
     for leftover in store.glob(".*.part"):

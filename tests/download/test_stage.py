@@ -360,7 +360,7 @@ def test_a_body_that_many_urls_answer_with_is_no_picture(
 class CrashingShard(Shard):
     """One whose decoder crashes at an image, as a bug in a library would have it."""
 
-    def _make(self, folder: Path, before: Path, tell: Tell) -> None:
+    def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
         def decoder(data: bytes, images: Images) -> Picture:
             if data == jpeg(12):
                 signal.raise_signal(signal.SIGSEGV)

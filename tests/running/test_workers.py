@@ -102,6 +102,13 @@ def test_an_error_that_cannot_be_sent_comes_in_other_words(tmp_path: Path) -> No
         results([Work(0, at_unit_1="raise Unsendable('this', 'that')")], tmp_path)
 
 
+def test_the_environment_is_that_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("one", "two"):
+        monkeypatch.setenv("SOMETHING", value)
+        asked = f"assert os.environ['SOMETHING'] == '{value}'"
+        assert results([Work(0, at_unit_1=asked)], tmp_path) == [[0, 1, 2]]
+
+
 def test_a_process_killed_for_want_of_memory_stops_all_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureFault, match="SIGKILL, likely for want of memory"):
         results([Work(0, at_unit_1="os.kill(os.getpid(), signal.SIGKILL)")], tmp_path)

@@ -1,0 +1,51 @@
+"""What an earlier round of a shard lacks, and what a later one takes from it instead of asking again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.download.ledger import SUCCESS, read_ledger, reasons_of
+from components.download.refusal import CONNECTION_REASONS, may_pass
+from components.download.spool import Spool
+from components.storage.shards import read_pairs, shards_of
+
+if TYPE_CHECKING:
+    from components.download.taking import Taken
+
+
+def is_lacking(finished: Path, name: str) -> bool:
+    """Say whether a row of a shard failed for a reason that may pass."""
+    return any(may_pass(reason) for reason in reasons_of(finished, name))
+
+
+def came_without_network(finished: Path, name: str) -> bool:
+    """Say whether a shard has not one image and connections failed: it is worth asking again."""
+    (shard,) = shards_of(finished)
+    return shard.rows == 0 and bool(CONNECTION_REASONS & reasons_of(finished, name).keys())
+
+
+def known_rows(finished: Path, work: Path, spool: Spool) -> dict[int, Taken]:
+    """Return the rows of an earlier round whose fate is settled, by number; pictures go to the spool."""
+    from components.download.taking import Taken
+
+    (shard,) = shards_of(finished)
+    places = {pair.key: spool.put(pair.jpeg) for pair in read_pairs(finished, shard, work)}
+    return {
+        number: Taken(
+            one.status,
+            one.reason,
+            one.sha256,
+            one.original_bytes,
+            one.final_url,
+            places[one.key] if one.status == SUCCESS else None,
+            one.width,
+            one.height,
+            one.original_width,
+            one.original_height,
+            json.loads(one.exif)["Orientation"] if one.exif else None,
+        )
+        for number, one in enumerate(read_ledger(finished / f"{shard.name}.parquet"))
+        if not may_pass(one.reason)
+    }
