@@ -1,4 +1,4 @@
-"""The ledger of a shard: what became of each row, in img2dataset's columns and four of ours."""
+"""The ledger of a shard: what became of each row, in img2dataset's columns and five of ours."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ LEDGER = pa.schema(
         ("sha256", pa.string()),
         ("original_bytes", pa.int64()),
         ("final_url", pa.string()),
+        ("is_animated", pa.bool_()),
         ("split", pa.string()),
         ("source", pa.string()),
     ]
@@ -52,6 +53,7 @@ class Entry:
     sha256: str | None  # of the bytes as they came; of the JPEG where the image was drawn
     original_bytes: int | None
     final_url: str | None  # where redirects ended; None without any
+    is_animated: bool | None  # its first frame was taken
     split: str
     source: str
 

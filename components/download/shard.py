@@ -34,7 +34,7 @@ from components.storage.shards import Pair, read_pairs, shards_of, write_shard
 if TYPE_CHECKING:
     from components.download.taking import Taken
 
-FORMAT_VERSION = 2  # raised whenever the same rows give other bytes
+FORMAT_VERSION = 3  # raised whenever the same rows give other bytes
 SPEED_ONLY = {"connections", "connections_per_host"}
 
 
@@ -169,6 +169,7 @@ def _known(finished: Path, work: Path, spool: Spool) -> dict[int, Taken]:
             one.original_width,
             one.original_height,
             json.loads(one.exif)["Orientation"] if one.exif else None,
+            one.is_animated,
         )
         for number, one in enumerate(read_ledger(finished / f"{shard.name}.parquet"))
         if one.reason not in PASSING_REASONS
@@ -207,6 +208,7 @@ def _entry(row: Row | Rejection, taken: Taken) -> Entry:
         sha256=taken.sha256,
         original_bytes=taken.original_bytes,
         final_url=taken.final_url,
+        is_animated=taken.is_animated if taken.place else None,
         split=row.split,
         source=row.source,
     )
@@ -245,4 +247,5 @@ def _stats(entries: Sequence[Entry]) -> dict[str, Any]:
         "status_dict": dict(Counter(entry.reason or SUCCESS for entry in entries)),
         "splits": dict(Counter(entry.split for entry in good)),
         "sources": dict(Counter(entry.source for entry in good)),
+        "animated": sum(bool(entry.is_animated) for entry in good),
     }

@@ -70,6 +70,7 @@ def run(params: Params, env: Environment) -> None:
     for part in (tally.rows, texts):
         total.add(part.figures())
     images = {**tally.rows.figures(), "splits": dict(tally.splits), "sources": dict(tally.sources)}
+    images["animated"] = tally.animated
     figures = {"images": images, "texts": {**texts.figures(), "splits": dict(text_splits)}, "shards": shards}
     write_metrics(layout, STAGE, {**total.figures(), **figures})
 

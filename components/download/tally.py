@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from components.download.ledger import SUCCESS, Entry, read_ledger
 from components.download.refusal import CONNECTION_REASONS, PASSING_REASONS
 from components.download.shard import reasons_of, set_aside
 from components.faults import DataFault, InfrastructureFault
@@ -15,6 +17,7 @@ from components.sources.needs import is_fetched
 from components.storage.atomic import read_json
 
 DEAD_NETWORK_ROWS = 100  # failed connections without one image before the stage gives up at once
+DEAD_NETWORK_HOSTS = 10  # that these were to, where images came before: less may be hosts that died
 log = logging.getLogger("llm2clip")
 
 
@@ -25,9 +28,11 @@ class Tally:
         self.rows = Rows()
         self.splits: Counter[str] = Counter()
         self.sources: Counter[str] = Counter()
+        self.animated = 0  # images, of which the first frame was taken
         self._params = params
         self._url_sources = {source.name for source in params.sources if is_fetched(source)}
         self._retriable: list[Path] = []
+        self._struck: list[Path] = []
 
     def add(self, piece: Path, name: str) -> int:
         """Add a finished shard and return the number of its images.
@@ -42,20 +47,31 @@ class Tally:
             self.rows.reject(reason, count)
         self.splits.update(stats["splits"])
         self.sources.update(stats["sources"])
+        self.animated += stats["animated"]
         if PASSING_REASONS & reasons.keys():
             self._retriable.append(piece)
-        self._refuse_dead_network(piece, reasons)
+        if sum(reasons.get(reason, 0) for reason in CONNECTION_REASONS) >= DEAD_NETWORK_ROWS:
+            self._struck.append(piece)
+            self._refuse_dead_network(read_ledger(piece / f"{name}.parquet"))
         return int(stats["successes"])
 
-    def _refuse_dead_network(self, piece: Path, reasons: dict[str, int]) -> None:
-        """Stop at a shard of nothing but failed connections, unless images came from urls before."""
-        failed = sum(reasons.get(reason, 0) for reason in CONNECTION_REASONS)
-        if failed >= DEAD_NETWORK_ROWS and self._fetched() == 0:
+    def _refuse_dead_network(self, entries: list[Entry]) -> None:
+        """Stop at a shard of many failed connections and no image; have all its like asked for again.
+
+        Once images came from urls, the failed ones must be to many hosts.
+        """
+        if any(entry.status == SUCCESS and entry.source in self._url_sources for entry in entries):
+            return
+        failed = [entry for entry in entries if entry.reason in CONNECTION_REASONS]
+        hosts = {urlsplit(entry.url or "").netloc for entry in failed}
+        if self._fetched() and len(hosts) < DEAD_NETWORK_HOSTS:
+            return
+        for piece in self._struck:
             set_aside(piece)
-            raise InfrastructureFault(
-                f"no network: {failed} connections failed "
-                "and not one image came; check the network and run again"
-            )
+        raise InfrastructureFault(
+            f"no network: {len(failed)} connections failed "
+            "and not one image came; check the network and run again"
+        )
 
     def _fetched(self) -> int:
         return sum(self.sources[name] for name in self._url_sources)

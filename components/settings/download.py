@@ -13,7 +13,7 @@ from components.settings.sources import Source
 class Fetch(Section):
     """How one image is fetched over HTTP."""
 
-    deadline_seconds: Rate  # for one attempt from name look-up to last byte, redirects included; not retried
+    deadline_seconds: Rate  # for all attempts and the waits between them, from name look-up to last byte
     max_bytes: Positive
     retries: Count  # after a broken connection, HTTP 429 or 5xx
     backoff_seconds: Rate  # before the first retry; doubles each time
