@@ -77,7 +77,7 @@ def test_an_earlier_ledger_is_a_url_list_that_reports_every_changed_body(
     server.answers |= {f"/{number}": body(jpeg(number)) for number in range(200)}
     rows = [{**row(server, f"/{number}"), "id": f"Row {number}"} for number in range(200)]
     rows[7]["link"] = server.url("/gone")
-    split = {"split": None, "split_column": "part"}
+    split: dict[str, Any] = {"split": None, "split_column": "part"}
     rows = [{**one, "part": "test" if number % 9 == 0 else "train"} for number, one in enumerate(rows)]
     run(with_sources(smoke, [url_source(rows, **split)], patient), env)
     before = {pair.key: (pair.jpeg, pair.caption, pair.metadata["split"]) for pair in pairs()}

@@ -32,4 +32,4 @@ def counted(source: Any, target: Any, **places: Any) -> None:  # noqa: ANN401 - 
         moment()
 
 
-os.replace = counted
+os.replace = counted  # type: ignore[assignment]
