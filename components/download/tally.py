@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from components.download.ledger import SUCCESS, Entry, read_ledger
 from components.download.refusal import CONNECTION_REASONS, PASSING_REASONS
@@ -17,7 +16,7 @@ from components.sources.needs import is_fetched
 from components.storage.atomic import read_json
 
 DEAD_NETWORK_ROWS = 100  # failed connections without one image before the stage gives up at once
-DEAD_NETWORK_HOSTS = 10  # that these were to, where images came before: less may be hosts that died
+DEAD_NETWORK_HOSTS = 30  # that these were to, where images came before: few hosts may have died
 log = logging.getLogger("llm2clip")
 
 
@@ -63,7 +62,7 @@ class Tally:
         if any(entry.status == SUCCESS and entry.source in self._url_sources for entry in entries):
             return
         failed = [entry for entry in entries if entry.reason in CONNECTION_REASONS]
-        hosts = {urlsplit(entry.url or "").netloc for entry in failed}
+        hosts = {"".join((entry.url or "").split("/")[2:3]) for entry in failed}
         if self._fetched() and len(hosts) < DEAD_NETWORK_HOSTS:
             return
         for piece in self._struck:
