@@ -80,7 +80,7 @@ def _metadata(row: int, captions: dict[str, list[str]]) -> dict[str, object]:
     url = f"https://photographs.example.org/images/2014/10/{row:032d}.jpg"
     entry = Entry(
         url, captions["raw"][row], f"cc3m_{row:09d}", SUCCESS, None, SIZE, 192, 1024, 768,
-        json.dumps({"Orientation": 1}), 64 * "0", 157_000, None, "train", "cc3m",
+        json.dumps({"Orientation": 1}), 64 * "0", 157_000, None, False, "train", "cc3m",
     )  # fmt: skip
     texts = [
         {"column": column, "language": "en", "number": 0, "text": made[row], "writer": "cc3m"}

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
 
 import pytest
 
+from components.running.signals import STOP_SIGNALS
 from components.settings.environment import Environment
 from components.settings.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _handlers_restored() -> Iterator[None]:
+    """A stage started in the test's own process changes what signals do, and children inherit it."""
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    yield
+    for number, handler in zip(STOP_SIGNALS, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -38,7 +39,11 @@ FINGERPRINTS = pa.schema(
 
 
 def read_fingerprints(download: Path, shards: list[Entry], work: Path) -> pa.Table:
-    """Return the fingerprints of all shards' images in order, made unless an earlier run has."""
+    """Return the fingerprints of all shards' images in order, made unless an earlier run has.
+
+    Raises:
+        DataFault: a shard is damaged, or two images have one key.
+    """
     progress = Progress(work, "audit", sum(entry.rows or 0 for entry in shards), "images")
     tables = [FINGERPRINTS.empty_table()]
     for entry in shards:
@@ -50,7 +55,20 @@ def read_fingerprints(download: Path, shards: list[Entry], work: Path) -> pa.Tab
         folder = piece(work / "fingerprints", key, make)
         tables.append(read_table(folder / "fingerprints.parquet", FINGERPRINTS))
         progress.advance(entry.rows or 0)
-    return pa.concat_tables(tables)
+    table = pa.concat_tables(tables)
+    _refuse_equal_keys(table.column("key"))
+    return table
+
+
+def _refuse_equal_keys(keys: pa.ChunkedArray) -> None:
+    if pc.count_distinct(keys).as_py() == len(keys):
+        return
+    counts = keys.value_counts()
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    raise DataFault(
+        f"{len(twice)} keys stand more than once in download's shards, {twice[0]} first; expected each once: "
+        "one shard is another's copy, `dvc repro --force download` makes them again"
+    )
 
 
 def write_fingerprints(pairs: Iterable[Pair], target: Path) -> None:

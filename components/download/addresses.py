@@ -6,6 +6,9 @@ import asyncio
 import ipaddress
 import re
 import socket
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -16,6 +19,10 @@ from components.settings.download import Fetch
 
 MAX_URL_CHARACTERS = 8192
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA gives out; `ipaddress` allows more
+SET_APART = [  # by IANA, and not by the `ipaddress` of every Python
+    ipaddress.ip_network(network) for network in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")
+]
 CREDENTIALS = re.compile(r"//[^/?#]*@")
 
 
@@ -55,9 +62,10 @@ def is_public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if ip in NAT64:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return inner.is_global and not inner.is_multicast
-    return ip.is_global and not ip.is_multicast
+        if inner is None and ip not in GLOBAL_UNICAST:
+            return False
+        ip = inner or ip
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in SET_APART)
 
 
 def without_credentials(url: str) -> str:
@@ -73,6 +81,9 @@ class PublicResolver(AbstractResolver):
 
     def __init__(self, fetch: Fetch) -> None:
         self._allowed = frozenset(fetch.allowed_private_hosts)
+        # one for each connection: names whose server is silent shall not keep others waiting
+        self._threads = ThreadPoolExecutor(fetch.connections, "names")
+        self._asked_for: Counter[str] = Counter()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -82,18 +93,26 @@ class PublicResolver(AbstractResolver):
         Raises:
             Refused: it has no address, or one that is not public.
         """
-        loop = asyncio.get_running_loop()
+        look_up = partial(socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM)
+        self._asked_for[host] += 1
         try:
-            found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
         except (socket.gaierror, UnicodeError):
             raise Refused("dns_failed", may_pass=True) from None
+        finally:
+            self._asked_for[host] -= 1
         addresses = [str(address[4][0]) for address in found]
         if host not in self._allowed and not all(is_public(address) for address in addresses):
             raise Refused("private_address")
         return [_result(host, port, address) for address in found]
 
+    def is_looking_up(self, host: str) -> bool:
+        """Say whether a name was asked for and nobody has answered yet."""
+        return self._asked_for[host] > 0
+
     async def close(self) -> None:
-        """Do nothing: nothing is held."""
+        """Let go of the threads; one that still waits for an answer ends when it has given up."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _looks_numeric(host: str) -> bool:

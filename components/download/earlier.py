@@ -45,6 +45,7 @@ def known_rows(finished: Path, work: Path, spool: Spool) -> dict[int, Taken]:
             one.original_width,
             one.original_height,
             json.loads(one.exif)["Orientation"] if one.exif else None,
+            one.is_animated,
         )
         for number, one in enumerate(read_ledger(finished / f"{shard.name}.parquet"))
         if not may_pass(one.reason)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
 
@@ -43,10 +44,9 @@ class Fetcher:
         self._by_host: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(fetch.connections_per_host)
         )
+        self._resolver = PublicResolver(fetch)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, resolver=PublicResolver(fetch), ttl_dns_cache=NAME_SECONDS
-            ),
+            connector=aiohttp.TCPConnector(limit=0, resolver=self._resolver, ttl_dns_cache=NAME_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             headers={"User-Agent": fetch.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -61,6 +61,7 @@ class Fetcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._session.close()
+        await self._resolver.close()
 
     @asynccontextmanager
     async def fetched(self, text: str) -> AsyncIterator[Body]:
@@ -81,7 +82,8 @@ class Fetcher:
                     async with asyncio.timeout(left_seconds):
                         body = await self._follow(url)
                 except TimeoutError:
-                    raise Refused("timeout") from None
+                    is_nameless = self._resolver.is_looking_up(str(url.raw_host))
+                    raise Refused("dns_failed" if is_nameless else "timeout") from None
                 except Refused as refused:
                     if not refused.may_pass or attempt == self._fetch.retries:
                         raise
@@ -102,7 +104,10 @@ class Fetcher:
             answer = await self._ask(url)
             if isinstance(answer, bytes):
                 return Body(answer, None if url is asked else str(url))
-            url = checked_url(answer, self._fetch)
+            target = checked_url(answer, self._fetch)
+            if (url.scheme, target.scheme) == ("https", "http"):
+                raise Refused("https_downgrade")  # a list that says https means it
+            url = target
         raise Refused("too_many_redirects")
 
     async def _ask(self, url: URL) -> bytes | str:
@@ -130,7 +135,7 @@ class Fetcher:
         status = response.status
         if status != 200:
             reason = f"http_{status}"
-            after = _retry_after_seconds(response.headers.get("Retry-After", ""))
+            after = _retry_after_seconds(response.headers)
             raise Refused(reason, may_pass=may_pass(reason), retry_after_seconds=after)
         if opted_out(response.headers, self._fetch.user_agent):
             raise Refused("opted_out")
@@ -172,6 +177,13 @@ def _target(url: URL, location: str) -> str:
         raise Refused("bad_url") from None
 
 
-def _retry_after_seconds(value: str) -> float:
-    """Return the seconds a server asks for; a date is answered by our own backoff."""
-    return float(value) if re.fullmatch(r"\d{1,12}", value.strip()) else 0.0
+def _retry_after_seconds(headers: CIMultiDictProxy[str]) -> float:
+    """Return the seconds a server asks for: in number, or until a date by its own clock; 0 if it does not."""
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,12}", value):
+        return float(value)
+    try:
+        wait = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("Date", ""))
+    except (TypeError, ValueError):
+        return 0.0
+    return max(0.0, wait.total_seconds())

@@ -1,4 +1,4 @@
-"""The ledger of a shard: what became of each row, in img2dataset's columns and four of ours."""
+"""The ledger of a shard: what became of each row, in img2dataset's columns and five of ours."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ LEDGER = pa.schema(
         ("sha256", pa.string()),
         ("original_bytes", pa.int64()),
         ("final_url", pa.string()),
+        ("is_animated", pa.bool_()),
         ("split", pa.string()),
         ("source", pa.string()),
     ]
@@ -60,6 +61,7 @@ class Entry:
     sha256: str | None  # of the bytes as they came; of the JPEG where the image was drawn
     original_bytes: int | None
     final_url: str | None  # where redirects ended; None without any
+    is_animated: bool | None  # its first frame was taken
     split: str
     source: str
 
@@ -102,6 +104,7 @@ def entry_of(row: Row | Rejection, taken: Taken) -> Entry:
         sha256=taken.sha256,
         original_bytes=taken.original_bytes,
         final_url=taken.final_url,
+        is_animated=taken.is_animated if taken.place else None,
         split=row.split,
         source=row.source,
     )
@@ -127,4 +130,5 @@ def stats_of(entries: Sequence[Entry]) -> dict[str, Any]:
         "status_dict": dict(Counter(entry.reason or SUCCESS for entry in entries)),
         "splits": dict(Counter(entry.split for entry in good)),
         "sources": dict(Counter(entry.source for entry in good)),
+        "animated": sum(bool(entry.is_animated) for entry in good),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import simplejpeg
@@ -15,6 +15,7 @@ from components.download.refusal import Refused
 from components.ml.images import Pixels, shrunk
 from components.settings.download import Images
 
+MOVING_FORMATS = ("PNG", "WEBP", "GIF")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 OTHER_FORMATS = (
     b"II*\0",  # TIFF
@@ -41,8 +42,8 @@ WHITE = (255, 255, 255, 255)
 SIXTEEN_TO_EIGHT_BITS = 1 / 257  # 65535 becomes 255
 HALF = 2  # a JPEG may be decoded at half its size: other scales take longer or lose too much
 
-# our own limit on pixels is checked before anything is decoded
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# it warns of bombs, where our own limit is checked, and of every odd tag, which is no news among web images
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Picture:
     original_width: int
     original_height: int
     orientation: int  # of EXIF, already applied
+    is_animated: bool = False  # and this is its first frame
 
 
 def picture_of(data: bytes, images: Images) -> Picture:
@@ -67,11 +69,12 @@ def picture_of(data: bytes, images: Images) -> Picture:
     with _opened(data) as image:
         original = image.size
         _check_sides(*original, images)
+        is_animated = _is_animated(image)
         orientation = _orientation(image)
         pixels = _jpeg_pixels(image, data, images) if image.format == "JPEG" else None
         if pixels is None:
             pixels = _pixels(image, images)
-    return jpeg_of(pixels, images, original, orientation)
+    return replace(jpeg_of(pixels, images, original, orientation), is_animated=is_animated)
 
 
 def jpeg_of(pixels: Pixels, images: Images, original: tuple[int, int], orientation: int = 1) -> Picture:
@@ -133,6 +136,13 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # damaged metadata does not spoil the pixels
         return 1
     return found if found in UPRIGHT else 1
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return image.format in MOVING_FORMATS and bool(getattr(image, "is_animated", False))
+    except Exception:  # what follows the first frame is damaged, and not wanted
+        return False
 
 
 def _jpeg_pixels(image: Image.Image, data: bytes, images: Images) -> Pixels | None:

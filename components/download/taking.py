@@ -41,6 +41,7 @@ class Taken:
     original_width: int | None = None
     original_height: int | None = None
     orientation: int | None = None
+    is_animated: bool | None = None
 
 
 class Taking:
@@ -127,6 +128,7 @@ class Taking:
             original_width=picture.original_width,
             original_height=picture.original_height,
             orientation=picture.orientation,
+            is_animated=picture.is_animated,
         )
 
 

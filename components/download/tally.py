@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from components.download.ledger import reasons_of
+from components.download.ledger import SUCCESS, Entry, read_ledger, reasons_of
 from components.download.refusal import CONNECTION_REASONS, may_pass
 from components.faults import DataFault, InfrastructureFault
 from components.running.rows import Rows
@@ -23,6 +23,7 @@ from components.storage.side_tables import read_table
 
 DEAD_NETWORK_ROWS = 100  # failed connections without one image before the stage gives up at once
 ORIGINAL_BYTES = pa.schema([("original_bytes", pa.int64())])
+DEAD_NETWORK_HOSTS = 30  # that these were to, where images came before: few hosts may have died
 log = logging.getLogger("llm2clip")
 
 
@@ -35,9 +36,11 @@ class Tally:
         self.sources: Counter[str] = Counter()
         self.original_bytes = 0  # of all that came
         self.shard_bytes = 0
+        self.animated = 0  # images, of which the first frame was taken
         self._params = params
         self._url_sources = {source.name for source in params.sources if is_fetched(source)}
         self._retriable: list[Path] = []
+        self._struck: list[Path] = []
 
     def add(self, piece: Path, name: str) -> int:
         """Add a finished shard and return the number of its images.
@@ -52,11 +55,14 @@ class Tally:
             self.rows.reject(reason, count)
         self.splits.update(stats["splits"])
         self.sources.update(stats["sources"])
+        self.animated += stats["animated"]
         self.original_bytes += _original_bytes(piece / f"{name}.parquet")
         self.shard_bytes += sum(entry.bytes for entry in listed(piece) if entry.place.endswith(SUFFIX))
         if any(may_pass(reason) for reason in reasons):
             self._retriable.append(piece)
-        self._refuse_dead_network(piece, reasons)
+        if sum(reasons.get(reason, 0) for reason in CONNECTION_REASONS) >= DEAD_NETWORK_ROWS:
+            self._struck.append(piece)
+            self._refuse_dead_network(read_ledger(piece / f"{name}.parquet"))
         return int(stats["successes"])
 
     def figures(self) -> dict[str, Any]:
@@ -65,19 +71,28 @@ class Tally:
             **self.rows.figures(),
             "splits": dict(self.splits),
             "sources": dict(self.sources),
+            "animated": self.animated,
             "original_bytes": self.original_bytes,
             "shard_bytes": self.shard_bytes,
         }
 
-    def _refuse_dead_network(self, piece: Path, reasons: dict[str, int]) -> None:
-        """Stop at a shard of nothing but failed connections, unless images came from urls before."""
-        failed = sum(reasons.get(reason, 0) for reason in CONNECTION_REASONS)
-        if failed >= DEAD_NETWORK_ROWS and self._fetched() == 0:
+    def _refuse_dead_network(self, entries: list[Entry]) -> None:
+        """Stop at a shard of many failed connections and no image; have all its like asked for again.
+
+        Once images came from urls, the failed ones must be to many hosts.
+        """
+        if any(entry.status == SUCCESS and entry.source in self._url_sources for entry in entries):
+            return
+        failed = [entry for entry in entries if entry.reason in CONNECTION_REASONS]
+        hosts = {"".join((entry.url or "").split("/")[2:3]) for entry in failed}
+        if self._fetched() and len(hosts) < DEAD_NETWORK_HOSTS:
+            return
+        for piece in self._struck:
             set_aside(piece)
-            raise InfrastructureFault(
-                f"no network: {failed} connections failed "
-                "and not one image came; check the network and run again"
-            )
+        raise InfrastructureFault(
+            f"no network: {len(failed)} connections failed "
+            "and not one image came; check the network and run again"
+        )
 
     def _fetched(self) -> int:
         return sum(self.sources[name] for name in self._url_sources)

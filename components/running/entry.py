@@ -16,7 +16,7 @@ from pathlib import Path
 from components.faults import Fault, InfrastructureFault, Stopped
 from components.running.costs import Costs
 from components.running.lock import one_writer
-from components.running.signals import die_with_parent, raise_on_stop_signals
+from components.running.signals import die_with_parent, ignore_stop_signals, raise_on_stop_signals
 from components.running.workers import stop_server
 from components.settings.environment import Environment, load_environment
 from components.settings.params import Params, load_params
@@ -83,9 +83,12 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
         _preflight(work)
         _prepare_libraries(env)
         costs = Costs()
-        importlib.import_module(f"components.{stage}.stage").run(params, env)
-        stop_server()
-        costs.write(layout, stage)
+        try:
+            importlib.import_module(f"components.{stage}.stage").run(params, env)
+            stop_server()
+            costs.write(layout, stage)
+        finally:
+            ignore_stop_signals()
 
 
 def _prepare_libraries(env: Environment) -> None:

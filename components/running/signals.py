@@ -28,6 +28,12 @@ def raise_on_stop_signals() -> None:
         signal.signal(number, _raise_stopped)
 
 
+def ignore_stop_signals() -> None:
+    """Let nothing interrupt the telling of an outcome that is settled."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopRequest:
     """Whether a stop signal has arrived."""
 
@@ -105,6 +111,5 @@ def _watch_parent(parent: int) -> None:
 
 
 def _raise_stopped(_number: int, _frame: FrameType | None) -> None:
-    for number in STOP_SIGNALS:  # the group's signal and the parent's death come as two; once is enough
-        signal.signal(number, signal.SIG_IGN)
+    ignore_stop_signals()  # the group's signal and the parent's death come as two; once is enough
     raise Stopped

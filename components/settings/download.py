@@ -13,7 +13,7 @@ from components.settings.sources import Source
 class Fetch(Section):
     """How one image is fetched over HTTP."""
 
-    deadline_seconds: Rate  # for all attempts and the waits between them; waiting for a turn is not counted
+    deadline_seconds: Rate  # for all attempts and the waits between them, but not for waiting for a turn
     max_bytes: Positive
     retries: Count  # after a broken connection, HTTP 429 or 5xx
     backoff_seconds: Rate  # before the first retry; doubles each time

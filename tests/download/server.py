@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,6 +18,7 @@ class Server:
 
     def __init__(self) -> None:
         self.port = 0
+        self.scheme = "http"
         self.answers: dict[
             str, Answer | list[Answer]
         ] = {}  # a list is answered one by one, the last one for good
@@ -25,7 +27,7 @@ class Server:
 
     def url(self, path: str) -> str:
         """Return the address of a path."""
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"{self.scheme}://127.0.0.1:{self.port}{path}"
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request and close."""
@@ -39,7 +41,7 @@ class Server:
                 answer = answer.pop(0) if len(answer) > 1 else answer[0]
             await answer(writer)
             await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()
@@ -120,8 +122,9 @@ def late(answer: Answer, seconds: float) -> Answer:
 
 
 @contextmanager
-def serving(server: Server) -> Iterator[Server]:
+def serving(server: Server, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Run a server in a thread of its own, on a free port."""
+    server.scheme = "https" if tls else "http"
     ready = threading.Event()
     stop: list[Callable[[], object]] = []
 
@@ -129,7 +132,7 @@ def serving(server: Server) -> Iterator[Server]:
         done = asyncio.Event()
         loop = asyncio.get_running_loop()
         stop.append(lambda: loop.call_soon_threadsafe(done.set))
-        async with await asyncio.start_server(server.handle, "127.0.0.1", 0) as listener:
+        async with await asyncio.start_server(server.handle, "127.0.0.1", 0, ssl=tls) as listener:
             server.port = listener.sockets[0].getsockname()[1]
             ready.set()
             await done.wait()

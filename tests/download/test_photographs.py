@@ -6,6 +6,7 @@ import io
 import socket
 import subprocess
 import sys
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from components.settings.environment import Environment
 from components.settings.params import Params, load_params
 from components.settings.sources import CaptionColumn, UrlList
 from components.storage.atomic import read_json
+from components.storage.manifest import read_manifest
 from components.storage.shards import read_pairs, shards_of
 from components.storage.side_tables import read_captions
 from infra.serve_photographs import PORT, main, photograph_table, serving
@@ -54,10 +56,10 @@ def album(folder: Path, count: int = 12) -> Path:
     return folder / "captions.parquet"
 
 
-def params_for(smoke: Params, port: int, languages: list[str]) -> Params:
+def params_for(smoke: Params, port: int, languages: list[str], limit: int | None = None) -> Params:
     source = UrlList(
         kind="url_list", name="photographs", path="photographs.parquet", sha256=None, key_column="key",
-        split_column="split", split=None, limit=None, url_column="url", columns=None, sha256_column=None,
+        split_column="split", split=None, limit=limit, url_column="url", columns=None, sha256_column=None,
         weight=None,
         captions=[CaptionColumn(column=one, name=f"said_{one}", language=one) for one in languages],
     )  # fmt: skip
@@ -171,6 +173,31 @@ def test_other_photographs_and_captions_go_the_same_way(
             )
             < 0.02
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "splits", "limit"),
+    [("flickr8k", SPLITS, 300), ("coco_mini", {"train2017": "train", "val2017": "test"}, 90)],
+)
+def test_two_runs_over_real_photographs_give_equal_bytes(
+    workspace: Path, smoke: Params, port: int, shared: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str, splits: dict[str, str], limit: int,
+) -> None:  # fmt: skip
+    data = shared / "data" / name
+    table = photograph_table(data / "captions.parquet", "human", splits, 6, port)
+    found = []
+    with serving([data], port):
+        for processes in (1, 2):
+            folder = workspace / str(processes)
+            (folder / "inputs" / "demo").mkdir(parents=True)
+            monkeypatch.chdir(folder)
+            pq.write_table(table, "inputs/demo/photographs.parquet")
+            run(params_for(smoke, port, ["en"], limit), Environment(processes=processes))
+            metrics = read_json(Path("metrics/download.json"))["images"]
+            assert (metrics["rows_in"], metrics["rows_out"], metrics["rejected"]) == (limit, limit, {})
+            found.append((read_manifest(OUT), metrics))
+    assert found[0] == found[1]
+    assert len([entry for entry in found[0][0] if entry.place.endswith(".tar")]) == ceil(limit / 64)
 
 
 def test_the_preset_for_photographs_reads_what_the_program_writes(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import random
+import resource
 import struct
 import zlib
 from typing import Any
@@ -13,6 +14,8 @@ from PIL import Image, ImageFile, PngImagePlugin
 from components.download.pictures import Picture, picture_of
 from components.download.refusal import Refused
 from components.settings.download import Images
+from components.settings.params import load_params
+from tests.conftest import ROOT
 
 IMAGES = Images(
     size=64,
@@ -118,7 +121,13 @@ def test_modes_become_what_a_viewer_shows() -> None:
 def test_moving_images_give_their_first_frame(kind: str) -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in (RED, BLUE)]
     data = coded(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
-    assert near(opened(picture_of(data, IMAGES)).getpixel((16, 16)), RED)
+    picture = picture_of(data, IMAGES)
+    assert picture.is_animated
+    assert near(opened(picture).getpixel((16, 16)), RED)
+    assert not picture_of(coded(frames[0], kind), IMAGES).is_animated
+    rest = data[: len(data) - 10]  # of the second frame
+    if kind == "GIF":
+        assert near(opened(picture_of(rest, IMAGES)).getpixel((16, 16)), RED)
 
 
 def test_every_cut_of_an_image_is_refused_whatever_a_library_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,18 +183,103 @@ def test_what_is_not_taken_says_why(data: bytes, expected: str) -> None:
     assert reason(data) == expected
 
 
+def png(width: int, height: int, *chunks: tuple[bytes, bytes], rows: bytes = bytes(1000)) -> bytes:
+    """Return a PNG that claims these sides, with chunks before its pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    )
+
+
+def patched(data: bytes, at: int, form: str, *values: int) -> bytes:
+    return data[:at] + struct.pack(form, *values) + data[at + struct.calcsize(form) :]
+
+
+def moving_webp(width: int, height: int) -> bytes:
+    """Return a moving WebP of these sides with one small frame."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return name + struct.pack("<I", len(content)) + content
+
+    def three(*values: int) -> bytes:
+        return b"".join(struct.pack("<I", value)[:3] for value in values)
+
+    frame = three(0, 0, 15, 15, 0) + b"\0" + coded(Image.new("RGB", (16, 16)), "WEBP", lossless=True)[12:]
+    content = chunk(b"VP8X", b"\2\0\0\0" + three(width - 1, height - 1)) + chunk(b"ANIM", bytes(6))
+    return chunk(b"RIFF", b"WEBP" + content + chunk(b"ANMF", frame))
+
+
+def test_bombs_cost_no_memory_at_the_limits_of_the_default_preset() -> None:
+    images = load_params(ROOT / "presets" / "demo.yaml").download.images
+    small = Image.new("RGB", (16, 16))
+    gif, bmp, plain = coded(small, "GIF"), coded(small, "BMP"), coded(small)
+    start = plain.index(b"\xff\xc0") + 5
+    frame = gif.index(b",\0\0\0\0") + 5
+    bombs = [
+        png(50_000, 50_000), png(13_000, 13_000), moving_webp(16_383, 16_383),
+        patched(gif, 6, "<HH", 65_535, 65_535), patched(gif, 6, "<HH", 13_000, 13_000),
+        patched(gif, frame, "<HH", 20_000, 20_000), patched(bmp, 18, "<ii", 30_000, 30_000),
+        patched(plain, start, ">HH", 65_500, 65_500), patched(plain, start, ">HH", 13_000, 13_000),
+    ]  # fmt: skip
+    profile = (b"iCCP", b"x\0\0" + zlib.compress(bytes(100_000_000)))
+    before_kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert [reason(bomb, images) for bomb in bombs] == ["too_many_pixels"] * len(bombs)
+    assert reason(png(64, 64, profile, rows=bytes(193 * 64)), images) == "broken_image"
+    assert picture_of(png(64, 64, rows=bytes(300_000_000)), images).width == 64  # more pixels than its sides
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kilobytes < 64 * 1024
+
+
 def test_a_bomb_in_text_chunks_is_bounded() -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("note", "x" * 20_000_000, zip=True)
     data = coded(photo(), "PNG", pnginfo=text)
     assert len(data) < 100_000
     assert reason(data) == "broken_image"
-    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    chunks = b"".join(
-        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-        for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))))
-    )
-    assert reason(b"\x89PNG\r\n\x1a\n" + chunks) == "too_many_pixels"
+    rows = bytes(193 * 64)
+    packet = (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"x" * 20_000_000))
+    assert reason(png(64, 64, packet, rows=rows)) == "broken_image"
+    many = (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"x" * 1_000_000))
+    assert picture_of(png(64, 64, many, rows=rows), IMAGES).width == 64
+    assert reason(png(64, 64, *[many] * 100, rows=rows)) == "broken_image"
+
+
+LAUGHS = b"<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a 'aaaaaaaaaa'>" + b"".join(
+    b"<!ENTITY %c '%s'>" % (97 + n, b"&%c;" % (96 + n) * 10) for n in range(1, 20)
+) + b"]><x:xmpmeta tiff:Orientation='&t;'/>"  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF data", "ignore:Tag data larger")
+def test_metadata_that_is_huge_or_broken_spoils_no_pixels() -> None:
+    turned = coded(photo(64, 32), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0")
+    assert opened(picture_of(turned, IMAGES)).size == (32, 64)
+    exif = b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+    endless = b"MM\0*\0\0\0\x08\xff\xff\x01\x12\0\3\xff\xff\xff\xff\0\6\0\0\0\0\0\x08"
+    cut = b"MM\0*\0\0\0\x08"
+    for metadata in (exif + bytes(10_000_000), exif + b"\xff" * 100, endless, cut, b"no exif", b""):
+        data = coded(photo(64, 32), "PNG")
+        chunk = struct.pack(">I", len(metadata)) + b"eXIf" + metadata
+        data = data[:33] + chunk + struct.pack(">I", zlib.crc32(b"eXIf" + metadata)) + data[33:]
+        assert opened(picture_of(data, IMAGES)).size in ((64, 32), (32, 64))
+    assert (
+        reason(coded(photo(), "PNG", icc_profile=bytes(3_000_000))) == "broken_image"
+    )  # bounded as texts are
+    for profile in (b"no profile", bytes(128), b"\xff" * 4000, bytes(1_000_000)):
+        for mode in ("RGB", "CMYK", "L"):
+            data = coded(photo(64, 32).convert(mode), icc_profile=profile)
+            assert near(opened(picture_of(data, IMAGES)).getpixel((60, 16)), (20, 20, 220), 45) or mode == "L"
+        assert opened(picture_of(coded(photo(), "PNG", icc_profile=profile), IMAGES)).size == (64, 32)
+    for packet in (LAUGHS, b"<x" * 25_000):
+        data = coded(photo(64, 32), xmp=packet)
+        assert opened(picture_of(data, IMAGES)).size == (64, 32)
+
+
+def test_inks_of_adobe_in_other_coordinates_have_their_colour() -> None:
+    """A file of YCCK: what is stored as C, M, Y is taken as brightness and two differences of colour."""
+    red_as_inks = (255 - 179, 255 - 171, 255 - 1, 0)  # Y, Cb, Cr of no cyan, all magenta, all yellow
+    data = bytearray(coded(Image.new("CMYK", (16, 16), red_as_inks), quality=95))
+    data[data.index(b"Adobe") + 11] = 2  # the transform
+    assert near(opened(picture_of(bytes(data), IMAGES)).getpixel((8, 8)), (255, 0, 0))
 
 
 def test_a_jpeg_decoded_at_half_its_size_looks_as_the_whole_one_shrunk() -> None:

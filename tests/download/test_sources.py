@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from components.running.check import check
 from components.settings.download import Fetch
 from components.settings.environment import Environment
 from components.settings.params import Params
-from components.settings.sources import CaptionColumn, Coco, Shards, Sidecars
+from components.settings.sources import CaptionColumn, Coco, Shards, Sidecars, UrlList
 from components.storage.atomic import read_json
 from components.storage.shards import read_pairs, shards_of
 from components.storage.side_tables import read_table
@@ -66,6 +67,37 @@ def test_bytes_that_are_not_the_pinned_ones_are_rejected_and_told(
     rows[1]["pin"] = found[1]
     run(with_sources(params, [url_source(rows, sha256_column="pin")], fetch), env)
     assert len(pairs()) == 3
+
+
+def test_an_earlier_ledger_is_a_url_list_that_reports_every_changed_body(
+    workspace: Path, smoke: Params, env: Environment, server: Server, fetch: Fetch
+) -> None:
+    """First seen, first trusted: a body that an expired domain has swapped is told from the one of before."""
+    patient = fetch.model_copy(update={"deadline_seconds": 60.0})
+    server.answers |= {f"/{number}": body(jpeg(number)) for number in range(200)}
+    rows = [{**row(server, f"/{number}"), "id": f"Row {number}"} for number in range(200)]
+    rows[7]["link"] = server.url("/gone")
+    split: dict[str, Any] = {"split": None, "split_column": "part"}
+    rows = [{**one, "part": "test" if number % 9 == 0 else "train"} for number, one in enumerate(rows)]
+    run(with_sources(smoke, [url_source(rows, **split)], patient), env)
+    before = {pair.key: (pair.jpeg, pair.caption, pair.metadata["split"]) for pair in pairs()}
+    assert len(before) == 199
+    shutil.copytree(OUT / "shards", INPUTS / "earlier")
+    swapped = (12, 90, 199)  # between 1 and 2 in a hundred
+    for number in swapped:
+        server.answers[f"/{number}"] = body(jpeg(1000 + number))
+    server.answers["/gone"] = body(jpeg(7))  # it has no pin: it never came
+    earlier = UrlList(
+        kind="url_list", name="earlier", path="earlier/*.parquet", sha256=None, columns=None,
+        key_column="key", url_column="url", sha256_column="sha256", split_column="split", split=None,
+        captions=[CaptionColumn(column="caption", name="alt", language="en")], limit=None, weight=None,
+    )  # fmt: skip
+    run(with_sources(smoke, [earlier], patient), env)
+    rejected = {key: message for key, (_, message) in ledger().items() if message}
+    assert rejected == {f"row_{number}": "hash_mismatch" for number in swapped}
+    after = {pair.key: (pair.jpeg, pair.caption, pair.metadata["split"]) for pair in pairs()}
+    assert after.pop("row_7")[0]
+    assert after == {key: value for key, value in before.items() if key not in rejected}
 
 
 def test_shards_go_through_and_are_read_again_when_an_image_changes(

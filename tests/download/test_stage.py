@@ -7,6 +7,7 @@ import json
 import random
 import signal
 import threading
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytest
 from PIL import Image
 
 from components.download import stage, taking, tally
+from components.download.fetching import Body, Fetcher
 from components.download.ledger import LEDGER, read_ledger
 from components.download.pictures import Picture, picture_of
+from components.download.refusal import Refused
 from components.download.shard import Shard
 from components.download.stage import run
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault, Stopped
@@ -31,7 +34,7 @@ from components.storage.atomic import read_json
 from components.storage.manifest import read_manifest
 from components.storage.shards import Pair, read_pairs, shards_of
 from components.storage.side_tables import read_captions, read_table
-from tests.download.server import Server, body, drip, endless, late, redirect, status
+from tests.download.server import Server, body, drip, endless, late, raw, redirect, status
 
 OUT = Path("artifacts/download")
 FIELDS: dict[str, Any] = {
@@ -49,6 +52,13 @@ def jpeg(number: int) -> bytes:
     file = io.BytesIO()
     draw = random.Random(number)  # noqa: S311
     Image.frombytes("RGB", (40, 30), draw.randbytes(40 * 30 * 3)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def gif() -> bytes:
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     return file.getvalue()
 
 
@@ -137,6 +147,8 @@ def test_every_hostile_row_is_rejected_by_its_reason_and_no_other(
         "/page": body(b"<html>gone</html>", "Content-Type: image/jpeg"),
         "/cut": body(good[: len(good) // 2]),
         "/short": body(good[:100], length=len(good)),
+        "/unending": raw(b"HTTP/1.1 200 OK\r\n\r\n" + good[: len(good) // 2]),
+        "/moving": body(gif()),
         "/gzip": body(good, "Content-Encoding: gzip"),
         "/wordless": body(good),
     }
@@ -155,8 +167,10 @@ def test_every_hostile_row_is_rejected_by_its_reason_and_no_other(
         "page": "not_an_image",
         "cut": "truncated",
         "short": "short_body",
+        "unending": "truncated",
+        "moving": None,
         "gzip": "encoded_body",
-        "wordless": "empty_caption: web.parquet row 9",
+        "wordless": "empty_caption: web.parquet row 11",
         "gone": "http_404",
         "again": "duplicate_url: again",
         "local": "scheme_not_allowed",
@@ -165,7 +179,9 @@ def test_every_hostile_row_is_rejected_by_its_reason_and_no_other(
     metrics = read_json(Path("metrics/download.json"))
     assert metrics["rows_in"] == metrics["rows_out"] + sum(metrics["rejected"].values()) == len(rows)
     assert metrics["rejected"]["http_404"] == server.hits["/gone"] == 1
-    assert [pair.key for pair in pairs()] == ["good", "moved"]
+    assert [pair.key for pair in pairs()] == ["good", "moved", "moving"]
+    assert [pair.metadata["is_animated"] for pair in pairs()] == [False, False, True]
+    assert metrics["images"]["animated"] == 1
     assert not any(b"hunter2" in path.read_bytes() for path in OUT.rglob("*") if path.is_file())
     statuses = {key: status for key, (status, _) in ledger().items()}
     assert (statuses["good"], statuses["gone"], statuses["cut"]) == (
@@ -178,21 +194,20 @@ def test_every_hostile_row_is_rejected_by_its_reason_and_no_other(
 def test_bytes_follow_the_input_and_never_the_network(
     smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
 ) -> None:
-    params = with_sources(smoke, [url_source(web)], fetch)
-    found = []
-    for seed, connections in ((1, 16), (2, 16), (3, 1)):
+    sources, found = [url_source(web)], []
+    for seed, connections, processes in ((1, 16, 1), (2, 16, 2), (3, 1, 1), (4, 32, 4)):
         draw = random.Random(seed)  # noqa: S311
         for number in range(len(web)):
             server.answers[f"/{number:02d}"] = late(body(jpeg(number)), draw.uniform(0, 0.02))
-        narrow = fetch.model_copy(update={"connections": connections})
+        own = fetch.model_copy(update={"connections": connections, "deadline_seconds": 60.0})
         run(
-            with_sources(params, params.download.sources, narrow),
-            Environment(work_store=Path(f".work{seed}")),
+            with_sources(smoke, sources, own),
+            Environment(work_store=Path(f".work{seed}"), processes=processes),
         )
-        found.append(hashes())
+        found.append((hashes(), Path("metrics/download.json").read_bytes()))
         assert [pair.key for pair in pairs()] == [one["id"] for one in web]
-    assert found[0] == found[1] == found[2]
-    assert server.hits["/00"] == 3
+    assert found == found[:1] * 4
+    assert server.hits["/00"] == 4
 
 
 def test_only_what_changed_is_fetched_again(
@@ -370,12 +385,46 @@ class CrashingShard(Shard):
         super()._make(folder, before, tell)
 
 
-def test_an_image_that_crashes_the_decoder_costs_its_own_row(
+class HangingShard(Shard):
+    """One whose decoder never ends at an image, and never lets go of the interpreter's lock."""
+
+    def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
+        def decoder(data: bytes, images: Images) -> Picture:
+            return picture_of(data, images) if data != jpeg(12) else _for_ever()
+
+        taking.picture_of = decoder  # type: ignore[attr-defined]
+        super()._make(folder, before, tell)
+
+
+def _for_ever() -> Picture:
+    while True:
+        pass
+
+
+class CutOffShard(Shard):
+    """One for which no name can be looked up from the twelfth row on."""
+
+    def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
+        fetched = Fetcher.fetched
+
+        def cut_off(self: Fetcher, text: str) -> AbstractAsyncContextManager[Body]:
+            if text[-2:] >= "12":
+                raise Refused("dns_failed", may_pass=True)
+            return fetched(self, text)
+
+        Fetcher.fetched = cut_off  # type: ignore[method-assign, assignment]
+        super()._make(folder, before, tell)
+
+
+@pytest.mark.parametrize("kind", [CrashingShard, HangingShard])
+def test_an_image_that_crashes_or_hangs_the_decoder_costs_its_own_row(
     smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, kind: type[Shard],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(stage, "Shard", CrashingShard)
-    run(with_sources(smoke, [url_source(web)], fetch), env)
+    monkeypatch.setattr(stage, "Shard", kind)
+    images = smoke.download.images.model_copy(update={"decode_deadline_seconds": 2.0})
+    patient = fetch.model_copy(update={"deadline_seconds": 60.0})
+    run(with_sources(smoke, [url_source(web)], patient, images=images), env)
     assert {key: message for key, (_, message) in ledger().items() if message} == {"12": "decoder_died"}
     assert [pair.key for pair in pairs()] == [one["id"] for one in web if one["id"] != "12"]
 
@@ -406,6 +455,42 @@ def test_no_image_and_no_network_are_told_apart(
     monkeypatch.setattr(tally, "DEAD_NETWORK_ROWS", 8)
     with pytest.raises(InfrastructureFault, match="no network: 8 connections failed"):
         run(with_sources(smoke, [url_source(dead)], closed, shard_rows=8), env)
+    nameless = [{**one, "link": f"http://host{one['id']}.invalid/"} for one in web]
+    with pytest.raises(InfrastructureFault, match="no network: 8 connections failed"):
+        run(
+            with_sources(smoke, [url_source(nameless)], fetch.model_copy(update={"allowed_ports": [80]})), env
+        )
+
+
+def test_a_network_that_dies_in_the_middle_stops_the_stage_and_costs_no_row(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Rows 12 to 29 lack a name server at first; the second shard has lost half of its rows by then."""
+    monkeypatch.setattr(tally, "DEAD_NETWORK_ROWS", 4)
+    monkeypatch.setattr(tally, "DEAD_NETWORK_HOSTS", 1)
+    patient = fetch.model_copy(update={"deadline_seconds": 60.0, "retries": 0})
+    run(with_sources(smoke, [url_source(web)], patient), Environment(work_store=Path(".other")))
+    expected = hashes()
+    monkeypatch.setattr(stage, "Shard", CutOffShard)
+    with pytest.raises(InfrastructureFault, match="no network: 8 connections failed"):
+        run(with_sources(smoke, [url_source(web)], patient, max_reject_share=1.0), env)
+    monkeypatch.setattr(stage, "Shard", Shard)
+    run(with_sources(smoke, [url_source(web)], patient, max_reject_share=1.0), env)
+    assert hashes() == expected
+
+
+def test_a_host_that_died_is_no_dead_network(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tally, "DEAD_NETWORK_ROWS", 4)
+    mixed = [{**one, "link": f"http://127.0.0.1:1/{one['id']}"} if one["id"] > "11" else one for one in web]
+    both = fetch.model_copy(
+        update={"allowed_ports": [1, server.port], "retries": 0, "deadline_seconds": 60.0}
+    )
+    run(with_sources(smoke, [url_source(mixed)], both, max_reject_share=0.9), env)
+    assert read_json(Path("metrics/download.json"))["rejected"] == {"connection_failed": 18}
 
 
 def test_equal_keys_stop_before_anything_is_fetched(

@@ -5,20 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from components.faults import Stopped
 from components.running.signals import STOP_SIGNALS, raise_on_stop_signals, run_or_stop
-
-
-@pytest.fixture(autouse=True)
-def _handlers_restored() -> Iterator[None]:
-    before = [signal.getsignal(number) for number in STOP_SIGNALS]
-    yield
-    for number, handler in zip(STOP_SIGNALS, before, strict=True):
-        signal.signal(number, handler)
 
 
 def test_a_second_signal_does_not_interrupt_the_stopping() -> None:
