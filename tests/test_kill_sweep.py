@@ -32,7 +32,7 @@ from tests.download.test_stage import jpeg
 
 STAGES = ("download", "recaption", "audit")
 ROWS, SHARD_ROWS = 36, 8
-MOMENTS = 6  # of the long sweep, for each stage and signal
+MOMENTS = 5  # of the long sweep, for each stage and signal, and before the last three renames
 PATIENCE_SECONDS = 60
 CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: Stopped.exit_code}
 
@@ -173,6 +173,17 @@ def test_a_stage_killed_twice_ends_with_equal_bytes_and_leaves_nothing(
     check_rerun(undisturbed, project, stage)
 
 
+def test_a_kill_before_the_metrics_are_in_place_leaves_nothing(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    """The last renames are those of the artifact, metrics, costs and the exit code."""
+    project = undisturbed.project.before("download", tmp_path / "project")
+    assert project.run("download", undisturbed.moments["download"] - 5)[0] == CODES[signal.SIGKILL]
+    (left,) = project.leftovers()
+    assert left.parent == project.folder / "metrics"
+    check_rerun(undisturbed, project, "download")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("by", CODES, ids=lambda by: by.name)
 @pytest.mark.parametrize("stage", STAGES)
@@ -180,10 +191,11 @@ def test_a_stage_killed_at_any_moment_ends_with_equal_bytes_and_leaves_nothing(
     undisturbed: Undisturbed, tmp_path: Path, stage: str, by: signal.Signals
 ) -> None:
     total = undisturbed.moments[stage]
-    for number in range(MOMENTS):
-        at = 1 + number * (total - 1) // (MOMENTS - 1)  # the first and the last among them
+    moments = {1 + number * (total - 1) // (MOMENTS - 1) for number in range(MOMENTS)}
+    for at in sorted(moments | {total - 5, total - 3, total - 1}):
         project = undisturbed.project.before(stage, tmp_path / f"{at}")
         code, _ = project.run(stage, at, by)
-        assert code == (0 if at == total and by is signal.SIGTERM else CODES[by])  # the last one is the end
+        is_settled = at >= total - 1 and by is signal.SIGTERM  # all that is left to do is to say so
+        assert code == (0 if is_settled else CODES[by])
         check_rerun(undisturbed, project, stage)
         shutil.rmtree(project.folder)

@@ -93,7 +93,6 @@ def _finished(
     jobs: Iterator[Shard], processes: int, progress: Progress, store: Path
 ) -> Generator[Path, None, None]:
     """Yield the folders of finished shards in their order; whatever happens, nothing half made is left."""
-    remove_unfinished(store)
     try:
         with closing(in_order(jobs, processes, progress, MODULES)) as finished:
             yield from finished

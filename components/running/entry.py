@@ -23,6 +23,7 @@ from components.settings.params import Params, load_params
 from components.storage.atomic import remove, write_json
 from components.storage.bulk import FETCHED
 from components.storage.layout import PARAMS, Layout
+from components.storage.pieces import remove_unfinished
 
 MIN_FREE_BYTES = 200_000_000
 UNEXPECTED = 1
@@ -79,7 +80,7 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
     raise_on_stop_signals()
     with one_writer(work, stage):
         (work / "exit.json").unlink(missing_ok=True)
-        remove(work / FETCHED)  # of a run that was killed
+        _tidy(work, stage, layout)
         _preflight(work)
         _prepare_libraries(env)
         costs = Costs()
@@ -89,6 +90,15 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
             costs.write(layout, stage)
         finally:
             ignore_stop_signals()
+
+
+def _tidy(work: Path, stage: str, layout: Layout) -> None:
+    """Remove what a run that was killed has left: what it fetched, and what was half written."""
+    remove(work / FETCHED)
+    remove_unfinished(work)
+    for path in (layout.metrics(stage), layout.costs(stage)):
+        for leftover in path.parent.glob(f".{path.name}.*.part"):
+            remove(leftover)
 
 
 def _prepare_libraries(env: Environment) -> None:

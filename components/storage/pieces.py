@@ -36,9 +36,9 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
-def remove_unfinished(store: Path) -> None:
-    """Remove what killed processes left half made; no piece may be under way."""
-    for leftover in store.glob(".*.part"):
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left half made, at any depth; nothing may be under way there."""
+    for leftover in sorted(folder.rglob(".*.part")):
         remove(leftover)
 
 
