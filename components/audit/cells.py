@@ -18,7 +18,7 @@ Rows = NDArray[np.int64]
 MIN_CELL_ROWS = 32  # on average; more cells would cost more than they spare
 MIN_CELL_WIDTH = 1.0  # grey levels; then the ids of cells by all contrasts stay below 2**63
 ROUNDING = 1e-3  # grey levels
-CHUNK_ROWS = 1 << 14  # thumbnails read at once
+CHUNK_ROWS = 1 << 12  # thumbnails multiplied at once
 
 
 class Cells:
@@ -64,9 +64,12 @@ def contrasts_of(thumbnails: Thumbnails) -> NDArray[np.float32]:
     directions = _directions()  # (768, 7)
     lengths = np.sqrt(np.square(directions).sum(axis=0) * len(directions))
     found = np.empty((len(thumbnails), directions.shape[1]), np.float32)
-    for first in range(0, len(found), CHUNK_ROWS):
-        rows = np.arange(first, min(first + CHUNK_ROWS, len(found)))
-        found[rows] = thumbnails.take(rows).astype(np.float32) @ directions / lengths
+    start = 0
+    for rows in thumbnails.whole_files():
+        for first in range(0, len(rows), CHUNK_ROWS):
+            part = rows[first : first + CHUNK_ROWS]
+            found[start : start + len(part)] = part.astype(np.float32) @ directions / lengths
+            start += len(part)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +111,14 @@ class Thumbnails:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def whole_files(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield the thumbnails (n, bytes) of one file after the other, read and not mapped.
+
+        The pages of mapped files count as memory of the process until the system wants them back.
+        """
+        for path in self.paths:
+            yield np.load(path, allow_pickle=False)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return (n, bytes) of row numbers (n,)."""

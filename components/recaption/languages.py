@@ -67,6 +67,11 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
     "pl": _words("się na jest są przy przed który która które oraz dwa dwie mężczyzna kobieta jego ze"),
     "pt": _words("os um uma uns umas com por está estão seu sua dois duas da na homem mulher enquanto em"),
 }
+# by word, the languages it is frequent in: most words of a caption are in none, and cost one look
+LANGUAGES_OF = {
+    word: [language for language, known in FUNCTION_WORDS.items() if word in known]
+    for word in frozenset().union(*FUNCTION_WORDS.values())
+}
 MIN_EVIDENCE = 2  # function words of another language, and twice as many as of its own
 WORD = re.compile(r"[^\W\d_]+")
 
@@ -82,18 +87,29 @@ def other_language(text: str, language: str, min_script_share: float) -> bool | 
     scripts = SCRIPTS.get(language)
     if scripts is None:
         return None
-    counts = Counter(unicodedata.normalize("NFKC", text))
-    letters = {letter: count for letter, count in counts.items() if letter.isalpha()}
-    in_script = sum(count for letter, count in letters.items() if _script(letter) in scripts)
-    if in_script < min_script_share * sum(letters.values()):
+    if not (text.isascii() and "LATIN" in scripts) and not _is_in(text, scripts, min_script_share):
         return True
     own = FUNCTION_WORDS.get(language)
     if own is None:
         return False
-    words = Counter(WORD.findall(text.lower()))
-    own_count = sum(words[word] for word in own)
-    other_count = max(sum(words[word] for word in known - own) for known in FUNCTION_WORDS.values())
+    counts = dict.fromkeys(FUNCTION_WORDS, 0)
+    for word in WORD.findall(text.lower()):
+        if word in own:
+            counts[language] += 1
+            continue
+        for other in LANGUAGES_OF.get(word, ()):
+            counts[other] += 1
+    own_count = counts.pop(language)
+    other_count = max(counts.values())
     return other_count >= MIN_EVIDENCE and other_count > 2 * own_count
+
+
+def _is_in(text: str, scripts: frozenset[str], min_share: float) -> bool:
+    """Say whether so many of a text's letters are of some scripts; those of a text without any are."""
+    counts = Counter(unicodedata.normalize("NFKC", text))
+    letters = {letter: count for letter, count in counts.items() if letter.isalpha()}
+    in_script = sum(count for letter, count in letters.items() if _script(letter) in scripts)
+    return in_script >= min_share * sum(letters.values())
 
 
 @cache

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from components.audit.cells import Cells, contrasts_of
+from components.audit.cells import CHUNK_ROWS, Cells, contrasts_of
 from components.audit.comparison import NONE, Alike, differences
 from components.audit.images import SPLITS, Thumbnails
 from components.audit.similar import JOB_ROWS, Similar, _parts, find_similar
@@ -135,8 +135,7 @@ def test_thumbnails_stay_on_disk(tmp_path: Path) -> None:
     find_similar(hashes, splits, thumbnails, Alike(10, 6.0), tmp_path / "work", 1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    chunk = 1 << 14  # thumbnails, once as bytes and once as numbers of four bytes
-    assert peak < 160 * rows + 5.5 * 768 * chunk
+    assert peak < 120 * rows + 768 * rows / 2 + 4.5 * 768 * CHUNK_ROWS  # half of them is one file
 
 
 def test_parts_hold_every_cell_once() -> None:
