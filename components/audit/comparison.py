@@ -61,10 +61,10 @@ class Comparison:
             if not len(left):
                 break
             close = np.bitwise_count(own[left][:, None] ^ theirs) <= self._alike.bits
-            if is_earlier:
+            if is_earlier and some[-1] >= rows[left[0]]:
                 close &= some < rows[left][:, None]
             self.compared += close.size
-            one, other = np.nonzero(close)
+            one, other = np.divmod(np.flatnonzero(close), len(some))  # faster than nonzero of two dimensions
             self._confirm(found, rows, left[one], some[other])
             left = left[found[left] == NONE]
             start, count = start + count, max(FIRST_CANDIDATES, PAIRS_AT_ONCE // max(1, len(left)))
