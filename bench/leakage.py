@@ -14,13 +14,15 @@ import sys
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow as pa
 from PIL import Image, ImageOps
 
+from components.audit.comparison import Alike
 from components.audit.duplicates import find_duplicates
-from components.audit.fingerprints import FINGERPRINTS, fingerprint
+from components.audit.fingerprint import Fingerprint, fingerprint
+from components.audit.fingerprints import joined, write_fingerprints
 from components.settings.params import load_params
 
 DOWNLOADED_QUALITY = 92  # as download writes them
@@ -68,26 +70,25 @@ KINDS: dict[str, Callable[[Image.Image], bytes]] = {
 }
 
 
-def measure(paths: Sequence[Path], bits: int, difference: float) -> dict[str, Any]:
+def measure(paths: Sequence[Path], alike: Alike) -> dict[str, Any]:
     """Plant copies of the first half of the photographs and return recall by kind and false positives.
 
     Args:
         paths: Photographs; of two that look the same one counts as a false positive.
-        bits: See `find_duplicates`.
-        difference: See `find_duplicates`.
+        alike: What counts as the same.
     """
     half = len(paths) // 2
     train, others = paths[:half], paths[half:]
-    rows: list[dict[str, object]] = []
+    rows: list[Fingerprint] = []
     for path in train:
         rows.append(fingerprint(jpeg(_open(path)), path.stem, "train"))
     for path in others:
         rows.append(fingerprint(jpeg(_open(path)), path.stem, "test"))
-    clean = _found(rows, bits, difference)
+    clean = _found(rows, alike)
     recall = {}
     for kind, change in KINDS.items():
         copies = [fingerprint(change(_open(path)), f"copy of {path.stem}", "test") for path in train]
-        found = _found(rows[:half] + copies, bits, difference)
+        found = _found(rows[:half] + copies, alike)
         recall[kind] = sum(found.get(f"copy of {path.stem}") == path.stem for path in train) / half
     return {
         "photographs": len(paths),
@@ -102,12 +103,14 @@ def _open(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _found(rows: list[dict[str, object]], bits: int, difference: float) -> dict[str, str]:
+def _found(rows: list[Fingerprint], alike: Alike) -> dict[str, str]:
     """Return the test images that are also in train, each with the train image it is like."""
-    table = pa.Table.from_pylist(rows, FINGERPRINTS)
-    keys = table["key"].to_pylist()
-    leaked = find_duplicates(table, bits, difference).leaked_tests
-    return {keys[test]: keys[seen] for test, seen in leaked.items()}
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write_fingerprints(folder, rows)
+        found = joined([folder], ["00000"])
+        leaked = find_duplicates(found, alike, folder / "work", 1).leaked_tests
+        return {rows[test].key: rows[seen].key for test, seen in leaked.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     limits = load_params(PRESET).audit
     paths = sorted(given.images.glob("*.jpg"))[: given.photographs]
-    result = measure(paths, limits.near_duplicate_bits, limits.near_duplicate_difference)
+    result = measure(paths, Alike(limits.near_duplicate_bits, limits.near_duplicate_difference))
     lines = [
         f"{result['photographs']} photographs, half of them copied",
         "kind              recall   required",

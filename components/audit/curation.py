@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.audit.gates import Images
+from components.audit.dropped import Dropped
+from components.audit.images import Images
 from components.audit.near_images import near_images
 from components.audit.scored import ImageVectors, Scored, open_vectors
 from components.faults import ConfigurationFault, DataFault
-from components.ml.linear_head import LinearHead, load_linear_head
 from components.running.progress import Progress
-from components.settings.audit import Curation, Head, SimilarityFilter
+from components.settings.audit import Curation, Head, NearImageFilter, SimilarityFilter
 from components.storage.layout import Layout
-
-DIGITS = 6  # of a figure as it is written; float32 holds no more
-
-
-@dataclass(frozen=True)
-class Drop:
-    """Why an image does not go on: the figure that decided and the image it is like, where there are such."""
-
-    reason: str
-    value: float | None
-    like: str | None
 
 
 class Curator:
@@ -38,15 +27,17 @@ class Curator:
         leaked: Row numbers of images that are also test images, with that of the test image.
     """
 
-    def __init__(self, images: Images, leaked: dict[int, int]) -> None:
+    def __init__(self, images: Images, leaked: Mapping[int, int]) -> None:
         self._images = images
-        self.dropped = {row: Drop("leaked", None, images.keys[like]) for row, like in leaked.items()}
+        self.dropped = Dropped(images)
+        self.dropped.add(list(leaked), "leaked", likes=list(leaked.values()))
 
     def curate(self, settings: Curation, scored: Scored, layout: Layout, inputs: Path) -> None:
         """Apply heads, similarity and near images, in this order, where params ask for them.
 
         Raises:
-            ConfigurationFault: a head does not fit, a column has no similarity, or recaption wrote no scores.
+            ConfigurationFault: a head does not fit, a column has no similarity, recaption wrote no scores, or
+                more images than params allow would be compared with each other.
             DataFault: a file is missing or damaged.
         """
         if settings.heads or settings.near_images:
@@ -56,55 +47,95 @@ class Curator:
         if settings.similarity:
             self._apply_similarity(settings.similarity, scored)
         if settings.near_images:
-            self._apply_near(settings.near_images.min_cosine, vectors, layout.work("audit"))
+            self._apply_near(settings.near_images, vectors, layout.work("audit"))
 
-    def _left(self, splits: list[str]) -> list[int]:
-        rows = enumerate(self._images.splits)
-        return [row for row, split in rows if split in splits and row not in self.dropped]
+    def _left(self, *splits: str) -> NDArray[np.int64]:
+        return np.flatnonzero(self._images.are(*splits) & ~self.dropped.rows)
 
     def _apply_head(self, head: Head, vectors: ImageVectors, inputs: Path) -> None:
-        scores = _head_scores(_load(head, inputs, vectors.width), vectors)
-        for row in self._left(list(head.splits)):
-            score = scores.get(self._images.keys[row])
-            if score is None:
-                raise DataFault(
-                    f"{vectors.folder} has no embedding of {self._images.keys[row]}; expected one of each "
-                    "image: run `dvc repro --force recaption`"
-                )
-            keeps = score >= head.limit if head.keeps == "at_least" else score <= head.limit
-            if not keeps:
-                self.dropped[row] = Drop(head.name, round(score, DIGITS), None)
+        scores, is_known = self._head_scores(head, inputs, vectors)
+        rows = self._left(*head.splits)
+        if not is_known[rows].all():
+            key = self._images.key(int(rows[np.argmin(is_known[rows])]))
+            raise DataFault(
+                f"{vectors.folder} has no embedding of {key}; expected one of each image: "
+                "run `dvc repro --force recaption`"
+            )
+        of_rows = scores[rows]
+        is_kept = of_rows >= head.limit if head.keeps == "at_least" else of_rows <= head.limit
+        self.dropped.add(rows[~is_kept], head.name, of_rows[~is_kept])
+
+    def _head_scores(
+        self, head: Head, inputs: Path, vectors: ImageVectors
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return (N,) the score of each image, and whether it has one."""
+        import torch  # which few audits need
+
+        from components.ml.linear_head import load_linear_head
+
+        path = inputs / head.path
+        if not path.is_file():
+            raise ConfigurationFault(f"audit.curation.heads {head.name}: {path} not found; put it there")
+        try:
+            linear = load_linear_head(path, vectors.width)
+        except ValueError as error:
+            raise ConfigurationFault(f"audit.curation.heads {head.name}: {error}") from None
+        scores, is_known = np.zeros(len(self._images)), np.zeros(len(self._images), bool)
+        for shard, keys, embeddings in vectors.shards():
+            rows = self._images.find(shard, pa.chunked_array([keys], pa.string()))
+            here = rows >= 0
+            scores[rows[here]] = linear.scores(torch.from_numpy(embeddings)).numpy()[here]
+            is_known[rows[here]] = True
+        return scores, is_known
 
     def _apply_similarity(self, settings: SimilarityFilter, scored: Scored) -> None:
         best = _best_similarity(settings.columns, scored)
-        rows = self._left(["train"])
-        known = [row for row in rows if np.isfinite(best[row])]
-        if rows and not known:
+        rows = self._left("train")
+        known = rows[np.isfinite(best[rows])]
+        if len(rows) and not len(known):
             raise DataFault(
                 f"audit.curation.similarity: none of {len(rows)} train images has a similarity of columns "
                 f"{', '.join(settings.columns)}; expected some: see recaption.scores"
             )
-        for row in set(rows) - set(known):
-            self.dropped[row] = Drop("no_similarity", None, None)
-        for row in _too_unlike(known, best, self._images.keys, settings):
-            self.dropped[row] = Drop("similarity", round(float(best[row]), DIGITS), None)
+        self.dropped.add(rows[~np.isfinite(best[rows])], "no_similarity")
+        unlike = _too_unlike(known, best, self._images, settings)
+        self.dropped.add(unlike, "similarity", best[unlike])
 
-    def _apply_near(self, min_cosine: float, vectors: ImageVectors, work: Path) -> None:
-        rows = {self._images.keys[row]: row for row in self._left(["train"])}
+    def _apply_near(self, settings: NearImageFilter, vectors: ImageVectors, work: Path) -> None:
+        rows = self._left("train").tolist()
+        if len(rows) > settings.max_rows:
+            raise ConfigurationFault(
+                f"audit.curation.near_images would compare {len(rows)} train images with each other, "
+                f"{len(rows) ** 2 / 2:.1e} pairs; audit.curation.near_images.max_rows allows "
+                f"{settings.max_rows} images: raise it, or have heads and similarity leave fewer"
+            )
+        row_of = {self._images.key(row): row for row in rows}
         progress = Progress(work, "audit near images", len(rows), "images")
-        found = near_images(list(rows), vectors, min_cosine, work / "near_images", progress.advance)
-        for key, near in found.items():
-            self.dropped[rows[key]] = Drop("near_image", near.cosine, near.like)
+        found = near_images(
+            list(row_of), vectors, settings.min_cosine, work / "near_images", progress.advance
+        )
+        self.dropped.add(
+            [row_of[key] for key in found],
+            "near_image",
+            [near.cosine for near in found.values()],
+            [row_of[near.like] for near in found.values()],
+        )
 
 
 def _too_unlike(
-    rows: list[int], best: NDArray[np.float32], keys: Sequence[str], settings: SimilarityFilter
-) -> list[int]:
+    rows: NDArray[np.int64], best: NDArray[np.float32], images: Images, settings: SimilarityFilter
+) -> NDArray[np.int64]:
     """Return the rows below the limit, or those after the best share; of equal rows the first key is best."""
     if settings.min_similarity is not None:
-        return [row for row in rows if best[row] < settings.min_similarity]
-    ranked = sorted(rows, key=lambda row: (-best[row], keys[row]))
-    return ranked[round((settings.best_share or 0.0) * len(ranked)) :]
+        return rows[best[rows] < settings.min_similarity]
+    count = round((settings.best_share or 0.0) * len(rows))
+    ranked = rows[np.argsort(-best[rows], kind="stable")]
+    if not 0 < count < len(ranked):
+        return ranked[count:]
+    above, limit = best[ranked], best[ranked[count - 1]]
+    equal = sorted(ranked[above == limit].tolist(), key=images.key)
+    left = count - int(np.count_nonzero(above > limit))
+    return np.concatenate([np.array(equal[left:], np.int64), ranked[above < limit]])
 
 
 def _best_similarity(columns: list[str], scored: Scored) -> NDArray[np.float32]:
@@ -116,23 +147,3 @@ def _best_similarity(columns: list[str], scored: Scored) -> NDArray[np.float32]:
         )
     best: NDArray[np.float32] = np.fmax.reduce([scored.similarity[column] for column in columns])
     return best
-
-
-def _load(head: Head, inputs: Path, width: int) -> LinearHead:
-    path = inputs / head.path
-    if not path.is_file():
-        raise ConfigurationFault(f"audit.curation.heads {head.name}: {path} not found; put it there")
-    try:
-        return load_linear_head(path, width)
-    except ValueError as error:
-        raise ConfigurationFault(f"audit.curation.heads {head.name}: {error}") from None
-
-
-def _head_scores(head: LinearHead, vectors: ImageVectors) -> dict[str, float]:
-    import torch
-
-    return {
-        key: score
-        for keys, embeddings in vectors.shards()
-        for key, score in zip(keys, head.scores(torch.from_numpy(embeddings)).tolist(), strict=True)
-    }

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 
 from components.audit.captions import Captions
+from components.audit.dropped import Dropped
 from components.audit.duplicates import Duplicates
+from components.audit.images import SIZES, SPLITS, Images
 from components.audit.scored import Scored
 
 
 def described_rows(
-    table: pa.Table,
+    images: Images,
     duplicates: Duplicates,
-    dropped: Container[int],
+    dropped: Dropped,
     captions: Captions,
     scored: Scored,
     limit: int,
@@ -24,59 +25,54 @@ def described_rows(
     """Return one entry for each row of data, or for every n-th where there are more than `limit`.
 
     Args:
-        table: Fingerprints of all images.
-        duplicates: By row number of `table`.
-        dropped: Row numbers that do not go on.
+        images: All.
+        duplicates: By row number of `images`.
+        dropped: Images that do not go on.
         captions: Of all rows, with or without an image.
         scored: Of all images.
         limit: Entries at most.
     """
-    columns = ("key", "split", "width", "height", "bytes")
-    images = table.select(columns).to_pylist()
-    known = {image["key"] for image in images}
-    texts = [key for key in captions.split_of if key not in known]
-    step = -(-(len(images) + len(texts)) // limit)
-    entries = [
-        _image_entry(image, number, duplicates, dropped)
-        | _words(captions, image["key"])
-        | _scores(scored, number)
-        for number, image in enumerate(images)
-        if number % step == 0
-    ]
+    step = -(-(len(images) + captions.texts) // limit)
+    rows = range(0, len(images), step)
+    sizes = images.sizes.take(np.array(rows, np.int64)).to_pylist()
     nothing = {"kind": "text", "duplicate": "none", "kept": "yes"}
-    entries += [
-        {"split": captions.split_of[key], **nothing, **_words(captions, key)} for key in texts[::step]
+    words_of: dict[int, dict[str, float]] = {}
+    texts: list[dict[str, Any]] = []
+    for row, split, words in captions.every_nth(step):
+        named = {f"words of {kind}": mean for kind, mean in words.items()}
+        if row is None:
+            texts.append({"split": split, **nothing, **named})
+        else:
+            words_of[row] = named
+    entries = [
+        {"split": SPLITS[images.splits[row]]}
+        | _image_entry(row, size, duplicates, dropped)
+        | words_of.get(row, {})
+        | _scores(scored, row)
+        for row, size in zip(rows, sizes, strict=True)
     ]
-    return entries
+    return entries + texts
 
 
-def _image_entry(
-    image: dict[str, Any], number: int, duplicates: Duplicates, dropped: Container[int]
-) -> dict[str, Any]:
+def _image_entry(row: int, size: dict[str, int], duplicates: Duplicates, dropped: Dropped) -> dict[str, Any]:
     kinds = {"leaked": duplicates.leaked, "exact": duplicates.exact, "near": duplicates.near}
+    width, height, size_bytes = (size[name] for name in SIZES)
     return {
-        "split": image["split"],
         "kind": "image",
-        "duplicate": next((kind for kind, rows in kinds.items() if number in rows), "none"),
-        "kept": "no" if number in dropped else "yes",
-        "width (pixels)": image["width"],
-        "height (pixels)": image["height"],
-        "aspect (width / height)": image["width"] / image["height"],
-        "size (bytes)": image["bytes"],
+        "duplicate": next((kind for kind, found in kinds.items() if row in found), "none"),
+        "kept": "no" if dropped.rows[row] else "yes",
+        "width (pixels)": width,
+        "height (pixels)": height,
+        "aspect (width / height)": width / height,
+        "size (bytes)": size_bytes,
     }
 
 
-def _words(captions: Captions, key: str) -> dict[str, float]:
-    """Return the mean length of a row's captions of each kind."""
-    kinds = captions.words.get(key, {})
-    return {f"words of {kind}": sum(words) / len(words) for kind, words in kinds.items()}
-
-
-def _scores(scored: Scored, number: int) -> dict[str, float]:
+def _scores(scored: Scored, row: int) -> dict[str, float]:
     """Return an image's scores by column; a score it lacks is left out."""
     kinds = {"similarity": scored.similarity, "agreement": scored.agreement}
     values = {
-        f"{kind} of {column}": float(scores[number])
+        f"{kind} of {column}": float(scores[row])
         for kind, columns in kinds.items()
         for column, scores in columns.items()
     }

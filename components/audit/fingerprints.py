@@ -1,63 +1,124 @@
-"""What an image is compared by: sha256 of its bytes, a 64-bit difference hash, a small colour thumbnail."""
+"""The fingerprints of all images: made by a process for each shard, kept as finished pieces, read as one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from hashlib import sha256
-from io import BytesIO
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from components.audit.fingerprint import THUMBNAIL_BYTES, Fingerprint, fingerprint, undecodable
+from components.audit.images import SIZES, Images, Thumbnails, split_places
 from components.faults import DataFault
+from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
+from components.running.workers import in_order
 from components.storage.atomic import content_key
 from components.storage.manifest import Entry
-from components.storage.pieces import piece
-from components.storage.shards import Pair, read_pairs
+from components.storage.pieces import piece, remove_unfinished
+from components.storage.shards import read_pairs
 from components.storage.side_tables import read_table, write_table
 
-FORMAT_VERSION = 1  # raised by hand when a fingerprint of the same image changes
-HASH_SIDE = 8
-THUMBNAIL_SIDE = 16
+FORMAT_VERSION = 2  # raised by hand when a fingerprint of the same image changes, or its piece's files
+DECODE_DEADLINE_SECONDS = 60.0  # download gave up earlier on what takes so long
+TABLE, THUMBNAILS = "fingerprints.parquet", "thumbnails.npy"
 FINGERPRINTS = pa.schema(
     [
         ("key", pa.string()),
         ("split", pa.string()),
-        ("sha256", pa.string()),
+        ("sha256", pa.binary(32)),
         ("difference_hash", pa.uint64()),
-        ("thumbnail", pa.binary(THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3)),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("bytes", pa.int64()),
     ]
 )
+MODULES = Modules(imported=("components.audit.fingerprints",), refused=("pandas", "torch"))
 
 
-def read_fingerprints(download: Path, shards: list[Entry], work: Path) -> pa.Table:
+@dataclass(frozen=True)
+class Fingerprints:
+    """Of all images, by row number.
+
+    Attributes:
+        images: What they are.
+        digests: (N, 2) the first 16 bytes of their sha256: by chance no two are equal.
+        hashes: (N,) difference hashes.
+        thumbnails: On disk.
+    """
+
+    images: Images
+    digests: NDArray[np.uint64]
+    hashes: NDArray[np.uint64]
+    thumbnails: Thumbnails
+
+
+@dataclass(frozen=True)
+class ShardFingerprints:
+    """The fingerprints of one shard; can be made in another process.
+
+    Attributes:
+        download: The artifact.
+        entry: Of the shard.
+        work: The stage's.
+        deadly: Numbers of images that ended a process before.
+    """
+
+    download: Path
+    entry: Entry
+    work: Path
+    deadly: frozenset[int] = frozenset()
+
+    def __call__(self, tell: Tell) -> Path:
+        """Return the finished piece."""
+        store, key = self.work / "fingerprints", content_key([FORMAT_VERSION, self.entry.sha256])
+        made = piece(store, key, lambda folder: self._make(folder, tell))
+        tell.advance(self.entry.rows or 0)
+        return made
+
+    def without(self, unit: int) -> Self:
+        """Return the same job, which refuses an image by its number."""
+        return replace(self, deadly=self.deadly | {unit})
+
+    def _make(self, folder: Path, tell: Tell) -> None:
+        counted = tell.uncounted()
+        found = []
+        for number, pair in enumerate(read_pairs(self.download, self.entry, self.work)):
+            if number in self.deadly:
+                raise undecodable(pair.key, "it crashes the decoder, or takes too long")
+            with counted.at(number, DECODE_DEADLINE_SECONDS):
+                found.append(fingerprint(pair.jpeg, pair.key, pair.metadata["split"]))
+        write_fingerprints(folder, found)
+
+
+def read_fingerprints(download: Path, shards: Sequence[Entry], work: Path, processes: int) -> Fingerprints:
     """Return the fingerprints of all shards' images in order, made unless an earlier run has.
+
+    Args:
+        download: The artifact.
+        shards: Its shards.
+        work: The stage's folder in the work store.
+        processes: How many to work with.
 
     Raises:
         DataFault: a shard is damaged, or two images have one key.
     """
     progress = Progress(work, "audit", sum(entry.rows or 0 for entry in shards), "images")
-    tables = [FINGERPRINTS.empty_table()]
-    for entry in shards:
-        key = content_key([FORMAT_VERSION, entry.sha256])
-
-        def make(folder: Path, shard: Entry = entry) -> None:
-            write_fingerprints(read_pairs(download, shard, work), folder / "fingerprints.parquet")
-
-        folder = piece(work / "fingerprints", key, make)
-        tables.append(read_table(folder / "fingerprints.parquet", FINGERPRINTS))
-        progress.advance(entry.rows or 0)
-    table = pa.concat_tables(tables)
-    _refuse_equal_keys(table.column("key"))
-    return table
+    jobs = (ShardFingerprints(download, entry, work) for entry in shards)
+    remove_unfinished(work / "fingerprints")
+    try:
+        with closing(in_order(jobs, min(processes, len(shards)), progress, MODULES)) as finished:
+            found = joined(list(finished), [entry.name for entry in shards])
+            _refuse_equal_keys(found.images.keys)
+            return found
+    finally:
+        remove_unfinished(work / "fingerprints")
 
 
 def _refuse_equal_keys(keys: pa.ChunkedArray) -> None:
@@ -71,50 +132,42 @@ def _refuse_equal_keys(keys: pa.ChunkedArray) -> None:
     )
 
 
-def write_fingerprints(pairs: Iterable[Pair], target: Path) -> None:
+def write_fingerprints(folder: Path, found: Iterable[Fingerprint]) -> None:
     """Write the fingerprints of a shard's images, in the shard's order."""
-    found = [fingerprint(pair.jpeg, pair.key, pair.metadata["split"]) for pair in pairs]
-    write_table(target, pa.Table.from_pylist(found, FINGERPRINTS))
+    rows = list(found)
+    columns = {name: [getattr(one, name) for one in rows] for name in FINGERPRINTS.names}
+    write_table(folder / TABLE, pa.table(columns, FINGERPRINTS))
+    thumbnails = np.array([one.thumbnail for one in rows], np.uint8).reshape(len(rows), THUMBNAIL_BYTES)
+    np.save(folder / THUMBNAILS, thumbnails)
 
 
-def difference_hash(image: Image.Image) -> int:
-    """Return the 64-bit difference hash: whether the right neighbour is brighter, at 8 x 8 places.
+def joined(folders: Sequence[Path], names: Sequence[str]) -> Fingerprints:
+    """Return the fingerprints of several shards as one; only the thumbnails stay on disk."""
+    keys, splits, digests, hashes = [], [], [], []
+    sizes = [pa.schema([FINGERPRINTS.field(name) for name in SIZES]).empty_table()]
+    for folder in folders:
+        table = read_table(folder / TABLE, FINGERPRINTS)
+        keys.append(table["key"].combine_chunks())
+        splits.append(split_places(table["split"], folder))
+        digests.append(_beginnings(table["sha256"]))
+        hashes.append(table["difference_hash"].to_numpy())
+        sizes.append(table.select(SIZES))
+    images = Images(
+        pa.chunked_array(keys, pa.string()),
+        np.concatenate([np.empty(0, np.uint8), *splits]),
+        pa.concat_tables(sizes),
+        names,
+    )
+    thumbnails = Thumbnails([folder / THUMBNAILS for folder in folders], [len(one) for one in splits])
+    return Fingerprints(
+        images,
+        np.concatenate([np.empty((0, 2), np.uint64), *digests]),
+        np.concatenate([np.empty(0, np.uint64), *hashes]),
+        thumbnails,
+    )
 
-    Source: N. Krawetz, "Kind of Like That" (2013).
-    """
-    grey = image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
-    pixels = np.asarray(grey, np.int16)
-    bits = pixels[:, 1:] > pixels[:, :-1]
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
-
-def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the image's 16 x 16 averages in colour, flat."""
-    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    return np.asarray(image.convert("RGB").resize(side, Image.Resampling.BOX), np.uint8).reshape(-1)
-
-
-def fingerprint(jpeg: bytes, key: str, split: str) -> dict[str, object]:
-    """Return what one image is compared by, a row of `FINGERPRINTS`.
-
-    Raises:
-        DataFault: it cannot be decoded.
-    """
-    try:
-        with Image.open(BytesIO(jpeg), formats=["JPEG"]) as image:
-            image.load()  # whole: JPEG's own shrinking moves a thumbnail by 2 to 4 grey levels
-            return {
-                "key": key,
-                "split": split,
-                "sha256": sha256(jpeg).hexdigest(),
-                "difference_hash": difference_hash(image),
-                "thumbnail": thumbnail(image).tobytes(),
-                "width": image.width,
-                "height": image.height,
-                "bytes": len(jpeg),
-            }
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataFault(
-            f"image {key} cannot be decoded ({error}); expected the JPEG that download wrote: "
-            "`dvc repro --force download`"
-        ) from None
+def _beginnings(digests: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """Return (n, 2), the first 16 of 32 bytes."""
+    raw = b"".join(digests.to_pylist())
+    return np.frombuffer(raw, np.uint64).reshape(len(digests), 4)[:, :2].copy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from components.audit.curation import Drop
-from components.audit.gates import Images
+from components.audit.dropped import Drop, Dropped
+from components.audit.images import Images
 from components.running.page import inline_picture, page_environment
 from components.storage.atomic import write_bytes
 from components.storage.manifest import Entry
@@ -22,6 +22,7 @@ from components.storage.scores import read_scores
 from components.storage.shards import Pair, read_pairs
 from components.storage.side_tables import Caption, read_captions
 
+Chosen = dict[str, "Drop | None"]  # by key, why an image does not go on if it does not
 TEMPLATE = "gallery.html.j2"
 PICTURE_PIXELS = 320
 SHOWN_CHARACTERS = 1200
@@ -69,27 +70,36 @@ class ShardFiles:
     scores: Path  # need not be there
 
 
-def chosen_keys(images: Images, count: int) -> set[str]:
-    """Return the train images whose keys have the smallest sha256: the same ones in every run."""
-    train = (key for key, split in zip(images.keys, images.splits, strict=True) if split == "train")
-    return set(heapq.nsmallest(count, train, key=lambda key: sha256(key.encode()).digest()))
+def chosen_keys(images: Images, dropped: Dropped, count: int) -> dict[str, Chosen]:
+    """Return by shard the train images whose keys have the smallest sha256: the same ones in every run.
+
+    Args:
+        images: All that download kept.
+        dropped: Those that do not go on; each key comes with why, if it does not.
+        count: Images at most.
+    """
+    is_train = images.are("train")
+    train = (
+        (sha256(key.encode()).digest(), number, row, key)
+        for number in range(len(images.shards))
+        for row, key in zip(images.rows_in(number), images.keys.chunk(number).to_pylist(), strict=True)
+        if is_train[row]
+    )
+    chosen: dict[str, Chosen] = {}
+    for _, number, row, key in heapq.nsmallest(count, train):
+        chosen.setdefault(images.shards[number], {})[key] = dropped.drop(row)
+    return chosen
 
 
-def write_gallery(
-    path: Path, shards: Sequence[ShardFiles], keys: set[str], dropped: dict[str, Drop], verdict: str
-) -> None:
+def write_gallery(path: Path, shards: Iterable[tuple[ShardFiles, Chosen]], verdict: str) -> None:
     """Write the page.
 
     Args:
         path: Where to.
-        shards: All.
-        keys: Of the images to show.
-        dropped: By key, of images that do not go on.
+        shards: Those that hold images to show, each with these.
         verdict: Of the audit.
     """
-    cards = sorted(
-        (card for shard in shards for card in _cards(shard, keys, dropped)), key=lambda card: card.key
-    )
+    cards = sorted((card for shard in shards for card in _cards(*shard)), key=lambda card: card.key)
     environment = page_environment(Path(__file__).parent)
     environment.filters["grouped"] = lambda number: f"{number:,}"
     page = environment.get_template(TEMPLATE).render(cards=cards, verdict=verdict)
@@ -112,17 +122,17 @@ def shown(text: str) -> list[tuple[bool, str]]:
     return [*parts, (False, text[end:])] if end < len(text) else parts
 
 
-def _cards(shard: ShardFiles, keys: set[str], dropped: dict[str, Drop]) -> Iterator[Card]:
+def _cards(shard: ShardFiles, chosen: Chosen) -> Iterator[Card]:
     captions: dict[str, list[Caption]] = {}
     for caption in read_captions(shard.captions):
-        if caption.key in keys:
+        if caption.key in chosen:
             captions.setdefault(caption.key, []).append(caption)
     if not captions:
         return
     scores = _scores(shard.scores, captions)
     for pair in read_pairs(shard.download, shard.entry, shard.work):
-        if pair.key in keys:
-            yield _card(pair, captions.get(pair.key, []), scores, dropped.get(pair.key))
+        if pair.key in chosen:
+            yield _card(pair, captions.get(pair.key, []), scores, chosen[pair.key])
 
 
 def _card(

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+
+import numpy as np
 
 from components.audit.attempts import Attempts, success_gates
 from components.audit.captions import Captions
-from components.audit.duplicates import LEARNED, Duplicates
+from components.audit.dropped import Dropped
+from components.audit.duplicates import Duplicates
+from components.audit.images import SPLITS, Images
 from components.audit.verdict import Gate
 from components.settings.audit import Audit
-
-SPLITS = (*LEARNED, "test")
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images in one order: keys, and the split of each."""
-
-    keys: Sequence[str]
-    splits: Sequence[str]
-
-    def rows_of(self, split: str) -> int:
-        """Return how many images a split has."""
-        return sum(one == split for one in self.splits)
 
 
 def gates(
@@ -49,9 +38,9 @@ def gates(
     ]
 
 
-def kept_gate(images: Images, dropped: Container[int], limits: Audit) -> Gate:
+def kept_gate(images: Images, dropped: Dropped, limits: Audit) -> Gate:
     """Return the gate on the train images that curation leaves."""
-    kept = sum(split == "train" and row not in dropped for row, split in enumerate(images.splits))
+    kept = int(np.count_nonzero(images.are("train") & ~dropped.rows))
     of, param = "train images that go on", "audit.min_rows"
     return Gate("kept_train", float(kept), limits.min_rows, "at_least", kept, of, param)
 
@@ -64,16 +53,19 @@ def _enough_rows(split: str, rows: int, limits: Audit) -> Gate:
 def _duplicate_gate(
     name: str,
     images: Images,
-    originals: dict[int, int],
+    originals: Mapping[int, int],
     split: str | None,
     limits: Audit,
 ) -> Gate:
     param = f"max_{name.removesuffix('s')}_share"
-    found = [row for row in sorted(originals) if split in (None, images.splits[row])]
-    rows = images.rows_of(split) if split else len(images.keys)
+    found = np.fromiter(originals, np.int64, len(originals))
+    if split:
+        found = found[images.are(split)[found]]
+    rows = images.rows_of(split) if split else len(images)
     share = len(found) / rows if rows >= limits.min_rows else None
     samples = [
-        {"key": images.keys[row], "like": images.keys[originals[row]]} for row in found[: limits.samples]
+        {"key": images.key(row), "like": images.key(originals[row])}
+        for row in found[: limits.samples].tolist()
     ]
     of = f"{split} images" if split else "images"
     return Gate(name, share, getattr(limits, param), "at_most", rows, of, f"audit.{param}", samples)
@@ -101,4 +93,4 @@ def _caption_overlap(captions: Captions, limits: Audit) -> list[Gate]:
     share, rows, samples = (worst.share, worst.rows, worst.samples) if worst else (None, 0, [])
     limit, param = limits.max_caption_overlap_share, "audit.max_caption_overlap_share"
     of = f"test captions {kind}" if worst else "test captions"
-    return [Gate("caption_overlap", share, limit, "at_most", rows, of, param, samples[: limits.samples])]
+    return [Gate("caption_overlap", share, limit, "at_most", rows, of, param, samples)]

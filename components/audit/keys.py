@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from components.audit.curation import Drop
-from components.audit.gates import Images
-from components.storage.manifest import Entry
+from components.audit.dropped import Dropped
+from components.audit.images import Images
 from components.storage.side_tables import write_keys, write_table
 
 DROPPED = pa.schema(
@@ -21,20 +20,22 @@ DROPPED = pa.schema(
 )
 
 
-def write_shard_keys(folder: Path, shards: list[Entry], images: Images, dropped: dict[int, Drop]) -> None:
+def write_shard_keys(folder: Path, images: Images, dropped: Dropped) -> None:
     """Write `kept/<shard>.parquet` and `dropped/<shard>.parquet` below a folder.
 
     Args:
         folder: Where to.
-        shards: In the order of the images.
         images: Of all shards.
-        dropped: By row number of `images`.
+        dropped: Of `images`.
     """
-    start = 0
-    for entry in shards:
-        name, rows = entry.name, range(start, start + int(entry.rows or 0))
-        kept = [images.keys[row] for row in rows if row not in dropped]
-        lost = [{"key": images.keys[row], **vars(dropped[row])} for row in rows if row in dropped]
-        write_keys(folder / "kept" / f"{name}.parquet", kept)
+    for number, name in enumerate(images.shards):
+        rows = images.rows_in(number)
+        gone = dropped.rows[rows.start : rows.stop]
+        keys = images.keys.chunk(number)
+        lost = [
+            {"key": keys[row - rows.start].as_py(), **vars(dropped.drop(row))}
+            for row in rows
+            if gone[row - rows.start]
+        ]
+        write_keys(folder / "kept" / f"{name}.parquet", keys.filter(pa.array(~gone)))
         write_table(folder / "dropped" / f"{name}.parquet", pa.Table.from_pylist(lost, DROPPED))
-        start = rows.stop

@@ -2,7 +2,10 @@
 
 Images are looked at in the order of their keys, and one goes where an image that is kept before it is too
 near: so a chain does not vanish with its first link. Every image is compared with every kept one, block by
-block: memory is that of two blocks whatever N is; 1,000,000 images of 512 dimensions cost 5e14 operations.
+block, with the memory of two blocks: the time grows with the square of N, and params say how many images
+are too many. No bound spares comparisons without missing pairs, as it does for thumbnails: embeddings have
+hundreds of dimensions, and those of different images are near in each. Buckets of random projections would
+find a share of the pairs only, with other seeds other ones; they are not used.
 """
 
 from __future__ import annotations
@@ -130,7 +133,7 @@ def _matrix(ordered: list[str], vectors: ImageVectors, path: Path) -> Any:  # no
     matrix: Any = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     reserve(path)
     missing = set(ordered)
-    for keys, embeddings in vectors.shards():
+    for _, keys, embeddings in vectors.shards():
         rows = [row for row, key in enumerate(keys) if key in place_of]
         matrix[[place_of[keys[row]] for row in rows]] = embeddings[rows]
         missing.difference_update(keys)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.audit.images import Images
 from components.faults import ConfigurationFault, DataFault
 from components.storage.manifest import Entry, read_manifest
 from components.storage.scores import IMAGES_FOLDER, SCORES_FOLDER, read_image_embeddings, read_scores
@@ -30,29 +31,30 @@ class Scored:
     agreement: Scores
 
 
-def read_scored(recaption: Path, keys: Sequence[str]) -> Scored:
+def read_scored(recaption: Path, images: Images) -> Scored:
     """Read all scores; there are none where params of recaption switch them off.
 
     Args:
         recaption: The artifact.
-        keys: Of all images.
+        images: All.
 
     Raises:
-        DataFault: a file is missing or damaged, or scores an image that is not there.
+        DataFault: a file is missing or damaged, or scores an image that its shard does not have.
     """
     scored = Scored({}, {})
-    row_of = {key: row for row, key in enumerate(keys)}
     for entry in read_manifest(recaption, f"{SCORES_FOLDER}/"):
         table = read_scores(recaption / entry.uri)
-        rows = np.array([row_of.get(key, -1) for key in table["key"].to_pylist()], np.int64)
+        rows = images.find(entry.name, table["key"])
         if (rows < 0).any():
             key = table["key"][int(np.argmin(rows))].as_py()
-            raise DataFault(f"{recaption / entry.uri} scores {key}, which is no image of download; {_MEND}")
+            raise DataFault(
+                f"{recaption / entry.uri} scores {key}, which is no image of that shard of download; {_MEND}"
+            )
         columns = np.array(table["column"].to_pylist(), dtype=object)
         for name, scores in (("similarity", scored.similarity), ("agreement", scored.agreement)):
             values = table[name].to_numpy().astype(np.float32)
             for column in sorted(set(columns[~np.isnan(values)])):
-                best = scores.setdefault(column, np.full(len(keys), np.nan, np.float32))
+                best = scores.setdefault(column, np.full(len(images), np.nan, np.float32))
                 of_column = columns == column
                 np.fmax.at(best, rows[of_column], values[of_column])
     return scored
@@ -66,15 +68,15 @@ class ImageVectors:
     entries: list[Entry]
     width: int
 
-    def shards(self) -> Iterator[tuple[list[str], NDArray[np.float16]]]:
-        """Yield each shard's keys and embeddings (n, D).
+    def shards(self) -> Iterator[tuple[str, list[str], NDArray[np.float16]]]:
+        """Yield each shard's name, keys and embeddings (n, D).
 
         Raises:
             DataFault: a file is damaged.
         """
         for entry in self.entries:
             keys, vectors = read_image_embeddings(self.folder / entry.uri)
-            yield keys, vectors.numpy()
+            yield entry.name, keys, vectors.numpy()
 
 
 def open_vectors(recaption: Path) -> ImageVectors:

@@ -15,19 +15,21 @@ Writes:
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from components.audit.attempts import Attempts, read_attempts
-from components.audit.captions import Captions, read_all_captions
-from components.audit.curation import Curator, Drop
+from components.audit.caption_figures import Table, caption_figures
+from components.audit.captions import Captions
+from components.audit.comparison import Alike
+from components.audit.curation import Curator
 from components.audit.described import described_rows
 from components.audit.drift import drift_gates, read_reference
+from components.audit.dropped import Dropped
 from components.audit.duplicates import find_duplicates
 from components.audit.fingerprints import read_fingerprints
 from components.audit.gallery import ShardFiles, chosen_keys, write_gallery
-from components.audit.gates import Images, gates, kept_gate
+from components.audit.gates import gates, kept_gate
+from components.audit.images import Images
 from components.audit.keys import write_shard_keys
 from components.audit.report import write_report
 from components.audit.scored import read_scored
@@ -36,6 +38,7 @@ from components.audit.verdict import explain, verdict_tree
 from components.faults import GateFault
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
+from components.running.workers import usable_cores
 from components.settings.audit import Audit
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -50,74 +53,91 @@ log = logging.getLogger("llm2clip")
 def run(params: Params, env: Environment) -> None:
     """Run the stage."""
     layout, limits = Layout(env.work_store), params.audit
-    download, recaption = layout.artifact("download"), layout.artifact("recaption")
-    inputs, work = layout.inputs(params.download.inputs), layout.work("audit")
+    download, inputs = layout.artifact("download"), layout.inputs(params.download.inputs)
+    work = layout.work("audit")
     before = read_reference(inputs / limits.reference.summary) if limits.reference else {}
     files = read_manifest(download)
     shards = [entry for entry in files if entry.uri.endswith(".tar")]
-    table = read_fingerprints(download, shards, work)
-    images = Images(table.column("key").to_pylist(), table.column("split").to_pylist())
-    duplicates = find_duplicates(table, limits.near_duplicate_bits, limits.near_duplicate_difference)
-    captions = read_all_captions(_caption_files(recaption, download, files))
-    scored = read_scored(recaption, images.keys)
-    ledgers = [(download / entry.place).with_suffix(".parquet") for entry in shards]
-    attempts = read_attempts(ledgers, limits.samples)
+    processes = env.processes or usable_cores()
+    fingerprints = read_fingerprints(download, shards, work, processes)
+    images = fingerprints.images
+    alike = Alike(limits.near_duplicate_bits, limits.near_duplicate_difference)
+    duplicates = find_duplicates(fingerprints, alike, work, processes)
+    captions = _captions(layout, files, images, limits.samples, processes)
+    scored = read_scored(layout.artifact("recaption"), images)
+    attempts = read_attempts(
+        [(download / entry.place).with_suffix(".parquet") for entry in shards], limits.samples
+    )
     curator = Curator(images, duplicates.leaked if limits.drop_leaked else {})
     curator.curate(limits.curation, scored, layout, inputs)
     dropped = curator.dropped
 
-    summary = summary_tree(table, captions, scored, dropped)
-    found = gates(images, duplicates, captions, attempts, limits)
-    if limits.curation.is_asked:
-        found.append(kept_gate(images, dropped, limits))
-    if limits.reference:
-        found += drift_gates(summary["features"], before, limits.reference, limits)
+    summary = summary_tree(images, captions, scored, dropped.rows)
+    found = [
+        *gates(images, duplicates, captions, attempts, limits),
+        *([kept_gate(images, dropped, limits)] if limits.curation.is_asked else []),
+        *(drift_gates(summary["features"], before, limits.reference, limits) if limits.reference else []),
+    ]
     verdict = verdict_tree(found, limits)
-    texts = len(captions.split_of.keys() - set(images.keys))
-    rows = _count(len(images.keys), texts, dropped)
+    rows = _count(len(images), captions.texts, dropped)
     with output(layout, "audit") as out:
-        write_shard_keys(out.folder, shards, images, dropped)
+        write_shard_keys(out.folder, images, dropped)
         write_json(out.folder / "verdict.json", verdict)
         write_json(out.folder / "summary.json", summary)
-        described = described_rows(table, duplicates, dropped, captions, scored, limits.report_rows)
+        described = described_rows(images, duplicates, dropped, captions, scored, limits.report_rows)
         write_report(described, verdict, rows.figures()["rejected"], out.folder)
-        write_gallery(
-            out.folder / "gallery.html",
-            [_files(download, recaption, entry, work) for entry in shards],
-            chosen_keys(images, limits.gallery_rows),
-            {images.keys[row]: drop for row, drop in dropped.items()},
-            verdict["verdict"],
-        )
+        chosen = chosen_keys(images, dropped, limits.gallery_rows)
+        shown = [(_files(layout, entry), chosen[entry.name]) for entry in shards if entry.name in chosen]
+        write_gallery(out.folder / "gallery.html", shown, verdict["verdict"])
         if not verdict["passed"]:
             replace_folder(out.folder, work / "failed")
             raise GateFault(explain(found, limits, work / "failed" / "report.html"))
     remove(work / "failed")
     for gate in verdict["unknown"]:
         log.warning("audit: %s is unknown; audit.unknown_passes lets it pass", gate)
-    counts = {**rows.figures(), "images": len(images.keys), "texts": texts}
+    counts = {**rows.figures(), "images": len(images), "texts": captions.texts}
     write_metrics(layout, "audit", {**counts, **_figures(limits, verdict, captions, attempts)})
 
 
-def _count(images: int, texts: int, dropped: dict[int, Drop]) -> Rows:
+def _count(images: int, texts: int, dropped: Dropped) -> Rows:
     """Return the account of all rows, those of text among them; none but images are dropped."""
     rows = Rows()
-    rows.accept(images - len(dropped) + texts)
-    for reason, count in Counter(drop.reason for drop in dropped.values()).items():
+    counts = dropped.counts()
+    rows.accept(images - sum(counts.values()) + texts)
+    for reason, count in counts.items():
         rows.reject(reason, count)
     rows.check(1.0, "audit", given=images + texts)
     return rows
 
 
-def _caption_files(recaption: Path, download: Path, files: list[Entry]) -> list[Path]:
-    """Return the caption tables: rows with an image as recaption left them, the others as they came."""
-    texts = [download / entry.uri for entry in files if entry.uri.startswith("texts/")]
-    return [recaption / entry.uri for entry in read_manifest(recaption, "captions/")] + texts
+def _captions(layout: Layout, files: list[Entry], images: Images, samples: int, processes: int) -> Captions:
+    """Return the figures of all captions: those of images as recaption left them, the others as they came.
+
+    Args:
+        layout: Of the project.
+        files: Of the manifest of download.
+        images: All.
+        samples: Captions shown of those that splits share.
+        processes: How many to work with.
+    """
+    download, recaption, work = (
+        layout.artifact("download"),
+        layout.artifact("recaption"),
+        layout.work("audit"),
+    )
+    of_images = [(recaption, entry) for entry in read_manifest(recaption, "captions/")]
+    of_texts = [(download, entry) for entry in files if entry.uri.startswith("texts/")]
+    named = [(folder / entry.uri, entry.sha256) for folder, entry in (*of_images, *of_texts)]
+    shards = [*(entry.name for _, entry in of_images), *(None for _ in of_texts)]
+    made = caption_figures(named, work, processes)
+    tables = [Table(*one) for one in zip((path for path, _ in named), made, shards, strict=True)]
+    return Captions(tables, images, samples, work / "digests")
 
 
-def _files(download: Path, recaption: Path, entry: Entry, work: Path) -> ShardFiles:
-    name = f"{entry.name}.parquet"
+def _files(layout: Layout, entry: Entry) -> ShardFiles:
+    name, recaption = f"{entry.name}.parquet", layout.artifact("recaption")
     captions, scores = recaption / "captions" / name, recaption / SCORES_FOLDER / name
-    return ShardFiles(download, entry, work, captions, scores)
+    return ShardFiles(layout.artifact("download"), entry, layout.work("audit"), captions, scores)
 
 
 def _figures(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 
 from components.audit.captions import Captions
+from components.audit.images import Images
 from components.audit.scored import Scored
 
 FORMAT_VERSION = 1  # raised by hand when a bin or a feature gets another meaning
@@ -19,54 +19,52 @@ PER_UNIT = 50  # bins of similarity and agreement: 0.02 wide
 
 
 def summary_tree(
-    table: pa.Table, captions: Captions, scored: Scored, dropped: Iterable[int]
+    images: Images, captions: Captions, scored: Scored, dropped: NDArray[np.bool_]
 ) -> dict[str, Any]:
     """Return summary.json: for each feature of the train rows that go on, the number of values in each bin.
 
     Args:
-        table: Fingerprints of all images.
+        images: All.
         captions: Of all rows.
         scored: Of all images.
-        dropped: Row numbers of `table`.
+        dropped: (N,) images that do not go on.
     """
-    train = np.array(table["split"].to_pylist(), dtype=object) == "train"
-    lost = np.zeros(len(table), bool)
-    lost[list(dropped)] = True
-    kept = train & ~lost
-    gone = {table["key"][int(row)].as_py() for row in np.flatnonzero(lost)}
-    width, height = (table[name].to_numpy()[kept].astype(float) for name in ("width", "height"))
+    kept = images.are("train") & ~dropped
+    width, height, size = (images.sizes[name].to_numpy()[kept] for name in ("width", "height", "bytes"))
     features = {
-        "width": _octaves(width),
-        "height": _octaves(height),
-        "aspect": _octaves(width / height),
-        "bytes": _octaves(table["bytes"].to_numpy()[kept]),
+        "width": _octaves(*_counted(width)),
+        "height": _octaves(*_counted(height)),
+        "aspect": _octaves(*_counted(width / height)),
+        "bytes": _octaves(*_counted(size)),
     }
-    features |= {f"words of {kind}": _octaves(words) for kind, words in _words(captions, gone).items()}
+    for kind, lengths in captions.train_lengths(dropped).items():
+        features[f"words of {kind}"] = _octaves([1 + words for words in lengths], list(lengths.values()))
     for name, scores in (("similarity", scored.similarity), ("agreement", scored.agreement)):
         features |= {f"{name} of {column}": _units(scores[column][kept]) for column in sorted(scores)}
     return {"format_version": FORMAT_VERSION, "rows": int(kept.sum()), "features": features}
 
 
-def _words(captions: Captions, gone: set[str]) -> dict[str, list[int]]:
-    """Return one more than the number of words of each train caption, by kind."""
-    found: dict[str, list[int]] = {kind: [] for kind in captions.kinds()}
-    for key, kinds in captions.words.items():
-        if captions.split_of[key] == "train" and key not in gone:
-            for kind, words in kinds.items():
-                found[kind] += [1 + count for count in words]
-    return found
+def _counted(values: NDArray[Any]) -> tuple[list[float], list[int]]:
+    """Return the different values, and how many there are of each."""
+    different, counts = np.unique(values, return_counts=True)
+    return different.tolist(), counts.tolist()
 
 
-def _octaves(values: Iterable[float]) -> dict[str, Any]:
-    return _feature([PER_OCTAVE * math.log2(value) for value in values])
+def _octaves(values: list[float], counts: list[int]) -> dict[str, Any]:
+    """Return the histogram of the logarithm; each value's is taken by `math`, equal on every machine."""
+    bins = Counter[int]()
+    for value, count in zip(values, counts, strict=True):
+        bins[math.floor(PER_OCTAVE * math.log2(value))] += count
+    return _feature(bins, 0)
 
 
-def _units(values: Iterable[float]) -> dict[str, Any]:
-    return _feature([PER_UNIT * float(value) for value in values])
+def _units(values: NDArray[np.float32]) -> dict[str, Any]:
+    known = values[np.isfinite(values)].astype(np.float64)
+    places, counts = _counted(np.floor(PER_UNIT * known).astype(np.int64))
+    return _feature(Counter(dict(zip(places, counts, strict=True))), len(values) - len(known))
 
 
-def _feature(places: list[float]) -> dict[str, Any]:
-    """Return how many values there are, how many of them are no number, and the counts by bin."""
-    bins = Counter(math.floor(place) for place in places if math.isfinite(place))
+def _feature(bins: Counter[Any], missing: int) -> dict[str, Any]:
+    """Return how many values there are, how many more are no number, and the counts by bin."""
     counts = {str(number): bins[number] for number in sorted(bins)}
-    return {"values": bins.total(), "missing": len(places) - bins.total(), "bins": counts}
+    return {"values": bins.total(), "missing": missing, "bins": counts}

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from components.download.digests import Digests, Repeated
 from components.faults import ConfigurationFault, DataFault
 from components.settings.download import Download
 from components.settings.sources import SceneTexts, TextTable, Weighted
 from components.sources.mixture import mixed
 from components.sources.rows import ImageUrl, Rejection, Row, read_rows
 from components.storage.atomic import remove
+from components.storage.digests import Digests, Repeated
 
 ROWS_BETWEEN_LINES = 500_000
 log = logging.getLogger("llm2clip")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from operator import eq
 
 from components.recaption.languages import other_language
@@ -18,6 +21,8 @@ AFTER_SENTENCE_END = "\"'”’»)]"
 # scripts that put no spaces between words: each character counts as one
 WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+(?:['’][^\W_]+)*")
 CHAT_TOKENS = re.compile(r"<\|[a-z0-9_]+\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>")
+# categories Cc and Cs without white space
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
 TEMPLATE_TOKENS = re.compile(  # people write such, too
     r"</?s>|<(?:image|pad|unk|loc_\d+)>"
     r"|(?:^|\s)(?:USER|ASSISTANT|SYSTEM|### ?(?:Human|Assistant|User|Instruction|Response)):"
@@ -60,7 +65,7 @@ def fault(text: str, language: str, asked: Asked, gates: CaptionGates) -> str | 
     """
     if len(text) > gates.max_characters:
         return "too_long"
-    if any(unicodedata.category(one) in ("Cc", "Cs") and not one.isspace() for one in set(text)):
+    if CONTROL.search(text):
         return "control_characters"
     shown = _shown(text)
     if not shown:
@@ -79,6 +84,8 @@ def fault(text: str, language: str, asked: Asked, gates: CaptionGates) -> str | 
 
 def _shown(text: str) -> str:
     """Return what of a text is seen: no zero-width and direction marks, and no white space around it."""
+    if text.isascii():
+        return text.strip()
     unseen = {ord(one): None for one in set(text) if unicodedata.category(one) == "Cf"}
     return text.translate(unseen).strip()
 
@@ -102,12 +109,21 @@ def leaks_prompt(text: str, prompt: str, min_words: int) -> bool:
     if TEMPLATE_TOKENS.search(text):
         return True
     words = [word.casefold() for word in WORD.findall(_without_beginning(text, prompt))]
-    asked = [word.casefold() for word in WORD.findall(prompt)]
-    length = min(min_words, len(asked))
-    if length < 2:
-        return False
-    runs = {tuple(asked[first : first + length]) for first in range(len(asked) - length + 1)}
-    return any(tuple(words[first : first + length]) in runs for first in range(len(words) - length + 1))
+    length, runs = _runs(prompt, min_words)
+    return length > 1 and not runs.isdisjoint(_windows(words, length))
+
+
+@cache
+def _runs(prompt: str, min_words: int) -> tuple[int, frozenset[tuple[str, ...]]]:
+    """Return how many words of a prompt in a row are a leak, and all such runs."""
+    words = [word.casefold() for word in WORD.findall(prompt)]
+    length = min(min_words, len(words))
+    return length, frozenset(_windows(words, length))
+
+
+def _windows(words: list[str], length: int) -> Iterator[tuple[str, ...]]:
+    """Yield every run of so many words."""
+    return zip(*(words[first:] for first in range(length)), strict=False)
 
 
 def _without_beginning(text: str, prompt: str) -> str:
@@ -128,11 +144,13 @@ def is_repeated(words: list[str], max_repeats: int, max_repeated_share: float) -
     words = [word for word in words if not word.isdigit()] or words  # a list that is numbered
     if len(words) >= MIN_REPEATS and len(set(words)) == 1:
         return True
-    for period in range(1, min(MAX_PHRASE_WORDS, len(words) // (max_repeats + 1)) + 1):
+    # each word of such a phrase comes as often as the phrase
+    frequent = sum(count for count in Counter(words).values() if count > max_repeats)
+    for period in range(1, min(MAX_PHRASE_WORDS, frequent // (max_repeats + 1)) + 1):
         again = bytes(map(eq, words, words[period:]))  # 1 where a word equals the one a period earlier
         if b"\1" * (max_repeats * period) in again:
             return True
-    runs = list(zip(*(words[first:] for first in range(RUN_WORDS)), strict=False))
+    runs = list(_windows(words, RUN_WORDS))
     return bool(runs) and 1 - len(set(runs)) / len(runs) > max_repeated_share
 
 

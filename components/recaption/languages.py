@@ -111,10 +111,7 @@ def other_language(text: str, language: str, min_script_share: float) -> bool | 
     scripts = SCRIPTS.get(language)
     if scripts is None:
         return None
-    counts = Counter(unicodedata.normalize("NFKC", text))
-    letters = {letter: count for letter, count in counts.items() if letter.isalpha()}
-    in_script = sum(count for letter, count in letters.items() if _script(letter) in scripts)
-    if in_script < min_script_share * sum(letters.values()):
+    if not (text.isascii() and "LATIN" in scripts) and not _is_in(text, scripts, min_script_share):
         return True
     own = FUNCTION_WORDS.get(language)
     if own is None:
@@ -132,6 +129,14 @@ def _plain_words(text: str) -> set[str]:
         for match in WORD.finditer(text)
         if match[0].islower() or STARTS_SENTENCE.search(text, 0, match.start())
     }
+
+
+def _is_in(text: str, scripts: frozenset[str], min_share: float) -> bool:
+    """Say whether so many of a text's letters are of some scripts; those of a text without any are."""
+    counts = Counter(unicodedata.normalize("NFKC", text))
+    letters = {letter: count for letter, count in counts.items() if letter.isalpha()}
+    in_script = sum(count for letter, count in letters.items() if _script(letter) in scripts)
+    return in_script >= min_share * sum(letters.values())
 
 
 @cache

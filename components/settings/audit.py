@@ -41,6 +41,7 @@ class NearImageFilter(Section):
     """Of train images whose embeddings are nearly the same, keep the first by key."""
 
     min_cosine: Annotated[float, Field(gt=0, le=1)]
+    max_rows: Positive  # images; each is compared with all others, and more of them are refused
 
 
 class Curation(Section):

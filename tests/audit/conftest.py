@@ -13,6 +13,9 @@ import torch
 from PIL import Image
 
 from components.audit.attempts import LEDGER
+from components.audit.caption_figures import Table, write_figures
+from components.audit.captions import Captions
+from components.audit.images import SIZES, SPLITS, Images
 from components.running.output import output
 from components.sources.scenes import draw_scenes, render, scene_captions
 from components.storage.layout import Layout
@@ -29,6 +32,26 @@ def jpeg(image: Image.Image, quality: int = 95) -> bytes:
     stream = BytesIO()
     image.save(stream, "JPEG", quality=quality)
     return stream.getvalue()
+
+
+def images_of(keys: list[str], splits: list[str], shard_rows: int = SHARD_ROWS) -> Images:
+    """Return images of no bytes, in shards of so many rows."""
+    starts = range(0, len(keys), shard_rows)
+    return Images(
+        pa.chunked_array([pa.array(keys[start : start + shard_rows]) for start in starts], pa.string()),
+        np.array([SPLITS.index(split) for split in splits], np.uint8),
+        pa.table({name: pa.array([64] * len(keys)) for name in SIZES}),
+        [f"{number:05d}" for number in range(len(starts))],
+    )
+
+
+def captions_of(folder: Path, rows: list[Caption], images: Images, samples: int = 5) -> Captions:
+    """Return the figures of captions of rows without images."""
+    write_captions(folder / "captions.parquet", rows)
+    (folder / "figures").mkdir()
+    write_figures(folder / "captions.parquet", folder / "figures")
+    tables = [Table(folder / "captions.parquet", folder / "figures", None)]
+    return Captions(tables, images, samples, folder / "digests")
 
 
 def ledger_of(keys: list[str], failed: int = 0, host: str = "images.example") -> pa.Table:

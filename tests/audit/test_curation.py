@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from components.audit.curation import Curator, Drop
-from components.audit.gates import Images
+from components.audit.curation import Curator
+from components.audit.dropped import Drop
+from components.audit.images import Images
 from components.audit.scored import Scored, read_scored
 from components.faults import ConfigurationFault, DataFault
 from components.settings.audit import Curation
@@ -22,11 +24,12 @@ from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.storage.scores import EMBEDDED_IMAGES, SCORES, write_image_embeddings
 from components.storage.side_tables import write_table
+from tests.audit.conftest import images_of
 
 NAN = float("nan")
 KEYS = ["e", "d", "c", "b", "a", "v", "t"]
 SPLITS = ["train"] * 5 + ["validation", "test"]
-IMAGES = Images(KEYS, SPLITS)
+IMAGES = images_of(KEYS, SPLITS)
 NOTHING: dict[str, Any] = {"heads": [], "similarity": None, "near_images": None}
 SAFE = {"name": "unsafe", "path": "safe.safetensors", "keeps": "at_most", "limit": 0.5, "splits": ["train"]}
 
@@ -47,7 +50,11 @@ def curated(
     curator.curate(
         Curation.model_validate(settings), scores or Scored({}, {}), Layout(Path(".work")), Path("inputs")
     )
-    return {KEYS[row]: drop for row, drop in curator.dropped.items()}
+    drops = {key: curator.dropped.drop(row) for row, key in enumerate(KEYS)}
+    found = {key: drop for key, drop in drops.items() if drop}
+    assert curator.dropped.rows.tolist() == [key in found for key in KEYS]
+    assert curator.dropped.counts() == Counter(drop.reason for drop in found.values())
+    return found
 
 
 @pytest.fixture
@@ -109,7 +116,7 @@ def test_similarity_that_nobody_has_stops(workspace: Path) -> None:
 
 def test_heads_then_similarity_then_near_images(embedded: Path) -> None:
     """A dropped image is no image that others are near to, and one that leaks has that reason alone."""
-    near = {"near_images": {"min_cosine": 0.98}}
+    near = {"near_images": {"min_cosine": 0.98, "max_rows": 5}}
     found = curated({**NOTHING, **near})
     assert {key: (drop.reason, drop.like) for key, drop in found.items()} == {"e": ("near_image", "d")}
     assert found["e"].value == pytest.approx(0.99, abs=1e-3)
@@ -122,6 +129,15 @@ def test_heads_then_similarity_then_near_images(embedded: Path) -> None:
     assert {key: drop.reason for key, drop in found.items()} == {"d": "similarity"}  # e is alone then
     found = curated({**NOTHING, **head, **near}, leaked={0: 6})
     assert {key: drop.reason for key, drop in found.items()} == {"e": "leaked", "d": "unsafe"}
+
+
+def test_more_near_images_than_params_allow_are_refused_before_days_of_work(embedded: Path) -> None:
+    near = {"near_images": {"min_cosine": 0.98, "max_rows": 4}}
+    with pytest.raises(
+        ConfigurationFault, match=r"would compare 5 train images.*1\.2e\+01 pairs;.*max_rows allows 4 images"
+    ):
+        curated({**NOTHING, **near})
+    assert curated({**NOTHING, **near}, leaked={4: 6}).keys() == {"a", "e"}  # four are left
 
 
 def test_a_head_looks_at_its_splits(embedded: Path) -> None:
@@ -156,7 +172,7 @@ def test_a_head_that_does_not_fit_stops(embedded: Path, write: Any, message: str
         ({"heads": [SAFE, SAFE]}, "expected names that differ"),
         ({"heads": [{**SAFE, "name": "leaked"}]}, "none a reason"),
         ({"heads": [{**SAFE, "path": "../head.safetensors"}]}, "relative path without"),
-        ({"near_images": {"min_cosine": 1.5}}, "less than or equal to 1"),
+        ({"near_images": {"min_cosine": 1.5, "max_rows": 5}}, "less than or equal to 1"),
     ],
 )
 def test_params_that_contradict_themselves_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -168,7 +184,7 @@ def test_curation_needs_scores(smoke: Params) -> None:
     tree = smoke.model_dump()
     tree["recaption"]["scores"] = None
     Params.model_validate(tree)
-    tree["audit"]["curation"]["near_images"] = {"min_cosine": 0.9}
+    tree["audit"]["curation"]["near_images"] = {"min_cosine": 0.9, "max_rows": 5}
     with pytest.raises(ValidationError, match=r"audit\.curation needs recaption\.scores"):
         Params.model_validate(tree)
 
@@ -190,19 +206,26 @@ def test_scores_are_joined_by_key_and_an_image_counts_with_its_best_caption(tmp_
         [],  # a shard without captions
         [line("c", "short", 0, None), line("d", "short", 0, NAN)],
     )
-    found = read_scored(tmp_path, ["d", "c", "b", "a"])
+    keys = ["d", "c", "b", "a"]
+    images = Images(
+        pa.chunked_array([["b", "a"], [], ["d", "c"]], pa.string()),
+        images_of(keys, ["train"] * 4).splits,
+        pa.table({}),
+        ["00000", "00001", "00002"],
+    )
+    found = read_scored(tmp_path, images)
     assert found.similarity.keys() == {"alt"}
-    assert np.isnan(found.similarity["alt"]).tolist() == [True, True, False, False]
-    assert found.similarity["alt"][2:].tolist() == pytest.approx([0.3, 0.2])
+    assert np.isnan(found.similarity["alt"]).tolist() == [False, False, True, True]
+    assert found.similarity["alt"][:2].tolist() == pytest.approx([0.3, 0.2])
     assert found.agreement == {}
 
 
 def test_no_table_is_no_score(tmp_path: Path) -> None:
     write_manifest(tmp_path)
-    assert read_scored(tmp_path, ["a"]) == Scored({}, {})
+    assert read_scored(tmp_path, images_of(["a"], ["train"])) == Scored({}, {})
 
 
 def test_scores_of_other_images_are_refused(tmp_path: Path) -> None:
     write_scores(tmp_path, [line("a", "alt", 0, 0.1), line("z", "alt", 0, 0.1)])
-    with pytest.raises(DataFault, match="scores z, which is no image of download"):
-        read_scored(tmp_path, ["a"])
+    with pytest.raises(DataFault, match="scores z, which is no image of that shard of download"):
+        read_scored(tmp_path, images_of(["a"], ["train"]))

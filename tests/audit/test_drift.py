@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,8 +127,12 @@ def test_a_reference_is_looked_at_before_it_is_trusted(tmp_path: Path) -> None:
 
 
 def test_bins_by_hand() -> None:
-    assert _octaves([1.0, 2.0, 2.1, 64.0]) == {"values": 4, "missing": 0, "bins": {"0": 1, "8": 2, "48": 1}}
-    assert _units([-0.01, 0.0, 0.031, float("nan")]) == {
+    assert _octaves([1.0, 2.0, 2.1, 64.0], [1, 1, 1, 1]) == {
+        "values": 4,
+        "missing": 0,
+        "bins": {"0": 1, "8": 2, "48": 1},
+    }
+    assert _units(np.array([-0.01, 0.0, 0.031, float("nan")], np.float32)) == {
         "values": 3,
         "missing": 1,
         "bins": {"-1": 1, "0": 1, "1": 1},

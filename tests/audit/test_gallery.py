@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from components.audit.curation import Drop
+from components.audit.dropped import Drop, Dropped
 from components.audit.gallery import ShardFiles, chosen_keys, shown, write_gallery
-from components.audit.gates import Images
 from components.storage.manifest import write_manifest
 from components.storage.scores import SCORES
 from components.storage.shards import Pair, shards_of, write_shard
 from components.storage.side_tables import Caption, write_captions, write_table
+from tests.audit.conftest import images_of
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -81,8 +81,8 @@ def shard(tmp_path: Path) -> ShardFiles:
 
 
 def page_of(path: Path, shard: ShardFiles, dropped: dict[str, Drop] | None = None) -> tuple[str, Page]:
-    keys = {f"k{number}" for number in range(len(HOSTILE))}
-    write_gallery(path, [shard], keys, dropped or {}, "passed")
+    chosen = {key: (dropped or {}).get(key) for key in (f"k{number}" for number in range(len(HOSTILE)))}
+    write_gallery(path, [(shard, chosen)], "passed")
     html, page = path.read_text("utf-8"), Page()
     page.feed(html)
     return html, page
@@ -125,13 +125,30 @@ def test_the_page_has_equal_bytes_and_needs_no_scores(shard: ShardFiles, tmp_pat
 
 def test_images_are_chosen_by_key_alone() -> None:
     keys = [f"k{number}" for number in range(100)]
-    images = Images(keys, ["train"] * 90 + ["test"] * 10)
-    chosen = chosen_keys(images, 7)
-    assert len(chosen) == 7
-    assert chosen <= set(keys[:90])
-    assert chosen_keys(Images(keys[::-1], images.splits[::-1]), 7) == chosen
-    assert chosen_keys(images, 0) == set()
-    assert len(chosen_keys(images, 1000)) == 90
+    splits = ["train"] * 90 + ["test"] * 10
+
+    def chosen(keys: list[str], splits: list[str], count: int) -> set[str]:
+        images = images_of(keys, splits)
+        found = chosen_keys(images, Dropped(images), count)
+        assert {drop for of_shard in found.values() for drop in of_shard.values()} <= {None}
+        return {key for of_shard in found.values() for key in of_shard}
+
+    first = chosen(keys, splits, 7)
+    assert len(first) == 7
+    assert first <= set(keys[:90])
+    assert chosen(keys[::-1], splits[::-1], 7) == first
+    assert chosen(keys, splits, 0) == set()
+    assert len(chosen(keys, splits, 1000)) == 90
+
+
+def test_a_chosen_image_comes_with_its_shard_and_why_it_is_dropped() -> None:
+    images = images_of(["a", "b", "c"], ["train"] * 3, shard_rows=2)
+    dropped = Dropped(images)
+    dropped.add([2], "near_image", [0.987654321], [0])
+    assert chosen_keys(images, dropped, 3) == {
+        "00000": {"a": None, "b": None},
+        "00001": {"c": Drop("near_image", 0.987654, "a")},
+    }
 
 
 def test_joiners_of_emoji_stay() -> None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from components.audit.attempts import LEDGER, Attempts, host_of, success_gates
-from components.audit.captions import Captions, count_words
+from components.audit.caption_figures import count_words
 from components.audit.duplicates import Duplicates
-from components.audit.gates import Images, gates
+from components.audit.gates import gates
 from components.audit.verdict import Gate, explain, verdict_tree
 from components.settings.audit import Audit
 from components.settings.params import Params
-from components.storage.side_tables import CAPTIONS, Caption
-from tests.audit.conftest import ledger_of
+from components.storage.side_tables import Caption
+from tests.audit.conftest import captions_of, images_of, ledger_of
 
 SPLITS = ["train"] * 10 + ["validation"] * 10 + ["test"] * 10
 NONE = Duplicates({}, {}, {}, {})
@@ -31,13 +31,14 @@ def found(
     failed: int = 0,
     test_texts: tuple[str, ...] = tuple("klmnopqrst"),
 ) -> dict[str, Gate]:
-    images = Images([f"key{number}" for number in range(len(splits))], splits)
-    captions = Captions()
+    keys = [f"key{number}" for number in range(len(splits))]
+    images = images_of(keys, splits)
     rows = [Caption(f"key{n}", "train", "short", "en", 0, text, "t") for n, text in enumerate(texts)]
     rows += [Caption(f"test{n}", "test", "short", "en", 0, text, "t") for n, text in enumerate(test_texts)]
-    captions.add(pa.Table.from_pylist([asdict(row) for row in rows], CAPTIONS))
+    with TemporaryDirectory() as name:
+        captions = captions_of(Path(name), rows, images, limits.samples)
     attempts = Attempts()
-    attempts.add(ledger_of(list(images.keys), failed), limits.samples)
+    attempts.add(ledger_of(keys, failed), limits.samples)
     return {gate.name: gate for gate in gates(images, duplicates, captions, attempts, limits)}
 
 

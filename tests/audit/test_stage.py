@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from components.audit import fingerprints, near_images
+from components.audit import caption_figures, near_images
 from components.audit.stage import run
 from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
+from components.running.progress import Progress
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json
@@ -118,7 +119,7 @@ CURATION: dict[str, Any] = {
         {"name": "dark", "path": "head.safetensors", "keeps": "at_most", "limit": 0.05, "splits": ["train"]}
     ],
     "similarity": {"columns": ["alt"], "min_similarity": 0.5, "best_share": None},
-    "near_images": {"min_cosine": 0.995},
+    "near_images": {"min_cosine": 0.995, "max_rows": 100},
 }
 
 
@@ -178,7 +179,8 @@ def test_a_filter_that_leaves_too_little_stops(
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "call"), [(fingerprints, "fingerprint", 40), (near_images, "near_of_block", 2)]
+    ("module", "name", "call"),
+    [(Progress, "advance", 2), (caption_figures, "in_order", 1), (near_images, "near_of_block", 2)],
 )
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     smoke: Params,
@@ -197,7 +199,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     run(params, Environment(work_store=layout.work_store / "undisturbed"))
     expected, metrics = read_manifest(layout.artifact("audit")), read_json(layout.metrics("audit"))
     calls: list[int] = []
-    function = getattr(module, name)
+    function = getattr(module, name)  # the first advances are those of fingerprints, shard by shard
 
     def killed(*arguments: Any) -> Any:  # noqa: ANN401 - as the function
         calls.append(1)

@@ -1,4 +1,4 @@
-"""Which texts of a long list repeat, found on disk: memory does not grow with the list."""
+"""Which texts of a long list repeat, or how many there are, found on disk: memory does not grow with it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,20 @@ class Digests:
         self._new.append(digest_of(text))
         if len(self._new) == DIGESTS_IN_MEMORY:
             self._spill()
+
+    def add_all(self, digests: np.ndarray[Any, np.dtype[np.uint64]]) -> None:
+        """Take note of many texts by what `digest_of` made of them."""
+        for start in range(0, len(digests), DIGESTS_IN_MEMORY):
+            self._new.frombytes(digests[start : start + DIGESTS_IN_MEMORY].astype(np.uint64).tobytes())
+            if len(self._new) >= DIGESTS_IN_MEMORY:
+                self._spill()
+
+    def distinct(self) -> int:
+        """Return how many different texts were added."""
+        if not self._folder.is_dir():
+            return len(np.unique(np.frombuffer(self._new, dtype=np.uint64)))
+        self._spill()
+        return sum(len(np.unique(np.fromfile(path, dtype=np.uint64))) for path in self._folder.iterdir())
 
     def repeated(self) -> Repeated:
         """Return the digests that were added more than once."""
