@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -145,11 +146,7 @@ def _write_tables(rows: int, captions: int, workspace: Path) -> None:
             start = int(entry.name) * SHARD_ROWS
             found = _random_fingerprints(draw, start, entry.rows)
             store = workspace / ".work" / "audit" / "fingerprints"
-
-            def make(folder: Path, found: list[Fingerprint] = found) -> None:
-                write_fingerprints(folder, found)
-
-            piece(store, key, make)
+            piece(store, key, partial(write_fingerprints, found=found))
 
 
 def _captions(draw: np.random.Generator, keys: list[str], splits: list[str], captions: int) -> pa.Table:

@@ -13,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from components.audit import similar
 from components.audit.cells import CHUNK_ROWS, Cells, contrasts_of
 from components.audit.comparison import NONE, Alike, differences
 from components.audit.images import SPLITS, Thumbnails
 from components.audit.similar import JOB_ROWS, Similar, _parts, find_similar
+from components.storage.atomic import remove
 
 NUMBERS = count()
 TEST = SPLITS.index("test")
@@ -144,3 +146,35 @@ def test_parts_hold_every_cell_once() -> None:
     parts = list(_parts(starts))
     assert [cell for first, last in parts for cell in range(first, last)] == list(range(len(sizes)))
     assert list(_parts(np.array([0]))) == []
+
+
+def test_a_search_that_was_stopped_goes_on_with_the_cells_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(similar, "JOB_ROWS", 500)
+    draw = np.random.default_rng(7)
+    thumbnails = on_disk(tmp_path, photographs(draw, 2000)[draw.integers(0, 1000, 2000)])
+    hashes, splits = np.zeros(2000, np.uint64), draw.integers(0, 3, 2000).astype(np.uint8)
+    alike = Alike(10, 6.0)
+    whole = find_similar(hashes, splits, thumbnails, alike, tmp_path / "undisturbed", 2)
+    work = tmp_path / "work"
+    first = find_similar(hashes, splits, thumbnails, alike, work, 1)
+    pieces = sorted((work / "similar").glob("*/*"))
+    assert len(pieces) == 4
+    inodes = [(path / "found.npy").stat().st_ino for path in pieces]
+    remove(pieces[2])
+    again = find_similar(hashes, splits, thumbnails, alike, work, 1)
+    assert [
+        (path / "found.npy").stat().st_ino == inode for path, inode in zip(pieces, inodes, strict=True)
+    ] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    for found in (first, again):
+        assert (found.earlier == whole.earlier).all()
+        assert (found.across == whole.across).all()
+        assert found.compared == whole.compared
+    find_similar(hashes ^ np.uint64(1 << 40), splits, thumbnails, alike, work, 1)
+    assert len(list((work / "similar").iterdir())) == 2  # other images: another search

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.recaption.gates import Asked, ends_sentence, fault, is_refusal, is_repeated
+from components.recaption.gates import CONTROL, Asked, ends_sentence, fault, is_refusal, is_repeated
 from components.recaption.languages import FUNCTION_WORDS, SCRIPTS, other_language
 from components.settings.params import load_params
 from components.settings.recaption import CaptionGates
@@ -256,3 +257,34 @@ def test_people_who_wrote_that_there_is_no_image_are_refused() -> None:
     assert (
         reason("Images are missing images are missing images are missing images are missing.") == "repeated"
     )
+
+
+def test_control_characters_are_those_of_unicode_without_white_space() -> None:
+    for code in [*range(0x3000), *range(0xD700, 0xE100), *range(0x1F000, 0x1F700)]:
+        one = chr(code)
+        expected = unicodedata.category(one) in ("Cc", "Cs") and not one.isspace()
+        assert bool(CONTROL.search(one)) == expected, hex(code)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 4))
+def test_the_bound_on_phrases_overlooks_none(words: list[str], max_repeats: int) -> None:
+    def holds(period: int) -> bool:
+        length = period * (max_repeats + 1)
+        return any(
+            words[first : first + period] * (max_repeats + 1) == words[first : first + length]
+            for first in range(len(words) - length + 1)
+        )
+
+    one_word = len(words) >= 3 and len(set(words)) == 1
+    expected = one_word or any(holds(period) for period in range(1, len(words) + 1))
+    assert is_repeated(words, max_repeats, 1.0) == expected
+
+
+@given(st.lists(st.sampled_from([*FUNCTION_WORDS["en"], *FUNCTION_WORDS["nl"], "dog", "Hund"]), max_size=12))
+def test_function_words_are_counted_by_language(words: list[str]) -> None:
+    text = " ".join(words)
+    for language, own in FUNCTION_WORDS.items():
+        own_count = sum(word in own for word in words)
+        others = (known - own for known in FUNCTION_WORDS.values())
+        most = max(sum(word in known for word in words) for known in others)
+        assert other_language(text, language, 0.5) == (most >= 2 and most > 2 * own_count)

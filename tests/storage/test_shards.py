@@ -9,6 +9,7 @@ import webdataset
 from components.faults import DataFault
 from components.storage.manifest import write_manifest
 from components.storage.shards import Pair, read_pairs, read_shard, shards_of, write_shard
+from tests.storage.test_tar_index import tar
 
 PAIRS = [
     Pair(f"key{n:03d}", b"jpeg" * n, f"caption {n} ü\u2028x", {"split": "train", "n": n}) for n in range(20)
@@ -38,6 +39,23 @@ def test_a_cut_shard_is_an_error_wherever_it_is_cut(tmp_path: Path) -> None:
         path.write_bytes(good[:cut])
         with pytest.raises(DataFault):
             list(read_shard(path, 20))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.jpg", "a.json", "a.txt", "a.jpg"], "occurs twice"),
+        (["a.jpg", "a.json", "a.txt", "b.jpg", "b.json", "b.txt", "a.png"], "a occurs twice"),
+        (["a.jpg", "a.json"], "'txt'"),
+        (["../a.jpg", "../a.json", "../a.txt"], "leads out of its folder"),
+    ],
+)
+def test_pairs_that_are_not_whole_and_single_are_refused(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
+    path = tar(tmp_path / "a.tar", [(name, b"{}") for name in names])
+    with pytest.raises(DataFault, match=rf"a\.tar is damaged after .*{message}.*dvc checkout"):
+        list(read_shard(path))
 
 
 def test_shards_are_listed_from_the_manifest(tmp_path: Path) -> None:
