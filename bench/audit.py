@@ -92,6 +92,8 @@ def _fingerprints(images: Path | None, folder: Path) -> None:
 def _jpegs(images: Path | None) -> Iterator[bytes]:
     draw = np.random.default_rng(7)
     paths = sorted(images.glob("*.jpg"))[:400] if images else [None] * MADE
+    if not paths:
+        sys.exit(f"{images} holds no .jpg; give a folder of JPEGs")
     for path in paths:
         if path:
             picture = Image.open(path).convert("RGB")

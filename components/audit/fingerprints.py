@@ -19,7 +19,7 @@ from components.faults import DataFault
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
 from components.running.workers import in_order
-from components.storage.atomic import content_key
+from components.storage.atomic import content_key, write_bytes
 from components.storage.manifest import Entry
 from components.storage.pieces import piece, remove_unfinished
 from components.storage.shards import read_pairs
@@ -27,7 +27,7 @@ from components.storage.side_tables import read_table, write_table
 
 FORMAT_VERSION = 2  # raised by hand when a fingerprint of the same image changes, or its piece's files
 DECODE_DEADLINE_SECONDS = 60.0  # download gave up earlier on what takes so long
-TABLE, THUMBNAILS = "fingerprints.parquet", "thumbnails.npy"
+TABLE, THUMBNAILS = "fingerprints.parquet", "thumbnails.bin"
 FINGERPRINTS = pa.schema(
     [
         ("key", pa.string()),
@@ -137,8 +137,7 @@ def write_fingerprints(folder: Path, found: Iterable[Fingerprint]) -> None:
     rows = list(found)
     columns = {name: [getattr(one, name) for one in rows] for name in FINGERPRINTS.names}
     write_table(folder / TABLE, pa.table(columns, FINGERPRINTS))
-    thumbnails = np.array([one.thumbnail for one in rows], np.uint8).reshape(len(rows), THUMBNAIL_BYTES)
-    np.save(folder / THUMBNAILS, thumbnails)
+    write_bytes(folder / THUMBNAILS, b"".join(one.thumbnail.tobytes() for one in rows))
 
 
 def joined(folders: Sequence[Path], names: Sequence[str]) -> Fingerprints:
@@ -158,12 +157,12 @@ def joined(folders: Sequence[Path], names: Sequence[str]) -> Fingerprints:
         pa.concat_tables(sizes),
         names,
     )
-    thumbnails = Thumbnails([folder / THUMBNAILS for folder in folders], [len(one) for one in splits])
+    paths, counts = [folder / THUMBNAILS for folder in folders], [len(one) for one in splits]
     return Fingerprints(
         images,
         np.concatenate([np.empty((0, 2), np.uint64), *digests]),
         np.concatenate([np.empty(0, np.uint64), *hashes]),
-        thumbnails,
+        Thumbnails(paths, counts, THUMBNAIL_BYTES),
     )
 
 

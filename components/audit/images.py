@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,6 @@ from components.faults import DataFault
 LEARNED = ("train", "validation")  # what the models or the choices among them have seen
 SPLITS = (*LEARNED, "test")
 SIZES = ("width", "height", "bytes")
-OPEN_FILES = 256
 
 
 @dataclass(frozen=True)
@@ -94,47 +92,37 @@ def split_places(splits: pa.ChunkedArray, where: Path) -> NDArray[np.uint8]:
 
 
 class Thumbnails:
-    """Thumbnails by row number, mapped from disk: those that nothing is compared with are not read.
+    """Thumbnails by row number, read from disk where they are asked for.
+
+    They are read and not mapped: the pages of a mapped file around each thumbnail would count as memory of
+    the process until the system wants them back.
 
     Args:
-        paths: Of one (n, bytes) array each, in the order of the rows.
-        counts: Rows of each.
+        paths: Of files of one thumbnail after the other, in the order of the rows.
+        counts: Thumbnails of each.
+        width: Bytes of a thumbnail.
     """
 
-    def __init__(self, paths: Sequence[Path], counts: Sequence[int]) -> None:
-        self.paths, self.counts = paths, counts
+    def __init__(self, paths: Sequence[Path], counts: Sequence[int], width: int) -> None:
+        self.paths, self.width = paths, width
         self._starts = np.cumsum([0, *counts], dtype=np.int64)
-        self._open: dict[int, Any] = {}
-
-    def __reduce__(self) -> Any:  # noqa: ANN401 - pickle's protocol
-        return Thumbnails, (self.paths, self.counts)  # another process maps the files itself
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def whole_files(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the thumbnails (n, bytes) of one file after the other, read and not mapped.
-
-        The pages of mapped files count as memory of the process until the system wants them back.
-        """
+        """Yield the thumbnails (n, width) of one file after the other."""
         for path in self.paths:
-            yield np.load(path, allow_pickle=False)
+            yield np.fromfile(path, np.uint8).reshape(-1, self.width)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return (n, bytes) of row numbers (n,)."""
+        """Return (n, width) of row numbers (n,)."""
+        found = np.empty((len(rows), self.width), np.uint8)
         files = np.searchsorted(self._starts, rows, side="right") - 1
-        parts: NDArray[np.uint8] | None = None
-        for file in np.unique(files):
-            of_file = files == file
-            found = self._mapped(int(file))[rows[of_file] - self._starts[file]]
-            if parts is None:
-                parts = np.empty((len(rows), found.shape[1]), np.uint8)
-            parts[of_file] = found
-        return np.empty((0, 0), np.uint8) if parts is None else parts
-
-    def _mapped(self, file: int) -> Any:  # noqa: ANN401 - a memory map
-        if file not in self._open:
-            if len(self._open) == OPEN_FILES:
-                self._open.clear()
-            self._open[file] = np.load(self.paths[file], mmap_mode="r", allow_pickle=False)
-        return self._open[file]
+        for number in np.unique(files):
+            places = np.flatnonzero(files == number)
+            with self.paths[number].open("rb", buffering=0) as file:
+                for place, row in zip(places, (rows[places] - self._starts[number]).tolist(), strict=True):
+                    file.seek(row * self.width)
+                    file.readinto(memoryview(found[place]))
+        return found

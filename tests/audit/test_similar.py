@@ -28,10 +28,10 @@ Stored = Callable[[NDArray[np.uint8]], Thumbnails]
 def on_disk(folder: Path, thumbnails: NDArray[np.uint8]) -> Thumbnails:
     """Store thumbnails as two shards."""
     half = len(thumbnails) // 2
-    paths = [folder / f"{next(NUMBERS)}.npy" for _ in range(2)]
+    paths = [folder / f"{next(NUMBERS)}.bin" for _ in range(2)]
     for path, part in zip(paths, (thumbnails[:half], thumbnails[half:]), strict=True):
-        np.save(path, part)
-    return Thumbnails(paths, [half, len(thumbnails) - half])
+        path.write_bytes(part.tobytes())
+    return Thumbnails(paths, [half, len(thumbnails) - half], thumbnails.shape[1])
 
 
 def photographs(draw: np.random.Generator, rows: int) -> NDArray[np.uint8]:

@@ -244,7 +244,7 @@ def test_audit_shares_its_images_among_the_cores(
     found = of_audit.plan(mine, MACHINE, measured)
     assert found.cpu_hours == pytest.approx((1000 + 300) / HOUR)  # three captions an image
     assert found.binding and found.binding.hours == pytest.approx((1000 / MACHINE.cores + 300) / HOUR)
-    assert found.memory_bytes == pytest.approx(430e6 + 3e6 * 265)
+    assert found.memory_bytes == pytest.approx(520e6 + 3e6 * 54)
 
 
 def test_audit_takes_the_rate_of_ones_own_run(mine: Params, measured: Measured) -> None:
@@ -256,9 +256,9 @@ def test_audit_takes_the_rate_of_ones_own_run(mine: Params, measured: Measured) 
 
 def test_memory_that_a_machine_lacks_is_said(mine: Params, measured: Measured) -> None:
     found = of_audit.plan(mine, MACHINE, measured)
-    small = replace(MACHINE, memory_bytes=1e9)
+    small = replace(MACHINE, memory_bytes=0.5e9)
     assert any(
-        "1.23 GB a machine, which has less" in line for line in plan_lines("x", small, {"audit": found})
+        "682 MB a machine, which has less" in line for line in plan_lines("x", small, {"audit": found})
     )
 
 
