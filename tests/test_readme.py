@@ -73,4 +73,5 @@ def test_its_plan_is_what_the_command_prints(tmp_path: Path, monkeypatch: pytest
     (command,) = re.findall(r"^llm2clip (plan .*)$", section, re.MULTILINE)
     done = CliRunner().invoke(app, command.split())
     assert done.exit_code == 0, done.stderr
-    assert f"```\n{done.stdout}```" in section
+    assert f"```\n{done.stdout}```\n</details>" in section
+    assert README.count("\nplan of ") == 1
