@@ -148,7 +148,7 @@ def swept(smoke: Params, server: Server) -> Params:
         "captioners": [{"kind": "columns", "name": "mine", "columns": [take]}],
         "scores": {"columns": None, "batch_size": 4},
     }
-    tree["audit"]["curation"]["near_images"] = {"min_cosine": 1.0}
+    tree["audit"]["curation"]["near_images"] = {"min_cosine": 1.0, "max_rows": 1000}
     tree["audit"] |= {"unknown_passes": True, "min_success_share": 0.5, "min_rows": 1}
     return Params.model_validate(tree)
 
