@@ -79,7 +79,7 @@ def _speed(folder: Path, names: list[str], port: int, rows: int, rounds: int) ->
 
 def _memory(folder: Path, names: list[str], port: int) -> None:
     """One row of a hundred is a picture on the server, the others are refused before the network."""
-    for rows in (10_000, 1_000_000):
+    for rows in (10_000, 100_000, 1_000_000):
         urls = [url_of(port, names, row) if row % 100 == 0 else f"file:///{row}" for row in range(rows)]
         write_list(folder / "list.parquet", urls)
         cost = run_ours(folder, port, rows // 100, 1, max_reject_share=1.0, shard_rows=10_000)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from components.download.ledger import SUCCESS, read_ledger, reasons_of
 from components.download.refusal import CONNECTION_REASONS, may_pass
 from components.download.spool import Spool
+from components.storage.atomic import read_json
 from components.storage.shards import read_pairs, shards_of
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ def is_lacking(finished: Path, name: str) -> bool:
 
 def came_without_network(finished: Path, name: str) -> bool:
     """Say whether a shard has not one image and connections failed: it is worth asking again."""
-    (shard,) = shards_of(finished)
-    return shard.rows == 0 and bool(CONNECTION_REASONS & reasons_of(finished, name).keys())
+    stats = read_json(finished / f"{name}_stats.json")
+    return stats["successes"] == 0 and bool(CONNECTION_REASONS & stats["status_dict"].keys())
 
 
 def known_rows(finished: Path, work: Path, spool: Spool) -> dict[int, Taken]:

@@ -24,6 +24,7 @@ from components.sources.rows import Image, ImageFile, ImageMember, ImageScene, I
 from components.sources.scenes import render
 
 FILES_IN_MEMORY = 4
+ROWS_UNDER_WAY = 1000  # many more than connections, or the rows of one host would hold up all others
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,19 @@ class Taking:
         return without_placeholders(rows, taken, self._params.max_urls_per_body)
 
     async def _all(self, rows: Sequence[Row | Rejection], known: Mapping[int, Taken]) -> list[Taken]:
+        taken = dict(known)
+        left = iter([number for number in range(len(rows)) if number not in known])
+        self._tell.advance(len(known))
         with ThreadPoolExecutor(1) as decoder:  # one picture at a time, so that a crash has one cause
             async with Fetcher(self._params.fetch) as fetcher:
 
-                async def take(number: int, row: Row | Rejection) -> Taken:
-                    taken = known.get(number) or await self._one(number, row, fetcher, decoder)
-                    self._tell.advance()
-                    return taken
+                async def take_one_by_one() -> None:
+                    for number in left:
+                        taken[number] = await self._one(number, rows[number], fetcher, decoder)
+                        self._tell.advance()
 
-                return await asyncio.gather(*(take(number, row) for number, row in enumerate(rows)))
+                await asyncio.gather(*(take_one_by_one() for _ in range(min(len(rows), ROWS_UNDER_WAY))))
+        return [taken[number] for number in range(len(rows))]
 
     async def _one(
         self, number: int, row: Row | Rejection, fetcher: Fetcher, decoder: ThreadPoolExecutor

@@ -480,6 +480,20 @@ def test_a_network_that_dies_in_the_middle_stops_the_stage_and_costs_no_row(
     assert hashes() == expected
 
 
+def test_a_finished_shard_of_failed_connections_alone_is_asked_for_again(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    params = with_sources(smoke, [url_source(web)], fetch, max_reject_share=1.0, shard_rows=4)
+    monkeypatch.setattr(stage, "Shard", CutOffShard)
+    run(params, env)
+    assert len(pairs()) == 12
+    monkeypatch.setattr(stage, "Shard", Shard)
+    run(params, env)
+    assert [pair.key for pair in pairs()] == [one["id"] for one in web]
+    assert set(server.hits.values()) == {1}
+
+
 def test_a_host_that_died_is_no_dead_network(
     smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
