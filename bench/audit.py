@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from ruamel.yaml import YAML
 
-from bench.measuring import Cost, run_measured
+from bench.measuring import Cost, run_measured, say
 from components.audit.attempts import LEDGER
 from components.audit.fingerprint import Fingerprint
 from components.audit.fingerprints import FORMAT_VERSION, read_fingerprints, write_fingerprints
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         costs = [_stage(rows, options.captions, folder / "stage") for rows in options.rows]
     for (rows, cost), (more, larger) in pairwise(zip(options.rows, costs, strict=True)):
         slope = (larger.peak_bytes - cost.peak_bytes) / (more - rows)
-        _say(f"{slope:.0f} bytes of peak memory a row from {rows} to {more}")
+        say(f"{slope:.0f} bytes of peak memory a row from {rows} to {more}")
 
 
 def _fingerprints(images: Path | None, folder: Path) -> None:
@@ -82,7 +82,7 @@ def _fingerprints(images: Path | None, folder: Path) -> None:
     for processes in (1, 2):
         itself = [sys.executable, "-m", "bench.audit", "--fingerprints", str(download)]
         cost = run_measured([*itself, str(processes)], folder, {"PYTHONPATH": str(ROOT)})
-        _say(
+        say(
             f"fingerprints, {processes} process(es), {count} JPEGs of {size / 1000:.0f} kB: "
             f"{1000 * cost.cpu_seconds / count:.2f} CPU ms an image with the start of all processes, "
             f"peak {cost.peak_bytes / 1e6:.0f} MB"
@@ -119,7 +119,7 @@ def _stage(rows: int, captions: int, workspace: Path) -> Cost:
     cost = run_measured([sys.executable, "-m", "components", "audit"], workspace, environment)
     gates = json.loads((workspace / "artifacts" / "audit" / "verdict.json").read_text())["gates"]
     share = next(gate["figure"] for gate in gates if gate["name"] == "near_duplicates")
-    _say(
+    say(
         f"{rows} rows, {captions} captions each: {cost.cpu_seconds:.0f} CPU s, {cost.wall_seconds:.0f} s, "
         f"peak {cost.peak_bytes / 1e6:.0f} MB; near duplicates {share:.4%}, planted about {0.5 / PLANTED:.2%}"
     )
@@ -200,11 +200,6 @@ def photographs(draw: np.random.Generator, rows: int) -> NDArray[np.uint8]:
     found += place[:, None] * draw.normal(0, 22, (rows, 1, 1, 1))
     found += np.array([1, 0, -1]) * draw.normal(0, 14, (rows, 1, 1, 1))
     return found.clip(0, 255).astype(np.uint8).reshape(rows, -1)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Prints CPU milliseconds an image (all processes, start included), images a second, and peak memory, with the
 range over the rounds; then ours with twice the processes. `--memory` instead shows peak memory for lists of
-ten thousand and of a million rows. img2dataset is installed in an environment of its own, below the folder
+10,000, 100,000 and 1,000,000 rows. img2dataset is installed in an environment of its own, below the folder
 `.work/bench`, and runs with the options nearest to ours: same size, same quality, sha256, same shards.
 """
 
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from ruamel.yaml import YAML
 
-from bench.measuring import Cost, run_measured
+from bench.measuring import Cost, run_measured, say
 
 PEER = "img2dataset==1.47.0"
 ROOT = Path(__file__).parents[1]
@@ -216,12 +216,6 @@ def _ratios(one: list[Cost], other: list[Cost], what: str) -> str:
 def _range(values: list[float], digits: int = 2) -> str:
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def say(line: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.download import pictures, run_ours, say, served, url_of, write_list
+from bench.download import pictures, run_ours, served, url_of, write_list
+from bench.measuring import say
 from bench.rates import QUALITY, ROOT, SIZE, made_captions
 from components.download.ledger import SUCCESS, Entry
 from components.download.pictures import picture_of

@@ -80,3 +80,9 @@ def _pss(process: int) -> int:
     except OSError:  # it has just ended
         return 0
     return next((int(line.split()[1]) * KIBIBYTE for line in lines if line.startswith("Pss:")), 0)
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
-from bench.measuring import Cost, run_measured
+from bench.measuring import Cost, run_measured, say
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("download", "recaption", "audit")
@@ -61,7 +61,7 @@ def _measure(workspace: Path, images: Path, names: list[str], costs: Costs) -> N
         costs[stage].append(run_measured(command, workspace, environment))
         artifact = workspace / "artifacts" / stage
         size = sum(path.stat().st_size for path in artifact.rglob("*") if path.is_file())
-        _say(f"{stage}: {len(names)} rows, {size / len(names):.0f} bytes a row")
+        say(f"{stage}: {len(names)} rows, {size / len(names):.0f} bytes a row")
 
 
 def made_captions(rows: int) -> dict[str, list[str]]:
@@ -98,20 +98,15 @@ def _write_params(path: Path) -> None:
 
 def _print(stage: str, rows: list[int], costs: list[Cost]) -> None:
     for number, cost in zip(rows, costs, strict=True):
-        _say(f"{stage}: {number} rows, {cost.cpu_seconds:.2f} CPU s, peak {cost.peak_bytes / 1e6:.0f} MB")
+        say(f"{stage}: {number} rows, {cost.cpu_seconds:.2f} CPU s, peak {cost.peak_bytes / 1e6:.0f} MB")
     for place in range(1, len(rows)):
         more = rows[place] - rows[place - 1]
         seconds = costs[place].cpu_seconds - costs[place - 1].cpu_seconds
         memory = costs[place].peak_bytes - costs[place - 1].peak_bytes
-        _say(
+        say(
             f"{stage}: from {rows[place - 1]} to {rows[place]}, a row more costs "
             f"{1000 * seconds / more:.3f} CPU ms, {memory / more:.0f} bytes of memory"
         )
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import re
 import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,10 +17,10 @@ from numpy.typing import NDArray
 from components.audit.images import split_places
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
-from components.running.workers import in_order
+from components.running.workers import finished_pieces
 from components.storage.atomic import content_key
 from components.storage.digests import digest_of
-from components.storage.pieces import piece, remove_unfinished
+from components.storage.pieces import piece
 from components.storage.side_tables import CAPTIONS, read_table, write_table
 
 FORMAT_VERSION = 1  # raised by hand when a figure of the same caption changes
@@ -111,12 +110,9 @@ def caption_figures(tables: Sequence[tuple[Path, str]], work: Path, processes: i
     """
     progress = Progress(work, "audit captions", len(tables), "tables")
     jobs = (CaptionFigures(path, sha256, work) for path, sha256 in tables)
-    remove_unfinished(work / "captions")
-    try:
-        with closing(in_order(jobs, min(processes, len(tables)), progress, MODULES)) as finished:
-            return list(finished)
-    finally:
-        remove_unfinished(work / "captions")
+    store = work / "captions"
+    with finished_pieces(jobs, min(processes, len(tables)), progress, MODULES, store) as finished:
+        return list(finished)
 
 
 def write_figures(path: Path, folder: Path) -> None:

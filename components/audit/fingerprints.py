@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -18,10 +17,10 @@ from components.audit.images import SIZES, Images, Thumbnails, split_places
 from components.faults import DataFault
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
-from components.running.workers import in_order
+from components.running.workers import finished_pieces
 from components.storage.atomic import content_key, write_bytes
 from components.storage.manifest import Entry
-from components.storage.pieces import piece, remove_unfinished
+from components.storage.pieces import piece
 from components.storage.shards import read_pairs
 from components.storage.side_tables import read_table, write_table
 
@@ -111,14 +110,11 @@ def read_fingerprints(download: Path, shards: Sequence[Entry], work: Path, proce
     """
     progress = Progress(work, "audit", sum(entry.rows or 0 for entry in shards), "images")
     jobs = (ShardFingerprints(download, entry, work) for entry in shards)
-    remove_unfinished(work / "fingerprints")
-    try:
-        with closing(in_order(jobs, min(processes, len(shards)), progress, MODULES)) as finished:
-            found = joined(list(finished), [entry.name for entry in shards])
-            _refuse_equal_keys(found.images.keys)
-            return found
-    finally:
-        remove_unfinished(work / "fingerprints")
+    store = work / "fingerprints"
+    with finished_pieces(jobs, min(processes, len(shards)), progress, MODULES, store) as finished:
+        found = joined(list(finished), [entry.name for entry in shards])
+    _refuse_equal_keys(found.images.keys)
+    return found
 
 
 def _refuse_equal_keys(keys: pa.ChunkedArray) -> None:

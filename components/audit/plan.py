@@ -17,9 +17,8 @@ from components.settings.params import Params
 
 BENCH, ROWS = "`python -m bench.audit`", "`python -m bench.rates`"
 IMAGE = Figure(1.0, f"{BENCH}, JPEGs of 256 pixels and 44 kB")  # CPU ms, with the start of processes
-CAPTION = Figure(
-    0.014, f"{BENCH}, from 100,000 to 1,000,000 images of three"
-)  # CPU ms, with its share of all else
+# CPU ms, with its share of all else
+CAPTION = Figure(0.014, f"{BENCH}, from 100,000 to 1,000,000 images of three")
 BASE_BYTES, CAPTION_BYTES = 520e6, 54.0
 KEY_BYTES, REPORT_BYTES = 3.0, 5.2e6
 

@@ -11,7 +11,6 @@ look the same cost little.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
@@ -26,9 +25,9 @@ from components.audit.comparison import NONE, Alike, Comparison
 from components.audit.images import LEARNED, SPLITS, Thumbnails
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
-from components.running.workers import in_order
+from components.running.workers import finished_pieces
 from components.storage.atomic import content_key, read_json, remove, write_json
-from components.storage.pieces import piece, remove_unfinished
+from components.storage.pieces import piece
 
 FORMAT_VERSION = 1  # raised by hand when the same images are like others, or cells are cut otherwise
 JOB_ROWS = 1 << 17
@@ -137,7 +136,6 @@ def find_similar(
     folder, store = work / "search", work / "similar" / _identity(hashes, splits, thumbnails, alike)
     remove(folder)
     folder.mkdir(parents=True)
-    remove_unfinished(store)
     cells = Cells(contrasts_of(thumbnails), alike.difference)
     arrays: dict[str, NDArray[Any]] = {
         "order": cells.order,
@@ -152,7 +150,7 @@ def find_similar(
     jobs = [Search(folder, store, thumbnails, alike, *part) for part in _parts(cells.starts)]
     earlier, across, compared = np.full(len(hashes), NONE), np.full(len(hashes), NONE), 0
     progress = Progress(work, "audit duplicates", len(hashes), "images")
-    with closing(in_order(jobs, min(processes, len(jobs)), progress, MODULES)) as finished:
+    with finished_pieces(jobs, min(processes, len(jobs)), progress, MODULES, store) as finished:
         for made in finished:
             rows, *found = np.load(made / FOUND, allow_pickle=False)
             earlier[rows], across[rows] = found

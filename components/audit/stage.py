@@ -57,7 +57,7 @@ def run(params: Params, env: Environment) -> None:
     work = layout.work("audit")
     before = read_reference(inputs / limits.reference.summary) if limits.reference else {}
     files = read_manifest(download)
-    shards = [entry for entry in files if entry.uri.endswith(".tar")]
+    shards = [entry for entry in files if entry.is_shard]
     processes = env.processes or usable_cores()
     fingerprints = read_fingerprints(download, shards, work, processes)
     images = fingerprints.images

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from components.base_models.workshop import Workshop
 from components.faults import ConfigurationFault, InfrastructureFault
+from components.running.model_weights import weights_in
 from components.settings.base_models import FolderModel, HubModel
 from components.storage.atomic import sha256_of, write_json
 
@@ -60,7 +61,7 @@ def fetch(
             shutil.copyfile(path, folder / path.name)
         try:
             check(folder)
-            parameters = _parameters(folder)
+            parameters = weights_in(folder)
         except (ValueError, OSError, SafetensorError) as error:
             found = str(error).splitlines()[0]
             raise ConfigurationFault(
@@ -174,18 +175,3 @@ def _listed(index: Path) -> set[str]:
         raise ConfigurationFault(
             f"{index} is damaged; expected JSON with a weight_map: download it again"
         ) from None
-
-
-def _parameters(folder: Path) -> int:
-    """Count the numbers in all weights, from their headers."""
-    from safetensors import safe_open
-
-    total = 0
-    for path in sorted(folder.glob(f"*{WEIGHTS}")):
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - no mapping
-                count = 1
-                for side in file.get_slice(key).get_shape():
-                    count *= side
-                total += count
-    return total

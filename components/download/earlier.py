@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.download.ledger import SUCCESS, read_ledger, reasons_of
+from components.download.ledger import SUCCESS, read_ledger, read_stats, reasons_of
 from components.download.refusal import CONNECTION_REASONS, may_pass
 from components.download.spool import Spool
-from components.storage.atomic import read_json
 from components.storage.shards import read_pairs, shards_of
 
 if TYPE_CHECKING:
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
 
 def is_lacking(finished: Path, name: str) -> bool:
     """Say whether a row of a shard failed for a reason that may pass."""
-    return any(may_pass(reason) for reason in reasons_of(finished, name))
+    return any(may_pass(reason) for reason in reasons_of(read_stats(finished, name)))
 
 
 def came_without_network(finished: Path, name: str) -> bool:
     """Say whether a shard has not one image and connections failed: it is worth asking again."""
-    stats = read_json(finished / f"{name}_stats.json")
+    stats = read_stats(finished, name)
     return stats["successes"] == 0 and bool(CONNECTION_REASONS & stats["status_dict"].keys())
 
 

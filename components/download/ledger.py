@@ -81,10 +81,15 @@ def write_ledger(path: Path, entries: Sequence[Entry]) -> None:
     write_table(path, pa.Table.from_pylist([asdict(entry) for entry in entries], schema=LEDGER))
 
 
-def reasons_of(finished: Path, name: str) -> dict[str, int]:
-    """Return the rejected rows of a finished shard by reason."""
-    counts = read_json(finished / f"{name}_stats.json")["status_dict"]
-    return {reason: count for reason, count in counts.items() if reason != SUCCESS}
+def read_stats(finished: Path, name: str) -> dict[str, Any]:
+    """Read the figures of a finished shard, as `stats_of` made them."""
+    stats: dict[str, Any] = read_json(finished / f"{name}_stats.json")
+    return stats
+
+
+def reasons_of(stats: dict[str, Any]) -> dict[str, int]:
+    """Return the rejected rows of a shard by reason."""
+    return {reason: count for reason, count in stats["status_dict"].items() if reason != SUCCESS}
 
 
 def entry_of(row: Row | Rejection, taken: Taken) -> Entry:
@@ -96,15 +101,15 @@ def entry_of(row: Row | Rejection, taken: Taken) -> Entry:
         key=row.key,
         status=taken.status,
         error_message=f"{taken.reason}{where}" if taken.reason else None,
-        width=taken.width if taken.place else None,
-        height=taken.height if taken.place else None,
-        original_width=taken.original_width if taken.place else None,
-        original_height=taken.original_height if taken.place else None,
-        exif=f'{{"Orientation": {taken.orientation}}}' if taken.place else None,
+        width=taken.width,
+        height=taken.height,
+        original_width=taken.original_width,
+        original_height=taken.original_height,
+        exif=None if taken.orientation is None else f'{{"Orientation": {taken.orientation}}}',
         sha256=taken.sha256,
         original_bytes=taken.original_bytes,
         final_url=taken.final_url,
-        is_animated=taken.is_animated if taken.place else None,
+        is_animated=taken.is_animated,
         split=row.split,
         source=row.source,
     )

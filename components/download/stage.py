@@ -12,8 +12,7 @@ Writes:
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
@@ -25,14 +24,14 @@ from components.running.jobs import Modules
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
 from components.running.rows import Rows
-from components.running.workers import in_order, usable_cores
+from components.running.workers import finished_pieces, usable_cores
 from components.settings.download import Download
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.sources.rows import Rejection, Row
 from components.storage.bulk import open_data_root
 from components.storage.layout import Layout
-from components.storage.pieces import put_files, remove_unfinished
+from components.storage.pieces import put_files
 
 STAGE = "download"
 MODULES = Modules(imported=("components.download.taking", "webdataset"), refused=("pandas",))
@@ -49,15 +48,16 @@ def run(params: Params, env: Environment) -> None:
     tally = Tally(download)
     rows = each_url_once(image_rows(download, inputs, params.seed), known.repeated_urls)
     processes = min(env.processes or usable_cores(), ceil(known.image_rows / download.shard_rows))
-    jobs = _jobs(rows, download, work / "shards", processes)
+    store = work / "shards"
+    jobs = _jobs(rows, download, store, processes)
     shards = 0
 
     with output(layout, STAGE) as out:
-        with closing(_finished(jobs, processes, progress, work / "shards")) as finished_in_order:
-            for finished in finished_in_order:
+        with finished_pieces(jobs, processes, progress, MODULES, store) as finished:
+            for made in finished:
                 name = shard_name(shards)
-                out.rows[f"shards/{name}.tar"] = tally.add(finished, name)
-                out.remote += put_files(finished, out.folder / "shards")
+                out.rows[f"shards/{name}.tar"] = tally.add(made, name)
+                out.remote += put_files(made, out.folder / "shards")
                 shards += 1
         tally.check(given=known.image_rows)
 
@@ -87,17 +87,6 @@ def _jobs(
     own = download.model_copy(update={"fetch": fetch.model_copy(update=share)})
     for number, group in enumerate(groups(rows, download.shard_rows)):
         yield Shard(shard_name(number), group, own, store)
-
-
-def _finished(
-    jobs: Iterator[Shard], processes: int, progress: Progress, store: Path
-) -> Generator[Path, None, None]:
-    """Yield the folders of finished shards in their order; whatever happens, nothing half made is left."""
-    try:
-        with closing(in_order(jobs, processes, progress, MODULES)) as finished:
-            yield from finished
-    finally:
-        remove_unfinished(store)
 
 
 def shard_name(number: int) -> str:

@@ -144,7 +144,7 @@ def without_placeholders(
     is_fetched = [isinstance(row, Row) and isinstance(row.image, ImageUrl) for row in rows]
     urls_of = Counter(one.sha256 for one, fetched in zip(taken, is_fetched, strict=True) if fetched)
     return [
-        replace(one, status=FAILED_TO_RESIZE, reason="placeholder_suspect", place=None)
+        Taken(FAILED_TO_RESIZE, "placeholder_suspect", one.sha256, one.original_bytes, one.final_url)
         if fetched and one.status == SUCCESS and urls_of[one.sha256] > max_urls_per_body
         else one
         for one, fetched in zip(taken, is_fetched, strict=True)

@@ -9,14 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from components.download.ledger import SUCCESS, Entry, read_ledger, reasons_of
+from components.download.ledger import SUCCESS, Entry, read_ledger, read_stats, reasons_of
 from components.download.refusal import CONNECTION_REASONS, may_pass
 from components.faults import DataFault, InfrastructureFault
 from components.running.rows import Rows
 from components.settings.download import Download
 from components.sources.needs import is_fetched
-from components.storage.atomic import read_json
-from components.storage.bulk import SUFFIX
 from components.storage.manifest import listed
 from components.storage.rounds import set_aside
 from components.storage.side_tables import read_table
@@ -48,8 +46,8 @@ class Tally:
         Raises:
             InfrastructureFault: there is no network.
         """
-        stats = read_json(piece / f"{name}_stats.json")
-        reasons = reasons_of(piece, name)
+        stats = read_stats(piece, name)
+        reasons = reasons_of(stats)
         self.rows.accept(stats["successes"])
         for reason, count in reasons.items():
             self.rows.reject(reason, count)
@@ -57,7 +55,7 @@ class Tally:
         self.sources.update(stats["sources"])
         self.animated += stats["animated"]
         self.original_bytes += _original_bytes(piece / f"{name}.parquet")
-        self.shard_bytes += sum(entry.bytes for entry in listed(piece) if entry.place.endswith(SUFFIX))
+        self.shard_bytes += sum(entry.bytes for entry in listed(piece) if entry.is_shard)
         if any(may_pass(reason) for reason in reasons):
             self._retriable.append(piece)
         if sum(reasons.get(reason, 0) for reason in CONNECTION_REASONS) >= DEAD_NETWORK_ROWS:

@@ -8,7 +8,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from ctypes import c_int64
 from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
@@ -22,6 +22,7 @@ import components
 from components.faults import InfrastructureFault
 from components.running.jobs import NOTHING, Job, Modules, work
 from components.running.progress import Progress
+from components.storage.pieces import remove_unfinished
 
 Result = TypeVar("Result")
 GRACE_SECONDS = 5.0
@@ -83,6 +84,21 @@ def in_order(
             _listen(context, runs, progress, modules)
     finally:
         _stop([run.process for run in runs])
+
+
+@contextmanager
+def finished_pieces(
+    jobs: Iterable[Job[Path]], processes: int, progress: Progress, modules: Modules, store: Path
+) -> Iterator[Iterator[Path]]:
+    """Give the folders of the pieces that jobs finish, in their order, by `in_order`.
+
+    However it ends, nothing half made is left in their store.
+    """
+    try:
+        with closing(in_order(jobs, processes, progress, modules)) as finished:
+            yield finished
+    finally:
+        remove_unfinished(store)
 
 
 def stop_server() -> None:

@@ -106,5 +106,4 @@ def _image(path: Path, name: str, sample: Sample) -> Image | Rejected:
 def _text(file: IO[bytes], member: Member) -> bytes | Rejected:
     if member.size > MAX_TEXT_BYTES:
         return Rejected("too_large")
-    file.seek(member.offset)
-    return file.read(member.size)
+    return member.read(file)

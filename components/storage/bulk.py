@@ -16,10 +16,9 @@ from tempfile import TemporaryDirectory
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault
 from components.storage.atomic import link_or_copy, new_folder, remove
 from components.storage.bucket import Bucket, open_bucket
-from components.storage.manifest import Entry, listed, read_manifest, verify, write_manifest
+from components.storage.manifest import SHARD_SUFFIX, Entry, listed, read_manifest, verify, write_manifest
 
 SHARDS = "shards"  # the folder of the objects below a data root
-SUFFIX = ".tar"  # of what goes to the bucket
 MARK, MARK_TEXT = "data_root.txt", b"Shards of an LLM2CLIP pipeline, named by their content.\n"
 FETCHED = "fetched"  # below a stage's work
 log = logging.getLogger("llm2clip")
@@ -76,7 +75,7 @@ def _bring_here(piece_folder: Path, shards: list[Entry], root: Bucket | None) ->
     entries = read_manifest(piece_folder)
     with new_folder(piece_folder) as part:
         for shard in shards:
-            _download(shard, root, part / f"{shard.name}{SUFFIX}", piece_folder)
+            _download(shard, root, part / f"{shard.name}{SHARD_SUFFIX}", piece_folder)
         for entry in entries:
             if not entry.is_remote:
                 link_or_copy(piece_folder / entry.uri, part / entry.uri)
@@ -111,7 +110,7 @@ def keep_remote(piece_folder: Path, root: Bucket) -> None:
         InfrastructureFault: the endpoint failed for longer than is ridden out.
     """
     entries = listed(piece_folder)
-    shards = [entry for entry in entries if entry.place.endswith(SUFFIX)]
+    shards = [entry for entry in entries if entry.is_shard]
     kept = [replace(entry, uri=f"{root.uri}/{object_name(entry)}") for entry in shards]
     if kept == shards:
         return
@@ -162,7 +161,7 @@ def local_copy(folder: Path, entry: Entry, work: Path) -> Iterator[Path]:
 
 def object_name(entry: Entry) -> str:
     """Return a shard's name below a data root; it carries the hash, so that no other content ever has it."""
-    return f"{SHARDS}/{entry.name}-{entry.sha256}{SUFFIX}"
+    return f"{SHARDS}/{entry.name}-{entry.sha256}{SHARD_SUFFIX}"
 
 
 def _root_of(entry: Entry) -> str:

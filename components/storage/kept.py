@@ -43,9 +43,7 @@ def kept_shards(layout: Layout, split: str) -> Iterator[KeptShard]:
     Raises:
         DataFault: a file is missing or damaged.
     """
-    shards = [
-        entry for entry in read_manifest(layout.artifact("download"), "shards/") if entry.uri.endswith(".tar")
-    ]
+    shards = [entry for entry in read_manifest(layout.artifact("download"), "shards/") if entry.is_shard]
     read_manifest(layout.artifact("recaption"), "captions/")
     read_manifest(layout.artifact("audit"), "kept/")
     for entry in shards:

@@ -15,6 +15,7 @@ from components.storage.layout import MANIFEST
 
 FORMAT_VERSION = 1
 REMOTE = "s3://"
+SHARD_SUFFIX = ".tar"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Entry:
             return self.uri
         path = PurePosixPath(self.uri.removeprefix(REMOTE))
         return f"{path.parent.name}/{path.stem.removesuffix(f'-{self.sha256}')}{path.suffix}"
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether it is a tar of image-caption pairs."""
+        return self.place.endswith(SHARD_SUFFIX)
 
     @property
     def name(self) -> str:

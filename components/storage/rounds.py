@@ -10,6 +10,11 @@ from components.storage.pieces import is_intact, piece
 
 ASIDE = "aside"
 Make = Callable[[Path, Path | None, int], None]
+Look = Callable[[Path], None]
+
+
+def _rely(folder: Path) -> None:
+    """Look at a folder that needs no second look."""
 
 
 class Rounds:
@@ -21,7 +26,7 @@ class Rounds:
         look: Called with each folder before it is relied on; may remove it.
     """
 
-    def __init__(self, store: Path, key: str, look: Callable[[Path], object] = bool) -> None:
+    def __init__(self, store: Path, key: str, look: Look = _rely) -> None:
         self._store, self._key, self._look = store, key, look
 
     def latest(self) -> Path | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.faults import DataFault
 from components.storage.atomic import new_file
-from components.storage.bulk import SUFFIX, local_copy
+from components.storage.bulk import local_copy
 from components.storage.manifest import Entry, read_manifest
 from components.storage.tar_index import tar_index
 
@@ -99,8 +99,7 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                 kind = member.name.partition(".")[2]
                 if kind in parts:
                     raise ValueError(f"{member.name} occurs twice")
-                file.seek(member.offset)
-                parts[kind] = file.read(member.size)
+                parts[kind] = member.read(file)
             yield key, parts
 
 
@@ -121,4 +120,4 @@ def read_pairs(folder: Path, shard: Entry, work: Path) -> Iterator[Pair]:
 
 def shards_of(folder: Path) -> list[Entry]:
     """Return the shards of a folder; verifies all of it by its manifest, but for shards in a bucket."""
-    return [entry for entry in read_manifest(folder) if entry.uri.endswith(SUFFIX)]
+    return [entry for entry in read_manifest(folder) if entry.is_shard]

@@ -28,6 +28,11 @@ class Member:
     offset: int
     size: int
 
+    def read(self, file: IO[bytes]) -> bytes:
+        """Return its bytes from the tar, which is open."""
+        file.seek(self.offset)
+        return file.read(self.size)
+
 
 class _Damaged(Exception):
     """The tar is not as it should be; the text says how."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -30,3 +31,15 @@ def fetch(smoke: Params, server: Server) -> Fetch:
             "backoff_seconds": 0.01,
         }
     )
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Nobody waits; how many seconds each would have is told here."""
+    told: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        told.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", wait)
+    return told

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from tests.threaded import in_thread
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 DRIP_SECONDS = 0.02
@@ -125,23 +126,11 @@ def late(answer: Answer, seconds: float) -> Answer:
 def serving(server: Server, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Run a server in a thread of its own, on a free port."""
     server.scheme = "https" if tls else "http"
-    ready = threading.Event()
-    stop: list[Callable[[], object]] = []
 
-    async def serve() -> None:
-        done = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        stop.append(lambda: loop.call_soon_threadsafe(done.set))
+    @asynccontextmanager
+    async def listening() -> AsyncIterator[int]:
         async with await asyncio.start_server(server.handle, "127.0.0.1", 0, ssl=tls) as listener:
-            server.port = listener.sockets[0].getsockname()[1]
-            ready.set()
-            await done.wait()
+            yield listener.sockets[0].getsockname()[1]
 
-    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
-    thread.start()
-    ready.wait()
-    try:
+    with in_thread(listening) as server.port:
         yield server
-    finally:
-        stop[0]()
-        thread.join()

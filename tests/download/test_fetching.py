@@ -144,14 +144,8 @@ def test_a_server_can_take_no_more_than_the_deadline_and_the_bytes(server: Serve
 
 
 def test_the_deadline_is_for_all_attempts_and_waits_together(
-    server: Server, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+    server: Server, fetch: Fetch, waits: list[float]
 ) -> None:
-    waits: list[float] = []
-
-    async def wait(seconds: float) -> None:
-        waits.append(seconds)
-
-    monkeypatch.setattr(asyncio, "sleep", wait)
     server.answers["/busy"] = status(503, "Retry-After: 1000000000")
     patient = fetch.model_copy(update={"retries": 5, "deadline_seconds": 20.0})
     assert result(patient, server.url("/busy")) == "http_503"

@@ -192,15 +192,7 @@ def test_a_redirect_never_leads_from_https_to_http(
         assert result(both, server.url("/up")) == b"picture"
 
 
-def test_a_server_says_when_to_come_back(
-    server: Server, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waits: list[float] = []
-
-    async def wait(seconds: float) -> None:
-        waits.append(seconds)
-
-    monkeypatch.setattr(asyncio, "sleep", wait)
+def test_a_server_says_when_to_come_back(server: Server, fetch: Fetch, waits: list[float]) -> None:
     patient = fetch.model_copy(update={"retries": 1, "deadline_seconds": 100.0, "backoff_seconds": 0.5})
     date = "Date: Fri, 31 Dec 1999 23:59:50 GMT"  # by the server's clock, however wrong it is
     cases = {

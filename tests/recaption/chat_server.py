@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from hashlib import sha256
 from typing import Any
 
 from aiohttp import web
+
+from tests.threaded import in_thread
 
 Behaviour = Callable[["ChatServer", dict[str, Any]], Awaitable[web.StreamResponse]]
 
@@ -129,29 +130,16 @@ def together(count: int) -> Behaviour:
 @contextmanager
 def serving(server: ChatServer) -> Iterator[ChatServer]:
     """Run a server in a thread of its own, on a free port."""
-    ready = threading.Event()
-    stop: list[Callable[[], object]] = []
 
-    async def serve() -> None:
-        done = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        stop.append(lambda: loop.call_soon_threadsafe(done.set))
+    @asynccontextmanager
+    async def listening() -> AsyncIterator[int]:
         app = web.Application(client_max_size=1 << 24)
         app.router.add_post("/v1/chat/completions", server.handle)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        server.port = runner.addresses[0][1]
-        ready.set()
-        await done.wait()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield runner.addresses[0][1]
         await runner.cleanup()
 
-    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
-    thread.start()
-    ready.wait()
-    try:
+    with in_thread(listening) as server.port:
         yield server
-    finally:
-        stop[0]()
-        thread.join()
