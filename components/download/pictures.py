@@ -40,6 +40,9 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 }
 WHITE = (255, 255, 255, 255)
 SIXTEEN_TO_EIGHT_BITS = 1 / 257  # 65535 becomes 255
+LARGE_PIXELS = 1 << 24  # beyond it the whole picture in one more form would be hundreds of megabytes
+STRIP_PIXELS = 1 << 20
+GAP = 2  # how many times the wanted size a quick reduction leaves: the good one has the last word
 HALF = 2  # a JPEG may be decoded at half its size: other scales take longer or lose too much
 
 # it warns of bombs, where our own limit is checked, and of every odd tag, which is no news among web images
@@ -161,11 +164,24 @@ def _jpeg_pixels(image: Image.Image, data: bytes, images: Images) -> Pixels | No
 def _pixels(image: Image.Image, images: Images) -> Pixels:
     try:
         image.load()
+        if image.width * image.height > LARGE_PIXELS:
+            return _reduced(image, images)
         return np.array(_plain_rgb(image))
     except MemoryError:
         raise Refused("out_of_memory") from None
     except Exception as error:  # a decoder fed with anything raises anything
         raise Refused("truncated" if "truncated" in str(error) else "broken_image") from None
+
+
+def _reduced(image: Image.Image, images: Images) -> Pixels:
+    """Shrink a large picture: by means over squares, strip by strip, near the wanted size, then to it."""
+    height, width = _wanted(image.size, images)
+    square = max(1, min(image.width // width, image.height // height) // GAP)  # pixels of its side
+    rows = square * max(1, STRIP_PIXELS // (square * image.width))
+    boxes = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+    near = np.concatenate([np.asarray(_plain_rgb(image.crop(box)).reduce(square)) for box in boxes])
+    whole = (0, 0, image.width / square, image.height / square)  # the last squares may be cut
+    return np.asarray(Image.fromarray(near).resize((width, height), Image.Resampling.BICUBIC, whole))
 
 
 def _plain_rgb(image: Image.Image) -> Image.Image:

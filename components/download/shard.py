@@ -21,7 +21,7 @@ from components.storage.bulk import forget_lost, keep_remote
 from components.storage.rounds import Rounds, set_aside
 from components.storage.shards import Pair, write_shard
 
-FORMAT_VERSION = 3  # raised whenever the same rows give other bytes
+FORMAT_VERSION = 4  # raised whenever the same rows give other bytes
 SPEED_ONLY = {"connections", "connections_per_host"}
 
 

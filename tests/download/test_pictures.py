@@ -4,6 +4,8 @@ import io
 import random
 import resource
 import struct
+import subprocess
+import sys
 import zlib
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
+from components.download import pictures
 from components.download.pictures import Picture, picture_of
 from components.download.refusal import Refused
 from components.settings.download import Images
@@ -290,3 +293,47 @@ def test_a_jpeg_decoded_at_half_its_size_looks_as_the_whole_one_shrunk() -> None
     slow = np.asarray(opened(picture_of(coded(large, "PNG"), IMAGES.model_copy(update={"size": 256}))))
     assert quick.shape == slow.shape == (192, 256, 3)
     assert np.abs(quick.astype(int) - slow).mean() < 2.0  # grey levels
+
+
+def large(mode: str) -> Image.Image:
+    coarse = Image.fromarray(np.random.default_rng(7).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    image = coarse.resize((4801, 3603), Image.Resampling.BICUBIC)
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    image = image.convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16"])
+def test_a_large_picture_reduced_in_strips_looks_as_the_whole_one_shrunk(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = IMAGES.model_copy(update={"size": 256, "max_pixels": 64_000_000})
+    data = coded(large(mode), "PNG", compress_level=1)
+    strips = np.asarray(opened(picture_of(data, images)))
+    monkeypatch.setattr(pictures, "LARGE_PIXELS", images.max_pixels)
+    whole = np.asarray(opened(picture_of(data, images)))
+    assert strips.shape == whole.shape == (192, 256, 3)
+    assert not np.array_equal(strips, whole)
+    assert np.abs(strips.astype(int) - whole).mean() < 1.5  # grey levels, those of the JPEG among them
+
+
+def test_a_large_picture_costs_little_more_than_itself() -> None:
+    images = load_params(ROOT / "presets" / "demo.yaml").download.images
+    data = coded(Image.new("RGBA", (8000, 8000), (*RED, 128)), "PNG", compress_level=1)
+    # in a process of its own, whose peak is its own
+    program = (
+        "import sys, resource; from components.download.pictures import picture_of; "
+        "from components.settings.params import load_params; from pathlib import Path; "
+        f"images = load_params(Path({str(ROOT / 'presets' / 'demo.yaml')!r})).download.images; "
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+        "picture_of(sys.stdin.buffer.read(), images); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=data, cwd=ROOT, capture_output=True, check=True
+    )  # noqa: S603
+    assert near(opened(picture_of(data, images)).getpixel((9, 9)), (237, 137, 137))
+    assert int(done.stdout) < 330 * 1024  # it is 256 MB decoded, and was four times as much
