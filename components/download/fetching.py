@@ -1,38 +1,26 @@
-"""One image over HTTP: bounded in time, bytes and reach, whatever the server does."""
+"""One image or file over HTTP: bounded in time, bytes and reach, whatever the server does."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
-from multidict import CIMultiDictProxy
 from yarl import URL
 
 from components.download.addresses import PublicResolver, checked_url
-from components.download.refusal import Refused, may_pass
+from components.download.answers import REDIRECTS, Body, Elsewhere, Saving, Take, elsewhere, image_body
+from components.download.refusal import Refused
 from components.settings.download import Fetch
 
-CHUNK_BYTES = 1 << 16
 NAME_SECONDS = 300  # that a looked-up name is used for
-REDIRECTS = (301, 302, 303, 307, 308)
-OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
-VALUED_DIRECTIVES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
-
-
-@dataclass(frozen=True)
-class Body:
-    """The bytes of an answer, and where they are from if the server sent us on."""
-
-    data: bytes
-    final_url: str | None
+T = TypeVar("T")
 
 
 class Fetcher:
@@ -80,7 +68,7 @@ class Fetcher:
                 start_seconds = clock()
                 try:
                     async with asyncio.timeout(left_seconds):
-                        body = await self._follow(url)
+                        body = await self._body_of(url)
                 except TimeoutError:
                     is_nameless = self._resolver.is_looking_up(str(url.raw_host))
                     raise Refused("dns_failed" if is_nameless else "timeout") from None
@@ -98,26 +86,62 @@ class Fetcher:
             await asyncio.sleep(wait_seconds)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _follow(self, url: URL) -> Body:
-        asked = url
+    async def saved(self, text: str, path: Path) -> None:
+        """Write what a URL answers to a file, however large it is.
+
+        The deadline is for each wait for the next bytes. After a cut it is asked for what is lacking, if the
+        server can tell that it is still the same file, else for all of it.
+
+        Raises:
+            Refused: with the reason, after the retries that params allow.
+        """
+        url, saving = checked_url(text, self._fetch), Saving(path)
+        silence = aiohttp.ClientTimeout(
+            total=None, connect=self._fetch.deadline_seconds, sock_read=self._fetch.deadline_seconds
+        )
+        for attempt in range(self._fetch.retries + 1):
+            try:
+                async with self._by_host[str(url.host)], self._all:
+                    await self._follow(url, saving.take, headers=saving.headers(), timeout=silence)
+                    return
+            except TimeoutError:
+                refused = Refused("timeout", may_pass=True)
+            except Refused as found:
+                refused = found
+            if not refused.may_pass or attempt == self._fetch.retries:
+                raise refused
+            backoff_seconds = self._fetch.backoff_seconds * 2**attempt
+            asked_seconds = min(refused.retry_after_seconds, self._fetch.deadline_seconds)
+            await asyncio.sleep(max(backoff_seconds, asked_seconds))
+
+    async def _body_of(self, url: URL) -> Body:
+        data, final = await self._follow(url, partial(image_body, fetch=self._fetch))
+        return Body(data, None if final is url else str(final))
+
+    async def _follow(
+        self,
+        url: URL,
+        take: Take[T],
+        **options: Any,  # noqa: ANN401 - of aiohttp
+    ) -> tuple[T, URL]:
+        """Return what was taken of the answer, and where redirects ended."""
         for _ in range(self._fetch.max_redirects + 1):
-            answer = await self._ask(url)
-            if isinstance(answer, bytes):
-                return Body(answer, None if url is asked else str(url))
-            target = checked_url(answer, self._fetch)
+            answer = await self._ask(url, take, options)
+            if not isinstance(answer, Elsewhere):
+                return answer, url
+            target = checked_url(answer.url, self._fetch)
             if (url.scheme, target.scheme) == ("https", "http"):
                 raise Refused("https_downgrade")  # a list that says https means it
             url = target
         raise Refused("too_many_redirects")
 
-    async def _ask(self, url: URL) -> bytes | str:
-        """Return the body, or where the server sends us."""
+    async def _ask(self, url: URL, take: Take[T], options: dict[str, Any]) -> T | Elsewhere:
+        """Return what is taken of the answer, or where the server sends us."""
         try:
-            async with self._session.get(url, allow_redirects=False) as response:
+            async with self._session.get(url, allow_redirects=False, **options) as response:
                 if response.status in REDIRECTS:
-                    return _target(url, response.headers.get("Location", ""))
-                self._check(response)
-                return await self._body(response)
+                    return elsewhere(url, response)
+                return await take(response)
         except aiohttp.ClientSSLError:
             raise Refused("tls") from None
         except aiohttp.ClientPayloadError:
@@ -130,60 +154,3 @@ class Fetcher:
             if isinstance(error, TimeoutError):
                 raise
             raise Refused("connection_failed", may_pass=True) from None
-
-    def _check(self, response: aiohttp.ClientResponse) -> None:
-        status = response.status
-        if status != 200:
-            reason = f"http_{status}"
-            after = _retry_after_seconds(response.headers)
-            raise Refused(reason, may_pass=may_pass(reason), retry_after_seconds=after)
-        if opted_out(response.headers, self._fetch.user_agent):
-            raise Refused("opted_out")
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise Refused("encoded_body")
-        if (response.content_length or 0) > self._fetch.max_bytes:
-            raise Refused("too_large")
-
-    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
-        body = bytearray()
-        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-            body += chunk
-            if len(body) > self._fetch.max_bytes:
-                raise Refused("too_large")
-        return bytes(body)
-
-
-def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> bool:
-    """Say whether X-Robots-Tag asks everyone, or this user agent by name, not to use the image."""
-    for value in headers.getall("X-Robots-Tag", []):
-        concerns_us = True
-        for part in value.lower().split(","):
-            agent, colon, directive = part.partition(":")
-            if colon and agent.strip() not in VALUED_DIRECTIVES:
-                concerns_us = agent.strip() in user_agent.lower()
-            else:
-                directive = part
-            if concerns_us and directive.strip() in OPT_OUTS:
-                return True
-    return False
-
-
-def _target(url: URL, location: str) -> str:
-    if not location:
-        raise Refused("bad_response")
-    try:
-        return str(url.join(URL(location)))
-    except ValueError:
-        raise Refused("bad_url") from None
-
-
-def _retry_after_seconds(headers: CIMultiDictProxy[str]) -> float:
-    """Return the seconds a server asks for: in number, or until a date by its own clock; 0 if it does not."""
-    value = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,12}", value):
-        return float(value)
-    try:
-        wait = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("Date", ""))
-    except (TypeError, ValueError):
-        return 0.0
-    return max(0.0, wait.total_seconds())

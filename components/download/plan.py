@@ -17,6 +17,7 @@ from components.running.planning import (
 )
 from components.running.shard_sizes import original_size, shard_size
 from components.settings.params import Params
+from components.sources.needs import is_far
 
 BENCH = "`python -m bench.fetch_rates`"
 PICTURE = Figure(3.7, f"{BENCH}, pictures of 1024 x 768 pixels over loopback")  # CPU ms, 3.5 to 3.8 in 4 runs
@@ -97,6 +98,11 @@ def _cautions(params: Params, machine: Machine, images: PlannedImages) -> list[s
         )
     if machine.machines > 1:
         found.append("one run is on one machine: for more, give each its part of the lists, by path or limit")
+    for source in filter(is_far, params.download.sources):
+        found.append(
+            f"the shards of {source.name} come over the network first and stay on this disk until the stage "
+            "is done; how many bytes that is nobody told"
+        )
     if params.download.retry_rounds and images.requests:
         found.append("rows whose failure may pass are asked for again, up to download.retry_rounds times")
     return found

@@ -1,7 +1,8 @@
 """Brings every source's rows into one form: images of bounded size in shards, captions beside them.
 
 Reads:
-    inputs/<download.inputs>/ (tables and folders that params name), and the urls in them.
+    inputs/<download.inputs>/ (tables and folders that params name), the urls in them, and shards that params
+    name elsewhere.
 
 Writes:
     artifacts/download/shards/00000.tar (`<key>.jpg`, `.txt`, `.json`), 00000.parquet (the ledger) and
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
+from components.download.far_shards import bring_shards
 from components.download.shard import Shard
 from components.download.survey import each_url_once, groups, image_rows, survey, text_rows
 from components.download.tally import Tally
@@ -28,7 +30,9 @@ from components.running.workers import finished_pieces, usable_cores
 from components.settings.download import Download
 from components.settings.environment import Environment
 from components.settings.params import Params
+from components.sources.needs import Inputs
 from components.sources.rows import Rejection, Row
+from components.storage.atomic import remove
 from components.storage.bulk import open_data_root
 from components.storage.layout import Layout
 from components.storage.pieces import put_files
@@ -40,9 +44,11 @@ MODULES = Modules(imported=("components.download.taking", "webdataset"), refused
 def run(params: Params, env: Environment) -> None:
     """Run the stage."""
     layout, download = Layout(env.work_store), params.download
-    inputs, work = layout.inputs(download.inputs), layout.work(STAGE)
+    work = layout.work(STAGE)
+    inputs = Inputs(layout.inputs(download.inputs), work / "brought")
     if download.data_root:
         open_data_root(download.data_root)  # one that cannot be written to is told before any work
+    bring_shards(download, inputs, work)
     known = survey(download, inputs, params.seed, work / "survey")
     progress = Progress(work, STAGE, known.image_rows, "images")
     tally = Tally(download)
@@ -67,6 +73,7 @@ def run(params: Params, env: Environment) -> None:
         if known.text_rows:
             texts.check(download.max_reject_share, STAGE, given=known.text_rows)
 
+    remove(inputs.brought)
     total = Rows()
     for part in (tally.rows, texts):
         total.add(part.figures())

@@ -12,6 +12,7 @@ from components.faults import ConfigurationFault, DataFault
 from components.settings.download import Download
 from components.settings.sources import SceneTexts, TextTable, Weighted
 from components.sources.mixture import mixed
+from components.sources.needs import Inputs
 from components.sources.rows import ImageUrl, Rejection, Row, read_rows
 from components.storage.atomic import remove
 from components.storage.digests import Digests, Repeated
@@ -29,7 +30,7 @@ class Survey:
     repeated_urls: Repeated
 
 
-def survey(params: Download, inputs: Path, seed: int, work: Path) -> Survey:
+def survey(params: Download, inputs: Inputs, seed: int, work: Path) -> Survey:
     """Read every source once; of a long list eight bytes a row lie in `work` meanwhile.
 
     Raises:
@@ -43,7 +44,7 @@ def survey(params: Download, inputs: Path, seed: int, work: Path) -> Survey:
         remove(work)
 
 
-def _survey(params: Download, inputs: Path, seed: int, keys: Digests, urls: Digests) -> Survey:
+def _survey(params: Download, inputs: Inputs, seed: int, keys: Digests, urls: Digests) -> Survey:
     images = texts = 0
     for row in image_rows(params, inputs, seed):
         images += 1
@@ -65,7 +66,7 @@ def _survey(params: Download, inputs: Path, seed: int, keys: Digests, urls: Dige
     return Survey(images, texts, urls.repeated())
 
 
-def image_rows(params: Download, inputs: Path, seed: int) -> Iterator[Row | Rejection]:
+def image_rows(params: Download, inputs: Inputs, seed: int) -> Iterator[Row | Rejection]:
     """Yield the rows of all sources of images: those without weight in the order of params, then the others.
 
     Sources with weights are merged in their proportion, so that each shard holds the mixture.
@@ -75,7 +76,7 @@ def image_rows(params: Download, inputs: Path, seed: int) -> Iterator[Row | Reje
     for source in params.sources:
         if isinstance(source, TextTable | SceneTexts):
             continue
-        rows = read_rows(source, inputs, seed)
+        rows = read_rows(source, inputs.of(source), seed)
         if isinstance(source, Weighted) and source.weight is not None:
             weighted.append(rows)
             weights.append(source.weight)
@@ -84,11 +85,11 @@ def image_rows(params: Download, inputs: Path, seed: int) -> Iterator[Row | Reje
     yield from mixed(weighted, weights)
 
 
-def text_rows(params: Download, inputs: Path, seed: int) -> Iterator[Row | Rejection]:
+def text_rows(params: Download, inputs: Inputs, seed: int) -> Iterator[Row | Rejection]:
     """Yield the rows of all sources of captions without images, in the order of params."""
     for source in params.sources:
         if isinstance(source, TextTable | SceneTexts):
-            yield from read_rows(source, inputs, seed)
+            yield from read_rows(source, inputs.of(source), seed)
 
 
 def each_url_once(rows: Iterator[Row | Rejection], repeated_urls: Repeated) -> Iterator[Row | Rejection]:
@@ -108,7 +109,7 @@ def groups(rows: Iterable[Row | Rejection], size: int) -> Iterator[list[Row | Re
         yield group
 
 
-def _refuse_equal_keys(params: Download, inputs: Path, seed: int, repeated: Repeated) -> None:
+def _refuse_equal_keys(params: Download, inputs: Inputs, seed: int, repeated: Repeated) -> None:
     if not len(repeated):
         return
     sources: dict[str, str] = {}

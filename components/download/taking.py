@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from components.download.fetching import Body, Fetcher
+from components.download.answers import Body
+from components.download.fetching import Fetcher
 from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS
 from components.download.pictures import Picture, jpeg_of, picture_of
 from components.download.refusal import Refused

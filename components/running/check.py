@@ -13,7 +13,7 @@ from components.settings.base_models import FolderModel
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import EndpointCaptioner, VllmCaptioner
-from components.sources.needs import paths_of
+from components.sources.needs import is_far, paths_of
 from components.storage.bucket import open_bucket
 from components.storage.bulk import open_data_root
 from components.storage.layout import Layout
@@ -27,7 +27,7 @@ def check(params: Params, env: Environment) -> list[str]:
 
     Raises:
         ConfigurationFault: a tool, an input, a model or a bucket is missing, or may not be written to.
-        InfrastructureFault: the disk is nearly full, or the registry or data root does not answer.
+        InfrastructureFault: the disk is nearly full, or a bucket does not answer.
     """
     layout = Layout(env.work_store)
     return [
@@ -82,6 +82,9 @@ def _inputs(params: Params, layout: Layout) -> str:
     for section, path in named:
         if not (folder / path).exists() and not any(folder.glob(path)):
             raise ConfigurationFault(f"{folder / path} not found ({section}): put it there or mend the path")
+    for source in params.download.sources:
+        if is_far(source) and source.path.startswith("s3://"):
+            open_bucket(source.path.rpartition("/")[0])
     return f"inputs: {folder}, {len(params.download.sources)} sources"
 
 

@@ -9,6 +9,7 @@ from components.faults import ConfigurationFault, DataFault
 from components.running.planning import Figure
 from components.settings.sources import Captioned, Scenes, SceneTexts, Source, Table
 from components.sources.files import named_files
+from components.sources.needs import is_far
 
 TEXT_TABLES = (".csv", ".tsv")
 BLOCK_BYTES = 1 << 24
@@ -35,6 +36,8 @@ def rows_of(source: Source, inputs: Path) -> Figure:
 
 def _tables(source: Captioned, inputs: Path) -> Iterator[Path]:
     try:
+        if is_far(source):
+            raise ConfigurationFault("its shards are elsewhere; bring them here")
         yield from named_files(inputs, source.path, (".parquet", *TEXT_TABLES)).paths
     except ConfigurationFault as fault:
         raise ConfigurationFault(

@@ -32,6 +32,24 @@ def _stays_below(path: str) -> str:
     return path
 
 
+FAR_SHARDS = re.compile(
+    r"(https?://[^\s/?#@{}*]+|s3://[a-z0-9][a-z0-9.-]+[a-z0-9])(/[^\s/?#@{}*]+)*/"  # host or bucket, folders
+    r"[A-Za-z0-9_.=-]*(\{\d{1,7}\.\.\d{1,7}\}[A-Za-z0-9_.=-]*)?\.tar"
+)
+FAR_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[^\s/?#@{}*]+)*/[A-Za-z0-9_.=*-]*\.tar")
+
+
+def _below_or_far(path: str) -> str:
+    if "://" not in path:
+        return _stays_below(path)
+    if not (FAR_SHARDS.fullmatch(path) or FAR_PATTERN.fullmatch(path)):
+        raise ValueError(
+            "expected https://host/folder/{00000..00331}.tar, s3://bucket/prefix/{00000..00331}.tar or "
+            "s3://bucket/prefix/*.tar, without query or credentials"
+        )
+    return path
+
+
 def _in_a_bucket(uri: str) -> str:
     if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[A-Za-z0-9_.=-]+)*", uri):
         raise ValueError("expected s3://bucket/prefix, without a slash at its end or credentials")
@@ -40,3 +58,4 @@ def _in_a_bucket(uri: str) -> str:
 
 BucketUri = Annotated[str, AfterValidator(_in_a_bucket)]
 RelativePath = Annotated[str, AfterValidator(_stays_below)]
+ShardsPath = Annotated[str, AfterValidator(_below_or_far)]

@@ -11,7 +11,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.settings.section import Count, Language, Name, Positive, Rate, RelativePath, Section, Sha256
+from components.settings.section import (
+    Count,
+    Language,
+    Name,
+    Positive,
+    Rate,
+    RelativePath,
+    Section,
+    Sha256,
+    ShardsPath,
+)
 
 Split = Literal["train", "validation", "test"]
 MEMBER_COLUMN = r"^(txt|json\..+)$"
@@ -154,9 +164,19 @@ class Sidecars(Members):
 
 
 class Shards(Members, Pinned):
-    """WebDataset shards that are there already, as img2dataset writes them."""
+    """WebDataset shards that are there already, as img2dataset writes them.
+
+    They may lie on a web server or in a bucket, numbered from one shard to another or, in a bucket only, by a
+    pattern: `https://host/cc12m/{00000..01242}.tar`, `s3://bucket/cc12m/*.tar`.
+    """
 
     kind: Literal["shards"]
+    path: ShardsPath
+
+    @property
+    def is_far(self) -> bool:
+        """Whether they must be brought here first."""
+        return "://" in self.path
 
 
 class SplitCounts(Section):

@@ -41,21 +41,21 @@ def read_shards(source: Shards, inputs: Path) -> Iterator[Row | Rejection]:
 
     Args:
         source: From params.
-        inputs: The folder its path is relative to.
+        inputs: The folder its path is relative to; for shards that were brought here, the one they are in.
 
     Raises:
         ConfigurationFault: no shard fits the path.
         DataFault: a shard is cut, damaged, empty, not the pinned one, holds other than plain files, or a key
             occurs twice in it.
     """
-    files = named_files(inputs, source.path, (".tar",))
+    files = named_files(inputs, "." if source.is_far else source.path, (".tar",))
     check_pin(inputs, files.paths, source.sha256)
     rows = (row for path in files.paths for row in _rows(source, path, files.name_of(path)))
     yield from islice(rows, source.limit)
 
 
 def _rows(source: Shards, path: Path, name: str) -> Iterator[Row | Rejection]:
-    samples = _samples(path)
+    samples = samples_of(path)
     with path.open("rb") as file:
         for sample in samples:
             found = Found(
@@ -67,7 +67,12 @@ def _rows(source: Shards, path: Path, name: str) -> Iterator[Row | Rejection]:
             yield row_of(source, found)
 
 
-def _samples(path: Path) -> list[Sample]:
+def samples_of(path: Path) -> list[Sample]:
+    """Return what a shard holds.
+
+    Raises:
+        DataFault: it is cut, damaged, empty, holds other than plain files, or a key twice.
+    """
     samples: dict[str, Sample] = {}
     last = None
     for member in tar_index(path):

@@ -60,8 +60,13 @@ class Bucket(Protocol):
             DataFault: the bytes that went out do not have the sha256 `digest`.
         """
 
-    def download_file(self, name: str, path: Path, digest: str) -> None:
+    def download_file(self, name: str, path: Path, digest: str | None) -> None:
         """Bring an object here.
+
+        Args:
+            name: The object.
+            path: Where to.
+            digest: Its sha256, None where nobody knows it.
 
         Raises:
             DataFault: there is none, or its sha256 is not `digest`; `path` is left as it was.
@@ -148,7 +153,7 @@ class FolderBucket:
         _copy(path, target, digest)
         return True
 
-    def download_file(self, name: str, path: Path, digest: str) -> None:
+    def download_file(self, name: str, path: Path, digest: str | None) -> None:
         """See `Bucket`."""
         source = self._path(name)
         if not source.is_file():
@@ -169,12 +174,14 @@ class FolderBucket:
             yield
 
 
-def check_digest(path: Path, digest: str, source: str) -> None:
-    """Refuse a file that is not the one that was meant.
+def check_digest(path: Path, digest: str | None, source: str) -> None:
+    """Refuse a file that is not the one that was meant, if it is known which.
 
     Raises:
         DataFault: its sha256 is not `digest`.
     """
+    if digest is None:
+        return
     found = sha256_of(path)
     if found != digest:
         raise DataFault(
@@ -183,12 +190,14 @@ def check_digest(path: Path, digest: str, source: str) -> None:
         )
 
 
-def missing(source: str, digest: str) -> str:
+def missing(source: str, digest: str | None) -> str:
     """Return what is said of an object that is not there."""
+    if digest is None:
+        return f"{source} not found; put it there or correct its name"
     return f"{source} not found; expected a file of sha256 {digest[:12]}...; put it there again"
 
 
-def _copy(source: Path, target: Path, digest: str) -> None:
+def _copy(source: Path, target: Path, digest: str | None) -> None:
     with new_file(target) as part:
         shutil.copyfile(source, part)
         check_digest(part, digest, str(source))

@@ -149,7 +149,7 @@ class S3Bucket:
             raise InfrastructureFault(f"{self.uri}/{name} was not stored whole; run it again")
         return True
 
-    def download_file(self, name: str, path: Path, digest: str) -> None:
+    def download_file(self, name: str, path: Path, digest: str | None) -> None:
         """See `Bucket`."""
         with new_file(path) as part:
             with self._explained(name), part.open("wb") as file:

@@ -17,15 +17,15 @@ import pytest
 from PIL import Image
 
 from components.download import stage, taking, tally
-from components.download.fetching import Body, Fetcher
+from components.download.answers import Body
+from components.download.fetching import Fetcher
 from components.download.ledger import LEDGER, read_ledger
 from components.download.pictures import Picture, picture_of
 from components.download.refusal import Refused
 from components.download.shard import Shard
 from components.download.stage import run
-from components.faults import ConfigurationFault, DataFault, InfrastructureFault, Stopped
+from components.faults import ConfigurationFault, DataFault, InfrastructureFault
 from components.running.jobs import Tell
-from components.running.signals import raise_on_stop_signals
 from components.settings.download import Download, Fetch, Images
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -35,6 +35,7 @@ from components.storage.manifest import read_manifest
 from components.storage.shards import Pair, read_pairs, shards_of
 from components.storage.side_tables import read_captions, read_table
 from tests.download.server import Server, body, drip, endless, late, raw, redirect, status
+from tests.threaded import stopped_once
 
 OUT = Path("artifacts/download")
 FIELDS: dict[str, Any] = {
@@ -233,7 +234,6 @@ def test_a_stop_signal_ends_the_fetching_and_the_rerun_goes_on_by_shard(
     smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
 ) -> None:
     params = with_sources(smoke, [url_source(web)], fetch.model_copy(update={"deadline_seconds": 60.0}))
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     asked = threading.Event()
     alone = Environment(work_store=env.work_store, processes=1)
 
@@ -242,22 +242,8 @@ def test_a_stop_signal_ends_the_fetching_and_the_rerun_goes_on_by_shard(
         await asyncio.sleep(60)
 
     server.answers["/12"] = [hold, body(jpeg(12))]  # of the second shard
-    main_thread = threading.main_thread().ident or 0
-
-    def kill() -> None:
-        asked.wait()
-        signal.pthread_kill(main_thread, signal.SIGTERM)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        raise_on_stop_signals()
-        with pytest.raises(Stopped):
-            run(params, alone)
-    finally:
-        killer.join()
-        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
-            signal.signal(number, handler)
+    with stopped_once(asked):
+        run(params, alone)
     assert not OUT.exists()
     run(params, alone)
     assert server.hits["/00"] == 1

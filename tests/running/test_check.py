@@ -11,6 +11,7 @@ from components.faults import ConfigurationFault
 from components.running.check import check
 from components.settings.environment import Environment
 from components.settings.params import Params
+from tests.sources.test_shard_rows import shards
 
 PROMPTED: dict[str, Any] = {
     "name": "far",
@@ -81,3 +82,16 @@ def test_a_captioner_names_a_model_of_base_models(smoke: Params) -> None:
         changed(smoke, VLLM, "florence", "florence")
     with pytest.raises(ValueError, match="max_new_tokens is for dense, prompts for short; expected the same"):
         changed(smoke, VLLM | {"max_new_tokens": {"dense": 9}}, "florence")
+
+
+def test_a_bucket_of_shards_that_is_not_there_is_told(
+    smoke: Params, env: Environment, project: Path, s3: str
+) -> None:
+    def with_shards(uri: str) -> Params:
+        download = smoke.download.model_copy(update={"sources": [shards(path=uri)]})
+        return smoke.model_copy(update={"download": download})
+
+    assert f"inputs: {Path('inputs/demo')}, 1 sources" in check(with_shards(f"s3://{s3}/*.tar"), env)
+    assert check(with_shards("https://nobody-asks.example/0.tar"), env)
+    with pytest.raises(ConfigurationFault, match="s3://another-bucket: there is no such bucket"):
+        check(with_shards("s3://another-bucket/*.tar"), env)

@@ -23,11 +23,12 @@ from components.running.plan_text import plan_lines
 from components.running.planning import Figure, Machine, Measured, plan_stages
 from components.settings.params import Params, load_params
 from components.settings.recaption import VisionLanguageCaptioner
-from components.settings.sources import UrlList
+from components.settings.sources import Source, UrlList
 from components.storage.atomic import write_json
 from components.storage.layout import Layout
 from components.train_clip import plan as of_train_clip
 from tests.project import ROOT
+from tests.sources.test_shard_rows import shards
 
 MACHINE = Machine(
     cores=10, memory_bytes=64e9, gpus=1, network_bytes_per_second=1e6, machines=1
@@ -54,7 +55,7 @@ def listed(limit: int | None = 1_000_000, name: str = "mine", path: str = "list.
 KEPT = 30.4e3 * (320 / 256) ** 2 + 4.1e3  # bytes of an image at the preset's 320 pixels, and its texts
 
 
-def with_sources(params: Params, *sources: UrlList, **changes: Any) -> Params:
+def with_sources(params: Params, *sources: Source, **changes: Any) -> Params:
     download = params.download.model_copy(update={"sources": list(sources), **changes})
     return params.model_copy(update={"download": download})
 
@@ -293,6 +294,17 @@ def test_rows_that_nobody_knows_are_an_error(
     message = str(caught.value)
     assert expected in message and "download.sources mine" in message
     assert "set its limit to its number of rows" in message and "\n" not in message
+
+
+def test_shards_that_lie_elsewhere_are_planned_by_their_limit(mine: Params, measured: Measured) -> None:
+    far = shards(path="s3://bucket/cc/*.tar", limit=20_000)
+    found = of_download.plan(with_sources(mine, far), MACHINE, measured)
+    assert found.rows == 20_000
+    assert any("the shards of cc come over the network first" in caution for caution in found.cautions)
+    with pytest.raises(
+        ConfigurationFault, match=r"sources cc has: its shards are elsewhere; .*set its limit"
+    ):
+        of_download.plan(with_sources(mine, far.model_copy(update={"limit": None})), MACHINE, measured)
 
 
 @pytest.mark.parametrize("preset", ["cc3m", "cc3m_cc12m", "full", "demo"])

@@ -100,6 +100,14 @@ def test_files_go_up_once_and_come_down_verified(bucket: Bucket, tmp_path: Path)
     assert not bucket.exists("v/new.bin")
 
 
+def test_an_object_of_unknown_content_comes_as_it_is(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.write("a/b.bin", b"whatever")
+    bucket.download_file("a/b.bin", tmp_path / "back", None)
+    assert (tmp_path / "back").read_bytes() == b"whatever"
+    with pytest.raises(DataFault, match="other.bin not found; put it there or correct its name"):
+        bucket.download_file("a/other.bin", tmp_path / "back", None)
+
+
 def test_a_damaged_copy_in_a_folder_is_mended(tmp_path: Path) -> None:
     bucket, source = FolderBucket(tmp_path / "registry"), tmp_path / "model.bin"
     source.write_bytes(b"weights")

@@ -1,0 +1,155 @@
+"""What is made of one answer of a web server: an image, a file that grows, or where to ask instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from components.download.refusal import Refused, may_pass
+from components.settings.download import Fetch
+
+CHUNK_BYTES = 1 << 16
+OK, PART = 200, 206
+REDIRECTS = (301, 302, 303, 307, 308)
+OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+VALUED_DIRECTIVES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+
+T = TypeVar("T")
+Take = Callable[[aiohttp.ClientResponse], Awaitable[T]]
+
+
+@dataclass(frozen=True)
+class Body:
+    """The bytes of an answer, and where they are from if the server sent us on."""
+
+    data: bytes
+    final_url: str | None
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Where a server sends us; not checked."""
+
+    url: str
+
+
+def elsewhere(url: URL, response: aiohttp.ClientResponse) -> Elsewhere:
+    """Return where an answer sends who asked for `url`.
+
+    Raises:
+        Refused: nowhere.
+    """
+    location = response.headers.get("Location", "")
+    if not location:
+        raise Refused("bad_response")
+    try:
+        return Elsewhere(str(url.join(URL(location))))
+    except ValueError:
+        raise Refused("bad_url") from None
+
+
+async def image_body(response: aiohttp.ClientResponse, fetch: Fetch) -> bytes:
+    """Return the bytes of an image.
+
+    Raises:
+        Refused: it is none that may be used, or more bytes than allowed.
+    """
+    _check(response, OK)
+    if opted_out(response.headers, fetch.user_agent):
+        raise Refused("opted_out")
+    _check_encoding(response)
+    if (response.content_length or 0) > fetch.max_bytes:
+        raise Refused("too_large")
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        body += chunk
+        if len(body) > fetch.max_bytes:
+            raise Refused("too_large")
+    return bytes(body)
+
+
+class Saving:
+    """A file that comes in one answer, or in several after cuts.
+
+    Args:
+        path: Where to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tag = ""  # of the version that `path` holds a beginning of
+
+    def headers(self) -> dict[str, str]:
+        """Return what asks for the rest, or for all if the server could not tell that it is the same file."""
+        asked = {"Accept": "*/*"}
+        if self._tag:
+            asked |= {"Range": f"bytes={self._here()}-", "If-Range": self._tag}
+        return asked
+
+    async def take(self, response: aiohttp.ClientResponse) -> None:
+        """Write an answer to the file.
+
+        Raises:
+            Refused: it is neither the whole file nor the part that was asked for.
+        """
+        _check(response, OK, *([PART] if self._tag else []))
+        _check_encoding(response)
+        goes_on = response.status == PART
+        if goes_on and not response.headers.get("Content-Range", "").startswith(f"bytes {self._here()}-"):
+            raise Refused("bad_response")
+        if not goes_on:
+            tag = response.headers.get("ETag", "")
+            self._tag = "" if tag.startswith("W/") else tag
+        with self._path.open("ab" if goes_on else "wb") as file:
+            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+                file.write(chunk)
+
+    def _here(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0
+
+
+def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> bool:
+    """Say whether X-Robots-Tag asks everyone, or this user agent by name, not to use the image."""
+    for value in headers.getall("X-Robots-Tag", []):
+        concerns_us = True
+        for part in value.lower().split(","):
+            agent, colon, directive = part.partition(":")
+            if colon and agent.strip() not in VALUED_DIRECTIVES:
+                concerns_us = agent.strip() in user_agent.lower()
+            else:
+                directive = part
+            if concerns_us and directive.strip() in OPT_OUTS:
+                return True
+    return False
+
+
+def _check(response: aiohttp.ClientResponse, *wanted: int) -> None:
+    if response.status not in wanted:
+        reason = f"http_{response.status}"
+        after = _retry_after_seconds(response.headers)
+        raise Refused(reason, may_pass=may_pass(reason), retry_after_seconds=after)
+
+
+def _check_encoding(response: aiohttp.ClientResponse) -> None:
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Refused("encoded_body")
+
+
+def _retry_after_seconds(headers: CIMultiDictProxy[str]) -> float:
+    """Return the seconds a server asks for: in number, or until a date by its own clock; 0 if it does not."""
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,12}", value):
+        return float(value)
+    try:
+        wait = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("Date", ""))
+    except (TypeError, ValueError):
+        return 0.0
+    return max(0.0, wait.total_seconds())

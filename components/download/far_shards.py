@@ -1,0 +1,138 @@
+"""Shards that lie on a web server or in a bucket, brought here whole before any row is read.
+
+A row's key must be known to be the only one of its name before work begins, so every shard is looked through
+first; what is then read is a file. A shard that came is here only once it was found to be whole; the next run
+uses it again, and asks for the others. They go when the stage is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+from components.download.fetching import Fetcher
+from components.download.refusal import Refused
+from components.faults import ConfigurationFault, DataFault, InfrastructureFault
+from components.running.progress import Progress
+from components.settings.download import Download, Fetch
+from components.settings.sources import Shards
+from components.sources.needs import Inputs, is_far
+from components.sources.shard_rows import samples_of
+from components.storage.atomic import new_file, remove
+from components.storage.bucket import Bucket, open_bucket
+
+FILES_AT_ONCE = 4  # over HTTP; a bucket sends one in parts
+
+
+def bring_shards(download: Download, inputs: Inputs, work: Path) -> None:
+    """Bring the shards of all sources that have theirs elsewhere.
+
+    Of a source with a limit no more shards come than hold so many rows, unless it is pinned.
+
+    Raises:
+        ConfigurationFault: there is no such shard, or it may not be read.
+        DataFault: what came is no shard.
+        InfrastructureFault: no network, or a server that does not answer.
+    """
+    for source in download.sources:
+        if is_far(source):
+            _bring(source, inputs.of(source), download.fetch, work)
+
+
+class Wanted:
+    """The shards of a source that are still to come, in their order.
+
+    Args:
+        source: From params.
+        names: Of all its shards.
+        folder: Where they come to.
+        progress: Told of each that is here.
+    """
+
+    def __init__(self, source: Shards, names: Sequence[str], folder: Path, progress: Progress) -> None:
+        self._names, self._folder, self._progress = iter(names), folder, progress
+        self.source, self.place = source.name, source.path.rpartition("/")[0]
+        self._limit = None if source.sha256 else source.limit
+        self._rows = 0
+
+    def __iter__(self) -> Iterator[Path]:
+        return self
+
+    def __next__(self) -> Path:
+        """Return the path of the next one that is not here, until there are rows enough."""
+        while self._limit is None or self._rows < self._limit:
+            path = self._folder / next(self._names)
+            try:
+                if not path.is_file():
+                    return path
+                self.came(path, path)
+            except DataFault:  # a disk may lose what it held
+                remove(path)
+                return path
+        raise StopIteration
+
+    def came(self, path: Path, shard: Path) -> None:
+        """Look through a shard that came; it may still have another name.
+
+        Raises:
+            DataFault: it is none.
+        """
+        try:
+            self._rows += len(samples_of(shard))
+        except DataFault as fault:
+            found = str(fault).removeprefix(f"{shard} ")
+            raise DataFault(f"{self.place}/{path.name} came and {found}") from None
+        self._progress.advance()
+
+
+def _bring(source: Shards, folder: Path, fetch: Fetch, work: Path) -> None:
+    place, _, last = source.path.rpartition("/")
+    bucket = open_bucket(place) if place.startswith("s3://") else None
+    names = _names(source, bucket, last)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in {path.name for path in folder.iterdir()} - set(names):
+        remove(folder / stale)
+    progress = Progress(work, f"download shards of {source.name}", len(names), "shards")
+    wanted = Wanted(source, names, folder, progress)
+    if bucket:
+        for path in wanted:
+            with new_file(path) as part:
+                bucket.download_file(path.name, part, None)
+                wanted.came(path, part)
+    else:
+        asyncio.run(_fetch_all(wanted, fetch))
+
+
+def _names(source: Shards, bucket: Bucket | None, last: str) -> list[str]:
+    """Return the names of a source's shards, sorted as those of a folder are."""
+    if bucket is None or "*" not in last:
+        return sorted(braceexpand(last))
+    found = [name for name in bucket.names() if "/" not in name and fnmatchcase(name, last)]
+    if not found:
+        raise ConfigurationFault(f"no object fits {source.path}; expected at least one: correct the path")
+    return found
+
+
+async def _fetch_all(wanted: Wanted, fetch: Fetch) -> None:
+    async with Fetcher(fetch) as fetcher:
+        await asyncio.gather(*(_fetch_some(wanted, fetcher) for _ in range(FILES_AT_ONCE)))
+
+
+async def _fetch_some(wanted: Wanted, fetcher: Fetcher) -> None:
+    for path in wanted:
+        url = f"{wanted.place}/{path.name}"
+        with new_file(path) as part:
+            try:
+                await fetcher.saved(url, part)
+            except Refused as refused:
+                if refused.may_pass:
+                    raise InfrastructureFault(f"{url}: {refused.reason}; run again later") from None
+                raise ConfigurationFault(
+                    f"{url}: {refused.reason}; expected a shard: correct the path of download.sources "
+                    f"{wanted.source}, or what download.fetch allows"
+                ) from None
+            wanted.came(path, part)
