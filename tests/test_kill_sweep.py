@@ -146,7 +146,7 @@ def swept(smoke: Params, server: Server) -> Params:
     take = {"source": "alt", "column": "again", "take": "first", "splits": splits}
     tree["recaption"] |= {
         "captioners": [{"kind": "columns", "name": "mine", "columns": [take]}],
-        "scores": {"columns": None, "batch_size": 4},
+        "scores": {"columns": None, "batch_size": 4, "precision": "fp32"},
     }
     tree["audit"]["curation"]["near_images"] = {"min_cosine": 1.0, "max_rows": 1000}
     tree["audit"] |= {"unknown_passes": True, "min_success_share": 0.5, "min_rows": 1}

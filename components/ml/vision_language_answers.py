@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList
 
+from components.ml.ahead import ahead
+from components.ml.images import decode_rgb
 from components.ml.llm import token_batches
 from components.ml.seeded_draws import SeededDraws
 from components.ml.vision_language import VisionLanguage, model_inputs, question_text
 
 OF_TEXT = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"}
 WINDOW_BATCHES = 4  # so many are sorted by length among themselves
+ROWS_AHEAD = 64  # prepared while the model writes
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Question:
     order, and a token that is nearly tied with another may come out as that one.
     """
 
-    image: Image.Image  # RGB
+    image: bytes  # of a JPEG, PNG or WebP file
     prompt: str
     max_new_tokens: int
     seed: int  # of the draws, where there are any
@@ -42,20 +45,36 @@ class Answer:
     is_cut: bool
 
 
+@dataclass(frozen=True)
+class Batches:
+    """How questions are put together.
+
+    Attributes:
+        tokens: At most so many a batch, those of image, answer and padding included; a longer question is a
+            batch of its own.
+        threads: Prepare so many images at a time, also while the model writes.
+    """
+
+    tokens: int
+    threads: int
+
+
 def answers(
-    asked: VisionLanguage, questions: Iterable[Question], batch_tokens: int, temperature: float
+    asked: VisionLanguage, questions: Iterable[Question], batches: Batches, temperature: float
 ) -> Iterator[tuple[int, Answer]]:
     """Yield the number of each question and its answer, batch by batch.
 
     Args:
         asked: The model.
         questions: In any order; taken as they are needed.
-        batch_tokens: At most so many tokens a batch, those of image, answer and padding included; a longer
-            question is a batch of its own.
+        batches: Their size.
         temperature: 0 takes the likeliest token; above it tokens are drawn by the question's seed.
+
+    Raises:
+        ValueError: an image cannot be decoded.
     """
-    for window in _windows(asked, questions, batch_tokens):
-        for batch in token_batches([row.tokens for row in window], batch_tokens):
+    for window in _windows(asked, questions, batches):
+        for batch in token_batches([row.tokens for row in window], batches.tokens):
             rows = [window[place] for place in batch]
             yield from zip([row.number for row in rows], _write(asked, rows, temperature), strict=True)
 
@@ -71,17 +90,30 @@ class _Row:
         return self.inputs["input_ids"].shape[1] + self.question.max_new_tokens
 
 
-def _windows(asked: VisionLanguage, questions: Iterable[Question], batch_tokens: int) -> Iterator[list[_Row]]:
+class _Preparing(threading.local):
+    """Makes rows of questions, for each thread with a processor of its own: a tokenizer is no one else's."""
+
+    def __init__(self, asked: VisionLanguage) -> None:
+        self._asked = VisionLanguage(asked.model, copy.deepcopy(asked.processor))
+        self._texts: dict[str, str] = {}
+
+    def row(self, numbered: tuple[int, Question]) -> _Row:
+        number, question = numbered
+        if question.prompt not in self._texts:
+            self._texts[question.prompt] = question_text(self._asked, question.prompt)
+        inputs = model_inputs(self._asked, decode_rgb(question.image), self._texts[question.prompt])
+        return _Row(number, question, inputs)
+
+
+def _windows(asked: VisionLanguage, questions: Iterable[Question], batches: Batches) -> Iterator[list[_Row]]:
     """Yield rows of a few batches at a time, so that the pixels of a whole shard are never held."""
-    texts: dict[str, str] = {}
+    preparing = _Preparing(asked)
     window: list[_Row] = []
     tokens = 0
-    for number, question in enumerate(questions):
-        if question.prompt not in texts:
-            texts[question.prompt] = question_text(asked, question.prompt)
-        window.append(_Row(number, question, model_inputs(asked, question.image, texts[question.prompt])))
-        tokens += window[-1].tokens
-        if tokens >= WINDOW_BATCHES * batch_tokens:
+    for row in ahead(preparing.row, enumerate(questions), batches.threads, ROWS_AHEAD):
+        window.append(row)
+        tokens += row.tokens
+        if tokens >= WINDOW_BATCHES * batches.tokens:
             yield window
             window, tokens = [], 0
     if window:

@@ -53,7 +53,7 @@ def _writer(
     if isinstance(section, VisionLanguageCaptioner):
         from components.recaption.vision_language_writer import TransformersWriter
 
-        return TransformersWriter(section, base_models, env.device)
+        return TransformersWriter(section, base_models, env)
     from components.recaption.vllm_writer import VllmWriter
 
     return VllmWriter(section, base_models)

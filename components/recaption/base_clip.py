@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from contextlib import contextmanager
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ import torch
 from torch import Tensor
 
 from components.faults import DataFault
+from components.ml.ahead import ahead
 from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
-from components.ml.images import decode_images
+from components.ml.images import decode_image
+from components.ml.llm import autocast
+from components.settings.recaption import Scores
 from components.storage.manifest import folder_key
 
 FOLDER = "clip"
+BATCHES_AHEAD = 2  # decoded while one is embedded
 
 
 class BaseClip:
@@ -23,13 +29,16 @@ class BaseClip:
 
     Args:
         base_models: The artifact; verified.
-        batch_size: Images or texts embedded at once.
+        section: Params of the scores.
         device: Where to run it.
+        threads: Decode so many images at a time.
     """
 
-    def __init__(self, base_models: Path, batch_size: int, device: str) -> None:
-        self._folder, self._batch_size, self._device = base_models / FOLDER, batch_size, device
-        self.identity = {"clip": folder_key(base_models, f"{FOLDER}/"), "batch_size": batch_size}
+    def __init__(self, base_models: Path, section: Scores, device: str, threads: int) -> None:
+        self._folder, self._batch_size, self._threads = base_models / FOLDER, section.batch_size, threads
+        self._device, self._precision = torch.device(device), section.precision
+        key = folder_key(base_models, f"{FOLDER}/")
+        self.identity = {"clip": key, "batch_size": section.batch_size, "precision": section.precision}
 
     def embed_images(self, jpegs: Sequence[bytes], progress: Callable[[int], None]) -> Tensor:
         """Return (N, D); `progress` is told the number of images of each finished batch.
@@ -40,15 +49,17 @@ class BaseClip:
         model, _ = self._loaded
         size = model.config.vision_config.image_size
         parts = [torch.empty(0, model.config.projection_dim)]
-        for batch in _batches(jpegs, self._batch_size):
+        count = BATCHES_AHEAD * self._batch_size
+        images = ahead(partial(decode_image, size=size), jpegs, self._threads, count)
+        for _ in range(0, len(jpegs), self._batch_size):
             try:
-                images = decode_images(batch, size)
+                batch = torch.stack(list(islice(images, self._batch_size)))
             except ValueError as error:
                 raise DataFault(
                     f"a shard of download holds {error}; run `dvc repro --force download`"
                 ) from None
-            with torch.inference_mode():
-                parts.append(image_embeddings(model, images.to(self._device)).float().cpu())
+            with self._computing():
+                parts.append(image_embeddings(model, batch.to(self._device)).float().cpu())
             progress(len(batch))
         return torch.cat(parts)
 
@@ -63,7 +74,7 @@ class BaseClip:
         parts = [torch.empty(0, model.config.projection_dim)]
         for batch in _batches([texts[row] for row in order], self._batch_size):
             try:
-                with torch.inference_mode():
+                with self._computing():
                     parts.append(text_embeddings(model, tokenizer, list(batch)).float().cpu())
             except ValueError as error:
                 raise DataFault(f"{self._folder}: {error}") from None
@@ -76,6 +87,11 @@ class BaseClip:
         limit = model.config.text_config.max_position_embeddings
         ids = tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
         return [len(row) > limit for row in ids]
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with torch.inference_mode(), autocast(self._device, self._precision):
+            yield
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

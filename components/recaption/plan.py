@@ -22,12 +22,18 @@ from components.running.planning import (
 from components.running.shard_sizes import shard_size
 from components.settings.base_models import FolderModel
 from components.settings.params import Params
-from components.settings.recaption import Captioner, ColumnsCaptioner, PromptedCaptioner
+from components.settings.recaption import Captioner, ColumnsCaptioner, PromptedCaptioner, Scores
 
 BENCH = "`python -m bench.rates`, captions as long as DreamLIP's"
-CAPTION = Figure(0.14, BENCH)  # CPU ms, of one that is read or taken from a column
+CAPTION = Figure(0.075, BENCH)  # CPU ms, of one that is read or taken from a column
 CAPTION_BYTES = 110.0
-BASE_BYTES, IMAGE_BYTES = 305e6, 39e3
+BASE_BYTES, IMAGE_BYTES = 150e6, 43e3
+H100 = "`python -m bench.captioners --device cuda` on one H100"
+SCORED = {  # by precision; images a second
+    "fp32": Figure(102.0, f"ViT-L/14 at 336 pixels: {H100} with 16 threads; a smaller base CLIP is faster"),
+    "bf16": Figure(337.0, f"ViT-L/14 at 336 pixels: {H100} with 16 threads; a smaller base CLIP is faster"),
+}
+WRITTEN = f"LLaVA-1.5-7B writes 20 captions of 64 tokens a second, Florence-2-large 51: {H100} with 8 threads"
 READS = 2  # of each shard: for the captions of its source, and for its pixels
 PROMPT_TOKENS = 32  # of prompt and template
 FLOP_PER_WEIGHT = 2
@@ -53,13 +59,15 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     bounds += slow
     because += reasons
     if params.recaption.scores:
-        bounds.append(Bound("scores", None, "nobody has measured the base CLIP: run a part"))
+        bound, reasons = _scores(params.recaption.scores, images.images, machine, run)
+        bounds += bound
+        because += reasons
     total = images.captions + sum(written.values())
     rows = min(images.images, params.download.shard_rows)
     because += [
         f"every shard is read {READS} times; {kept.value / 1e3:,.1f} kB an image: see download",
         f"{CAPTION_BYTES:g} bytes a caption are written, packed, those of sources as well: {BENCH}",
-        "memory: 0.31 GB and 39 kB an image of one shard: the same",
+        "memory: 0.15 GB and 43 kB an image of one shard: the same",
     ]
     return Estimate(
         rows=images.images,
@@ -104,6 +112,21 @@ def _models(
     return [Bound("captioners", seconds / SECONDS_PER_HOUR)], because
 
 
+def _scores(
+    scores: Scores, images: float, machine: Machine, run: Run | None
+) -> tuple[list[Bound], list[str]]:
+    """Return how long the base CLIP takes for all images, and in words why."""
+    if run:
+        return [], []  # its seconds are those of the captioners too
+    if not machine.gpus:
+        return [Bound("scores", None, "nobody has measured the base CLIP on a CPU: run a part")], []
+    speed = SCORED[scores.precision]
+    hours = images / speed.value / SECONDS_PER_HOUR
+    return [Bound("scores", hours)], [
+        f"scores: {speed.value:g} images a second in {scores.precision}, {speed.origin}"
+    ]
+
+
 def _speed(captioner: Captioner, params: Params, machine: Machine, measured: Measured) -> Figure:
     """Return captions a second; 0 where nobody knows."""
     if machine.captions_per_second:
@@ -118,7 +141,8 @@ def _speed(captioner: Captioner, params: Params, machine: Machine, measured: Mea
             f"{PROMPT_TOKENS + written:g} tokens of prompt and max_new_tokens, at "
             f"{machine.gpu_flops / TERA:g} TFLOP/s; the image's tokens and memory's speed are not in it",
         )
-    return Figure(0.0, f"nobody has measured {captioner.kind}")
+    known = f"; {WRITTEN}" if captioner.kind == "vision_language" else ""
+    return Figure(0.0, f"nobody has measured this {captioner.kind}{known}")
 
 
 def _weights(captioner: Captioner, params: Params, measured: Measured) -> int:

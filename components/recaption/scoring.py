@@ -18,6 +18,8 @@ from components.faults import ConfigurationFault
 from components.recaption.agreement import Agreement
 from components.recaption.base_clip import BaseClip
 from components.recaption.shard import Shard
+from components.running.workers import usable_cores
+from components.settings.environment import Environment
 from components.settings.recaption import Scores
 from components.storage.atomic import content_key, read_json, write_json
 from components.storage.layout import Layout
@@ -43,13 +45,16 @@ class Scorer:
     Args:
         section: Params of the scores.
         layout: With the base CLIP.
-        device: Where to run it.
+        env: Where to run it.
         progress: Told the number of images of each finished batch.
     """
 
-    def __init__(self, section: Scores, layout: Layout, device: str, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, section: Scores, layout: Layout, env: Environment, progress: Callable[[int], None]
+    ) -> None:
         self._columns, self._progress = section.columns, progress
-        self._clip = BaseClip(layout.artifact("base_models"), section.batch_size, device)
+        threads = env.processes or usable_cores()
+        self._clip = BaseClip(layout.artifact("base_models"), section, env.device, threads)
         self._pieces = layout.work("recaption") / "pieces"
         self._agreement = Agreement()
         self._sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))

@@ -144,7 +144,7 @@ def _scorer(section: Recaption, layout: Layout, env: Environment, entries: list[
 
     images = sum(entry.rows or 0 for entry in entries)
     progress = Progress(layout.work("recaption"), "recaption scores", images, "images")
-    return Scorer(section.scores, layout, env.device, progress.advance)
+    return Scorer(section.scores, layout, env, progress.advance)
 
 
 def _qualities(section: Recaption) -> dict[str, Quality]:

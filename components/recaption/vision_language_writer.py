@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from components.faults import ConfigurationFault, DataFault
-from components.ml.images import decode_rgb
 from components.ml.vision_language import VisionLanguage, load_vision_language
-from components.ml.vision_language_answers import Question, answers
+from components.ml.vision_language_answers import Batches, Question, answers
 from components.recaption.prompted_captioner import Order, Reply
+from components.running.workers import usable_cores
+from components.settings.environment import Environment
 from components.settings.recaption import VisionLanguageCaptioner
 from components.storage.manifest import folder_key
 
 FOLDER = "vision_language"
+THREADS = 8  # that prepare images; each has a tokenizer of its own
 
 
 def model_folder(name: str, model: str, base_models: Path) -> Path:
@@ -40,14 +42,14 @@ class TransformersWriter:
     Args:
         section: From params.
         base_models: The artifact of base_models.
-        device: Where to run it.
+        env: Where to run it.
 
     Raises:
         ConfigurationFault: base_models brought no such model.
     """
 
-    def __init__(self, section: VisionLanguageCaptioner, base_models: Path, device: str) -> None:
-        self._section, self._device = section, device
+    def __init__(self, section: VisionLanguageCaptioner, base_models: Path, env: Environment) -> None:
+        self._section, self._env = section, env
         self._folder = model_folder(section.name, section.model, base_models)
         self._weights_key = folder_key(base_models, f"{FOLDER}/{section.model}/")
 
@@ -57,17 +59,15 @@ class TransformersWriter:
 
     def replies(self, orders: Sequence[Order]) -> Iterator[tuple[int, Reply]]:
         """See `Writer`."""
-        questions = (
-            Question(decode_rgb(order.jpeg), order.prompt, order.max_new_tokens, order.seed)
-            for order in orders
-        )
-        section = self._section
+        questions = (Question(order.jpeg, order.prompt, order.max_new_tokens, order.seed) for order in orders)
+        section, threads = self._section, self._env.processes or usable_cores()
+        batch = Batches(section.batch_tokens, min(threads, THREADS))
         try:
-            for number, answer in answers(self._model, questions, section.batch_tokens, section.temperature):
+            for number, answer in answers(self._model, questions, batch, section.temperature):
                 yield number, Reply(answer.text, "truncated" if answer.is_cut else None)
         except ValueError as error:
             raise DataFault(f"recaption.captioners {section.name}: {error}") from None
 
     @cached_property
     def _model(self) -> VisionLanguage:
-        return load_vision_language(self._folder, self._section.precision, self._device)
+        return load_vision_language(self._folder, self._section.precision, self._env.device)

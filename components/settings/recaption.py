@@ -152,6 +152,7 @@ class Scores(Section):
 
     columns: list[Name] | None  # whose captions get a similarity; null: all
     batch_size: Positive  # images or texts embedded at once
+    precision: Literal["fp32", "bf16"]
 
 
 class Recaption(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from components.ml.vision_language import (
     model_inputs,
     question_text,
 )
-from components.ml.vision_language_answers import Answer, Question, answers
+from components.ml.vision_language_answers import Answer, Batches, Question, answers
 from tests.vision_language import FAMILIES
 
 SIZES = [
@@ -44,6 +45,12 @@ def asked(family: tuple[str, Path]) -> VisionLanguage:
     return load_vision_language(family[1])
 
 
+def png(image: Image.Image) -> bytes:
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 def questions(family: str) -> list[Question]:
     noise = np.random.default_rng(0)
     found = []
@@ -51,14 +58,14 @@ def questions(family: str) -> list[Question]:
         pixels = noise.integers(0, 256, (height, width, 3), dtype=np.uint8)
         pixels[:, : width // 2] = 80 * number
         for prompt, tokens in zip(PROMPTS.get(family, OTHERS), (6, 10), strict=True):
-            found.append(Question(Image.fromarray(pixels), prompt, tokens, seed=1000 * number + tokens))
+            found.append(Question(png(Image.fromarray(pixels)), prompt, tokens, seed=1000 * number + tokens))
     return found
 
 
 def written(
     asked: VisionLanguage, some: list[Question], batch_tokens: int, temperature: float
 ) -> list[Answer]:
-    found = dict(answers(asked, some, batch_tokens, temperature))
+    found = dict(answers(asked, some, Batches(batch_tokens, 2), temperature))
     return [found[number] for number in range(len(some))]
 
 
@@ -73,10 +80,16 @@ def test_an_answer_depends_on_no_neighbour(
     assert len({answer.text for answer in alone}) > 2  # images and prompts make a difference
 
 
+def test_threads_change_no_answer(family: tuple[str, Path], asked: VisionLanguage) -> None:
+    some = questions(family[0]) * 3
+    one, many = (list(answers(asked, some, Batches(300, threads), 1.0)) for threads in (1, 4))
+    assert one == many
+
+
 def test_photographs_are_captioned(family: tuple[str, Path], asked: VisionLanguage, shared: Path) -> None:
     files = sorted((shared / "data" / "coco_mini" / "images").iterdir())[:2]
     (prompt, *_) = PROMPTS.get(family[0], OTHERS)
-    some = [Question(decode_rgb(file.read_bytes()), prompt, 8, number) for number, file in enumerate(files)]
+    some = [Question(file.read_bytes(), prompt, 8, number) for number, file in enumerate(files)]
     for temperature in (0.0, 1.0):
         one, two = (written(asked, some, tokens, temperature) for tokens in (1, 100_000))
         assert one == two
@@ -94,7 +107,7 @@ def test_likeliest_tokens_are_those_of_generate(family: tuple[str, Path], asked:
     """The plain way of transformers' documentation: processor, generate, decode what is new."""
     question = questions(family[0])[1]
     text = question_text(asked, question.prompt)
-    inputs = model_inputs(asked, question.image, text)
+    inputs = model_inputs(asked, decode_rgb(question.image), text)
     config = asked.model.generation_config  # handed over, for BLIP-2 takes its language model's otherwise
     ids = asked.model.generate(**inputs, generation_config=config, max_new_tokens=question.max_new_tokens)
     new = ids if asked.model.config.is_encoder_decoder else ids[:, inputs["input_ids"].shape[1] :]
@@ -107,7 +120,9 @@ def test_the_image_stands_in_the_text_once(family: tuple[str, Path], asked: Visi
         str(getattr(asked.processor.image_token, "content", asked.processor.image_token))
     )
     for question in questions(family[0]):
-        ids = model_inputs(asked, question.image, question_text(asked, question.prompt))["input_ids"][0]
+        ids = model_inputs(asked, decode_rgb(question.image), question_text(asked, question.prompt))[
+            "input_ids"
+        ][0]
         places = (ids == token).nonzero().flatten()
         assert len(places) and places[-1] - places[0] < 1.5 * len(places)  # one run, but for ends of lines
 

@@ -77,7 +77,7 @@ def run_with(smoke: Params, layout: Layout, *captioners: dict[str, Any], **score
     tree = smoke.model_dump()
     tree["recaption"] |= {
         "captioners": list(captioners),
-        "scores": {"columns": None, "batch_size": 4, **scores},
+        "scores": {"columns": None, "batch_size": 4, "precision": "fp32", **scores},
     }
     run(Params.model_validate(tree), Environment(work_store=layout.work_store))
     metrics: dict[str, Any] = read_json(layout.metrics("recaption"))["scores"]
@@ -117,6 +117,17 @@ def test_similarity_is_that_of_the_model_itself(smoke: Params, layout: Layout) -
     assert figures["similarity"]["alt"]["captions"] == sum(SHARDS.values())
     assert figures["agreement"]["again / alt"]["mean"] == 1.0
     assert figures["agreement"]["again / alt"]["chance"] < 1.0
+
+
+def test_bf16_says_nearly_the_same_and_is_another_piece(smoke: Params, layout: Layout) -> None:
+    run_with(smoke, layout)
+    whole = scores_of(layout, "00000")
+    run_with(smoke, layout, precision="bf16")
+    half = scores_of(layout, "00000")
+    assert half.keys() == whole.keys()
+    assert half != whole
+    for line, found in half.items():
+        assert found["similarity"] == pytest.approx(whole[line]["similarity"], abs=2e-2)
 
 
 def test_image_embeddings_have_length_one_and_the_keys_of_the_shard(smoke: Params, layout: Layout) -> None:

@@ -20,9 +20,9 @@ from components.download import plan as of_download
 from components.faults import ConfigurationFault, DataFault
 from components.recaption import plan as of_recaption
 from components.running.plan_text import plan_lines
-from components.running.planning import Figure, Machine, Measured, plan_stages
+from components.running.planning import Bound, Figure, Machine, Measured, plan_stages
 from components.settings.params import Params, load_params
-from components.settings.recaption import VisionLanguageCaptioner
+from components.settings.recaption import Scores, VisionLanguageCaptioner
 from components.settings.sources import Source, UrlList
 from components.storage.atomic import write_json
 from components.storage.layout import Layout
@@ -190,6 +190,20 @@ def test_a_bucket_is_read_over_the_network(mine: Params, measured: Measured) -> 
     assert blind.binding is None
 
 
+def test_scores_take_a_gpu_or_nobody_knows(mine: Params, measured: Measured) -> None:
+    def planned(precision: str, machine: Machine) -> Bound:
+        scores = Scores.model_validate({"columns": None, "batch_size": 256, "precision": precision})
+        params = mine.model_copy(update={"recaption": mine.recaption.model_copy(update={"scores": scores})})
+        found = of_recaption.plan(params, machine, measured)
+        (bound,) = [one for one in found.bounds if one.name == "scores"]
+        return bound
+
+    images = of_recaption.plan(mine, MACHINE, measured).rows
+    assert planned("bf16", MACHINE).hours == pytest.approx(images / 337 / HOUR)
+    assert planned("fp32", MACHINE).hours == pytest.approx(images / 102 / HOUR)
+    assert planned("bf16", replace(MACHINE, gpus=0)).hours is None
+
+
 @pytest.fixture
 def prompted(mine: Params) -> Params:
     """Two captions of each image by a vision-language model in a folder."""
@@ -212,7 +226,7 @@ def test_a_captioner_that_nobody_measured_is_unknown(prompted: Params, measured:
     assert found.binding is None
     text = " ".join(" ".join(plan_lines("x", MACHINE, {"recaption": found})).split())
     assert "wall unknown, at least" in text and "run a part, and give --captions-per-second" in text
-    assert any("nobody has measured vision_language" in reason for reason in found.because)
+    assert any("nobody has measured this vision_language; LLaVA" in reason for reason in found.because)
 
 
 def test_a_captioner_as_fast_as_the_user_says(prompted: Params, measured: Measured) -> None:
