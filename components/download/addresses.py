@@ -23,7 +23,6 @@ GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA gives out; `i
 SET_APART = [  # by IANA, and not by the `ipaddress` of every Python
     ipaddress.ip_network(network) for network in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")
 ]
-CREDENTIALS = re.compile(r"//[^/?#]*@")
 
 
 def checked_url(text: str, fetch: Fetch) -> URL:
@@ -66,11 +65,6 @@ def is_public(address: str) -> bool:
             return False
         ip = inner or ip
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in SET_APART)
-
-
-def without_credentials(url: str) -> str:
-    """Return a URL as it may be logged and kept."""
-    return CREDENTIALS.sub("//***@", url)
 
 
 class PublicResolver(AbstractResolver):

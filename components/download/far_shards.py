@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from braceexpand import braceexpand
 
-from components.download.fetching import Fetcher
 from components.download.refusal import Refused
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault
 from components.running.progress import Progress
@@ -24,6 +24,9 @@ from components.sources.needs import Inputs, is_far
 from components.sources.shard_rows import samples_of
 from components.storage.atomic import new_file, remove
 from components.storage.bucket import Bucket, open_bucket
+
+if TYPE_CHECKING:
+    from components.download.fetching import Fetcher
 
 FILES_AT_ONCE = 4  # over HTTP; a bucket sends one in parts
 
@@ -118,6 +121,8 @@ def _names(source: Shards, bucket: Bucket | None, last: str) -> list[str]:
 
 
 async def _fetch_all(wanted: Wanted, fetch: Fetch) -> None:
+    from components.download.fetching import Fetcher  # an HTTP client, which few need in this process
+
     async with Fetcher(fetch) as fetcher:
         await asyncio.gather(*(_fetch_some(wanted, fetcher) for _ in range(FILES_AT_ONCE)))
 

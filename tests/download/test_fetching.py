@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from components.download.addresses import checked_url, is_public, without_credentials
+from components.download.addresses import checked_url, is_public
 from components.download.fetching import Fetcher
+from components.download.ledger import without_credentials
 from components.download.refusal import Refused
 from components.settings.download import Fetch
 from tests.download.server import Server, body, drip, endless, late, raw, redirect, reset, status
