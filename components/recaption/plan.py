@@ -79,7 +79,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         bounds=bounds,
         memory_bytes=BASE_BYTES + IMAGE_BYTES * ceil(rows),
         because=because,
-        cautions=["one process, and one GPU at most: more cores, GPUs and machines do not help"],
+        cautions=["one machine; but for models on its GPUs all is one process: more cores do not help"],
     )
 
 
@@ -108,7 +108,8 @@ def _models(
     because = [f"{captions[name]:,.0f} captions of {name}: {speed.origin}" for name, speed in speeds.items()]
     if not all(speed.value for speed in speeds.values()):
         return [Bound("captioners", None, "run a part, and give --captions-per-second")], because
-    seconds = sum(captions[name] / speed.value for name, speed in speeds.items())
+    gpus = {one.name: 1 if one.kind == "endpoint" else max(1, machine.gpus) for one in models}
+    seconds = sum(captions[name] / (speed.value * gpus[name]) for name, speed in speeds.items())
     return [Bound("captioners", seconds / SECONDS_PER_HOUR)], because
 
 
@@ -121,7 +122,7 @@ def _scores(
     if not machine.gpus:
         return [Bound("scores", None, "nobody has measured the base CLIP on a CPU: run a part")], []
     speed = SCORED[scores.precision]
-    hours = images / speed.value / SECONDS_PER_HOUR
+    hours = images / (speed.value * machine.gpus) / SECONDS_PER_HOUR
     return [Bound("scores", hours)], [
         f"scores: {speed.value:g} images a second in {scores.precision}, {speed.origin}"
     ]

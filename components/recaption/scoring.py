@@ -80,6 +80,10 @@ class Scorer:
         table = table.append_column(SCORES.field("agreement"), agreement)
         write_table(folder / SCORES_FOLDER / f"{shard.entry.name}.parquet", table)
 
+    def embed(self, shard: Shard) -> None:
+        """Have the image embeddings of a shard among the finished pieces."""
+        self._image_piece(shard)
+
     def figures(self) -> dict[str, Any]:
         """Return mean similarity by column, mean agreement by pair of columns, and what chance would give.
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
-from components.faults import DataFault
+from components.faults import ConfigurationFault, DataFault
 from components.recaption.captioner import Captioner, Part
 from components.recaption.passing import may_pass, settled
-from components.running.progress import Progress
+from components.recaption.shown import Counts, Shown
 from components.storage.atomic import content_key, read_json, write_json
 from components.storage.manifest import Entry
 from components.storage.pieces import piece
@@ -77,6 +76,23 @@ def source_captions(shard: Shard) -> list[Caption]:
     return read_captions(shard.source / CAPTIONS)
 
 
+def check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
+    """Check that each column of a split has one writer.
+
+    Raises:
+        ConfigurationFault: one has two.
+    """
+    taken = {(caption.column, caption.split) for caption in source}
+    for captioner in captioners:
+        if twice := sorted(taken & captioner.columns()):
+            column, split = twice[0]
+            raise ConfigurationFault(
+                f"recaption.captioners {captioner.name} writes column {column} of {split}, which is there "
+                "already; expected a name of its own"
+            )
+        taken |= captioner.columns()
+
+
 def rounds_of(shard: Shard, captioner: Captioner, part: Part) -> Rounds:
     """Return the pieces of what a captioner's part writes for a shard: decided by what it reads of it."""
     pixels = read_json(shard.source / PIXELS)
@@ -91,7 +107,7 @@ def rounds_of(shard: Shard, captioner: Captioner, part: Part) -> Rounds:
 
 
 def drafts_of(
-    shard: Shard, captioner: Captioner, source: list[Caption], progress: Progress | None = None
+    shard: Shard, captioner: Captioner, source: list[Caption], progress: Counts | None = None
 ) -> list[Draft]:
     """Return what a captioner wrote for a shard; written now unless finished pieces are there.
 
@@ -102,18 +118,23 @@ def drafts_of(
         progress: Counts the shard's rows once a part, each as soon as something was written for it.
     """
     found: list[Draft] = []
+    splits = read_json(shard.source / PIXELS).keys()
     for part in captioner.parts():
-        done = progress.done if progress else 0
+        shown = Shown(progress)
+        if part.splits.isdisjoint(splits):  # no row to write for
+            shown.end(shard.entry.rows or 0)
+            continue
 
-        def make(folder: Path, before: Path | None, _number: int, part: Part = part) -> None:
+        def make(
+            folder: Path, before: Path | None, _number: int, part: Part = part, shown: Shown = shown
+        ) -> None:
             earlier = settled(read_drafts(before / DRAFTS)) if before else []
-            write_drafts(folder / DRAFTS, _written(shard, captioner, part, source, earlier, progress))
+            write_drafts(folder / DRAFTS, _written(shard, captioner, part, source, earlier, shown))
 
         rounds = rounds_of(shard, captioner, part)
         finished = rounds.finish(rounds.latest(), part.retry_rounds, is_lacking, make)
         found += read_drafts(finished / DRAFTS)
-        if progress and (left := (shard.entry.rows or 0) - (progress.done - done)) > 0:
-            progress.advance(left)
+        shown.end(shard.entry.rows or 0)
     return found
 
 
@@ -128,28 +149,19 @@ def _written(
     part: Part,
     source: list[Caption],
     earlier: list[Draft],
-    progress: Progress | None,
+    shown: Shown,
 ) -> list[Draft]:
     """Return all drafts of a part: those of an earlier round, and what is written now for the other rows."""
     known = {draft.caption.key for draft in earlier}
     own = [pair for pair in shard.pairs if pair.metadata["split"] in part.splits]
     asked = [pair for pair in own if pair.key not in known]
     written = captioner.write(part, asked, source) if asked else []
-    drafts = [_storable(draft) for draft in _shown(written, progress)]
+    drafts = [_storable(draft) for draft in shown.of(written)]
     _check_complete(shard, captioner, part, drafts + earlier)
     if not earlier:
         return drafts
     place = {pair.key: number for number, pair in enumerate(own)}
     return sorted(drafts + earlier, key=lambda draft: place[draft.caption.key])
-
-
-def _shown(drafts: Iterable[Draft], progress: Progress | None) -> Iterator[Draft]:
-    seen: set[str] = set()
-    for draft in drafts:
-        if progress and draft.caption.key not in seen:
-            seen.add(draft.caption.key)
-            progress.advance()
-        yield draft
 
 
 def _storable(draft: Draft) -> Draft:

@@ -25,10 +25,11 @@ from components.faults import ConfigurationFault, DataFault, InfrastructureFault
 from components.recaption.back_ends import captioners_of
 from components.recaption.captioner import Captioner
 from components.recaption.crowd import Crowd
+from components.recaption.gpus import fill, gpus_of, slow_captioners
 from components.recaption.judging import Judging
 from components.recaption.passing import REASONS
 from components.recaption.quality import Quality
-from components.recaption.shard import Shard, drafts_of, is_lacking, rounds_of, source_captions
+from components.recaption.shard import Shard, check_columns, drafts_of, is_lacking, rounds_of, source_captions
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
 from components.running.rows import Rows
@@ -53,6 +54,9 @@ def run(params: Params, env: Environment) -> None:
     download = layout.artifact("download")
     entries = _entries(download)
     _check_sources(captioners, _shards(download, entries, work))
+    if (gpus := gpus_of(params, env, len(entries))) > 1:
+        slow = [one for one in captioners if one.name in slow_captioners(params.recaption)]
+        fill(params, env, sum(len(one.parts()) for one in slow), gpus)
     crowd = _write_drafts(captioners, download, entries, params.recaption, work)
     judging = Judging(params.recaption.gates, crowd)
     qualities = _qualities(params.recaption)
@@ -92,7 +96,7 @@ def _write_drafts(
     progress = Progress(work, "recaption", total, "rows")
     for shard in _shards(download, entries, work):
         source = source_captions(shard)
-        _check_columns(captioners, source)
+        check_columns(captioners, source)
         for captioner in captioners:
             crowd.add(captioner, drafts_of(shard, captioner, source, progress))
     return crowd
@@ -166,18 +170,6 @@ def _shards(download: Path, entries: list[Entry], work: Path) -> Iterator[Shard]
     """Yield each shard anew: one keeps the pairs it has read, and few may be in memory."""
     for entry in entries:
         yield Shard(download, entry, work)
-
-
-def _check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
-    taken = {(caption.column, caption.split) for caption in source}
-    for captioner in captioners:
-        if twice := sorted(taken & captioner.columns()):
-            column, split = twice[0]
-            raise ConfigurationFault(
-                f"recaption.captioners {captioner.name} writes column {column} of {split}, which is there "
-                "already; expected a name of its own"
-            )
-        taken |= captioner.columns()
 
 
 def _check_sources(captioners: list[Captioner], shards: Iterator[Shard]) -> None:

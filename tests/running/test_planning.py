@@ -201,6 +201,7 @@ def test_scores_take_a_gpu_or_nobody_knows(mine: Params, measured: Measured) -> 
     images = of_recaption.plan(mine, MACHINE, measured).rows
     assert planned("bf16", MACHINE).hours == pytest.approx(images / 337 / HOUR)
     assert planned("fp32", MACHINE).hours == pytest.approx(images / 102 / HOUR)
+    assert planned("bf16", replace(MACHINE, gpus=8)).hours == pytest.approx(images / 337 / 8 / HOUR)
     assert planned("bf16", replace(MACHINE, gpus=0)).hours is None
 
 
@@ -232,6 +233,14 @@ def test_a_captioner_that_nobody_measured_is_unknown(prompted: Params, measured:
 def test_a_captioner_as_fast_as_the_user_says(prompted: Params, measured: Measured) -> None:
     found = of_recaption.plan(prompted, replace(MACHINE, captions_per_second=100.0), measured)
     assert found.binding and found.binding.hours == pytest.approx(2e6 / 100 / HOUR)
+
+
+def test_every_gpu_of_a_machine_writes(mine: Params, prompted: Params, measured: Measured) -> None:
+    for gpus in (1, 8):
+        machine = replace(MACHINE, captions_per_second=100.0, gpus=gpus)
+        found = of_recaption.plan(prompted, machine, measured)
+        (bound,) = [one for one in found.bounds if one.name == "captioners"]
+        assert bound.hours == pytest.approx(2e6 / 100 / gpus / HOUR)
 
 
 def test_a_captioner_by_its_weights(prompted: Params, measured: Measured) -> None:

@@ -1,0 +1,118 @@
+"""Several GPUs of one machine: a process for each writes what is slow to write, for shards of its own.
+
+What it writes are the finished pieces that the stage would write itself, one shard after the other; the stage
+then finds them there. Captions depend on their shard alone, so the number of GPUs changes none.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Self
+
+from components.recaption.back_ends import captioners_of
+from components.recaption.shard import Shard, check_columns, drafts_of, source_captions
+from components.running.jobs import Modules, Tell
+from components.running.progress import Progress
+from components.running.workers import in_order, usable_cores
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.settings.recaption import Recaption
+from components.storage.layout import Layout
+from components.storage.pieces import remove_unfinished
+from components.storage.shards import shards_of
+
+ELSEWHERE = ("columns", "endpoint")  # take no GPU of this machine
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+MODULES = Modules(imported=("components.recaption.gpus", "components.recaption.scoring"))
+
+
+@dataclass(frozen=True)
+class Filling:
+    """The shards of one GPU; a job for a process of its own.
+
+    Attributes:
+        params: Of the run.
+        env: Likewise.
+        place: Of the GPU among those that are used.
+        gpus: How many are used.
+    """
+
+    params: Params
+    env: Environment
+    place: int
+    gpus: int
+
+    def __call__(self, tell: Tell) -> None:
+        """Write the captions of all models and the image embeddings of the base CLIP."""
+        os.environ[VISIBLE] = gpu_of(self.place)  # before anything of CUDA is asked for
+        cores = max(1, (self.env.processes or usable_cores()) // self.gpus)
+        env = self.env.model_copy(update={"processes": cores})
+        layout, section = Layout(env.work_store), self.params.recaption
+        captioners = list(captioners_of(section, self.params.seed, layout.artifact("base_models"), env))
+        slow = slow_captioners(section)
+        scorer = None
+        if section.scores:
+            from components.recaption.scoring import Scorer
+
+            scorer = Scorer(section.scores, layout, env, tell.advance)
+        download = layout.artifact("download")
+        for entry in shards_of(download)[self.place :: self.gpus]:
+            shard = Shard(download, entry, layout.work("recaption"))
+            source = source_captions(shard)
+            check_columns(captioners, source)
+            for captioner in captioners:
+                if captioner.name in slow:
+                    drafts_of(shard, captioner, source, tell)
+            if scorer:
+                scorer.embed(shard)
+
+    def without(self, unit: int) -> Self:
+        """Return the same job: it names no unit of work."""
+        return self
+
+
+def slow_captioners(section: Recaption) -> set[str]:
+    """Return the names of those that take a GPU of this machine."""
+    return {one.name for one in section.captioners if one.kind not in ELSEWHERE}
+
+
+def gpus_of(params: Params, env: Environment, shards: int) -> int:
+    """Return how many GPUs there is work for."""
+    if env.device != "cuda" or not (params.recaption.scores or slow_captioners(params.recaption)):
+        return 0
+    import torch
+
+    return min(torch.cuda.device_count(), shards)
+
+
+def gpu_of(place: int) -> str:
+    """Return the name of a GPU by its place among those that this process may use."""
+    names = [name for name in os.environ.get(VISIBLE, "").split(",") if name]
+    return names[place] if names else str(place)
+
+
+def fill(params: Params, env: Environment, parts: int, gpus: int) -> None:
+    """Have so many processes write what is slow; what they finished is kept, however this ends.
+
+    Args:
+        params: Of the run.
+        env: Likewise.
+        parts: How often each row is written for, by all captioners that take a GPU.
+        gpus: How many.
+
+    Raises:
+        Fault: as the stage itself would.
+    """
+    layout = Layout(env.work_store)
+    work = layout.work("recaption")
+    rows = sum(entry.rows or 0 for entry in shards_of(layout.artifact("download")))
+    total = rows * (parts + (params.recaption.scores is not None))
+    progress = Progress(work, f"recaption by {gpus} GPUs", total, "rows")
+    jobs = (Filling(params, env, place, gpus) for place in range(gpus))
+    try:
+        with closing(in_order(jobs, gpus, progress, MODULES)) as ended:
+            list(ended)
+    finally:
+        remove_unfinished(work / "pieces")
