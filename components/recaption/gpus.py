@@ -7,6 +7,7 @@ then finds them there. Captions depend on their shard alone, so the number of GP
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Self
@@ -20,8 +21,8 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import Recaption
 from components.storage.layout import Layout
+from components.storage.manifest import Entry
 from components.storage.pieces import remove_unfinished
-from components.storage.shards import shards_of
 
 ELSEWHERE = ("columns", "endpoint")  # take no GPU of this machine
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -35,12 +36,14 @@ class Filling:
     Attributes:
         params: Of the run.
         env: Likewise.
+        entries: The shards; verified.
         place: Of the GPU among those that are used.
         gpus: How many are used.
     """
 
     params: Params
     env: Environment
+    entries: Sequence[Entry]
     place: int
     gpus: int
 
@@ -58,7 +61,7 @@ class Filling:
 
             scorer = Scorer(section.scores, layout, env, tell.advance)
         download = layout.artifact("download")
-        for entry in shards_of(download)[self.place :: self.gpus]:
+        for entry in self.entries:
             shard = Shard(download, entry, layout.work("recaption"))
             source = source_captions(shard)
             check_columns(captioners, source)
@@ -93,24 +96,24 @@ def gpu_of(place: int) -> str:
     return names[place] if names else str(place)
 
 
-def fill(params: Params, env: Environment, parts: int, gpus: int) -> None:
+def fill(params: Params, env: Environment, entries: Sequence[Entry], parts: int, gpus: int) -> None:
     """Have so many processes write what is slow; what they finished is kept, however this ends.
 
     Args:
         params: Of the run.
         env: Likewise.
+        entries: All shards of download; verified.
         parts: How often each row is written for, by all captioners that take a GPU.
         gpus: How many.
 
     Raises:
         Fault: as the stage itself would.
     """
-    layout = Layout(env.work_store)
-    work = layout.work("recaption")
-    rows = sum(entry.rows or 0 for entry in shards_of(layout.artifact("download")))
+    work = Layout(env.work_store).work("recaption")
+    rows = sum(entry.rows or 0 for entry in entries)
     total = rows * (parts + (params.recaption.scores is not None))
     progress = Progress(work, f"recaption by {gpus} GPUs", total, "rows")
-    jobs = (Filling(params, env, place, gpus) for place in range(gpus))
+    jobs = (Filling(params, env, entries[place::gpus], place, gpus) for place in range(gpus))
     try:
         with closing(in_order(jobs, gpus, progress, MODULES)) as ended:
             list(ended)

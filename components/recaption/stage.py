@@ -56,7 +56,7 @@ def run(params: Params, env: Environment) -> None:
     _check_sources(captioners, _shards(download, entries, work))
     if (gpus := gpus_of(params, env, len(entries))) > 1:
         slow = [one for one in captioners if one.name in slow_captioners(params.recaption)]
-        fill(params, env, sum(len(one.parts()) for one in slow), gpus)
+        fill(params, env, entries, sum(len(one.parts()) for one in slow), gpus)
     crowd = _write_drafts(captioners, download, entries, params.recaption, work)
     judging = Judging(params.recaption.gates, crowd)
     qualities = _qualities(params.recaption)

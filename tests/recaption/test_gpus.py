@@ -5,6 +5,7 @@ Here each has the CPU, for the device only says where a model runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from components.recaption.vision_language_writer import TransformersWriter
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.layout import Layout
+from components.storage.manifest import Entry
+from components.storage.shards import shards_of
 from tests.recaption.project import COLUMNS, TINY, with_captioners
 from tests.recaption.prompted import FAR, NEAR, bring_llava
 from tests.recaption.test_scoring import layout  # noqa: F401 - a fixture
@@ -60,7 +63,7 @@ def test_many_processes_leave_what_the_stage_would_write_itself(
     run(params, alone)
     expected = contents(made)
     env = Environment(work_store=made.work_store, processes=2)
-    fill(params, env, PARTS, 2)
+    fill(params, env, shards_of(made.artifact("download")), PARTS, 2)
     forbid(monkeypatch, TransformersWriter, "replies")
     monkeypatch.setattr("components.recaption.base_clip.BaseClip.embed_images", None)
     run(params, env)
@@ -71,9 +74,9 @@ def test_many_processes_leave_what_the_stage_would_write_itself(
 def test_the_stage_uses_all_gpus(params: Params, made: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
 
-    def filled(params: Params, env: Environment, parts: int, gpus: int) -> None:
+    def filled(params: Params, env: Environment, entries: Sequence[Entry], parts: int, gpus: int) -> None:
         asked.append((parts, gpus))
-        fill(params, env, parts, gpus)
+        fill(params, env, entries, parts, gpus)
 
     monkeypatch.setattr(stage, "gpus_of", lambda *_arguments: 2)
     monkeypatch.setattr(stage, "fill", filled)
@@ -105,5 +108,5 @@ def test_a_column_of_two_writers_is_told_before_a_model_writes(smoke: Params, ma
     twice = {**COLUMNS, "columns": [{**COLUMNS["columns"][0], "column": "dense"}]}
     env = Environment(work_store=made.work_store, processes=2)
     with pytest.raises(ConfigurationFault, match="mine writes column dense of train, which is there"):
-        fill(with_captioners(smoke, [NEAR, twice]), env, PARTS, 2)
+        fill(with_captioners(smoke, [NEAR, twice]), env, shards_of(made.artifact("download")), PARTS, 2)
     assert not list((made.work("recaption") / "pieces" / "near").glob("*"))
