@@ -52,7 +52,7 @@ PROMPT = "describe the image in one sentence"
 NEW_TOKENS = 64
 SIDE = 256  # pixels of an image, as download keeps it
 CAPTIONS_BATCHES = 4  # written for each figure
-CLIP_BATCH, CLIP_BATCHES = 256, 16
+CLIP_BATCH, CLIP_BATCHES = 256, 8
 CHAT = "{% for message in messages %}USER: <image>\n{{ message.content[1].text }} ASSISTANT:{% endfor %}"
 CLIP_IMAGES = {
     "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 336}, "do_resize": True,

@@ -6,8 +6,12 @@ Qwen2-VL, Qwen2.5-VL and Qwen3-VL; another family works where its processor foll
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
@@ -39,6 +43,19 @@ class VisionLanguage:
 
     model: Any
     processor: Any
+    spares: SimpleQueue[Any] = field(default_factory=SimpleQueue)  # copies of the processor
+
+    @contextmanager
+    def of_ones_own(self) -> Iterator[VisionLanguage]:
+        """Lend the model with a processor that no other thread has: tokenizers are changed by each call."""
+        try:
+            processor = self.spares.get_nowait()
+        except Empty:
+            processor = copy.deepcopy(self.processor)
+        try:
+            yield VisionLanguage(self.model, processor)
+        finally:
+            self.spares.put(processor)
 
 
 def load_vision_language(folder: Path, precision: str = "fp32", device: str = "cpu") -> VisionLanguage:

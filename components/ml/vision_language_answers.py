@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -90,27 +90,18 @@ class _Row:
         return self.inputs["input_ids"].shape[1] + self.question.max_new_tokens
 
 
-class _Preparing(threading.local):
-    """Makes rows of questions, for each thread with a processor of its own: a tokenizer is no one else's."""
-
-    def __init__(self, asked: VisionLanguage) -> None:
-        self._asked = VisionLanguage(asked.model, copy.deepcopy(asked.processor))
-        self._texts: dict[str, str] = {}
-
-    def row(self, numbered: tuple[int, Question]) -> _Row:
-        number, question = numbered
-        if question.prompt not in self._texts:
-            self._texts[question.prompt] = question_text(self._asked, question.prompt)
-        inputs = model_inputs(self._asked, decode_rgb(question.image), self._texts[question.prompt])
-        return _Row(number, question, inputs)
+def _row(asked: VisionLanguage, numbered: tuple[int, Question]) -> _Row:
+    number, question = numbered
+    image = decode_rgb(question.image)
+    with asked.of_ones_own() as own:
+        return _Row(number, question, model_inputs(own, image, question_text(own, question.prompt)))
 
 
 def _windows(asked: VisionLanguage, questions: Iterable[Question], batches: Batches) -> Iterator[list[_Row]]:
     """Yield rows of a few batches at a time, so that the pixels of a whole shard are never held."""
-    preparing = _Preparing(asked)
     window: list[_Row] = []
     tokens = 0
-    for row in ahead(preparing.row, enumerate(questions), batches.threads, ROWS_AHEAD):
+    for row in ahead(partial(_row, asked), enumerate(questions), batches.threads, ROWS_AHEAD):
         window.append(row)
         tokens += row.tokens
         if tokens >= WINDOW_BATCHES * batches.tokens:

@@ -99,11 +99,13 @@ def _models(
 ) -> tuple[list[Bound], list[str]]:
     """Return how long captioners that are models take, one after another, and in words why."""
     models = [one for one in params.recaption.captioners if not isinstance(one, ColumnsCaptioner)]
-    if not models:
+    if not models and not (run and params.recaption.scores):
         return [], []
     if run:
         hours = sum(captions.values()) * run.seconds / run.rows / SECONDS_PER_HOUR
-        return [Bound("all captioners", hours)], [f"{run.seconds / run.rows:.2g} s a caption: {run.origin}"]
+        return [Bound("all captioners and scores", hours)], [
+            f"{run.seconds / run.rows:.2g} s a caption: {run.origin}"
+        ]
     speeds = {one.name: _speed(one, params, machine, measured) for one in models}
     because = [f"{captions[name]:,.0f} captions of {name}: {speed.origin}" for name, speed in speeds.items()]
     if not all(speed.value for speed in speeds.values()):
