@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.audit.images import split_places
+from components.ml.words import WORD
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
 from components.running.workers import finished_pieces
@@ -23,9 +23,7 @@ from components.storage.digests import digest_of
 from components.storage.pieces import piece
 from components.storage.side_tables import CAPTIONS, read_table, write_table
 
-FORMAT_VERSION = 1  # raised by hand when a figure of the same caption changes
-# a run of letters and digits, or one character of a script that is written without spaces
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+FORMAT_VERSION = 2  # raised by hand when a figure of the same caption changes
 LINES_AT_ONCE = 1 << 16  # as Python objects
 _NAME = pa.dictionary(pa.int32(), pa.string())
 ROWS = pa.schema([("key", pa.string()), ("split", pa.string())])
@@ -44,7 +42,7 @@ MODULES = Modules(imported=("components.audit.caption_figures",), refused=("pand
 
 
 def count_words(text: str) -> int:
-    """Return the number of words; each Chinese or Japanese character counts as one."""
+    """Return the number of words; each Chinese, Japanese or Thai character counts as one."""
     return len(WORD.findall(text))
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
 from collections import Counter
 
 import torch
 from torch import Tensor
 
-# a run of letters and digits, or one ideograph: Chinese writes no spaces
-WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
+from components.ml.words import WORD
 
 
 class TfIdf:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from operator import eq
 
+from components.ml.words import UNSPACED
 from components.recaption.languages import other_language
 from components.settings.recaption import CaptionGates
 
@@ -18,8 +19,7 @@ RUN_WORDS = 3
 MIN_REPEATS = 3  # a caption of one word, so often, is none
 SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟")
 AFTER_SENTENCE_END = "\"'”’»)]"
-# scripts that put no spaces between words: each character counts as one
-WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+(?:['’][^\W_]+)*")
+WORD = re.compile(rf"[{UNSPACED}]|[^\W_]+(?:['’][^\W_]+)*")  # here `don't` is one, and `a_b` are two
 CHAT_TOKENS = re.compile(r"<\|[a-z0-9_]+\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>")
 # categories Cc and Cs without white space
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
