@@ -102,11 +102,12 @@ def _tidy(work: Path, stage: str, layout: Layout) -> None:
 
 
 def _prepare_libraries(env: Environment) -> None:
-    """Set what libraries read when they are imported: threads, no bars in a log, no telemetry."""
+    """Set what libraries read when they are imported: threads, memory, no bars in a log, no telemetry."""
     if env.threads:
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(env.threads)
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         os.environ.setdefault(name, "1")
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own keeps 30 MB more of two processes
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
