@@ -18,6 +18,7 @@ from braceexpand import braceexpand
 from components.download.refusal import Refused
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault
 from components.running.progress import Progress
+from components.running.signals import run_or_stop
 from components.settings.download import Download, Fetch
 from components.settings.sources import Shards
 from components.sources.needs import Inputs, is_far
@@ -107,7 +108,8 @@ def _bring(source: Shards, folder: Path, fetch: Fetch, work: Path) -> None:
                 bucket.download_file(path.name, part, None)
                 wanted.came(path, part)
     else:
-        asyncio.run(_fetch_all(wanted, fetch))
+        with asyncio.Runner() as runner:
+            run_or_stop(runner, _fetch_all(wanted, fetch))
 
 
 def _names(source: Shards, bucket: Bucket | None, last: str) -> list[str]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.running.signals import raise_if_stopped
 from components.storage.atomic import remove, replace_folder, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import Entry, write_manifest
@@ -29,13 +30,18 @@ class Output:
 
 @contextmanager
 def output(layout: Layout, stage: str) -> Iterator[Output]:
-    """Yield an empty folder that becomes `artifacts/<stage>` with a manifest when the block ends well."""
+    """Yield an empty folder that becomes `artifacts/<stage>` with a manifest when the block ends well.
+
+    Raises:
+        Stopped: a stop signal came, and was lost on the way.
+    """
     build = layout.work(stage) / "build"
     remove(build)
     build.mkdir(parents=True)
     out = Output(build)
     yield out
     write_manifest(build, out.rows, out.remote)
+    raise_if_stopped()
     replace_folder(build, layout.artifact(stage))
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 from pathlib import Path
 
+from components.running.signals import raise_if_stopped
 from components.storage.atomic import write_json
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -32,7 +33,12 @@ class Progress:
             log.info("%s: resumed at %s %d of %d", what, unit, done, total)
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count finished units; logs every few seconds and at the end. `note` ends the line (`loss 1.23`)."""
+        """Count finished units; logs every few seconds and at the end. `note` ends the line (`loss 1.23`).
+
+        Raises:
+            Stopped: a stop signal came, and was lost on the way.
+        """
+        raise_if_stopped()
         self.done += count
         now = time.monotonic()
         if now < self._next_line_seconds and self.done < self.total:

@@ -34,6 +34,18 @@ def ignore_stop_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def raise_if_stopped() -> None:
+    """Raise again what was raised where exceptions are lost: in a destructor, say, or by a weak reference.
+
+    A stop signal that has come has all others ignored: that is how it is known.
+
+    Raises:
+        Stopped: one came, and the work goes on all the same.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        raise Stopped
+
+
 class StopRequest:
     """Whether a stop signal has arrived."""
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from components.faults import Stopped
+from components.running.output import output
+from components.running.progress import Progress
 from components.running.signals import STOP_SIGNALS, raise_on_stop_signals, run_or_stop
+from components.storage.layout import Layout
 
 
 def test_a_second_signal_does_not_interrupt_the_stopping() -> None:
@@ -67,3 +71,25 @@ def test_work_that_nobody_stops_gives_its_result_or_its_own_failure() -> None:
         assert run_or_stop(runner, give()) == 1
         with pytest.raises(asyncio.CancelledError):
             run_or_stop(runner, cancel_itself())
+
+
+class Ending:
+    """Sends a stop signal as it ends, where Python prints an exception and goes on."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(10))  # the handler is called between two steps of Python
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_a_destructor_swallows_is_raised_again(tmp_path: Path) -> None:
+    progress = Progress(tmp_path, "work", 2, "units")
+    layout = Layout(tmp_path / "work", tmp_path)
+    progress.advance()
+    raise_on_stop_signals()
+    ending = Ending()
+    with pytest.raises(Stopped), output(layout, "download"):
+        del ending
+    assert not layout.artifact("download").exists()
+    with pytest.raises(Stopped):
+        progress.advance()
