@@ -48,36 +48,35 @@ def bring_shards(download: Download, inputs: Inputs, work: Path) -> None:
 
 
 class Wanted:
-    """The shards of a source that are still to come, in their order.
+    """The shards of a source.
 
     Args:
         source: From params.
         names: Of all its shards.
         folder: Where they come to.
         progress: Told of each that is here.
+
+    Attributes:
+        source: As it was given.
+        paths: Those that are still to come, in their order and until there are rows enough.
     """
 
     def __init__(self, source: Shards, names: Sequence[str], folder: Path, progress: Progress) -> None:
-        self._names, self._folder, self._progress = iter(names), folder, progress
-        self.source, self.place = source.name, source.path.rpartition("/")[0]
+        self.source, self._progress, self._rows = source, progress, 0
         self._limit = None if source.sha256 else source.limit
-        self._rows = 0
+        self.paths = self._left([folder / name for name in names])
 
-    def __iter__(self) -> Iterator[Path]:
-        return self
-
-    def __next__(self) -> Path:
-        """Return the path of the next one that is not here, until there are rows enough."""
-        while self._limit is None or self._rows < self._limit:
-            path = self._folder / next(self._names)
-            try:
-                if not path.is_file():
-                    return path
-                self.came(path, path)
-            except DataFault:  # a disk may lose what it held
-                remove(path)
-                return path
-        raise StopIteration
+    def _left(self, paths: Sequence[Path]) -> Iterator[Path]:
+        for path in paths:
+            if self._limit is not None and self._rows >= self._limit:
+                return
+            if path.is_file():
+                try:
+                    self.came(path, path)
+                    continue
+                except DataFault:  # a disk may lose what it held
+                    remove(path)
+            yield path
 
     def came(self, path: Path, shard: Path) -> None:
         """Look through a shard that came; it may still have another name.
@@ -89,21 +88,20 @@ class Wanted:
             self._rows += len(samples_of(shard))
         except DataFault as fault:
             found = str(fault).removeprefix(f"{shard} ")
-            raise DataFault(f"{self.place}/{path.name} came and {found}") from None
+            raise DataFault(f"{self.source.place}/{path.name} came and {found}") from None
         self._progress.advance()
 
 
 def _bring(source: Shards, folder: Path, fetch: Fetch, work: Path) -> None:
-    place, _, last = source.path.rpartition("/")
-    bucket = open_bucket(place) if place.startswith("s3://") else None
-    names = _names(source, bucket, last)
+    bucket = open_bucket(source.place) if source.place.startswith("s3://") else None
+    names = _names(source, bucket)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in {path.name for path in folder.iterdir()} - set(names):
         remove(folder / stale)
     progress = Progress(work, f"download shards of {source.name}", len(names), "shards")
     wanted = Wanted(source, names, folder, progress)
     if bucket:
-        for path in wanted:
+        for path in wanted.paths:
             with new_file(path) as part:
                 bucket.download_file(path.name, part, None)
                 wanted.came(path, part)
@@ -112,8 +110,9 @@ def _bring(source: Shards, folder: Path, fetch: Fetch, work: Path) -> None:
             run_or_stop(runner, _fetch_all(wanted, fetch))
 
 
-def _names(source: Shards, bucket: Bucket | None, last: str) -> list[str]:
+def _names(source: Shards, bucket: Bucket | None) -> list[str]:
     """Return the names of a source's shards, sorted as those of a folder are."""
+    last = source.path.removeprefix(f"{source.place}/")
     if bucket is None or "*" not in last:
         return sorted(braceexpand(last))
     found = [name for name in bucket.names() if "/" not in name and fnmatchcase(name, last)]
@@ -130,8 +129,8 @@ async def _fetch_all(wanted: Wanted, fetch: Fetch) -> None:
 
 
 async def _fetch_some(wanted: Wanted, fetcher: Fetcher) -> None:
-    for path in wanted:
-        url = f"{wanted.place}/{path.name}"
+    for path in wanted.paths:
+        url = f"{wanted.source.place}/{path.name}"
         with new_file(path) as part:
             try:
                 await fetcher.saved(url, part)
@@ -140,6 +139,6 @@ async def _fetch_some(wanted: Wanted, fetcher: Fetcher) -> None:
                     raise InfrastructureFault(f"{url}: {refused.reason}; run again later") from None
                 raise ConfigurationFault(
                     f"{url}: {refused.reason}; expected a shard: correct the path of download.sources "
-                    f"{wanted.source}, or what download.fetch allows"
+                    f"{wanted.source.name}, or what download.fetch allows"
                 ) from None
             wanted.came(path, part)

@@ -90,18 +90,27 @@ class _Row:
         return self.inputs["input_ids"].shape[1] + self.question.max_new_tokens
 
 
-def _row(asked: VisionLanguage, numbered: tuple[int, Question]) -> _Row:
-    number, question = numbered
+def _row(asked: VisionLanguage, posed: tuple[int, Question, str]) -> _Row:
+    number, question, text = posed
     image = decode_rgb(question.image)
     with asked.of_ones_own() as own:
-        return _Row(number, question, model_inputs(own, image, question_text(own, question.prompt)))
+        return _Row(number, question, model_inputs(own, image, text))
+
+
+def _posed(asked: VisionLanguage, questions: Iterable[Question]) -> Iterator[tuple[int, Question, str]]:
+    """Yield each question with its number and its text, which is that of all questions of one prompt."""
+    texts: dict[str, str] = {}
+    for number, question in enumerate(questions):
+        if question.prompt not in texts:
+            texts[question.prompt] = question_text(asked, question.prompt)
+        yield number, question, texts[question.prompt]
 
 
 def _windows(asked: VisionLanguage, questions: Iterable[Question], batches: Batches) -> Iterator[list[_Row]]:
     """Yield rows of a few batches at a time, so that the pixels of a whole shard are never held."""
     window: list[_Row] = []
     tokens = 0
-    for row in ahead(partial(_row, asked), enumerate(questions), batches.threads, ROWS_AHEAD):
+    for row in ahead(partial(_row, asked), _posed(asked, questions), batches.threads, ROWS_AHEAD):
         window.append(row)
         tokens += row.tokens
         if tokens >= WINDOW_BATCHES * batches.tokens:

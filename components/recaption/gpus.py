@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,13 +15,12 @@ from components.recaption.back_ends import captioners_of
 from components.recaption.shard import Shard, check_columns, drafts_of, source_captions
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
-from components.running.workers import in_order, usable_cores
+from components.running.workers import finished_pieces, usable_cores
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import Recaption
 from components.storage.layout import Layout
 from components.storage.manifest import Entry
-from components.storage.pieces import remove_unfinished
 
 ELSEWHERE = ("columns", "endpoint")  # take no GPU of this machine
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -35,24 +33,21 @@ class Filling:
 
     Attributes:
         params: Of the run.
-        env: Likewise.
+        env: Likewise, with the process's share of the cores.
         entries: The shards; verified.
-        place: Of the GPU among those that are used.
-        gpus: How many are used.
+        gpu: The one to use.
     """
 
     params: Params
     env: Environment
     entries: Sequence[Entry]
-    place: int
-    gpus: int
+    gpu: str
 
     def __call__(self, tell: Tell) -> None:
         """Write the captions of all models and the image embeddings of the base CLIP."""
-        os.environ[VISIBLE] = gpu_of(self.place)  # before anything of CUDA is asked for
-        cores = max(1, (self.env.processes or usable_cores()) // self.gpus)
-        env = self.env.model_copy(update={"processes": cores})
-        layout, section = Layout(env.work_store), self.params.recaption
+        os.environ[VISIBLE] = self.gpu  # before anything of CUDA is asked for
+        env, section = self.env, self.params.recaption
+        layout = Layout(env.work_store)
         captioners = list(captioners_of(section, self.params.seed, layout.artifact("base_models"), env))
         slow = slow_captioners(section)
         scorer = None
@@ -69,7 +64,7 @@ class Filling:
                 if captioner.name in slow:
                     drafts_of(shard, captioner, source, tell)
             if scorer:
-                scorer.embed(shard)
+                scorer.image_piece(shard)
 
     def without(self, unit: int) -> Self:
         """Return the same job: it names no unit of work."""
@@ -113,9 +108,7 @@ def fill(params: Params, env: Environment, entries: Sequence[Entry], parts: int,
     rows = sum(entry.rows or 0 for entry in entries)
     total = rows * (parts + (params.recaption.scores is not None))
     progress = Progress(work, f"recaption by {gpus} GPUs", total, "rows")
-    jobs = (Filling(params, env, entries[place::gpus], place, gpus) for place in range(gpus))
-    try:
-        with closing(in_order(jobs, gpus, progress, MODULES)) as ended:
-            list(ended)
-    finally:
-        remove_unfinished(work / "pieces")
+    share = env.model_copy(update={"processes": max(1, (env.processes or usable_cores()) // gpus)})
+    jobs = (Filling(params, share, entries[place::gpus], gpu_of(place)) for place in range(gpus))
+    with finished_pieces(jobs, gpus, progress, MODULES, work / "pieces") as ended:
+        list(ended)

@@ -61,7 +61,7 @@ class Scorer:
 
     def write(self, shard: Shard, captions: list[Caption], folder: Path) -> None:
         """Write a shard's image embeddings and the scores of its captions below a folder."""
-        images = self._image_piece(shard)
+        images = self.image_piece(shard)
         put_files(images, folder / IMAGES_FOLDER)
         parts = [SIMILARITIES.empty_table()]
         for column in sorted({caption.column for caption in captions}):
@@ -79,10 +79,6 @@ class Scorer:
         agreement = pa.array([agreed.get(line) for line in lines], pa.float32())
         table = table.append_column(SCORES.field("agreement"), agreement)
         write_table(folder / SCORES_FOLDER / f"{shard.entry.name}.parquet", table)
-
-    def embed(self, shard: Shard) -> None:
-        """Have the image embeddings of a shard among the finished pieces."""
-        self._image_piece(shard)
 
     def figures(self) -> dict[str, Any]:
         """Return mean similarity by column, mean agreement by pair of columns, and what chance would give.
@@ -108,7 +104,8 @@ class Scorer:
         }
         return {"similarity": similarity, "agreement": self._agreement.figures()}
 
-    def _image_piece(self, shard: Shard) -> Path:
+    def image_piece(self, shard: Shard) -> Path:
+        """Return the finished piece of a shard's image embeddings, made now unless it is there."""
         about = {**self._clip.identity, "dtype": "float16", "format_version": FORMAT_VERSION}
 
         unseen = shard.entry.rows or 0

@@ -53,6 +53,12 @@ class Shard:
         key = content_key({"shard": self.entry.sha256, "format_version": FORMAT_VERSION})
         return piece(self.work / "pieces" / "source", key, self._write_source)
 
+    @cached_property
+    def pixels(self) -> dict[str, str]:
+        """A hash of the keys and images of each split that has rows."""
+        pixels: dict[str, str] = read_json(self.source / PIXELS)
+        return pixels
+
     def _write_source(self, folder: Path) -> None:
         captions = [
             Caption(key=pair.key, split=pair.metadata["split"], **caption)
@@ -95,8 +101,7 @@ def check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
 
 def rounds_of(shard: Shard, captioner: Captioner, part: Part) -> Rounds:
     """Return the pieces of what a captioner's part writes for a shard: decided by what it reads of it."""
-    pixels = read_json(shard.source / PIXELS)
-    seen = {split: pixels.get(split) for split in sorted(part.splits)}
+    seen = {split: shard.pixels.get(split) for split in sorted(part.splits)}
     decided_by = {
         "reads": shard.entry.sha256 if part.reads_captions else seen,
         "columns": sorted(part.columns),
@@ -118,10 +123,9 @@ def drafts_of(
         progress: Counts the shard's rows once a part, each as soon as something was written for it.
     """
     found: list[Draft] = []
-    splits = read_json(shard.source / PIXELS).keys()
     for part in captioner.parts():
         shown = Shown(progress)
-        if part.splits.isdisjoint(splits):  # no row to write for
+        if part.splits.isdisjoint(shard.pixels):  # no row to write for
             shown.end(shard.entry.rows or 0)
             continue
 

@@ -83,8 +83,8 @@ def _inputs(params: Params, layout: Layout) -> str:
         if not (folder / path).exists() and not any(folder.glob(path)):
             raise ConfigurationFault(f"{folder / path} not found ({section}): put it there or mend the path")
     for source in params.download.sources:
-        if is_far(source) and source.path.startswith("s3://"):
-            open_bucket(source.path.rpartition("/")[0])
+        if is_far(source) and source.place.startswith("s3://"):
+            open_bucket(source.place)
     return f"inputs: {folder}, {len(params.download.sources)} sources"
 
 

@@ -88,11 +88,11 @@ def in_order(
 
 @contextmanager
 def finished_pieces(
-    jobs: Iterable[Job[Path]], processes: int, progress: Progress, modules: Modules, store: Path
-) -> Iterator[Iterator[Path]]:
-    """Give the folders of the pieces that jobs finish, in their order, by `in_order`.
+    jobs: Iterable[Job[Result]], processes: int, progress: Progress, modules: Modules, store: Path
+) -> Iterator[Iterator[Result]]:
+    """Give the results of jobs that make pieces of a store, by `in_order`.
 
-    However it ends, nothing half made is left in their store.
+    However it ends, nothing half made is left there.
     """
     try:
         with closing(in_order(jobs, processes, progress, modules)) as finished:

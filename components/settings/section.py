@@ -32,11 +32,12 @@ def _stays_below(path: str) -> str:
     return path
 
 
+BUCKET, FOLDERS = r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9]", r"(/[^\s/?#@{}*]+)*/"
 FAR_SHARDS = re.compile(
-    r"(https?://[^\s/?#@{}*]+|s3://[a-z0-9][a-z0-9.-]+[a-z0-9])(/[^\s/?#@{}*]+)*/"  # host or bucket, folders
+    rf"(https?://[^\s/?#@{{}}*]+|{BUCKET}){FOLDERS}"
     r"[A-Za-z0-9_.=-]*(\{\d{1,7}\.\.\d{1,7}\}[A-Za-z0-9_.=-]*)?\.tar"
 )
-FAR_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[^\s/?#@{}*]+)*/[A-Za-z0-9_.=*-]*\.tar")
+FAR_PATTERN = re.compile(rf"{BUCKET}{FOLDERS}[A-Za-z0-9_.=*-]*\.tar")
 
 
 def _below_or_far(path: str) -> str:
@@ -51,7 +52,7 @@ def _below_or_far(path: str) -> str:
 
 
 def _in_a_bucket(uri: str) -> str:
-    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[A-Za-z0-9_.=-]+)*", uri):
+    if not re.fullmatch(rf"{BUCKET}(/[A-Za-z0-9_.=-]+)*", uri):
         raise ValueError("expected s3://bucket/prefix, without a slash at its end or credentials")
     return uri
 

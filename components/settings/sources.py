@@ -178,6 +178,11 @@ class Shards(Members, Pinned):
         """Whether they must be brought here first."""
         return "://" in self.path
 
+    @property
+    def place(self) -> str:
+        """The address, or the folder, that they lie in."""
+        return self.path.rpartition("/")[0]
+
 
 class SplitCounts(Section):
     """Rows per split."""

@@ -334,6 +334,6 @@ def test_a_large_picture_costs_little_more_than_itself() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program], input=data, cwd=ROOT, capture_output=True, check=True
-    )  # noqa: S603
+    )
     assert near(opened(picture_of(data, images)).getpixel((9, 9)), (237, 137, 137))
     assert int(done.stdout) < 330 * 1024  # it is 256 MB decoded, and was four times as much
