@@ -60,6 +60,8 @@ def wrap(
         split_special_tokens=True,
         truncation=True,
         max_length=room + 1,  # one more, to see which are cut
+        return_attention_mask=False,
+        return_token_type_ids=False,
     )["input_ids"]
     return [
         Tokens((*start, *(ids[:room] or _unknown(tokenizer, text)), *end), len(start), len(ids) > room)
