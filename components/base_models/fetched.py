@@ -82,15 +82,14 @@ def fetch(
 
 
 def check_llm(folder: Path) -> None:
-    """Check that config and tokenizer are of a kind that transformers knows by itself.
+    """Check that it is a decoder of which all weights are there, without reading them; see `check_decoder`.
 
     Raises:
-        ValueError: they are not.
+        ValueError: it is not.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from components.ml.decoder import check_decoder
 
-    for kind in (AutoConfig, AutoTokenizer):
-        kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    check_decoder(folder)
 
 
 def check_clip(folder: Path) -> None:
@@ -122,7 +121,10 @@ def check_text_encoder(folder: Path) -> None:
         ConfigurationFault: `modules.json` names no known parts.
         ValueError: a part is not whole.
     """
-    check_llm(folder)
+    from transformers import AutoConfig, AutoTokenizer
+
+    for kind in (AutoConfig, AutoTokenizer):
+        kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     for module in modules_in((folder / MODULES).read_bytes(), folder.name):
         needed = {"Pooling": ["config.json"], "Dense": ["config.json", f"model{WEIGHTS}"]}
         for file in needed.get(module.type, []):
