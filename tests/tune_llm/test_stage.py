@@ -86,7 +86,7 @@ def test_saved_models_give_the_trained_vectors(layout: Layout, smoke: Params, en
     run(changed(smoke, phases=[smoke.tune_llm.phases[0].model_copy(update={"steps": 3})]), env)
     folder = layout.artifact("tune_llm")
     encoding = read_json(folder / "encoding.json")
-    assert encoding == {**smoke.tune_llm.encoding.model_dump(), "query_prompt": ""}
+    assert encoding == {**smoke.tune_llm.encoding.model_dump(), "query_prompts": {}}
     assert read_json(folder / "llm" / "config.json")["is_causal"] is False
     adapter = read_json(folder / "adapter" / "adapter_config.json")
     assert adapter["target_modules"] == sorted(smoke.tune_llm.lora.targets)  # type: ignore[union-attr]
@@ -102,6 +102,10 @@ def test_saved_models_give_the_trained_vectors(layout: Layout, smoke: Params, en
 
 def test_full_tuning_of_real_captions_params(layout: Layout, smoke: Params, env: Environment) -> None:
     phase = smoke.tune_llm.phases[0].model_copy(update={"steps": 3})
+    prompt = "find a caption of the same image: "
+    phase = phase.model_copy(
+        update={"pairs": [kind.model_copy(update={"query_prompt": prompt}) for kind in phase.pairs]}
+    )
     params = changed(
         smoke,
         method="full",
@@ -109,13 +113,13 @@ def test_full_tuning_of_real_captions_params(layout: Layout, smoke: Params, env:
         chunks=4,
         precision="bf16",
         embedding_rate_factor=3.0,
-        query_prompt="find a caption of the same image: ",
         phases=[phase],
     )
     run(params, env)
     folder = layout.artifact("tune_llm")
     assert not (folder / "adapter").exists()
-    assert read_json(folder / "encoding.json")["query_prompt"].startswith("find")
+    prompts = read_json(folder / "encoding.json")["query_prompts"]
+    assert prompts == {"dense_to_dense": prompt, "short_to_dense": prompt}
     metrics = read_json(layout.metrics("tune_llm"))
     assert metrics["learning"] == metrics["weights"]
     assert metrics["phases"][0]["steps"] == 3
