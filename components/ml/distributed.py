@@ -98,7 +98,8 @@ def shard(model: nn.Module, device: str) -> None:
     for module in model.modules():
         if type(module).__name__ in blocks:
             fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    # between steps every weight is a part, for optimizers, checkpoints and whoever lists the weights
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 def is_sharded(tensor: Tensor) -> bool:

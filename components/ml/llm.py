@@ -182,7 +182,7 @@ def encode_tokens(
         (N, d) float32 on the CPU, un-normalised, in the order of `rows`.
     """
     embeddings = torch.empty(len(rows), encoder.dimension)
-    with torch.inference_mode(), autocast(encoder.device, precision):
+    with torch.no_grad(), autocast(encoder.device, precision):
         for batch in token_batches([len(row.ids) for row in rows], batch_tokens):
             embeddings[batch] = embed(encoder, [rows[number] for number in batch]).cpu()
             if progress:
