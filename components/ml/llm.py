@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
 
 from components.ml.attention import check_attention, hidden_states, set_attention
+from components.ml.decoder import load_decoder
 from components.ml.template import Tokens, wrap
 
 
@@ -66,7 +65,7 @@ def load_text_encoder(
         ValueError: the folder holds no such model, its attention does not do what `attention` says, or
             `max_tokens` does not fit model or template.
     """
-    tokenizer, model = _load(folder)
+    tokenizer, model = load_decoder(folder)
     set_attention(model, attention)
     encoder = TextEncoder(
         model.eval().to(device), tokenizer, attention, pooling, template, max_tokens, query_prompts or {}
@@ -74,46 +73,10 @@ def load_text_encoder(
     longest = getattr(model.config, "max_position_embeddings", max_tokens)
     if max_tokens > longest:
         raise ValueError(f"max_tokens is {max_tokens}; {folder} reads {longest} tokens at most")
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise ValueError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model embeds "
-            f"{model.get_input_embeddings().num_embeddings}: expected the tokenizer that belongs to the model"
-        )
     for prompt in ("", *encoder.query_prompts.values()):
         tokenise(encoder, ["a"], prompt)
     check_attention(encoder.model, attention)
     return encoder
-
-
-def _load(folder: Path) -> tuple[Any, Any]:
-    if not folder.is_dir():
-        raise ValueError(f"{folder} not found; expected a language model in Hugging Face layout")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, report = AutoModel.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, KeyError, ImportError, ValueError, SafetensorError) as error:
-        raise ValueError(
-            f"{folder} holds no language model and tokenizer that load: {_first_line(error)}"
-        ) from None
-    # transformers would leave these random, with a warning only
-    absent = sorted({*report["missing_keys"], *(str(odd) for odd in report["mismatched_keys"])})
-    if absent:
-        raise ValueError(
-            f"{folder}: {len(absent)} weights are missing or of another shape ({', '.join(absent[:5])}); "
-            "expected all of the model that its config.json names"
-        )
-    return tokenizer, model
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def tokenise(encoder: TextEncoder, texts: list[str], prompt: str = "") -> list[Tokens]:
