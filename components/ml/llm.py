@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class TextEncoder:
         pooling: `mean` of the hidden states of the text and what follows it in the template, or the `last`.
         template: Chat wrap around `{text}`; special tokens in it count, those in a text are plain text.
         max_tokens: Longer texts are cut to fit, template and prompt included.
-        query_prompt: Put before a text that is tokenised as a query.
+        query_prompts: What it was tuned to have put before a text that asks, by name.
     """
 
     model: nn.Module
@@ -36,7 +36,7 @@ class TextEncoder:
     pooling: str
     template: str
     max_tokens: int
-    query_prompt: str = ""
+    query_prompts: dict[str, str] = field(default_factory=dict)
 
     @property
     def dimension(self) -> int:
@@ -56,7 +56,7 @@ def load_text_encoder(
     pooling: str,
     template: str,
     max_tokens: int,
-    query_prompt: str = "",
+    query_prompts: dict[str, str] | None = None,
     device: str = "cpu",
 ) -> TextEncoder:
     """Load a decoder in Hugging Face layout from a folder (safetensors, no remote code), in evaluation mode.
@@ -68,33 +68,39 @@ def load_text_encoder(
     tokenizer, model = load_decoder(folder)
     set_attention(model, attention)
     encoder = TextEncoder(
-        model.eval().to(device), tokenizer, attention, pooling, template, max_tokens, query_prompt
+        model.eval().to(device), tokenizer, attention, pooling, template, max_tokens, query_prompts or {}
     )
     longest = getattr(model.config, "max_position_embeddings", max_tokens)
     if max_tokens > longest:
         raise ValueError(f"max_tokens is {max_tokens}; {folder} reads {longest} tokens at most")
-    tokenise(encoder, ["a"], as_queries=True)
+    for prompt in ("", *encoder.query_prompts.values()):
+        tokenise(encoder, ["a"], prompt)
     check_attention(encoder.model, attention)
     return encoder
 
 
-def tokenise(encoder: TextEncoder, texts: list[str], *, as_queries: bool = False) -> list[Tokens]:
-    """Tokenise texts within the encoder's template, `as_queries` with its query prompt (see `wrap`)."""
-    prompt = encoder.query_prompt if as_queries else ""
+def tokenise(encoder: TextEncoder, texts: list[str], prompt: str = "") -> list[Tokens]:
+    """Tokenise texts within the encoder's template, each after a query prompt (see `wrap`)."""
     return wrap(encoder.tokenizer, texts, encoder.template, prompt, encoder.max_tokens)
+
+
+def pad(rows: list[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return token ids padded on the left, which of them are real, and which are of the text: (B, T) each."""
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    real = torch.zeros(len(rows), longest, dtype=torch.bool)
+    of_text = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        first = longest - len(row.ids)
+        ids[number, first:] = torch.tensor(row.ids)
+        real[number, first:] = True
+        of_text[number, first + row.text_start :] = True
+    return ids, real, of_text
 
 
 def embed(encoder: TextEncoder, rows: list[Tokens]) -> Tensor:
     """Encode one batch as it is, with gradients where they are on; (B, d) float32, un-normalised."""
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    real = torch.zeros(len(rows), longest, dtype=torch.bool)
-    pooled = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for number, row in enumerate(rows):
-        first = longest - len(row.ids)  # padded on the left
-        ids[number, first:] = torch.tensor(row.ids)
-        real[number, first:] = True
-        pooled[number, first + row.text_start :] = True
+    ids, real, pooled = pad(rows)
     hidden = hidden_states(encoder.model, ids.to(encoder.device), real.to(encoder.device))
     return pool(hidden.float(), pooled.to(encoder.device), encoder.pooling)
 
@@ -115,7 +121,7 @@ def encode(
     precision: str = "fp32",
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Encode texts, without the query prompt; see `encode_tokens`."""
+    """Encode texts, without a query prompt; see `encode_tokens`."""
     return encode_tokens(encoder, tokenise(encoder, texts), batch_tokens, precision, progress)
 
 
@@ -139,7 +145,7 @@ def encode_tokens(
         (N, d) float32 on the CPU, un-normalised, in the order of `rows`.
     """
     embeddings = torch.empty(len(rows), encoder.dimension)
-    with torch.inference_mode(), autocast(encoder.device, precision):
+    with torch.no_grad(), autocast(encoder.device, precision):
         for batch in token_batches([len(row.ids) for row in rows], batch_tokens):
             embeddings[batch] = embed(encoder, [rows[number] for number in batch]).cpu()
             if progress:

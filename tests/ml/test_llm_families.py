@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,8 +35,13 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def load(family: Family, **changes: str) -> TextEncoder:
-    settings = {"attention": "bidirectional", "pooling": "mean", "template": family[2], **changes}
-    return load_text_encoder(family[1], max_tokens=64, query_prompt="find the caption: ", **settings)
+    settings: dict[str, Any] = {
+        "attention": "bidirectional",
+        "pooling": "mean",
+        "template": family[2],
+        **changes,
+    }
+    return load_text_encoder(family[1], max_tokens=64, **settings)
 
 
 def close(first: Tensor, second: Tensor) -> None:
@@ -59,7 +65,7 @@ def test_a_text_starts_as_the_family_starts_it(family: Family) -> None:
     encoder = load(family)
     for chat in (template, "{text}", f"{bos or ''}{template}"):
         encoder.template = chat
-        (row,) = tokenise(encoder, ["<bos> red <|eot_id|> </s>"], as_queries=True)
+        (row,) = tokenise(encoder, ["<bos> red <|eot_id|> </s>"], "find the caption: ")
         tokens = encoder.tokenizer.convert_ids_to_tokens(row.ids)
         assert encoder.tokenizer.bos_token == bos
         assert [place for place, token in enumerate(tokens) if token == bos] == ([0] if bos else [])
