@@ -46,8 +46,9 @@ TYPES = {
 def write_layout(folder: Path, encoder: TextEncoder) -> str | None:
     """Write what sentence-transformers reads beside a saved model and tokenizer.
 
-    Its vectors are the encoder's, un-normalised: those of `encode` and `encode_document` of texts, those of
-    `encode_query` of texts with the query prompt. Token ids are compared before anything is written.
+    Its vectors are the encoder's, un-normalised. A query prompt goes by its own name (`prompt_name`), and
+    where there is but one also by `encode_query`; all other texts go without. Token ids are compared before
+    anything is written.
 
     Args:
         folder: Of model and tokenizer, as transformers saved them; the tokenizer's files are rewritten.
@@ -56,17 +57,18 @@ def write_layout(folder: Path, encoder: TextEncoder) -> str | None:
     Returns:
         None, or why sentence-transformers cannot give the same vectors; then the folder is left as it was.
     """
-    start, end, query_start = _frame(encoder)
-    is_left_out = encoder.pooling == "mean" and bool(query_start)
-    if is_left_out and len(end) > 1:
+    start, end = _frame(encoder)
+    is_mean = encoder.pooling == "mean"
+    prompts = _prompts(encoder, MARK if start and is_mean else "")
+    if is_mean and len(end) > 1 and any(prompts.values()):
         return (
             f"the template ends in {len(end)} tokens, and sentence-transformers leaves a header out of the "
             "mean only where one token or none follows the text"
         )
-    special = _special_token(encoder.tokenizer, end, {*start[-1:], *query_start[-1:]})
+    special = _special_token(encoder, end)
     if special is None:
         return "the tokenizer names no special token to pad with"
-    prompts, how = _prompts(encoder, start), _tokenizer_settings(encoder, special)
+    how = _tokenizer_settings(encoder, special)
     with TemporaryDirectory() as name:
         trial = Path(name)
         for file in READ_BY_TOKENIZER:
@@ -74,7 +76,7 @@ def write_layout(folder: Path, encoder: TextEncoder) -> str | None:
         frame_tokenizer(trial, start, end)
         if type(_tokenizer(trial)).__name__ != AS_IT_IS:
             how["tokenizer_type"] = TYPE_AS_IT_IS
-        if found := _difference(trial, encoder, how, prompts, is_left_out=is_left_out):
+        if found := _difference(encoder, _tokenizer(trial), _tokenizer(trial, **how), prompts):
             return found
         for file in READ_BY_TOKENIZER[1:]:
             shutil.copyfile(trial / file, folder / file)
@@ -82,28 +84,40 @@ def write_layout(folder: Path, encoder: TextEncoder) -> str | None:
     return None
 
 
-def _frame(encoder: TextEncoder) -> tuple[list[int], list[int], list[int]]:
-    """Return the tokens before and after a text, and those before a text that is a query."""
+def _queries(encoder: TextEncoder) -> dict[str, str]:
+    """Return what the encoder puts before a text, by the names that sentence-transformers has for it."""
+    different = {*encoder.query_prompts.values()}
+    query = different.pop() if len(different) == 1 else ""
+    return {**encoder.query_prompts, "document": "", "query": query}
+
+
+def _frame(encoder: TextEncoder) -> tuple[list[int], list[int]]:
+    """Return the tokens before and after a text."""
     text = encoder.tokenizer("a", add_special_tokens=False)["input_ids"]
-    (document,), (query,) = (tokenise(encoder, ["a"], as_queries=flag) for flag in (False, True))
-    end = document.ids[document.text_start + len(text) :]
-    return [*document.ids[: document.text_start]], [*end], [*query.ids[: query.text_start]]
+    (row,) = tokenise(encoder, ["a"])
+    return [*row.ids[: row.text_start]], [*row.ids[row.text_start + len(text) :]]
 
 
-def _prompts(encoder: TextEncoder, start: list[int]) -> dict[str, str]:
-    document = MARK if start and encoder.pooling == "mean" else ""
-    if not encoder.query_prompt:
-        return {"document": document, "query": document}
-    prompt, bare = encoder.query_prompt, encoder.query_prompt.rstrip()
-    tokens, of_bare = (
-        encoder.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, bare)
-    )
-    # a normaliser that strips a text's end does so no more where the mark is its end
-    return {"document": document, "query": (bare if of_bare == tokens else prompt) + MARK}
+def _prompts(encoder: TextEncoder, document: str) -> dict[str, str]:
+    """Return what sentence-transformers shall put before a text, by name.
+
+    A normaliser that strips a text's end does so no more where the mark is its end.
+    """
+    written = {"": document}
+    for prompt in encoder.query_prompts.values():
+        bare = prompt.rstrip()
+        tokens, of_bare = (
+            encoder.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, bare)
+        )
+        written[prompt] = (bare if tokens == of_bare else prompt) + MARK
+    return {name: written[prompt] for name, prompt in _queries(encoder).items()}
 
 
-def _special_token(tokenizer: Any, end: list[int], last: set[int]) -> str | None:  # noqa: ANN401
-    """Return the one token that shall count as special: the footer, or one that no prompt ends in."""
+def _special_token(encoder: TextEncoder, end: list[int]) -> str | None:
+    """Return the token that shall count as special: the footer, or one that nothing before a text ends in."""
+    tokenizer = encoder.tokenizer
+    rows = [tokenise(encoder, ["a"], prompt)[0] for prompt in _queries(encoder).values()]
+    last = {row.ids[row.text_start - 1] for row in rows if row.text_start}
     named = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
     found = end if len(end) == 1 else [one for one in named if one is not None and one not in last]
     return str(tokenizer.convert_ids_to_tokens(found[0])) if found else None
@@ -123,32 +137,23 @@ def _tokenizer_settings(encoder: TextEncoder, special: str) -> dict[str, Any]:
     }
 
 
-def _difference(
-    folder: Path,
-    encoder: TextEncoder,
-    how: dict[str, Any],
-    prompts: dict[str, str],
-    *,
-    is_left_out: bool,
-) -> str | None:
-    """Return what the tokenizer of a folder does otherwise than the encoder."""
-    theirs, ours = _tokenizer(folder, **how), _tokenizer(folder)
+def _difference(encoder: TextEncoder, ours: Any, theirs: Any, prompts: dict[str, str]) -> str | None:  # noqa: ANN401
+    """Return what the rewritten tokenizer does otherwise than the encoder, read by us or by them."""
     texts = _probes(encoder)
-    for name, prompt in prompts.items():
-        expected = tokenise(encoder, texts, as_queries=name == "query")
-        found = theirs([prompt + text for text in texts], truncation=True)["input_ids"]
+    for name, query in _queries(encoder).items():
+        expected = tokenise(encoder, texts, query)
+        if wrap(ours, texts, encoder.template, query, encoder.max_tokens) != expected:
+            return f"with the template in tokenizer.json this package would read a {name} otherwise"
+        found = theirs([prompts[name] + text for text in texts], truncation=True)["input_ids"]
         for text, row, ids in zip(texts, expected, found, strict=True):
             if ids != [*row.ids]:
                 return f"its tokenizer would give other tokens for the {name} {text!r:.60}"
-        alone = theirs(prompt)["input_ids"] if prompt else []
+        alone = theirs(prompts[name])["input_ids"] if prompts[name] else []
         left_out = len(alone) - (bool(alone) and alone[-1] in theirs.all_special_ids)
-        if is_left_out and left_out != expected[0].text_start:
+        if encoder.pooling == "mean" and left_out != expected[0].text_start:
             return (
                 f"of a {name} it would leave {left_out} tokens out of the mean, not {expected[0].text_start}"
             )
-        query_prompt = encoder.query_prompt if name == "query" else ""
-        if wrap(ours, texts, encoder.template, query_prompt, encoder.max_tokens) != expected:
-            return f"with the template in tokenizer.json this package would read the {name} otherwise"
     return None
 
 

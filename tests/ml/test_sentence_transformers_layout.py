@@ -36,7 +36,7 @@ def load(folder: Path, **changes: Any) -> TextEncoder:
         "pooling": "mean",
         "template": "{text}",
         "max_tokens": 120,
-        "query_prompt": PROMPT,
+        "query_prompts": {"short_to_dense": PROMPT},
         **changes,
     }
     return load_text_encoder(folder, **settings)
@@ -49,18 +49,23 @@ def saved(folder: Path, encoder: TextEncoder) -> str | None:
     return write_layout(folder, encoder)
 
 
-def vectors(folder: Path, texts: list[str], *, as_queries: bool = False) -> Tensor:
+def vectors(folder: Path, texts: list[str], name: str = "") -> Tensor:
+    """Encode by sentence-transformers; `name` is that of a prompt."""
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    done = model.encode_query(texts) if as_queries else model.encode(texts)
-    if not as_queries:
+    if name == "query":
+        return torch.from_numpy(model.encode_query(texts))
+    done = model.encode(texts, prompt_name=name or None)
+    if not name:
         assert (done == model.encode_document(texts)).all()
     return torch.from_numpy(done)
 
 
 def check_same_vectors(folder: Path, encoder: TextEncoder, texts: list[str]) -> None:
-    for as_queries in (False, True):
-        ours = encode_tokens(encoder, tokenise(encoder, texts, as_queries=as_queries), 1024)
-        theirs = vectors(folder, texts, as_queries=as_queries)
+    prompts = {*encoder.query_prompts.values()}
+    query = prompts.pop() if len(prompts) == 1 else ""
+    for name, prompt in {"": "", "query": query, **encoder.query_prompts}.items():
+        ours = encode_tokens(encoder, tokenise(encoder, texts, prompt), 1024)
+        theirs = vectors(folder, texts, name)
         assert float((ours - theirs).abs().max() / ours.abs().max()) < 1e-5
 
 
@@ -77,14 +82,22 @@ def test_every_family_gives_the_same_vectors(
     check_same_vectors(tmp_path / "tuned", encoder, TEXTS)
 
 
-@pytest.mark.parametrize("prompt", ["", "find a caption like "])
+@pytest.mark.parametrize("prompts", [{}, {"first": "find a caption like "}])
 @pytest.mark.parametrize("template", ["{text}", "user: {text}<eos>", "<bos>say {text}"])
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
 def test_models_made_here_give_the_same_vectors(
-    tmp_path: Path, template: str, prompt: str, attention: str
+    tmp_path: Path, template: str, prompts: dict[str, str], attention: str
 ) -> None:
     write_llm(tmp_path / "base", TEXTS[:2])
-    encoder = load(tmp_path / "base", attention=attention, template=template, query_prompt=prompt)
+    encoder = load(tmp_path / "base", attention=attention, template=template, query_prompts=prompts)
+    assert saved(tmp_path / "tuned", encoder) is None
+    check_same_vectors(tmp_path / "tuned", encoder, TEXTS)
+
+
+def test_of_several_prompts_each_goes_by_its_name(tmp_path: Path) -> None:
+    write_llm(tmp_path / "base", TEXTS[:2])
+    prompts = {"short_to_dense": "find the dense one:", "dense_to_short": "find the short one:"}
+    encoder = load(tmp_path / "base", query_prompts=prompts)
     assert saved(tmp_path / "tuned", encoder) is None
     check_same_vectors(tmp_path / "tuned", encoder, TEXTS)
 
@@ -113,7 +126,7 @@ def test_the_folder_loads_as_before_and_may_be_tuned_again(tmp_path: Path, name:
     encoder = load(tmp_path / "base", template=template)
     assert saved(tmp_path / "tuned", encoder) is None
     again = load(tmp_path / "tuned", template=template)
-    assert tokenise(again, TEXTS, as_queries=True) == tokenise(encoder, TEXTS, as_queries=True)
+    assert tokenise(again, TEXTS, PROMPT) == tokenise(encoder, TEXTS, PROMPT)
     assert torch.equal(encode(again, TEXTS, 1024), encode(encoder, TEXTS, 1024))
     assert AutoModel.from_pretrained(tmp_path / "tuned").config.is_causal is False
     again.template = "{text}"
@@ -134,6 +147,13 @@ def test_a_space_that_a_normaliser_prepends_is_kept(tmp_path: Path) -> None:
         assert saved(tmp_path / folder, encoder) is None
         check_same_vectors(tmp_path / folder, encoder, TEXTS)
         encoder = load(tmp_path / folder)
+
+
+@pytest.mark.parametrize("template", ["{text}", "<s>user: {text}</s>"])
+def test_a_released_model_gives_the_same_vectors(tmp_path: Path, shared: Path, template: str) -> None:
+    encoder = load(shared / "data" / "models" / "stories260K", template=template)
+    assert saved(tmp_path, encoder) is None
+    check_same_vectors(tmp_path, encoder, TEXTS)
 
 
 def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:
@@ -162,7 +182,7 @@ def test_a_text_that_nothing_is_left_of_is_zeros_there(tmp_path: Path) -> None:
     ("fault", "message"),
     [
         ("footer", "the template ends in 2 tokens"),
-        ("normalizer", "other tokens for the query"),
+        ("normalizer", "other tokens for the short_to_dense"),
         ("special", "names no special token to pad with"),
     ],
 )
