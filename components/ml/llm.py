@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
 
 from components.ml.attention import check_attention, hidden_states, set_attention
+from components.ml.decoder import load_decoder
 from components.ml.padded_keys import padded_keys
 from components.ml.template import Tokens, wrap
 
@@ -31,7 +30,7 @@ class TextEncoder:
         pooling: `mean` of the hidden states of the text and what follows it in the template, or the `last`.
         template: Chat wrap around `{text}`; special tokens in it count, those in a text are plain text.
         max_tokens: Longer texts are cut to fit, template and prompt included.
-        query_prompt: Put before a text that is tokenised as a query.
+        query_prompts: What it was tuned to have put before a text that asks, by name.
     """
 
     model: nn.Module
@@ -40,7 +39,7 @@ class TextEncoder:
     pooling: str
     template: str
     max_tokens: int
-    query_prompt: str = ""
+    query_prompts: dict[str, str] = field(default_factory=dict)
 
     @property
     def dimension(self) -> int:
@@ -60,7 +59,7 @@ def load_text_encoder(
     pooling: str,
     template: str,
     max_tokens: int,
-    query_prompt: str = "",
+    query_prompts: dict[str, str] | None = None,
     device: str = "cpu",
 ) -> TextEncoder:
     """Load a decoder in Hugging Face layout from a folder (safetensors, no remote code), in evaluation mode.
@@ -69,71 +68,40 @@ def load_text_encoder(
         ValueError: the folder holds no such model, its attention does not do what `attention` says, or
             `max_tokens` does not fit model or template.
     """
-    tokenizer, model = _load(folder)
+    tokenizer, model = load_decoder(folder)
     set_attention(model, attention)
     encoder = TextEncoder(
-        model.eval().to(device), tokenizer, attention, pooling, template, max_tokens, query_prompt
+        model.eval().to(device), tokenizer, attention, pooling, template, max_tokens, query_prompts or {}
     )
     longest = getattr(model.config, "max_position_embeddings", max_tokens)
     if max_tokens > longest:
         raise ValueError(f"max_tokens is {max_tokens}; {folder} reads {longest} tokens at most")
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise ValueError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model embeds "
-            f"{model.get_input_embeddings().num_embeddings}: expected the tokenizer that belongs to the model"
-        )
-    tokenise(encoder, ["a"], as_queries=True)
+    for prompt in ("", *encoder.query_prompts.values()):
+        tokenise(encoder, ["a"], prompt)
     check_attention(encoder.model, attention)
     return encoder
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
-    if not folder.is_dir():
-        raise ValueError(f"{folder} not found; expected a language model in Hugging Face layout")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, report = AutoModel.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, KeyError, ImportError, ValueError, SafetensorError) as error:
-        raise ValueError(
-            f"{folder} holds no language model and tokenizer that load: {_first_line(error)}"
-        ) from None
-    # transformers would leave these random, with a warning only
-    absent = sorted({*report["missing_keys"], *(str(odd) for odd in report["mismatched_keys"])})
-    if absent:
-        raise ValueError(
-            f"{folder}: {len(absent)} weights are missing or of another shape ({', '.join(absent[:5])}); "
-            "expected all of the model that its config.json names"
-        )
-    return tokenizer, model
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def tokenise(encoder: TextEncoder, texts: list[str], *, as_queries: bool = False) -> list[Tokens]:
-    """Tokenise texts within the encoder's template, `as_queries` with its query prompt (see `wrap`)."""
-    prompt = encoder.query_prompt if as_queries else ""
+def tokenise(encoder: TextEncoder, texts: list[str], prompt: str = "") -> list[Tokens]:
+    """Tokenise texts within the encoder's template, each after a query prompt (see `wrap`)."""
     return wrap(encoder.tokenizer, texts, encoder.template, prompt, encoder.max_tokens)
+
+
+def pad(rows: list[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return token ids padded on the left, which of them are real, and which are of the text: (B, T) each."""
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.tensor([(*(0,) * (longest - len(row.ids)), *row.ids) for row in rows])
+    first = torch.tensor([[longest - len(row.ids)] for row in rows])  # (B, 1)
+    text_start = first + torch.tensor([[row.text_start] for row in rows])
+    place = torch.arange(longest)
+    return ids, place >= first, place >= text_start
 
 
 def embed(encoder: TextEncoder, rows: list[Tokens]) -> Tensor:
     """Encode one batch as it is, with gradients where they are on; (B, d) float32, un-normalised."""
-    lengths = torch.tensor([len(row.ids) for row in rows])
-    longest = int(lengths.max())
-    first = (longest - lengths).unsqueeze(1)  # (B, 1): padded on the left
-    text_start = first + torch.tensor([[row.text_start] for row in rows])
-    place = torch.arange(longest)
-    ids = torch.tensor([(*(0,) * (longest - len(row.ids)), *row.ids) for row in rows])
-    hidden = hidden_states(encoder.model, ids.to(encoder.device), (place >= first).to(encoder.device))
-    return pool(hidden.float(), (place >= text_start).to(encoder.device), encoder.pooling)
+    ids, real, pooled = pad(rows)
+    hidden = hidden_states(encoder.model, ids.to(encoder.device), real.to(encoder.device))
+    return pool(hidden.float(), pooled.to(encoder.device), encoder.pooling)
 
 
 def pool(hidden: Tensor, pooled: Tensor, pooling: str) -> Tensor:
@@ -141,8 +109,8 @@ def pool(hidden: Tensor, pooled: Tensor, pooling: str) -> Tensor:
     if pooling == "last":
         last = hidden.shape[1] - 1 - pooled.int().flip(1).argmax(1)  # (B,)
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
-    weights = pooled.unsqueeze(1).to(hidden.dtype)  # (B, 1, T)
-    return (weights @ hidden).squeeze(1) / weights.sum(2)
+    weights = pooled.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
+    return (hidden * weights).sum(1) / weights.sum(1)
 
 
 def encode(
@@ -152,7 +120,7 @@ def encode(
     precision: str = "fp32",
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Encode texts, without the query prompt; see `encode_tokens`."""
+    """Encode texts, without a query prompt; see `encode_tokens`."""
     return encode_tokens(encoder, tokenise(encoder, texts), batch_tokens, precision, progress)
 
 
@@ -176,7 +144,7 @@ def encode_tokens(
         (N, d) float32 on the CPU, un-normalised, in the order of `rows`.
     """
     embeddings = torch.empty(len(rows), encoder.dimension)
-    with torch.inference_mode(), autocast(encoder.device, precision), padded_keys(encoder.model):
+    with torch.no_grad(), autocast(encoder.device, precision), padded_keys(encoder.model):
         for batch in token_batches([len(row.ids) for row in rows], batch_tokens):
             embeddings[batch] = embed(encoder, [rows[number] for number in batch]).cpu()
             if progress:

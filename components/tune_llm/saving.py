@@ -22,7 +22,13 @@ MOST_MOVE = 1e-3  # of the largest value; merging a LoRA rounds at about 1e-6
 
 def encoding_of(params: TuneLlm) -> dict[str, Any]:
     """Return how a text becomes a vector, as `encoding.json` says it."""
-    return {**params.encoding.model_dump(), "query_prompt": params.query_prompt}
+    prompts = {
+        f"{kind.first}_to_{kind.second}": kind.query_prompt
+        for phase in params.phases
+        for kind in phase.pairs
+        if kind.query_prompt
+    }
+    return {**params.encoding.model_dump(), "query_prompts": dict(sorted(prompts.items()))}
 
 
 def save_tuned(

@@ -93,9 +93,9 @@ def test_batches_hold_to_their_tokens() -> None:
 
 
 def test_header_and_prompt_are_left_out_of_pooling(folder: Path) -> None:
-    encoder = load(folder, template="<bos>user: {text}<eos>", query_prompt="find a caption like ")
+    encoder = load(folder, template="<bos>user: {text}<eos>")
     document, query = (
-        tokenise(encoder, ["A red circle."], as_queries=as_queries)[0] for as_queries in (False, True)
+        tokenise(encoder, ["A red circle."], prompt)[0] for prompt in ("", "find a caption like ")
     )
     assert document.ids[document.text_start :] == query.ids[query.text_start :]
     assert document.ids[-1] == encoder.tokenizer.eos_token_id
@@ -138,6 +138,7 @@ def test_bf16_is_close_and_no_texts_are_no_rows(folder: Path) -> None:
     [
         ({"max_tokens": 100_000}, "reads 192 tokens at most"),
         ({"max_tokens": 3, "template": "user: {text} end"}, "no room for a text"),
+        ({"max_tokens": 9, "query_prompts": {"a_to_b": "find a caption like this"}}, "no room for a text"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(folder: Path, changes: dict[str, object], message: str) -> None:
