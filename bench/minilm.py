@@ -88,7 +88,7 @@ def _compare(model: Path) -> bool:
         for caption in read_captions(path)
     ]
     columns = sorted({caption.column for caption in captions})
-    cache = read_embeddings(Path("artifacts/embed_captions") / NAME, columns)
+    cache = read_embeddings(Path("artifacts/embed_captions") / NAME, columns, Path(".work"))
     text = {(one.column, one.key, one.number): one.text for one in captions}
     lines = [cache.table[name].to_pylist() for name in ("column", "key", "number", "row")]
     of_rows = {row: text[column, key, number] for column, key, number, row in zip(*lines, strict=True)}

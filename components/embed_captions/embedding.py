@@ -15,7 +15,10 @@ from components.embed_captions.sources import TextFile
 from components.faults import DataFault
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import content_key, write_json
+from components.storage.bucket import Bucket
+from components.storage.bulk import forget_lost, keep_remote, local_copy
 from components.storage.embeddings import read_vectors, write_embeddings
+from components.storage.manifest import Entry, listed
 from components.storage.pieces import is_intact, piece
 from components.storage.side_tables import read_table, text_key, write_table
 
@@ -58,6 +61,7 @@ class Embedder:
     params: EmbedCaptions
     seed: int
     store: Path
+    root: Bucket | None  # where vectors go in bulk mode
     progress: Callable[[int], None]
 
     @cached_property
@@ -74,13 +78,18 @@ class Embedder:
         return self.store / self._of_encoder / (file.folder or ".") / file.name
 
     def is_there(self, file: TextFile) -> bool:
-        """Say whether a file's piece is finished and intact."""
-        return is_intact(self.folder(file))
+        """Say whether a file's piece is finished and intact, its vectors where they belong."""
+        folder = self.folder(file)
+        forget_lost(folder, self.root)
+        return is_intact(folder) and all(entry.is_remote == bool(self.root) for entry in _vectors_of(folder))
 
     def made(self, file: TextFile) -> Path:
         """Return the finished piece of a file, made now unless it is there."""
         folder = self.folder(file)
-        return piece(folder.parent, folder.name, partial(self._write, file))
+        piece(folder.parent, folder.name, partial(self._write, file))
+        if self.root:
+            keep_remote(folder, self.root, f"{self.encoder.name}/{file.folder}".rstrip("/"))
+        return folder
 
     def _write(self, file: TextFile, folder: Path) -> None:
         """Write the embeddings of one file's lines, those of equal text sharing one, and the figures."""
@@ -126,7 +135,10 @@ class Embedder:
         for path in sorted(earlier, key=lambda one: (one.stat().st_mtime, one.name), reverse=True):
             if not is_intact(path):
                 continue
-            about, vectors, _ = read_vectors(path / f"{file.name}.safetensors", file.schema, _MEND)
+            (entry,) = _vectors_of(path)
+            lines = path / f"{file.name}.parquet"
+            with local_copy(path, entry, self.store.parent) as there:
+                about, vectors, _ = read_vectors(there, file.schema, _MEND, lines)
             if about != self.encoder.about:
                 continue
             seen = read_table(path / TEXTS, SEEN_TEXTS)
@@ -159,6 +171,10 @@ def check_again(figures: dict[str, Any], params: EmbedCaptions) -> None:
             f"embed_captions.min_recheck_cosine asks for {params.min_recheck_cosine:g}: batches change what "
             "the model says, try precision fp32"
         )
+
+
+def _vectors_of(folder: Path) -> list[Entry]:
+    return [entry for entry in listed(folder) if entry.is_vectors]
 
 
 def _sum(counts: list[Any]) -> int | None:

@@ -23,6 +23,7 @@ from components.running.rows import Rows
 from components.running.workers import finished_pieces, usable_cores
 from components.settings.environment import Environment
 from components.settings.params import Params
+from components.storage.bulk import open_data_root
 from components.storage.layout import Layout
 
 STAGE = "embed_captions"
@@ -74,7 +75,9 @@ def embedders_of(
 ) -> list[Embedder]:
     """Return what embeds with each encoder."""
     store = layout.work(STAGE) / "pieces"
-    return [Embedder(one, params.embed_captions, params.seed, store, progress) for one in encoders]
+    uri = params.download.data_root
+    root = open_data_root(uri) if uri else None
+    return [Embedder(one, params.embed_captions, params.seed, store, root, progress) for one in encoders]
 
 
 def make(embedder: Embedder, shards: Sequence[CaptionShard | None], prompts: list[Prompt]) -> None:

@@ -57,7 +57,7 @@ def run(params: Params, env: Environment) -> None:
     fill(params, env, encoders, found, prompts)
     with output(layout, STAGE) as out:
         for folder, place in pieces:
-            put_files(folder, out.folder / place, leave=TEXTS)
+            out.remote += put_files(folder, out.folder / place, leave=TEXTS)
         figures = {name: _figures(out.folder / name, own) for name in own.names}
     write_metrics(layout, STAGE, {**rows.figures(), "llms": figures})
 

@@ -42,7 +42,8 @@ class CachedTexts:
         self, layout: Layout, name: str, params: EmbedCaptions, columns: set[str], with_prompts: bool
     ) -> None:
         self.folder = folder = layout.artifact("embed_captions") / name
-        captions = read_embeddings(folder, columns)
+        work = layout.work("evaluate")
+        captions = read_embeddings(folder, columns, work)
         check_header(layout, name, params, captions)
         self._vectors = captions.vectors
         names = ("key", "column", "number", "row")
@@ -50,7 +51,7 @@ class CachedTexts:
         self._rows = {(key, column, number): row for key, column, number, row in zip(*lines, strict=True)}
         self._prompts: dict[tuple[str, str, str], int] = {}
         if with_prompts:
-            prompts = read_prompts(folder)
+            prompts = read_prompts(folder, work)
             check_header(layout, name, params, prompts)
             lines = [prompts.table[name].to_pylist() for name in ("task", "label", "template", "row")]
             self._prompts = {(task, label, form): row for task, label, form, row in zip(*lines, strict=True)}

@@ -1,4 +1,4 @@
-"""Bulk mode: shards in a bucket, written once under names that carry their content's hash, and read verified.
+"""Bulk mode: shards and embeddings in a bucket, under names that carry their content's hash, read verified.
 
 A manifest's entry names the object; what lists, describes or joins shards stays in the folder and is small.
 Nothing here removes an object: a manifest of an earlier run may name it.
@@ -16,7 +16,16 @@ from tempfile import TemporaryDirectory
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault
 from components.storage.atomic import link_or_copy, new_folder, remove
 from components.storage.bucket import Bucket, open_bucket
-from components.storage.manifest import SHARD_SUFFIX, Entry, listed, read_manifest, verify, write_manifest
+from components.storage.manifest import (
+    EMBEDDINGS,
+    SHARD_SUFFIX,
+    VECTORS_SUFFIX,
+    Entry,
+    listed,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 
 SHARDS = "shards"  # the folder of the objects below a data root
 MARK, MARK_TEXT = "data_root.txt", b"Shards of an LLM2CLIP pipeline, named by their content.\n"
@@ -75,7 +84,7 @@ def _bring_here(piece_folder: Path, shards: list[Entry], root: Bucket | None) ->
     entries = read_manifest(piece_folder)
     with new_folder(piece_folder) as part:
         for shard in shards:
-            _download(shard, root, part / f"{shard.name}{SHARD_SUFFIX}", piece_folder)
+            _download(shard, root, part / PurePosixPath(shard.place).name, piece_folder)
         for entry in entries:
             if not entry.is_remote:
                 link_or_copy(piece_folder / entry.uri, part / entry.uri)
@@ -99,24 +108,30 @@ def _download(shard: Entry, root: Bucket | None, path: Path, piece_folder: Path)
         ) from None
 
 
-def keep_remote(piece_folder: Path, root: Bucket) -> None:
-    """Put a finished piece's shards in the bucket; of each the piece keeps only the entry in its manifest.
+def keep_remote(piece_folder: Path, root: Bucket, below: str = "") -> None:
+    """Put a finished piece's shards or vectors in the bucket; the piece keeps their entries in its manifest.
 
     The local file goes when the entry is in place: a kill before that costs one more question whether the
     object is there. No condition guards the upload, because who writes the same name writes the same bytes.
+
+    Args:
+        piece_folder: Of the piece.
+        root: Where they go.
+        below: Of vectors, their folder in the artifact: `tuned/dense`.
 
     Raises:
         DataFault: a file of the piece is damaged.
         InfrastructureFault: the endpoint failed for longer than is ridden out.
     """
     entries = listed(piece_folder)
-    shards = [entry for entry in entries if entry.is_shard]
-    kept = [replace(entry, uri=f"{root.uri}/{object_name(entry)}") for entry in shards]
+    shards = [entry for entry in entries if entry.is_shard or entry.is_vectors]
+    names = {entry: object_name(_placed(entry, below)) for entry in shards}
+    kept = [replace(entry, uri=f"{root.uri}/{names[entry]}") for entry in shards]
     if kept == shards:
         return
     for entry in shards:
         if not entry.is_remote:
-            root.upload_file(piece_folder / entry.uri, object_name(entry), entry.sha256)
+            root.upload_file(piece_folder / entry.uri, names[entry], entry.sha256)
     with new_folder(piece_folder) as part:
         for entry in entries:
             if entry not in shards:
@@ -154,15 +169,23 @@ def local_copy(folder: Path, entry: Entry, work: Path) -> Iterator[Path]:
         except DataFault as fault:
             raise DataFault(
                 f"{fault}: restore it from a copy, or remove it if it is there and "
-                "`dvc repro --force download` makes it again"
+                f"`dvc repro --force {'embed_captions' if entry.is_vectors else 'download'}` makes it again"
             ) from None
         yield path
 
 
 def object_name(entry: Entry) -> str:
-    """Return a shard's name below a data root; it carries the hash, so that no other content ever has it."""
+    """Return a file's name below a data root; it carries the hash, so that no other content ever has it."""
+    if entry.is_vectors:
+        name = entry.place.removesuffix(VECTORS_SUFFIX).replace("/", ".")
+        return f"{EMBEDDINGS}/{name}-{entry.sha256}{VECTORS_SUFFIX}"
     return f"{SHARDS}/{entry.name}-{entry.sha256}{SHARD_SUFFIX}"
 
 
+def _placed(entry: Entry, below: str) -> Entry:
+    """Return the entry of a piece's file as the artifact has it."""
+    return entry if entry.is_remote or not below else replace(entry, uri=f"{below}/{entry.uri}")
+
+
 def _root_of(entry: Entry) -> str:
-    return entry.uri.rpartition(f"/{SHARDS}/")[0]
+    return entry.uri.rsplit("/", 2)[0]

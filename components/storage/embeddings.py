@@ -10,14 +10,15 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from components.faults import DataFault
 from components.storage.atomic import new_file
-from components.storage.manifest import read_manifest
+from components.storage.bulk import local_copy
+from components.storage.manifest import Entry, read_manifest
 from components.storage.side_tables import read_table, write_table
 
 if TYPE_CHECKING:
@@ -99,55 +100,59 @@ def write_embeddings(
     write_table(folder / f"{name}.parquet", table)
 
 
-def read_embeddings(folder: Path, columns: Iterable[str]) -> Embeddings:
+def read_embeddings(folder: Path, columns: Iterable[str], work: Path) -> Embeddings:
     """Read the embeddings that one LLM made of captions, verified by the manifest of the folder above.
 
     Args:
         folder: `artifacts/embed_captions/<llm>`.
         columns: Whose captions; each must be there.
+        work: The stage's folder in the work store, where files of a bucket are for a moment.
 
     Raises:
         DataFault: a column or a file is missing or damaged, a vector is NaN or zero, a line has no vector, or
             files were made by different models or settings.
     """
-    paths: list[Path] = []
+    entries: list[Entry] = []
     for column in sorted(set(columns)):
         found = _listed(folder, f"{column}/")
         if not found:
-            there = sorted({path.parts[0] for path in _listed(folder) if len(path.parts) > 1})
+            parts = [PurePosixPath(entry.place).parts for entry in _listed(folder)]
+            there = sorted({names[1] for names in parts if len(names) > 2})
             raise DataFault(
                 f"{folder} has no embeddings of column {column}, but of {', '.join(there) or 'none'}; {_MEND}"
             )
-        paths += found
-    return _joined(folder, paths, EMBEDDED_CAPTIONS)
+        entries += found
+    return _joined(folder, entries, EMBEDDED_CAPTIONS, work)
 
 
-def read_prompts(folder: Path) -> Embeddings:
+def read_prompts(folder: Path, work: Path) -> Embeddings:
     """Read the embeddings that one LLM made of zero-shot prompts, as `read_embeddings` does."""
-    paths = _listed(folder, f"{PROMPTS}.")
-    if not paths:
+    entries = _listed(folder, f"{PROMPTS}.")
+    if not entries:
         raise DataFault(f"{folder} has no embeddings of prompts; {_MEND}")
-    return _joined(folder, paths, EMBEDDED_PROMPTS)
+    return _joined(folder, entries, EMBEDDED_PROMPTS, work)
 
 
-def _listed(folder: Path, start: str = "") -> list[Path]:
+def _listed(folder: Path, start: str = "") -> list[Entry]:
     entries = read_manifest(folder.parent, f"{folder.name}/{start}")
-    paths = [Path(entry.uri).relative_to(folder.name) for entry in entries]
-    return [path for path in paths if path.suffix == ".safetensors"]
+    return [entry for entry in entries if entry.is_vectors]
 
 
-def _joined(folder: Path, paths: list[Path], schema: pa.Schema) -> Embeddings:
+def _joined(folder: Path, entries: list[Entry], schema: pa.Schema, work: Path) -> Embeddings:
     import torch
 
     about: dict[str, Any] = {}
     vectors: list[Tensor] = []
     tables: list[pa.Table] = []
     offset = 0
-    for path in paths:
-        one, of_file, table = read_vectors(folder / path, schema, _MEND)
+    for entry in entries:
+        lines = (folder.parent / entry.place).with_suffix(".parquet")
+        with local_copy(folder.parent, entry, work) as path:
+            one, of_file, table = read_vectors(path, schema, _MEND, lines)
         about = about or one
         if one != about:
-            raise DataFault(f"{folder}: {path} was made by {one}, {paths[0]} by {about}; {_MEND}")
+            first = entries[0].place
+            raise DataFault(f"{folder}: {entry.place} was made by {one}, {first} by {about}; {_MEND}")
         vectors.append(of_file)
         rows = pa.array(table["row"].to_numpy() + offset, pa.int64())
         tables.append(table.set_column(table.schema.get_field_index("row"), "row", rows))
@@ -155,8 +160,16 @@ def _joined(folder: Path, paths: list[Path], schema: pa.Schema) -> Embeddings:
     return Embeddings(about, torch.cat(vectors), pa.concat_tables(tables))
 
 
-def read_vectors(path: Path, schema: pa.Schema, mend: str) -> tuple[dict[str, Any], Tensor, pa.Table]:
+def read_vectors(
+    path: Path, schema: pa.Schema, mend: str, lines: Path | None = None
+) -> tuple[dict[str, Any], Tensor, pa.Table]:
     """Read one file: what made it, its vectors (M, d), and the lines whose column `row` indexes them.
+
+    Args:
+        path: Of the vectors.
+        schema: Of the lines.
+        mend: What to do about a fault, for the message.
+        lines: Their file, if it is not beside the vectors.
 
     Raises:
         DataFault: as `read_embeddings`; the caller has verified the manifest.
@@ -169,7 +182,7 @@ def read_vectors(path: Path, schema: pa.Schema, mend: str) -> tuple[dict[str, An
             vectors: Tensor = file.get_tensor("embeddings")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise DataFault(f"{path} cannot be read ({error}); {mend}") from None
-    table = read_table(path.with_suffix(".parquet"), schema)
+    table = read_table(lines or path.with_suffix(".parquet"), schema)
     _check(path, vectors, table, mend)
     return about, vectors, table
 

@@ -15,7 +15,8 @@ from components.storage.layout import MANIFEST
 
 FORMAT_VERSION = 1
 REMOTE = "s3://"
-SHARD_SUFFIX = ".tar"
+SHARD_SUFFIX, VECTORS_SUFFIX = ".tar", ".safetensors"
+EMBEDDINGS = "embeddings"  # a folder of a bucket; its `tuned.dense.00000` stands for tuned/dense/00000
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,20 @@ class Entry:
         if not self.is_remote:
             return self.uri
         path = PurePosixPath(self.uri.removeprefix(REMOTE))
-        return f"{path.parent.name}/{path.stem.removesuffix(f'-{self.sha256}')}{path.suffix}"
+        stem = path.stem.removesuffix(f"-{self.sha256}")
+        if path.parent.name == EMBEDDINGS:
+            return f"{stem.replace('.', '/')}{path.suffix}"
+        return f"{path.parent.name}/{stem}{path.suffix}"
 
     @property
     def is_shard(self) -> bool:
         """Whether it is a tar of image-caption pairs."""
         return self.place.endswith(SHARD_SUFFIX)
+
+    @property
+    def is_vectors(self) -> bool:
+        """Whether it holds embeddings."""
+        return self.place.endswith(VECTORS_SUFFIX)
 
     @property
     def name(self) -> str:

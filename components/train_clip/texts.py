@@ -49,7 +49,9 @@ def texts_of(
     """
     if text == "own":
         return PlainTexts(*examples.texts())
-    embeddings = read_embeddings(layout.artifact("embed_captions") / text, examples.columns)
+    embeddings = read_embeddings(
+        layout.artifact("embed_captions") / text, examples.columns, layout.work("train_clip")
+    )
     check_header(layout, text, params, embeddings)
     rows = examples.embedding_rows(embeddings)
     digest = sha256()

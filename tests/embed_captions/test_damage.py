@@ -20,8 +20,8 @@ COLUMN = "dense"
 
 
 def read(folder: Path) -> None:
-    read_embeddings(folder, [COLUMN])
-    read_prompts(folder)
+    read_embeddings(folder, [COLUMN], Path(".work"))
+    read_prompts(folder, Path(".work"))
 
 
 def damaged(data: bytes, draw: random.Random) -> bytes:

@@ -57,12 +57,12 @@ def test_one_new_caption_is_computed_alone(
     run(params, env)
     assert asked == [NEW]
     grown, metrics = (
-        read_embeddings(tuned.artifact("embed_captions") / "tuned", ["dense"]),
+        read_embeddings(tuned.artifact("embed_captions") / "tuned", ["dense"], Path(".work")),
         tuned.metrics("embed_captions"),
     )
     figures = read_json(metrics)
     run(params, Environment(work_store=Path("from_scratch")))
-    fresh = read_embeddings(tuned.artifact("embed_captions") / "tuned", ["dense"])
+    fresh = read_embeddings(tuned.artifact("embed_captions") / "tuned", ["dense"], Path(".work"))
     assert fresh.table == grown.table
     torch.testing.assert_close(grown.vectors.float(), fresh.vectors.float(), rtol=2e-3, atol=1e-3)
     again = read_json(metrics)

@@ -72,7 +72,7 @@ def test_the_stage_fills_a_cache_by_it(brought: Layout, smoke: Params, env: Envi
     run(with_mine(smoke), env)
     captions = read_captions(brought.artifact("recaption") / "captions" / "00000.parquet")
     dense = [caption for caption in captions if caption.column == "dense"]
-    found = read_embeddings(brought.artifact("embed_captions") / "other", ["dense"])
+    found = read_embeddings(brought.artifact("embed_captions") / "other", ["dense"], Path(".work"))
     assert found.about["encoder"] == "other"
     encoder = SentenceEncoder(brought.artifact("base_models") / "text_encoders" / "mine", "cpu")
     expected = encoder.encode([caption.text for caption in dense], 1, "fp32", lambda _: None)

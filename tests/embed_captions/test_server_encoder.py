@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -170,7 +171,7 @@ def test_the_stage_fills_a_cache_by_it(
     run(with_far(smoke), env)
     captions = read_captions(tuned.artifact("recaption") / "captions" / "00000.parquet")
     dense = [caption for caption in captions if caption.column == "dense"]
-    found = read_embeddings(tuned.artifact("embed_captions") / "far", ["dense"])
+    found = read_embeddings(tuned.artifact("embed_captions") / "far", ["dense"], Path(".work"))
     assert found.about["revision"] == "1"
     for caption in dense:
         row = found.rows("dense", [caption.key])[0][caption.number]

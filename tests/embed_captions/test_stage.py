@@ -66,7 +66,7 @@ def test_every_kept_caption_has_its_own_embedding(tuned: Layout, smoke: Params, 
     ]
     for name, artifact in (("base", "base_models"), ("tuned", "tune_llm")):
         columns = {caption.column for caption in captions}
-        found = read_embeddings(tuned.artifact("embed_captions") / name, columns)
+        found = read_embeddings(tuned.artifact("embed_captions") / name, columns, Path(".work"))
         assert found.about["llm"] == name
         assert found.about["query_prompts"] == {"a": "find: "}
         assert len(found.table) == len(captions)
@@ -87,7 +87,7 @@ def test_metrics_balance_and_prompts_cover_the_classes_of_test(
     assert (metrics["rows_in"], metrics["rows_out"]) == (40, 39)
     assert metrics["rejected"] == {"not_kept_by_audit": 1}
     assert metrics["llms"]["tuned"]["recheck_min_cosine"] > 0.9999
-    prompts = read_prompts(tuned.artifact("embed_captions") / "base").table.to_pylist()
+    prompts = read_prompts(tuned.artifact("embed_captions") / "base", Path(".work")).table.to_pylist()
     templates = smoke.evaluate.zero_shot[0].templates
     labels = {prompt["label"] for prompt in prompts}
     assert len(prompts) == len(labels) * len(templates)
@@ -144,12 +144,12 @@ def test_rows_in_another_order_find_the_same_embeddings(
 ) -> None:
     folder = tuned.artifact("embed_captions") / "tuned"
     run(smoke, env)
-    before = read_embeddings(folder, ["alt", "dense"])
+    before = read_embeddings(folder, ["alt", "dense"], Path(".work"))
     captions = tuned.artifact("recaption") / "captions" / "00000.parquet"
     write_captions(captions, read_captions(captions)[::-1])
     write_manifest(tuned.artifact("recaption"))
     run(smoke, env)
-    after = read_embeddings(folder, ["alt", "dense"])
+    after = read_embeddings(folder, ["alt", "dense"], Path(".work"))
     keys = sorted(set(before.table["key"].to_pylist()))
     for column in ("alt", "dense"):
         one, other = before.rows(column, keys), after.rows(column, keys)
@@ -168,7 +168,7 @@ def test_hostile_captions_are_embedded_like_any(tuned: Layout, smoke: Params, en
     write_captions(captions, [*lines, *hostile])
     write_manifest(tuned.artifact("recaption"))
     run(changed(smoke, llms=["tuned"]), env)
-    found = read_embeddings(tuned.artifact("embed_captions") / "tuned", ["hostile"])
+    found = read_embeddings(tuned.artifact("embed_captions") / "tuned", ["hostile"], Path(".work"))
     assert len(found.rows("hostile", [lines[0].key])[0]) == len(HOSTILE)
     assert read_json(tuned.metrics("embed_captions"))["llms"]["tuned"]["cut_captions"] == 1
 
@@ -186,7 +186,7 @@ def test_a_shard_of_which_nothing_was_kept_has_no_file(
     run(smoke, env)
     assert {Path(name).stem for name in stored(tuned) if "/" in name} == {"00000", "prompts"}
     kept = read_keys(tuned.artifact("audit") / "kept" / "00000.parquet")
-    found = read_embeddings(tuned.artifact("embed_captions") / "base", ["alt"])
+    found = read_embeddings(tuned.artifact("embed_captions") / "base", ["alt"], Path(".work"))
     assert set(found.table["key"].to_pylist()) == kept
 
 

@@ -142,7 +142,7 @@ def test_the_report_needs_nothing_but_itself(project: Layout, params: Params, en
 
 def test_a_missing_embedding_is_an_error(project: Layout, params: Params, env: Environment) -> None:
     folder = project.artifact("embed_captions") / "tuned"
-    embeddings = read_embeddings(folder, ["dense"])
+    embeddings = read_embeddings(folder, ["dense"], Path(".work"))
     lines = embeddings.table.to_pylist()
     gone = next(line for line in lines if line["split"] == "test")
     kept = [line for line in lines if line != gone]

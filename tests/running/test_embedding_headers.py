@@ -35,13 +35,13 @@ def changed(params: EmbedCaptions, **values: Any) -> EmbedCaptions:
 
 def test_what_was_made_by_these_params_is_taken(layout: Layout, smoke: Params) -> None:
     for name in ("base", "tuned"):
-        found = read_embeddings(layout.artifact("embed_captions") / name, ["dense"])
+        found = read_embeddings(layout.artifact("embed_captions") / name, ["dense"], Path(".work"))
         check_header(layout, name, smoke.embed_captions, found)
         assert found.about == llm_header(layout, name, smoke.embed_captions, verify=True)
 
 
 def test_every_key_that_differs_is_named(layout: Layout, smoke: Params) -> None:
-    found = read_embeddings(layout.artifact("embed_captions") / "tuned", ["dense"])
+    found = read_embeddings(layout.artifact("embed_captions") / "tuned", ["dense"], Path(".work"))
     write_json(layout.artifact("tune_llm") / "encoding.json", {"pooling": "last"})
     params = changed(smoke.embed_captions, precision="bf16")
     with pytest.raises(
@@ -51,7 +51,7 @@ def test_every_key_that_differs_is_named(layout: Layout, smoke: Params) -> None:
 
 
 def test_another_model_is_named(layout: Layout, smoke: Params) -> None:
-    found = read_embeddings(layout.artifact("embed_captions") / "base", ["dense"])
+    found = read_embeddings(layout.artifact("embed_captions") / "base", ["dense"], Path(".work"))
     write_json(layout.artifact("base_models") / "llm" / "config.json", {"of": "another"})
     write_manifest(layout.artifact("base_models"))
     with pytest.raises(DataFault, match="llm_key '[0-9a-f]{64}', expected '[0-9a-f]{64}'"):

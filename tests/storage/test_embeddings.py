@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_round_trip_over_shards(folder: Path) -> None:
-    found = read_embeddings(folder, COLUMNS)
+    found = read_embeddings(folder, COLUMNS, Path(".work"))
     assert found.about == ABOUT
     assert found.vectors.dtype == torch.float16
     expected = [*vectors(2, 50.0).tolist(), *vectors(1).tolist(), *vectors(1, 100.0).tolist()]
@@ -67,13 +67,13 @@ def test_round_trip_over_shards(folder: Path) -> None:
 
 
 def test_chosen_columns_and_prompts(folder: Path) -> None:
-    assert read_embeddings(folder, ["dense"]).rows("short", ["c"]) == [[]]
-    prompts = read_prompts(folder)
+    assert read_embeddings(folder, ["dense"], Path(".work")).rows("short", ["c"]) == [[]]
+    prompts = read_prompts(folder, Path(".work"))
     assert prompts.table.to_pylist() == [
         {"task": "object", "label": "red circle", "template": "a {label}", "row": 0}
     ]
     with pytest.raises(DataFault, match="no embeddings of column german, but of dense, short"):
-        read_embeddings(folder, ["short", "german"])
+        read_embeddings(folder, ["short", "german"], Path(".work"))
 
 
 def test_absent_prompts_are_named(folder: Path) -> None:
@@ -81,14 +81,14 @@ def test_absent_prompts_are_named(folder: Path) -> None:
         path.unlink()
     write_manifest(folder.parent)
     with pytest.raises(DataFault, match="no embeddings of prompts"):
-        read_prompts(folder)
+        read_prompts(folder, Path(".work"))
 
 
 def test_join_is_by_key_whatever_the_order_of_rows(folder: Path) -> None:
-    before = read_embeddings(folder, COLUMNS)
+    before = read_embeddings(folder, COLUMNS, Path(".work"))
     write_embeddings(folder / "dense", "00000", ABOUT, table(DENSE[::-1]), vectors(2, 50.0))
     write_manifest(folder.parent)
-    after = read_embeddings(folder, COLUMNS)
+    after = read_embeddings(folder, COLUMNS, Path(".work"))
     for column in COLUMNS:
         assert after.rows(column, "abc") == before.rows(column, "abc")
 
@@ -114,8 +114,8 @@ def test_a_damaged_shard_is_refused(folder: Path, suffix: str, damage: str) -> N
         data[-2] ^= 1
         path.write_bytes(data)
     with pytest.raises(DataFault):
-        read_embeddings(folder, COLUMNS)
-    assert read_embeddings(folder, ["dense"]).rows("dense", ["a"]) == [[0, 1]]
+        read_embeddings(folder, COLUMNS, Path(".work"))
+    assert read_embeddings(folder, ["dense"], Path(".work")).rows("dense", ["a"]) == [[0, 1]]
 
 
 def test_shards_of_different_models_are_refused(folder: Path) -> None:
@@ -123,7 +123,7 @@ def test_shards_of_different_models_are_refused(folder: Path) -> None:
     write_embeddings(folder / "short", "00001", other, table(MORE_SHORT), vectors(1))
     write_manifest(folder.parent)
     with pytest.raises(DataFault, match="00001.* was made by .*def.* by .*abc"):
-        read_embeddings(folder, COLUMNS)
+        read_embeddings(folder, COLUMNS, Path(".work"))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6, 0.0], ids=str)
@@ -142,4 +142,4 @@ def test_lines_and_vectors_must_match(tmp_path: Path) -> None:
 def test_a_shard_without_captions_holds_none(tmp_path: Path) -> None:
     write_embeddings(tmp_path / "base" / "short", "00000", ABOUT, table([]), torch.zeros(0, 4))
     write_manifest(tmp_path)
-    assert read_embeddings(tmp_path / "base", ["short"]).vectors.shape == (0, 4)
+    assert read_embeddings(tmp_path / "base", ["short"], Path(".work")).vectors.shape == (0, 4)
