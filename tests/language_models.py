@@ -44,7 +44,7 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 LLAMA3_CHAT = "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
 QWEN_CHAT = "<|im_start|>user\n{text}<|im_end|>"
 GEMMA_CHAT = "<start_of_turn>user\n{text}<end_of_turn>"
-MISTRAL_CHAT = "[INST] {text} [/INST]"
+MISTRAL_CHAT = "[INST] {text}[/INST]"
 
 
 def _byte_level(special: list[str]) -> Tokenizer:

@@ -22,6 +22,8 @@ from components.running.model_weights import weights_in
 from components.settings.base_models import BucketModel, Fetched, FolderModel, HubModel
 from components.storage.atomic import sha256_of, write_json
 
+UNUSED = ("pooler.", "decoder.")  # weights of a model that its sentence encoder has no part in
+
 
 def fetch(
     section: Fetched,
@@ -121,10 +123,13 @@ def check_text_encoder(folder: Path) -> None:
         ConfigurationFault: `modules.json` names no known parts.
         ValueError: a part is not whole.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    for kind in (AutoConfig, AutoTokenizer):
-        kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    from components.ml.decoder import absent_weights
+
+    AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if absent := [name for name in absent_weights(folder) if not name.startswith(UNUSED)]:
+        raise ValueError(f"{len(absent)} weights are missing or of another shape, {absent[0]} among them")
     for module in modules_in((folder / MODULES).read_bytes(), folder.name):
         needed = {"Pooling": ["config.json"], "Dense": ["config.json", f"model{WEIGHTS}"]}
         for file in needed.get(module.type, []):

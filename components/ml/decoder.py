@@ -32,6 +32,16 @@ def check_decoder(folder: Path) -> None:
     _load(folder, device_map="meta")
 
 
+def absent_weights(folder: Path) -> list[str]:
+    """Return what a model of any kind lacks, by the headers of its files of weights.
+
+    Raises:
+        OSError: it has no config or no safetensors.
+        ValueError: it is of a kind that transformers does not know.
+    """
+    return _model(folder, device_map="meta")[1]
+
+
 def _load(folder: Path, **how: str) -> tuple[Any, Any]:
     if not folder.is_dir():
         raise ValueError(f"{folder} not found; expected a language model in Hugging Face layout")
@@ -39,22 +49,11 @@ def _load(folder: Path, **how: str) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _check_kind(config)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, report = AutoModel.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are reported like missing ones
-            **how,
-        )
+        model, absent = _model(folder, **how)
     except (OSError, KeyError, ImportError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{folder} holds no language model and tokenizer that load: {_first_line(error)}"
         ) from None
-    # transformers would leave these random, with a warning only
-    absent = sorted({*report["missing_keys"], *(str(odd) for odd in report["mismatched_keys"])})
     if absent:
         raise ValueError(
             f"{folder}: {len(absent)} weights are missing or of another shape ({', '.join(absent[:5])}); "
@@ -67,6 +66,22 @@ def _load(folder: Path, **how: str) -> tuple[Any, Any]:
             "the tokenizer that belongs to the model"
         )
     return tokenizer, model
+
+
+def _model(folder: Path, **how: str) -> tuple[Any, list[str]]:
+    """Return a model and the names of weights that are missing or of another shape."""
+    model, report = AutoModel.from_pretrained(
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are reported like missing ones
+        **how,
+    )
+    # transformers would leave these random, with a warning only
+    return model, sorted({*report["missing_keys"], *(str(odd) for odd in report["mismatched_keys"])})
 
 
 def _check_kind(config: Any) -> None:  # noqa: ANN401 - a config of transformers

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
 from transformers import BertConfig, BertModel
@@ -110,6 +111,21 @@ def test_a_part_whose_weights_are_a_pickle_is_refused(workshop: Workshop) -> Non
     dense = write_encoder(workshop.inputs / "mine") / "2_Dense"
     (dense / "model.safetensors").rename(dense / "pytorch_model.bin")
     with pytest.raises(ConfigurationFault, match="its Dense has no 2_Dense/model.safetensors"):
+        brought(workshop)
+
+
+def without(path: Path, start: str) -> None:
+    kept = {name: weight for name, weight in load_file(path).items() if not name.startswith(start)}
+    save_file(kept, path, metadata={"format": "pt"})
+
+
+def test_weights_that_are_missing_are_named_unless_nobody_uses_them(workshop: Workshop) -> None:
+    path = write_encoder(workshop.inputs / "mine") / "model.safetensors"
+    without(path, "pooler.")
+    assert brought(workshop).is_dir()
+    without(path, "encoder.layer.0.output.dense.")
+    message = "2 weights are missing or of another shape, encoder.layer.0.output.dense.bias among them"
+    with pytest.raises(ConfigurationFault, match=message):
         brought(workshop)
 
 
