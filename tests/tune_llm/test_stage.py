@@ -101,6 +101,26 @@ def test_saved_models_give_the_trained_vectors(layout: Layout, smoke: Params, en
     torch.testing.assert_close(encode(base, texts, 512), tuned, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("template", "pooling"),
+    [("{text}", "mean"), ("<bos>caption: {text}<eos>", "mean"), ("{text}<eos>", "last")],
+)
+def test_the_tuned_model_is_one_of_sentence_transformers(
+    layout: Layout, smoke: Params, env: Environment, template: str, pooling: str
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    phase = smoke.tune_llm.phases[0].model_copy(update={"steps": 3})
+    encoding = smoke.tune_llm.encoding.model_copy(update={"template": template, "pooling": pooling})
+    run(changed(smoke, phases=[phase], encoding=encoding), env)
+    folder = layout.artifact("tune_llm")
+    assert read_json(layout.metrics("tune_llm"))["loads_in_sentence_transformers"] is True
+    texts = ["a red circle", "two 👩\u200d👧 <eos> squares", "word " * 500]
+    ours = encode(load_text_encoder(folder / "llm", **read_json(folder / "encoding.json")), texts, 512)
+    theirs = SentenceTransformer(str(folder / "llm"), device="cpu").encode(texts, convert_to_tensor=True)
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
 def test_full_tuning_of_real_captions_params(layout: Layout, smoke: Params, env: Environment) -> None:
     phase = smoke.tune_llm.phases[0].model_copy(update={"steps": 3})
     prompt = "find a caption of the same image: "
