@@ -20,6 +20,7 @@ WORDS = (
     "chat_template.jinja",
 )
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+CONFIGS = ("config.json", "open_clip_config.json")
 MODULES = "modules.json"
 MODULE = re.compile(r"sentence_transformers\.([A-Za-z0-9_]+\.)*(Transformer|Pooling|Normalize|Dense)")
 MODULE_FOLDER = re.compile(r"[A-Za-z0-9_-]*")
@@ -91,8 +92,11 @@ def model_files(source: Path, place: str, *, with_modules: bool) -> list[Path]:
             f"{place} holds {found} and no safetensors; expected *.safetensors: convert it, or take another "
             "revision"
         )
-    if not (source / "config.json").is_file():
-        raise ConfigurationFault(f"{place} has no config.json; expected a model in Hugging Face layout")
+    if not any((source / name).is_file() for name in CONFIGS):
+        raise ConfigurationFault(
+            f"{place} has no config.json; expected a model in Hugging Face layout, or an EVA02 checkpoint "
+            "with the config of EVA-CLIP, open_clip or timm"
+        )
     listed = _listed(source / "model.safetensors.index.json")
     if missing := sorted(listed - weights):
         raise ConfigurationFault(

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 
 from components.faults import ConfigurationFault, DataFault
-from components.ml.clip import load_clip
+from components.ml.clip import load_base
 from components.ml.images import decode_image
+from components.ml.vision import image_size_of
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
 from components.settings.environment import Environment
@@ -51,7 +52,7 @@ def run(params: Params, env: Environment) -> None:
     work, clip = layout.work(STAGE), layout.artifact("base_models") / "clip"
     clip_key = folder_key(layout.artifact("base_models"), "clip/")
     try:
-        image_size = load_clip(clip).config.vision_config.image_size
+        image_size = image_size_of(load_base(clip))
     except ValueError as error:
         raise DataFault(f"{error}; `dvc repro --force base_models` makes it again") from None
     shards = list(kept_shards(layout, "train"))

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
 from components.ml.adapter import load_adapter
-from components.ml.clip import load_clip, load_clip_tokenizer, load_vision_encoder
+from components.ml.clip import load_clip, load_clip_tokenizer
 from components.ml.contrastive import clip_loss
+from components.ml.vision import load_vision_encoder
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.train_clip import Arm
