@@ -3,6 +3,7 @@ random CLIP, and embeddings in which every fact of a scene has a direction of it
 
 from __future__ import annotations
 
+import shutil
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -12,10 +13,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from components.ml.clip import save_clip
+from components.ml.clip import load_clip_tokenizer, save_clip
 from components.ml.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel
 from components.ml.tfidf import words
 from components.ml.tokenizer import train_bpe
+from components.ml.vision import save_vision_encoder, vision_encoder_of
 from components.settings.params import Params
 from components.sources.scenes import (
     COLUMN_LANGUAGES,
@@ -30,6 +32,7 @@ from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.storage.shards import Pair, write_shard
 from components.storage.side_tables import Caption, write_captions, write_keys
+from tests.ml.towers import tiny_model
 
 SIZE = 32  # pixels
 WIDTH = 24  # of the embeddings
@@ -74,6 +77,20 @@ def make_artifacts(layout: Layout, llms: tuple[str, ...] = ("base", "tuned")) ->
     for stage in ("recaption", "audit", "base_models", "embed_captions"):
         write_manifest(layout.artifact(stage))
     return captions
+
+
+def put_base(layout: Layout, family: str, *, with_text: bool = True) -> None:
+    """Put a tiny random model of another family, or its vision tower alone, in the place of the base CLIP."""
+    folder = layout.artifact("base_models") / "clip"
+    tokenizer = load_clip_tokenizer(folder)
+    model = tiny_model(family, tokenizer)
+    shutil.rmtree(folder)
+    if with_text:
+        save_clip(model, folder)
+        tokenizer.save_pretrained(folder)
+    else:
+        save_vision_encoder(vision_encoder_of(model, None), folder)
+    write_manifest(layout.artifact("base_models"))
 
 
 def _scenes() -> tuple[list[Pair], list[Caption]]:

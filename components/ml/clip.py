@@ -37,7 +37,7 @@ def load_clip(folder: Path) -> Any:  # noqa: ANN401 - one of `CLIPS`
     """
     if not has_text_tower(folder):
         raise ValueError(
-            f"{folder} has a {model_type_of(folder)}, which has no text tower; expected one of "
+            f"{folder} is of type {model_type_of(folder)}, without a text tower; expected one of "
             f"{', '.join(CLIPS)}: take another base_models.clip, or do without what embeds texts by it"
         )
     return _without_bias(load_model(folder, CLIPS))
