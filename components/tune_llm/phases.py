@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.faults import ConfigurationFault
+from components.ml.attention import attention_that_learns
 from components.ml.distributed import place, processes, shard
 from components.ml.llm import TextEncoder, load_text_encoder
 from components.running.ranks import wait_for_all
@@ -145,10 +146,19 @@ def tuned(material: Material, encoder: TextEncoder, env: Environment) -> Trained
         run = masking_run(
             encoder, material.llm, own, own.mntp, material.train_rows, f"{STAGE}_mntp", params.seed
         )
-        masking = train(run, work, {**material.decided_by, "what": "mntp"}, own.checkpoint_steps)
+        with attention_that_learns(encoder.model, own.precision):
+            masking = train(run, work, {**material.decided_by, "what": "mntp"}, own.checkpoint_steps)
         if adapter is not None:
             encoder.model = adapter.merge_and_unload()
     adapter = _open(encoder, own, env, params.seed)
+    with attention_that_learns(encoder.model, own.precision):
+        histories = _phases(material, encoder)
+    return Trained(encoder, adapter, histories, masking)
+
+
+def _phases(material: Material, encoder: TextEncoder) -> list[History]:
+    params = material.params
+    own, work = params.tune_llm, material.layout.work(STAGE)
     if own.gradient_checkpointing:
         encoder.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     histories = []
@@ -163,7 +173,7 @@ def tuned(material: Material, encoder: TextEncoder, env: Environment) -> Trained
             measure_steps=own.caption_retrieval_steps or 0,
         )
         histories.append(train(run, work, identity, own.checkpoint_steps))
-    return Trained(encoder, adapter, histories, masking)
+    return histories
 
 
 def _open(encoder: TextEncoder, own: TuneLlm, env: Environment, seed: int) -> PeftModel | None:
