@@ -58,7 +58,7 @@ def check_attention(model: nn.Module, attention: str) -> None:
 def attention_that_learns(model: nn.Module, precision: str) -> Iterator[None]:
     """Have a model attend in the way whose gradient is the cheaper one, within the block.
 
-    In bf16 on a CPU torch's fused kernel takes 13 ms for any backward pass, of a batch of short texts too; plain
+    In bf16 on a CPU torch's fused kernel takes 13 ms for any backward pass, of short texts too; plain
     matrix products take 1 to 3.
     """
     kernel: str = model.config._attn_implementation  # type: ignore[union-attr, assignment]
