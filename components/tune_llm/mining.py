@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from components.ml.distributed import gather, place, processes
 from components.ml.llm import TextEncoder, encode_tokens, tokenise
+from components.running.ranks import wait_for_all
 from components.settings.tune_llm import MinedNegatives, PairKind
 from components.tune_llm.caption_rows import CaptionRow
 from components.tune_llm.pairs import NOBODY
@@ -75,6 +76,7 @@ def shared_vectors(encoder: TextEncoder, precision: str) -> Vectors:
         size = -(-len(tokens) // processes())
         share = slice(place() * size, min((place() + 1) * size, len(tokens)))
         own = encode_tokens(encoder, tokens[share], BATCH_TOKENS, precision)
+        wait_for_all()  # over millions of texts one may be minutes ahead of another
         return gather(own.to(encoder.device), share, len(tokens))
 
     return vectors
