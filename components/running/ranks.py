@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-STEP_TIMEOUT = timedelta(seconds=30)  # of one exchange; with the next, a hanging process costs a minute
-STOP_SECONDS = 25  # for the last step and its checkpoint, once a stop signal came
+# of one exchange: with the 30 seconds that torch leaves a process to end by itself, one that hangs ends all
+# of them within a minute
+STEP_TIMEOUT = timedelta(seconds=25)
 WAIT_TIMEOUT = timedelta(hours=2)  # for the first process while it writes a checkpoint
 FAULTS: tuple[type[Fault], ...] = (ConfigurationFault, DataFault, InfrastructureFault, GateFault)
 _patient: list[dist.ProcessGroup] = []  # the group that waits long; there is one, once there are processes
@@ -85,7 +86,6 @@ def train_apart(stage: str, env: Environment, work: Path) -> None:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        shutdown_timeout=STOP_SECONDS,
     )
     try:
         elastic_launch(config, sys.executable)("-m", "components.running.rank", stage)
