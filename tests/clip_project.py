@@ -18,7 +18,8 @@ from components.ml.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel
 from components.ml.tfidf import words
 from components.ml.tokenizer import train_bpe
 from components.ml.vision import save_vision_encoder, vision_encoder_of
-from components.settings.params import Params
+from components.running.embedding_headers import llm_header
+from components.settings.params import Params, load_params
 from components.sources.scenes import (
     COLUMN_LANGUAGES,
     draw_scenes,
@@ -34,6 +35,7 @@ from components.storage.shards import Pair, write_shard
 from components.storage.side_tables import Caption, write_captions, write_keys
 from tests.ml.towers import tiny_model
 
+ROOT = Path(__file__).resolve().parents[1]
 SIZE = 32  # pixels
 WIDTH = 24  # of the embeddings
 CONTEXT = 16
@@ -59,6 +61,8 @@ def make_artifacts(layout: Layout, llms: tuple[str, ...] = ("base", "tuned")) ->
     """Write download, recaption, audit, base_models and embed_captions; return all captions."""
     pairs, captions = _scenes()
     half = len(pairs) // 2
+    _write_clip(layout.artifact("base_models"), [caption.text for caption in captions])
+    _write_llms(layout)
     shards = {"00000": pairs[:half], "00001": pairs[half:]}
     rows = {f"shards/{name}.tar": len(part) for name, part in shards.items()}
     for name, part in shards.items():
@@ -68,13 +72,12 @@ def make_artifacts(layout: Layout, llms: tuple[str, ...] = ("base", "tuned")) ->
         write_captions(layout.artifact("recaption") / "captions" / f"{name}.parquet", of_shard)
         write_keys(layout.artifact("audit") / "kept" / f"{name}.parquet", keys)
         for llm in llms:
-            _write_embeddings(layout.artifact("embed_captions") / llm, name, of_shard)
+            _write_embeddings(layout, llm, name, of_shard)
     for llm in llms:
-        _write_prompts(layout.artifact("embed_captions") / llm, pairs)
+        _write_prompts(layout, llm, pairs)
     write_json(layout.artifact("audit") / "verdict.json", {"passed": True, "gates": []})
-    _write_clip(layout.artifact("base_models"), [caption.text for caption in captions])
     write_manifest(layout.artifact("download"), rows)
-    for stage in ("recaption", "audit", "base_models", "embed_captions"):
+    for stage in ("recaption", "audit", "embed_captions"):
         write_manifest(layout.artifact(stage))
     return captions
 
@@ -120,13 +123,30 @@ def embed(texts: list[str]) -> Tensor:
     return torch.stack(rows)  # type: ignore[arg-type]
 
 
-def _write_embeddings(folder: Path, shard: str, captions: list[Caption]) -> None:
+def _write_llms(layout: Layout) -> None:
+    """Write what stands for the language models, for headers name them."""
+    tuned = layout.artifact("tune_llm")
+    write_json(layout.artifact("base_models") / "llm" / "config.json", {"of": "base"})
+    write_json(tuned / "llm" / "config.json", {"of": "tuned"})
+    write_json(tuned / "encoding.json", {"pooling": "mean"})
+    write_manifest(layout.artifact("base_models"))
+    write_manifest(tuned)
+
+
+def _about(layout: Layout, llm: str) -> dict[str, Any]:
+    params = load_params(ROOT / "presets" / "smoke.yaml").embed_captions
+    return llm_header(layout, llm, params, verify=False)
+
+
+def _write_embeddings(layout: Layout, llm: str, shard: str, captions: list[Caption]) -> None:
+    about = _about(layout, llm)
+    folder = layout.artifact("embed_captions") / llm
     for column in sorted({caption.column for caption in captions}):
         of_column = [caption for caption in captions if caption.column == column]
-        _write_column(folder / column, shard, of_column)
+        _write_column(folder / column, shard, about, of_column)
 
 
-def _write_column(folder: Path, shard: str, captions: list[Caption]) -> None:
+def _write_column(folder: Path, shard: str, about: dict[str, Any], captions: list[Caption]) -> None:
     texts = list(dict.fromkeys(caption.text for caption in captions))
     numbers = {text: row for row, text in enumerate(texts)}
     table = [
@@ -137,13 +157,13 @@ def _write_column(folder: Path, shard: str, captions: list[Caption]) -> None:
     write_embeddings(
         folder,
         shard,
-        {"llm": folder.parent.name},
+        about,
         pa.Table.from_pylist(table, schema=EMBEDDED_CAPTIONS),
         embed(texts),
     )
 
 
-def _write_prompts(folder: Path, pairs: list[Pair]) -> None:
+def _write_prompts(layout: Layout, llm: str, pairs: list[Pair]) -> None:
     labels = sorted(
         {
             label
@@ -160,7 +180,8 @@ def _write_prompts(folder: Path, pairs: list[Pair]) -> None:
         [{**line, "row": row} for row, line in enumerate(lines)], schema=EMBEDDED_PROMPTS
     )
     texts = [line["template"].replace("{label}", line["label"]) for line in lines]
-    write_embeddings(folder, PROMPTS, {"llm": folder.name}, table, embed(texts))
+    folder = layout.artifact("embed_captions") / llm
+    write_embeddings(folder, PROMPTS, _about(layout, llm), table, embed(texts))
 
 
 def _write_clip(folder: Path, texts: list[str]) -> None:

@@ -4,70 +4,145 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import torch
-from torch import Tensor
 
-from components.embed_captions.llms import Llm
+from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import TextFile
 from components.faults import DataFault
-from components.ml.llm import encode_tokens, tokenise
-from components.ml.template import Tokens
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import content_key, write_json
-from components.storage.embeddings import write_embeddings
-from components.storage.side_tables import text_key
+from components.storage.embeddings import read_vectors, write_embeddings
+from components.storage.pieces import is_intact, piece
+from components.storage.side_tables import read_table, text_key, write_table
 
-ALONE = 1  # batch_tokens of the check: every text is a batch of its own, so nothing is padded
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TEXTS = "texts.parquet"  # of a piece, and of no output
+SEEN_TEXTS = pa.schema([("text_key", pa.string()), ("tokens", pa.int32()), ("is_cut", pa.bool_())])
+_MEND = "it is made again"
+
+
+@dataclass(frozen=True)
+class Known:
+    """Texts that an earlier piece of the same encoder, column and shard holds.
+
+    Attributes:
+        rows: By `text_key`, their row of `vectors`.
+        vectors: (M, d) fp16.
+        tokens: Of each row.
+        is_cut: Of each row.
+    """
+
+    rows: dict[str, int]
+    vectors: Tensor
+    tokens: list[int | None]
+    is_cut: list[bool | None]
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """Embeds with one LLM; `progress` is told the number of texts of each finished batch."""
+    """Embeds with one encoder; `progress` is told the number of texts of each finished batch.
 
-    llm: Llm
+    A piece is decided by the lines of its file. Where they change, the vectors of texts that an earlier piece
+    of the same encoder holds are taken from there and only new ones are computed. A vector depends on its
+    batch by rounding, so one that was taken equals that of a run from scratch to about the last bit of fp16,
+    and pieces made from scratch are equal to the bit.
+    """
+
+    encoder: Encoder
     params: EmbedCaptions
     seed: int
+    store: Path
     progress: Callable[[int], None]
 
-    def key(self, file: TextFile) -> str:
-        """Return the name of a piece: a hash of all that decides it."""
-        return content_key(
-            [self.llm.about, file.content, self.params.batch_tokens, self.params.recheck_rows, self.seed]
-        )
+    @cached_property
+    def _of_encoder(self) -> str:
+        return content_key(self.encoder.about)
 
-    def write(self, file: TextFile, folder: Path) -> None:
+    def folder(self, file: TextFile) -> Path:
+        """Return where the piece of a file is, or will be: named by a hash of all that decides it."""
+        own = self.params
+        key = content_key([self._of_encoder, file.content, own.batch_tokens, own.recheck_rows, self.seed])
+        return self._siblings(file) / key
+
+    def _siblings(self, file: TextFile) -> Path:
+        return self.store / self._of_encoder / (file.folder or ".") / file.name
+
+    def is_there(self, file: TextFile) -> bool:
+        """Say whether a file's piece is finished and intact."""
+        return is_intact(self.folder(file))
+
+    def made(self, file: TextFile) -> Path:
+        """Return the finished piece of a file, made now unless it is there."""
+        folder = self.folder(file)
+        return piece(folder.parent, folder.name, partial(self._write, file))
+
+    def _write(self, file: TextFile, folder: Path) -> None:
         """Write the embeddings of one file's lines, those of equal text sharing one, and the figures."""
-        rows, texts = distinct([line.text for line in file.lines])
-        encoder = self.llm.encoder
-        tokens = tokenise(encoder, texts)
-        vectors = encode_tokens(
-            encoder, tokens, self.params.batch_tokens, self.params.precision, self.progress
-        )
+        import torch
+
+        rows, texts, keys = distinct([line.text for line in file.lines])
+        known = self._known(file, folder)
+        new = [place for place, key in enumerate(keys) if key not in known.rows]
+        encoded = self.encoder.encode([texts[place] for place in new], self.progress)
+        self.progress(len(texts) - len(new))
+        vectors = torch.empty(len(texts), encoded.vectors.shape[1], dtype=torch.float16)
+        vectors[new] = encoded.vectors.half()
+        tokens: list[int | None] = [None] * len(texts)
+        is_cut: list[bool | None] = [None] * len(texts)
+        for place, of_text, was_cut in zip(new, encoded.tokens, encoded.is_cut, strict=True):
+            tokens[place], is_cut[place] = of_text, was_cut
+        old = [place for place, key in enumerate(keys) if key in known.rows]
+        if old:
+            taken = [known.rows[keys[place]] for place in old]
+            vectors[old] = known.vectors[taken]
+            for place, row in zip(old, taken, strict=True):
+                tokens[place], is_cut[place] = known.tokens[row], known.is_cut[row]
         table = _table(file, rows)
-        write_embeddings(folder, file.name, self.llm.about, table, vectors)
+        write_embeddings(folder, file.name, self.encoder.about, table, vectors)
+        write_table(folder / TEXTS, pa.table([keys, tokens, is_cut], schema=SEEN_TEXTS))
         figures = {
             "of": file.title,
             "captions": len(table),
             "unique_captions": len(texts),
-            "cut_captions": sum(row.is_cut for row in tokens),
-            "tokens": sum(len(row.ids) for row in tokens),
-            "dimension": encoder.dimension,
-            "recheck_min_cosine": self._recheck(tokens, vectors.half().float()),
+            "cut_captions": _sum(is_cut),
+            "tokens": _sum(tokens),
+            "dimension": vectors.shape[1],
+            "recheck_min_cosine": self._recheck(texts, vectors.float()),
         }
         check_again(figures, self.params)
         write_json(folder / f"{file.name}.json", figures)
 
-    def _recheck(self, rows: list[Tokens], vectors: Tensor) -> float | None:
+    def _known(self, file: TextFile, folder: Path) -> Known:
+        """Return what the latest intact earlier piece of the same encoder, column and shard holds."""
+        import torch
+
+        earlier = [path for path in self._siblings(file).glob("[0-9a-f]*") if path != folder]
+        for path in sorted(earlier, key=lambda one: (one.stat().st_mtime, one.name), reverse=True):
+            if not is_intact(path):
+                continue
+            about, vectors, _ = read_vectors(path / f"{file.name}.safetensors", file.schema, _MEND)
+            if about != self.encoder.about:
+                continue
+            seen = read_table(path / TEXTS, SEEN_TEXTS)
+            rows = {key: row for row, key in enumerate(seen["text_key"].to_pylist())}
+            return Known(rows, vectors, seen["tokens"].to_pylist(), seen["is_cut"].to_pylist())
+        return Known({}, torch.empty(0), [], [])
+
+    def _recheck(self, texts: list[str], vectors: Tensor) -> float | None:
         """Return the smallest cosine between stored vectors and those of their texts encoded one by one."""
+        import torch
+
         generator = torch.Generator().manual_seed(self.seed)
-        chosen = torch.randperm(len(rows), generator=generator)[: self.params.recheck_rows]
+        chosen = torch.randperm(len(texts), generator=generator)[: self.params.recheck_rows]
         if not len(chosen):
             return None
-        again = encode_tokens(self.llm.encoder, [rows[row] for row in chosen], ALONE, self.params.precision)
+        again = self.encoder.encode_alone([texts[row] for row in chosen])
         return round(float(torch.nn.functional.cosine_similarity(again, vectors[chosen]).min()), 6)
 
 
@@ -86,17 +161,21 @@ def check_again(figures: dict[str, Any], params: EmbedCaptions) -> None:
         )
 
 
+def _sum(counts: list[Any]) -> int | None:
+    return None if None in counts else sum(counts)
+
+
 def _table(file: TextFile, rows: list[int]) -> pa.Table:
     names = [name for name in file.schema.names if name != "row"]
     columns = {name: [getattr(line, name) for line in file.lines] for name in names}
     return pa.table({**columns, "row": rows}, schema=file.schema)
 
 
-def distinct(texts: list[str]) -> tuple[list[int], list[str]]:
-    """Return for each text its row among the distinct ones, and those in order of first appearance.
+def distinct(texts: list[str]) -> tuple[list[int], list[str], list[str]]:
+    """Return for each text its row among the distinct ones; those in order of first appearance; their keys.
 
     Example:
-        >>> distinct(["a", "b", "a"])
+        >>> distinct(["a", "b", "a"])[:2]
         ([0, 1, 0], ['a', 'b'])
     """
     numbers: dict[str, int] = {}
@@ -107,4 +186,4 @@ def distinct(texts: list[str]) -> tuple[list[int], list[str]]:
         if number == len(found):
             found.append(text)
         rows.append(number)
-    return rows, found
+    return rows, found, list(numbers)

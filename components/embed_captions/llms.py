@@ -1,50 +1,80 @@
-"""The language models in use: what names their embeddings, and the model itself once something is missing."""
+"""The language models in use, which embed as `artifacts/tune_llm/encoding.json` says."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from components.embed_captions.encoder import Encoded, Progress
 from components.faults import DataFault
-from components.ml.llm import TextEncoder, load_text_encoder
+from components.running.embedding_headers import llm_folder, llm_header
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import read_json
 from components.storage.layout import Layout
-from components.storage.manifest import folder_key, read_manifest
 
-STAGE_OF = {"base": "base_models", "tuned": "tune_llm"}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from components.ml.llm import TextEncoder
+
+ALONE = 1  # batch_tokens of the check: every text is a batch of its own, so nothing is padded
+FLOAT_BYTES = 4
 
 
 class Llm:
-    """One LLM; both encode in the way that `artifacts/tune_llm/encoding.json` says.
+    """The base LLM or the tuned one; see `Encoder`. Loaded when first asked for."""
 
-    Attributes:
-        about: Everything that decides an embedding, for the header of its shard.
-    """
+    is_here = True
 
     def __init__(self, name: str, layout: Layout, params: EmbedCaptions, device: str) -> None:
-        artifact = layout.artifact(STAGE_OF[name])
-        self._folder: Path = artifact / "llm"
-        self._device = device
-        read_manifest(layout.artifact("tune_llm"), "encoding.json")
+        self.name, self._params, self._device = name, params, device
+        self._folder = llm_folder(layout, name)
+        self.about = llm_header(layout, name, params, verify=True)
         self._encoding: dict[str, Any] = read_json(layout.artifact("tune_llm") / "encoding.json")
-        self.about: dict[str, Any] = {
-            **self._encoding,
-            "llm": name,
-            "llm_key": folder_key(artifact, "llm/"),
-            "precision": params.precision,
-            "dtype": "float16",
-        }
 
     @cached_property
-    def encoder(self) -> TextEncoder:
-        """The model, loaded when first asked for.
+    def _encoder(self) -> TextEncoder:
+        from components.ml.llm import load_text_encoder
 
-        Raises:
-            DataFault: it does not load or does not attend as its encoding says.
-        """
         try:
             return load_text_encoder(self._folder, **self._encoding, device=self._device)
         except ValueError as error:
             raise DataFault(f"{error}; `dvc repro tune_llm` makes it again") from None
+
+    @property
+    def dimension(self) -> int:
+        """See `Encoder`."""
+        return int(read_json(self._folder / "config.json")["hidden_size"])
+
+    def encode(self, texts: list[str], progress: Progress) -> Encoded:
+        """See `Encoder`."""
+        from components.ml.llm import encode_tokens, tokenise
+
+        rows = tokenise(self._encoder, texts)
+        own = self._params
+        vectors = encode_tokens(self._encoder, rows, own.batch_tokens, own.precision, progress)
+        return Encoded(vectors, [len(row.ids) for row in rows], [row.is_cut for row in rows])
+
+    def encode_alone(self, texts: list[str]) -> Tensor:
+        """See `Encoder`."""
+        from components.ml.llm import encode
+
+        return encode(self._encoder, texts, ALONE, self._params.precision)
+
+    def tokens_of(self, texts: list[str]) -> int:
+        """See `Encoder`."""
+        from transformers import AutoTokenizer
+
+        from components.ml.template import wrap
+
+        tokenizer = AutoTokenizer.from_pretrained(
+            self._folder, local_files_only=True, trust_remote_code=False
+        )
+        rows = wrap(tokenizer, texts, self._encoding["template"], "", self._encoding["max_tokens"])
+        return sum(len(row.ids) for row in rows)
+
+    def model_bytes(self) -> int:
+        """See `Encoder`; weights are computed with in float32, whatever they are stored in."""
+        stored = sum(path.stat().st_size for path in self._folder.glob("*.safetensors"))
+        dtype = read_json(self._folder / "config.json").get("dtype")
+        return stored * (1 if dtype in (None, "float32") else FLOAT_BYTES // 2)

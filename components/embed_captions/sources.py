@@ -13,7 +13,7 @@ from components.faults import ConfigurationFault, DataFault
 from components.running.rows import Rows
 from components.settings.evaluate import ZeroShotTask
 from components.storage.atomic import content_key
-from components.storage.embeddings import EMBEDDED_CAPTIONS
+from components.storage.embeddings import EMBEDDED_CAPTIONS, EMBEDDED_PROMPTS, PROMPTS
 from components.storage.manifest import Entry, read_manifest
 from components.storage.shards import read_pairs, shards_of
 from components.storage.side_tables import Caption, read_captions, read_keys, read_table
@@ -100,6 +100,11 @@ def caption_files(shard: CaptionShard, rows: Rows) -> list[TextFile]:
         if caption.key in kept:
             found.setdefault(caption.column, []).append(caption)
     return [TextFile(column, shard.name, EMBEDDED_CAPTIONS, lines) for column, lines in sorted(found.items())]
+
+
+def prompts_file(prompts: list[Prompt]) -> TextFile:
+    """Return what the file of all prompts is made of."""
+    return TextFile("", PROMPTS, EMBEDDED_PROMPTS, prompts)
 
 
 def zero_shot_prompts(

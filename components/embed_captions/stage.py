@@ -1,35 +1,38 @@
-"""Embed every caption once with each language model in use, for training never loads one (METHOD 2).
+"""Embed every caption once with each model in use, for training never loads one (METHOD 2).
 
 Reads:
-    artifacts/recaption/captions/, artifacts/audit/kept/, artifacts/base_models/llm/, artifacts/tune_llm/llm/
-    and encoding.json, artifacts/download/ (labels of the test split, for zero-shot prompts)
+    artifacts/recaption/captions/, artifacts/audit/kept/, artifacts/base_models/llm/ and text_encoders/,
+    artifacts/tune_llm/llm/ and encoding.json, artifacts/download/ (labels of the test split, for zero-shot
+    prompts)
 Writes:
-    artifacts/embed_captions/<base|tuned>/<column>/00000.safetensors, .parquet, .json (figures);
-    artifacts/embed_captions/<base|tuned>/prompts.*, the same of zero-shot prompts;
+    artifacts/embed_captions/<base|tuned|name>/<column>/00000.safetensors, .parquet, .json (figures);
+    artifacts/embed_captions/<base|tuned|name>/prompts.*, the same of zero-shot prompts;
     metrics/embed_captions.json.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.embed_captions.embedding import Embedder, check_again
-from components.embed_captions.llms import Llm
-from components.embed_captions.sources import TextFile, caption_files, caption_shards, zero_shot_prompts
+from components.embed_captions.embedding import TEXTS, check_again
+from components.embed_captions.encoders import encoders_of
+from components.embed_captions.filling import STAGE, embedders_of, fill
+from components.embed_captions.sources import (
+    caption_files,
+    caption_shards,
+    prompts_file,
+    zero_shot_prompts,
+)
+from components.embed_captions.survey import Missing, check_room, survey, tell
 from components.running.output import output, write_metrics
-from components.running.progress import Progress
 from components.running.rows import Rows
 from components.settings.embed_captions import EmbedCaptions
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json
-from components.storage.embeddings import EMBEDDED_PROMPTS, PROMPTS
 from components.storage.layout import Layout
-from components.storage.pieces import piece, put_files
-
-STAGE = "embed_captions"
+from components.storage.pieces import put_files
 
 
 def run(params: Params, env: Environment) -> None:
@@ -39,24 +42,23 @@ def run(params: Params, env: Environment) -> None:
     shards = caption_shards(layout.artifact("recaption"), layout.artifact("audit"))
     tasks, download = params.evaluate.zero_shot, layout.artifact("download")
     prompts = zero_shot_prompts(tasks, download, shards, layout.work(STAGE))
+    encoders = encoders_of(own, layout, env)
+    embedders = embedders_of(encoders, params, layout, lambda _: None)
+    found = [Missing() for _ in encoders]
     rows = Rows()
-    wanted = [file for shard in shards for file in caption_files(shard, rows)]
-    if prompts:
-        wanted.append(TextFile("", PROMPTS, EMBEDDED_PROMPTS, prompts))
-
-    total = sum(len(file.lines) for file in wanted)
-    progress = Progress(layout.work(STAGE), STAGE, total * len(own.llms), "captions")
-    figures: dict[str, Any] = {}
+    pieces: list[tuple[Path, Path]] = []
+    for shard in [*shards, None] if prompts else shards:  # None stands for the prompts
+        files = caption_files(shard, rows) if shard else [prompts_file(prompts)]
+        survey(embedders, files, shard, found)
+        pieces += [
+            (one.folder(file), Path(one.encoder.name, file.folder)) for one in embedders for file in files
+        ]
+    check_room(tell(encoders, found), (layout.work(STAGE), layout.artifact(STAGE)))
+    fill(params, env, encoders, found, prompts)
     with output(layout, STAGE) as out:
-        for name in own.llms:
-            embedder = Embedder(Llm(name, layout, own, env.device), own, params.seed, progress.advance)
-            for file in wanted:
-                done = progress.done
-                made = piece(layout.work(STAGE) / "pieces", embedder.key(file), partial(embedder.write, file))
-                put_files(made, out.folder / name / file.folder)
-                # those that share a text or were there
-                progress.advance(len(file.lines) - (progress.done - done))
-            figures[name] = _figures(out.folder / name, own)
+        for folder, place in pieces:
+            put_files(folder, out.folder / place, leave=TEXTS)
+        figures = {name: _figures(out.folder / name, own) for name in own.names}
     write_metrics(layout, STAGE, {**rows.figures(), "llms": figures})
 
 
@@ -66,7 +68,7 @@ def _figures(folder: Path, own: EmbedCaptions) -> dict[str, Any]:
         check_again(found, own)
     cosines = [found["recheck_min_cosine"] for found in files if found["recheck_min_cosine"]]
     sums = {
-        name: sum(found[name] for found in files)
+        name: None if any(found[name] is None for found in files) else sum(found[name] for found in files)
         for name in ("captions", "unique_captions", "cut_captions", "tokens")
     }
     return {

@@ -14,8 +14,11 @@ from components.faults import DataFault
 from components.ml.adapter import load_adapter
 from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
 from components.ml.vision import encode_images, load_vision_encoder
+from components.running.embedding_headers import check_header
+from components.settings.embed_captions import EmbedCaptions
 from components.settings.evaluate import ZeroShotTask
 from components.storage.embeddings import read_embeddings, read_prompts
+from components.storage.layout import Layout
 from components.storage.side_tables import Caption
 
 BATCH = 256
@@ -23,11 +26,18 @@ _MEND = "run `dvc repro --force embed_captions`"
 
 
 class CachedTexts:
-    """The embeddings one LLM made of captions and prompts; a text without one is an error, never left out."""
+    """The embeddings one encoder made of captions and prompts; a text without one is an error.
 
-    def __init__(self, folder: Path, columns: set[str], with_prompts: bool) -> None:
-        self.folder = folder
+    Raises:
+        DataFault: they are missing or damaged, or other params made them.
+    """
+
+    def __init__(
+        self, layout: Layout, name: str, params: EmbedCaptions, columns: set[str], with_prompts: bool
+    ) -> None:
+        self.folder = folder = layout.artifact("embed_captions") / name
         captions = read_embeddings(folder, columns)
+        check_header(layout, name, params, captions)
         self._vectors = captions.vectors
         names = ("key", "column", "number", "row")
         lines = [captions.table[name].to_pylist() for name in names]
@@ -35,6 +45,7 @@ class CachedTexts:
         self._prompts: dict[tuple[str, str, str], int] = {}
         if with_prompts:
             prompts = read_prompts(folder)
+            check_header(layout, name, params, prompts)
             lines = [prompts.table[name].to_pylist() for name in ("task", "label", "template", "row")]
             self._prompts = {(task, label, form): row for task, label, form, row in zip(*lines, strict=True)}
             self._prompt_vectors = prompts.vectors

@@ -4,7 +4,8 @@ Reads
     artifacts/download/shards/              images and labels (split test)
     artifacts/recaption/captions/           the captions that are searched by and for
     artifacts/audit/kept/, verdict.json     which rows go on, and whether any may
-    artifacts/embed_captions/<llm>/         embeddings of captions and prompts
+    artifacts/embed_captions/<name>/        embeddings of captions and prompts
+    artifacts/tune_llm/                     which models they should be made by
     artifacts/base_models/clip/, about.json the base CLIP, a control, if it has a text tower
     artifacts/train_clip/                   the arms
 Writes
@@ -66,8 +67,8 @@ def run(params: Params, env: Environment) -> None:
     columns = {task.column for task in settings.retrieval}
     columns |= {column for task in settings.caption_retrieval for column in (task.first, task.second)}
     caches: dict[str, CachedTexts] = {
-        llm: CachedTexts(layout.artifact("embed_captions") / llm, columns, bool(settings.zero_shot))
-        for llm in params.embed_captions.llms
+        name: CachedTexts(layout, name, params.embed_captions, columns, bool(settings.zero_shot))
+        for name in params.embed_captions.names
     }
     try:
         arms = _measure_arms(params, env, layout, held_out, tasks, caches)
@@ -141,7 +142,7 @@ def _trained_model(
         return OwnTextModel(folder / "clip", device)
     if about["text"] not in caches:
         raise ConfigurationFault(
-            f"arm {about['name']} needs the embeddings of {about['text']}, embed_captions.llms lists "
+            f"arm {about['name']} needs the embeddings of {about['text']}, embed_captions lists "
             f"{', '.join(caches)}: add it"
         )
     return LlmModel(folder, caches[about["text"]], device)

@@ -1,57 +1,30 @@
-"""One caption from an OpenAI-compatible endpoint: bounded in time and bytes, whatever the server does."""
+"""One caption from an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
 
-import aiohttp
 from pydantic import SecretStr
 from yarl import URL
 
-from components.faults import ConfigurationFault
-from components.recaption.passing import REASONS
 from components.recaption.prompted_captioner import Order, Reply, messages
+from components.running.endpoint import Connection, Failed, Server
 from components.settings.recaption import EndpointCaptioner
 
 MAX_ANSWER_BYTES = 1 << 20
 KEY_VARIABLE, URL_VARIABLE = "LLM2CLIP_CAPTION_ENDPOINT_KEY", "LLM2CLIP_CAPTION_ENDPOINT"
 
 
-class Failed(Exception):
-    """No answer came that could be read; the reason is the text."""
-
-    def __init__(self, reason: str, retry_after_seconds: float = 0.0) -> None:
-        super().__init__(reason)
-        self.reason, self.retry_after_seconds = reason, retry_after_seconds
-        self.may_pass = reason in REASONS
+def server_of(section: EndpointCaptioner, endpoint: str, key: SecretStr) -> Server:
+    """Return the server of a captioner; `endpoint` is its base URL, up to and with `/v1`."""
+    return Server(
+        endpoint, key, URL_VARIABLE, KEY_VARIABLE, section="recaption.captioners", model=section.model
+    )
 
 
-def completions_url(endpoint: str) -> URL:
-    """Return where chat completions are asked for.
-
-    Args:
-        endpoint: The base URL, up to and with `/v1`.
-
-    Raises:
-        ConfigurationFault: it is none, or holds a password or a query, which logs of servers would show.
-    """
-    try:
-        url = URL(endpoint)
-    except ValueError:
-        url = URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigurationFault(
-            f"{URL_VARIABLE} is no http(s) address; captioners of kind endpoint need one, such as "
-            "https://host/v1"
-        )
-    if url.user or url.password or url.query_string or url.fragment:
-        raise ConfigurationFault(
-            f"{URL_VARIABLE} holds more than scheme, host and path; expected no secret in it: put the key in "
-            f"{KEY_VARIABLE}"
-        )
-    return url / "chat" / "completions"
+def completions_url(server: Server) -> URL:
+    """Return where chat completions are asked for; see `Server.url`."""
+    return server.url("chat", "completions")
 
 
 class Chat:
@@ -59,47 +32,21 @@ class Chat:
 
     Args:
         section: From params.
-        url: Of `completions_url`.
-        key: Sent as a bearer token where it is not empty, to this address only.
+        server: Of `server_of`.
     """
 
-    def __init__(self, section: EndpointCaptioner, url: URL, key: SecretStr) -> None:
-        self._section, self._url, self._key = section, url, key
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=section.requests.connections),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            headers={"Accept-Encoding": "identity"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
+    def __init__(self, section: EndpointCaptioner, server: Server) -> None:
+        self._section, self._key = section, server.key
+        self._connection = Connection(
+            server, completions_url(server), "chat completions", section.requests, MAX_ANSWER_BYTES
         )
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._session.close()
+        await self._connection.close()
 
     async def ask(self, order: Order) -> Reply:
-        """Return the answer to an order.
-
-        Raises:
-            Failed: with the reason, after the retries that params allow.
-            ConfigurationFault: the key, the address or the model is refused.
-        """
-        requests = self._section.requests
-        try:
-            async with asyncio.timeout(requests.deadline_seconds):
-                for attempt in range(requests.retries + 1):
-                    try:
-                        return self._read(await self._post(order))
-                    except Failed as failed:
-                        if not failed.may_pass or attempt == requests.retries:
-                            raise
-                        asked_seconds = min(failed.retry_after_seconds, requests.max_retry_after_seconds)
-                    await asyncio.sleep(max(requests.backoff_seconds * 2**attempt, asked_seconds))
-        except TimeoutError:
-            raise Failed("timeout") from None
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _post(self, order: Order) -> bytes:
+        """Return the answer to an order; see `Connection.ask`."""
         body = {
             "model": self._section.model,
             "messages": messages(order),
@@ -107,39 +54,7 @@ class Chat:
             "temperature": self._section.temperature,
             "seed": order.seed,
         }
-        key = self._key.get_secret_value()
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        try:
-            async with self._session.post(
-                self._url, json=body, headers=headers, allow_redirects=False
-            ) as response:
-                self._check(response)
-                answer = bytearray()
-                async for chunk in response.content.iter_any():
-                    answer += chunk
-                    if len(answer) > MAX_ANSWER_BYTES:
-                        raise Failed("answer_too_large")
-                return bytes(answer)
-        except (aiohttp.ClientError, OSError) as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise Failed("connection_failed") from None
-
-    def _check(self, response: aiohttp.ClientResponse) -> None:
-        status, where = response.status, self._url.origin()
-        if status == 200:
-            return
-        if status in (401, 403):
-            raise ConfigurationFault(
-                f"{where} answers {status}; expected a key that it accepts: set {KEY_VARIABLE}"
-            )
-        if status in (404, 405) or 300 <= status < 400:
-            raise ConfigurationFault(
-                f"{where} answers {status} to {self._url.path}; expected chat completions there, and that it "
-                f"knows model {self._section.model}: mend {URL_VARIABLE} or recaption.captioners"
-            )
-        after = response.headers.get("Retry-After", "")
-        raise Failed(f"http_{status}", float(after) if re.fullmatch(r"\d{1,12}", after.strip()) else 0.0)
+        return await self._connection.ask(body, self._read)
 
     def _read(self, body: bytes) -> Reply:
         """Return the caption in an answer, or why there is none.

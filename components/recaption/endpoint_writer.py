@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import SecretStr
 
 from components.faults import ConfigurationFault, InfrastructureFault
-from components.recaption.chat import Chat, Failed, completions_url
+from components.recaption.chat import Chat, completions_url, server_of
 from components.recaption.prompted_captioner import Order, Reply
+from components.running.endpoint import Failed
 from components.running.signals import run_or_stop
 from components.settings.recaption import EndpointCaptioner
 
@@ -31,8 +32,8 @@ class EndpointWriter:
     """
 
     def __init__(self, section: EndpointCaptioner, endpoint: str, key: SecretStr) -> None:
-        self._section, self._key = section, key
-        self._url = completions_url(endpoint)
+        self._section, self._server = section, server_of(section, endpoint, key)
+        self._url = completions_url(self._server)
         self._failures_in_a_row = 0
 
     def identity(self) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class EndpointWriter:
             return (await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))[0] if running else set()
 
         async def start() -> Chat:
-            return Chat(self._section, self._url, self._key)
+            return Chat(self._section, self._server)
 
         with asyncio.Runner() as runner:
             chat = run_or_stop(runner, start())

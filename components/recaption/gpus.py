@@ -6,16 +6,16 @@ then finds them there. Captions depend on their shard alone, so the number of GP
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from components.recaption.back_ends import captioners_of
 from components.recaption.shard import Shard, check_columns, drafts_of, source_captions
+from components.running.gpus import gpu_of, share_of, use_only
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
-from components.running.workers import finished_pieces, usable_cores
+from components.running.workers import finished_pieces
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import Recaption
@@ -23,7 +23,6 @@ from components.storage.layout import Layout
 from components.storage.manifest import Entry
 
 ELSEWHERE = ("columns", "endpoint")  # take no GPU of this machine
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 MODULES = Modules(imported=("components.recaption.gpus", "components.recaption.scoring"))
 
 
@@ -45,7 +44,7 @@ class Filling:
 
     def __call__(self, tell: Tell) -> None:
         """Write the captions of all models and the image embeddings of the base CLIP."""
-        os.environ[VISIBLE] = self.gpu  # before anything of CUDA is asked for
+        use_only(self.gpu)
         env, section = self.env, self.params.recaption
         layout = Layout(env.work_store)
         captioners = list(captioners_of(section, self.params.seed, layout.artifact("base_models"), env))
@@ -85,12 +84,6 @@ def gpus_of(params: Params, env: Environment, shards: int) -> int:
     return min(torch.cuda.device_count(), shards)
 
 
-def gpu_of(place: int) -> str:
-    """Return the name of a GPU by its place among those that this process may use."""
-    names = [name for name in os.environ.get(VISIBLE, "").split(",") if name]
-    return names[place] if names else str(place)
-
-
 def fill(params: Params, env: Environment, entries: Sequence[Entry], parts: int, gpus: int) -> None:
     """Have so many processes write what is slow; what they finished is kept, however this ends.
 
@@ -108,7 +101,7 @@ def fill(params: Params, env: Environment, entries: Sequence[Entry], parts: int,
     rows = sum(entry.rows or 0 for entry in entries)
     total = rows * (parts + (params.recaption.scores is not None))
     progress = Progress(work, f"recaption by {gpus} GPUs", total, "rows")
-    share = env.model_copy(update={"processes": max(1, (env.processes or usable_cores()) // gpus)})
+    share = share_of(env, gpus)
     jobs = (Filling(params, share, entries[place::gpus], gpu_of(place)) for place in range(gpus))
     with finished_pieces(jobs, gpus, progress, MODULES, work / "pieces") as ended:
         list(ended)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from components.running.passing import MAY_PASS
 from components.storage.side_tables import Draft
 
-STATUSES = frozenset({408, 409, 425, 429, *range(500, 600)})  # of HTTP
-REASONS = frozenset({"timeout", "connection_failed", *(f"http_{status}" for status in STATUSES)})
+REASONS = MAY_PASS
 
 
 def may_pass(drafts: Sequence[Draft]) -> bool:

@@ -29,6 +29,8 @@ class Environment(BaseSettings):
     training_layout: Literal["replicated", "sharded"] = "replicated"  # the model: whole in each, or in parts
     caption_endpoint: str = ""  # base URL of an OpenAI-compatible server, up to and with /v1
     caption_endpoint_key: SecretStr = SecretStr("")
+    embedding_endpoint: str = ""  # likewise, for embed_captions.others
+    embedding_endpoint_key: SecretStr = SecretStr("")
 
     @field_validator("threads", "processes", "training_processes")
     @classmethod

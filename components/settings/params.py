@@ -18,7 +18,7 @@ from components.faults import ConfigurationFault
 from components.settings.audit import Audit
 from components.settings.base_models import BaseModels
 from components.settings.download import Download
-from components.settings.embed_captions import EmbedCaptions
+from components.settings.embed_captions import EmbedCaptions, SentenceEncoder
 from components.settings.evaluate import Evaluate
 from components.settings.recaption import Recaption, VisionLanguageCaptioner, VllmCaptioner
 from components.settings.register import Register
@@ -57,14 +57,30 @@ class Params(Section):
         if self.register.arm not in arms:
             raise ValueError(f"register.arm is {self.register.arm}; expected one of {', '.join(arms)}")
         for arm in arms.values():
-            if arm.text != "own" and arm.text not in self.embed_captions.llms:
-                raise ValueError(f"arm {arm.name} needs {arm.text} in embed_captions.llms")
+            if arm.text != "own" and arm.text not in self.embed_captions.names:
+                raise ValueError(f"arm {arm.name} needs {arm.text} in embed_captions.llms or others")
             if (arm.text == "own") != (arm.context_tokens is not None):
                 raise ValueError(f"arm {arm.name}: context_tokens is for text `own`, and needed there")
         if self.train_clip.false_negative_cosine is not None and "tuned" not in self.embed_captions.llms:
             raise ValueError("train_clip.false_negative_cosine needs tuned in embed_captions.llms")
         if self.audit.curation.is_asked and self.recaption.scores is None:
             raise ValueError("audit.curation needs recaption.scores, which is null")
+        return self
+
+    @model_validator(mode="after")
+    def _encoders_have_their_models(self) -> Self:
+        there = [model.name for model in self.base_models.text_encoders]
+        for one in self.embed_captions.others:
+            if isinstance(one, SentenceEncoder) and one.model not in there:
+                raise ValueError(
+                    f"embed_captions.others {one.name} needs {one.model} in base_models.text_encoders"
+                )
+        text = {arm.name: arm.text for arm in self.train_clip.arms}.get(self.register.arm)
+        if text in [one.name for one in self.embed_captions.others]:
+            raise ValueError(
+                f"register.arm is {self.register.arm}, whose texts {text} embeds; expected an arm of tuned, "
+                "base or own: a release holds no text encoder of others"
+            )
         return self
 
     @model_validator(mode="after")

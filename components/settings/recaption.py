@@ -6,12 +6,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from components.settings.requests import HttpRequests
 from components.settings.section import (
     Count,
     Language,
     Name,
     Positive,
-    Rate,
     Section,
     Share,
     Weight,
@@ -108,14 +108,9 @@ class VllmCaptioner(PromptedCaptioner):
     precision: Literal["fp32", "bf16"]
 
 
-class Requests(Section):
-    """How one caption is asked for over HTTP; changes no caption that comes."""
+class Requests(HttpRequests):
+    """How captions are asked for over HTTP; changes no caption that comes."""
 
-    deadline_seconds: Rate  # for all attempts and the waits between them
-    retries: Count  # after a broken connection, HTTP 429 or 5xx
-    backoff_seconds: Rate  # before the first retry; doubles each time
-    max_retry_after_seconds: Rate  # a server may ask for longer and does not get it
-    connections: Positive
     max_failures_in_a_row: Positive  # then the stage stops instead of rejecting row after row
     retry_rounds: Count  # raise it to ask again for captions whose failure may pass; all others stay
 

@@ -12,10 +12,10 @@ RESERVED = {"base_clip", "history"}  # an arm of evaluate, a folder of train_cli
 
 
 class Arm(Section):
-    """One model to train: against cached LLM embeddings (`tuned`, `base`) or with CLIP's own text tower."""
+    """One model to train: against cached embeddings, or with CLIP's own text tower."""
 
     name: Name
-    text: Literal["tuned", "base", "own"]
+    text: Name  # one of embed_captions.llms or the name of one of its others; `own` is CLIP's text tower
     context_tokens: Positive | None  # for `own`: its context length
     vision_learning_rate: Rate
     text_learning_rate: Rate  # of the adapter, or of CLIP's own text tower

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from components.running.planned_images import planned_images
+from components.running.planned_llm import config_in, llm_width
 from components.running.planning import Bound, Estimate, Figure, Machine, Measured
 from components.running.shard_sizes import shard_size
-from components.settings.base_models import FolderModel, MadeClip, MadeLlm
+from components.settings.base_models import FolderModel, MadeClip
 from components.settings.params import Params
-from components.storage.atomic import read_json
 
 CHANNELS = 3
 HALF_BYTES = 2  # of a number of an embedding
@@ -22,7 +21,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     images = planned_images(params, measured)
     inputs = measured.layout.inputs(params.download.inputs)
     count = images.images_of({"train"})
-    side, width = _side(params, inputs), _width(params, inputs)
+    side, width = _side(params, inputs), llm_width(params, inputs)
     columns = len(params.train_clip.caption_mix)
     settings = params.train_clip
     epochs = settings.steps * settings.batch_size / max(count, 1)
@@ -61,21 +60,8 @@ def _side(params: Params, inputs: Path) -> Figure:
     if isinstance(clip, MadeClip):
         return Figure(clip.image_size, "base_models.clip")
     if isinstance(clip, FolderModel):
-        config = _config(inputs / clip.path)
+        config = config_in(inputs / clip.path)
         side = config.get("vision_config", config).get("image_size")
         if side:
             return Figure(side, clip.path)
     return Figure(ASSUMED_SIDE, "assumed, for base_models.clip does not say so here")
-
-
-def _width(params: Params, inputs: Path) -> Figure | None:
-    llm = params.base_models.llm
-    if isinstance(llm, MadeLlm):
-        return Figure(llm.width, "base_models.llm")
-    width = _config(inputs / llm.path).get("hidden_size") if isinstance(llm, FolderModel) else None
-    return Figure(width, str(llm.path)) if width and isinstance(llm, FolderModel) else None
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    return read_json(path) if path.is_file() else {}

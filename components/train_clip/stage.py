@@ -4,7 +4,8 @@ Reads
     artifacts/download/shards/                images (split train)
     artifacts/recaption/captions/             which captions the caption mix draws from
     artifacts/audit/kept/, verdict.json       which rows go on, and whether any may
-    artifacts/embed_captions/<tuned|base>/    for arms whose text is an LLM's
+    artifacts/embed_captions/<tuned|base|name>/    for arms whose text is an LLM's or another encoder's
+    artifacts/tune_llm/, base_models/         which models these should be made by
     artifacts/base_models/clip/               where every arm starts
 Writes
     artifacts/train_clip/<arm>/               vision_encoder/ and text_adapter/, or clip/; model.json
@@ -70,7 +71,7 @@ def run(params: Params, env: Environment) -> None:
     folders = []
     is_guided = settings.false_negative_cosine is not None
     needed = {arm.text for arm in settings.arms} | ({GUIDE} if is_guided else set())
-    texts = {text: texts_of(layout, text, examples) for text in sorted(needed)}
+    texts = {text: texts_of(layout, text, examples, params.embed_captions) for text in sorted(needed)}
     guide = texts[GUIDE] if is_guided else None
     for arm in settings.arms:
         text = texts[arm.text]

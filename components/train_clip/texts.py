@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from components.ml.contrastive import Excluded
+from components.running.embedding_headers import check_header
+from components.settings.embed_captions import EmbedCaptions
 from components.storage.embeddings import read_embeddings
 from components.storage.layout import Layout
 from components.train_clip.examples import Examples
@@ -44,15 +46,18 @@ class PlainTexts:
     rows: Tensor
 
 
-def texts_of(layout: Layout, text: str, examples: Examples) -> CachedTexts | PlainTexts:
-    """Return what an arm with text `tuned`, `base` or `own` reads.
+def texts_of(
+    layout: Layout, text: str, examples: Examples, params: EmbedCaptions
+) -> CachedTexts | PlainTexts:
+    """Return what an arm reads whose text is `own`, or has the name of an encoder of embed_captions.
 
     Raises:
-        DataFault: the embeddings are missing or damaged, or a caption has none.
+        DataFault: the embeddings are missing or damaged, a caption has none, or other params made them.
     """
     if text == "own":
         return PlainTexts(*examples.texts())
     embeddings = read_embeddings(layout.artifact("embed_captions") / text, examples.columns)
+    check_header(layout, text, params, embeddings)
     rows = examples.embedding_rows(embeddings)
     digest = sha256()
     for start in range(0, len(rows), DIGEST_ROWS):

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from components.embed_captions import llms
 from components.embed_captions.embedding import distinct
 from components.embed_captions.stage import run
 from components.faults import ConfigurationFault, DataFault
@@ -53,7 +52,7 @@ def no_llm(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("an LLM was loaded")
 
-    monkeypatch.setattr(llms, "load_text_encoder", refuse)
+    monkeypatch.setattr("components.ml.llm.load_text_encoder", refuse)
 
 
 def test_every_kept_caption_has_its_own_embedding(tuned: Layout, smoke: Params, env: Environment) -> None:
@@ -114,9 +113,9 @@ def test_new_captions_and_a_new_llm_compute_only_what_is_missing(
     pieces = tuned.work("embed_captions") / "pieces"
 
     def made_by(params: Params) -> int:
-        before = {path.name for path in pieces.glob("*")}
+        before = set(pieces.rglob("manifest.json"))
         run(params, env)
-        return len({path.name for path in pieces.iterdir()} - before)
+        return len(set(pieces.rglob("manifest.json")) - before)
 
     captions = tuned.artifact("recaption") / "captions" / "00001.parquet"
     lines = read_captions(captions)
@@ -176,7 +175,8 @@ def test_hostile_captions_are_embedded_like_any(tuned: Layout, smoke: Params, en
 
 
 def test_equal_texts_share_a_row() -> None:
-    assert distinct(["über", "b", "u\u0308ber"]) == ([0, 1, 0], ["über", "b"])
+    rows, texts, keys = distinct(["über", "b", "u\u0308ber"])
+    assert (rows, texts, len(set(keys))) == ([0, 1, 0], ["über", "b"], 2)
 
 
 def test_a_shard_of_which_nothing_was_kept_has_no_file(
@@ -200,8 +200,7 @@ def test_a_cosine_below_the_limit_is_refused(tuned: Layout, smoke: Params, env: 
 def test_a_damaged_piece_is_made_again(tuned: Layout, smoke: Params, env: Environment) -> None:
     run(smoke, env)
     first = stored(tuned)
-    for piece in (tuned.work("embed_captions") / "pieces").iterdir():
-        path = next(piece.glob("*.safetensors"))
+    for path in (tuned.work("embed_captions") / "pieces").rglob("*.safetensors"):
         data = path.read_bytes()
         path.unlink()  # a piece is linked into the artifact: never written to in place
         path.write_bytes(data[:-4])

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from components.faults import ConfigurationFault, InfrastructureFault, Stopped
-from components.recaption.chat import MAX_ANSWER_BYTES, Chat, completions_url
+from components.recaption.chat import MAX_ANSWER_BYTES, Chat, completions_url, server_of
 from components.recaption.endpoint_writer import EndpointWriter
 from components.recaption.prompted_captioner import Order, Reply
 from components.running.signals import STOP_SIGNALS, raise_on_stop_signals
@@ -216,7 +216,7 @@ def test_a_stop_while_answers_are_awaited_is_not_lost(
 )
 def test_an_address_that_is_none_is_refused(endpoint: str) -> None:
     with pytest.raises(ConfigurationFault, match="LLM2CLIP_CAPTION_ENDPOINT is no http"):
-        completions_url(endpoint)
+        completions_url(server_of(section(), endpoint, KEY))
 
 
 @pytest.mark.parametrize(
@@ -224,10 +224,10 @@ def test_an_address_that_is_none_is_refused(endpoint: str) -> None:
 )
 def test_a_secret_in_the_address_is_refused_and_not_repeated(endpoint: str) -> None:
     with pytest.raises(ConfigurationFault, match="put the key in LLM2CLIP_CAPTION_ENDPOINT_KEY") as fault:
-        completions_url(endpoint)
+        completions_url(server_of(section(), endpoint, KEY))
     assert "hunter2" not in str(fault.value)
 
 
 def test_the_address_ends_in_chat_completions() -> None:
     for endpoint in ("https://host/v1", "https://host/v1/"):
-        assert str(completions_url(endpoint)) == "https://host/v1/chat/completions"
+        assert str(completions_url(server_of(section(), endpoint, KEY))) == "https://host/v1/chat/completions"

@@ -13,9 +13,10 @@ import torch
 
 from components.faults import ConfigurationFault
 from components.recaption import stage
-from components.recaption.gpus import fill, gpu_of, gpus_of
+from components.recaption.gpus import fill, gpus_of
 from components.recaption.stage import run
 from components.recaption.vision_language_writer import TransformersWriter
+from components.running.gpus import gpu_of
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.layout import Layout

@@ -334,7 +334,7 @@ def test_shards_that_lie_elsewhere_are_planned_by_their_limit(mine: Params, meas
 def test_a_preset_is_planned_without_any_input(preset: str, measured: Measured) -> None:
     params = load_params(ROOT / "presets" / f"{preset}.yaml")
     found = plan_stages(params, MACHINE, measured)
-    assert list(found) == ["download", "recaption", "audit", "train_clip"]
+    assert list(found) == ["download", "recaption", "audit", "embed_captions", "train_clip"]
     assert list(Path().iterdir()) == []
     for stage, estimate in found.items():
         assert estimate.because, stage

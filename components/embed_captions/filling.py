@@ -1,0 +1,152 @@
+"""The pieces that are missing, made here or by several processes: one a GPU, or some on the cores.
+
+Processes write the same pieces, each those of its own shards. A piece depends on its file alone, so the
+number of processes changes no bit; the number of threads may (LLM2CLIP_THREADS sets it).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from components.embed_captions.embedding import Embedder
+from components.embed_captions.encoder import Encoder
+from components.embed_captions.encoders import encoders_of
+from components.embed_captions.sources import CaptionShard, Prompt, caption_files, prompts_file
+from components.embed_captions.survey import Missing
+from components.running.gpus import gpu_of, share_of, use_only
+from components.running.jobs import Modules, Tell
+from components.running.progress import Progress
+from components.running.rows import Rows
+from components.running.workers import finished_pieces, usable_cores
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.storage.layout import Layout
+
+STAGE = "embed_captions"
+TEXTS_A_PROCESS = 5_000  # fewer are embedded here before another process has started
+MEMORY_A_PROCESS = 500_000_000  # bytes, besides the model
+MODULES = Modules(imported=("components.embed_captions.filling", "components.ml.llm"))
+
+
+@dataclass(frozen=True)
+class Filling:
+    """The shards of one process; a job.
+
+    Attributes:
+        params: Of the run.
+        env: Likewise, with the process's share of the cores.
+        shards: By the encoder's name, with None for the prompts.
+        prompts: Of zero-shot tasks.
+        gpu: The one to use, if any.
+        threads: Of torch; 0 leaves them.
+    """
+
+    params: Params
+    env: Environment
+    shards: dict[str, list[CaptionShard | None]]
+    prompts: list[Prompt]
+    gpu: str | None
+    threads: int
+
+    def __call__(self, tell: Tell) -> None:
+        """Make what is missing."""
+        if self.gpu is not None:
+            use_only(self.gpu)
+        elif self.threads:
+            import torch
+
+            torch.set_num_threads(self.threads)
+        layout = Layout(self.env.work_store)
+        encoders = encoders_of(self.params.embed_captions, layout, self.env)
+        for embedder in embedders_of(encoders, self.params, layout, tell.advance):
+            make(embedder, self.shards.get(embedder.encoder.name, []), self.prompts)
+
+    def without(self, unit: int) -> Self:
+        """Return the same job: it names no unit of work."""
+        return self
+
+
+def embedders_of(
+    encoders: Sequence[Encoder], params: Params, layout: Layout, progress: Callable[[int], None]
+) -> list[Embedder]:
+    """Return what embeds with each encoder."""
+    store = layout.work(STAGE) / "pieces"
+    return [Embedder(one, params.embed_captions, params.seed, store, progress) for one in encoders]
+
+
+def make(embedder: Embedder, shards: Sequence[CaptionShard | None], prompts: list[Prompt]) -> None:
+    """Make the pieces of these shards, and of the prompts where None stands among them."""
+    for shard in shards:
+        files = caption_files(shard, Rows()) if shard else [prompts_file(prompts)]
+        for file in files:
+            embedder.made(file)
+
+
+def fill(params: Params, env: Environment, encoders: Sequence[Encoder], found: Sequence[Missing],
+         prompts: list[Prompt]) -> None:  # fmt: skip
+    """Make all pieces that are missing.
+
+    Raises:
+        Fault: as an encoder does.
+    """
+    layout = Layout(env.work_store)
+    progress = Progress(layout.work(STAGE), STAGE, sum(missing.texts for missing in found), "texts")
+    parts = parts_of(env, encoders, found)
+    if parts > 1:
+        _fill_by(parts, params, env, encoders, found, prompts, progress)
+    for embedder, missing in zip(
+        embedders_of(encoders, params, layout, progress.advance), found, strict=True
+    ):
+        if parts == 1 or not embedder.encoder.is_here:
+            make(embedder, missing.shards, prompts)
+
+
+def _fill_by(
+    parts: int,
+    params: Params,
+    env: Environment,
+    encoders: Sequence[Encoder],
+    found: Sequence[Missing],
+    prompts: list[Prompt],
+    progress: Progress,
+) -> None:
+    """Have so many processes make the pieces of encoders that work here."""
+    here = [(one.name, missing.shards) for one, missing in zip(encoders, found, strict=True) if one.is_here]
+    gpus = [gpu_of(place) for place in range(parts)] if env.device == "cuda" else [None] * parts
+    threads = env.threads or max(1, usable_cores() // parts)
+    jobs = (
+        Filling(
+            params,
+            share_of(env, parts),
+            {name: shards[place::parts] for name, shards in here},
+            prompts,
+            gpu,
+            threads,
+        )
+        for place, gpu in enumerate(gpus)
+    )
+    store = Layout(env.work_store).work(STAGE) / "pieces"
+    with finished_pieces(jobs, parts, progress, MODULES, store) as ended:
+        list(ended)
+
+
+def parts_of(env: Environment, encoders: Sequence[Encoder], found: Sequence[Missing]) -> int:
+    """Return how many processes there is work for: one a GPU, or as many as cores and memory allow."""
+    here = [(one, missing) for one, missing in zip(encoders, found, strict=True) if one.is_here]
+    shards = max((len(missing.shards) for _, missing in here), default=0)
+    texts = sum(missing.texts for _, missing in here)
+    most = min(shards, texts // TEXTS_A_PROCESS)
+    if most < 2:
+        return 1
+    if env.device == "cuda":
+        import torch
+
+        return max(1, min(most, torch.cuda.device_count()))
+    if env.processes:
+        return min(most, env.processes)
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    largest = max(one.model_bytes() for one, _ in here) + MEMORY_A_PROCESS
+    return max(1, min(most, usable_cores(), room // largest))

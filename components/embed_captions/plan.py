@@ -1,0 +1,91 @@
+"""What embed_captions takes: bytes exactly, hours where a run, or the machine's speed, says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from components.running.planned_images import PlannedImages, planned_images
+from components.running.planned_llm import llm_weights, llm_width
+from components.running.planning import (
+    SECONDS_PER_HOUR,
+    TERA,
+    Bound,
+    Estimate,
+    Figure,
+    Machine,
+    Measured,
+    Run,
+)
+from components.settings.params import Params
+
+HALF_BYTES, FLOAT_BYTES = 2, 4
+LINE_BYTES, CAPTION_BYTES = 40.0, 110.0  # packed, of the table beside vectors and of a caption that is read
+TOKENS = 64.0  # of a caption
+ASSUMED_WIDTH = Figure(4096, "assumed, as Llama-3-8B has, for base_models.llm does not say so here")
+FLOP_PER_WEIGHT = 2
+BUSY_SHARE = 0.4  # of a GPU's peak
+
+
+def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
+    """Estimate; see `components.running.planning`."""
+    own = params.embed_captions
+    images = planned_images(params, measured)
+    captions = images.captions + images.written(params.recaption.captioners)
+    inputs = measured.layout.inputs(params.download.inputs)
+    width, weights = llm_width(params, inputs) or ASSUMED_WIDTH, llm_weights(params, inputs)
+    run = measured.run("embed_captions", lambda found: _captions_of(found, own.names))
+    because = [
+        f"{captions:,.0f} captions of {images.images:,.0f} images: what download keeps and recaption writes, "
+        f"each embedded by {', '.join(own.names)}; fewer where audit drops rows or texts are equal",
+    ]
+    hours, why = _hours(captions * len(own.llms), weights, machine, run)
+    because.append(why)
+    numbers = sum(one.dimensions for one in own.others if one.kind == "endpoint")
+    numbers += int(width.value) * len(own.llms)
+    because.append(f"{width.value:.0f} numbers of {HALF_BYTES} bytes a caption: {width.origin}")
+    if any(one.kind == "sentence_transformers" for one in own.others):
+        because.append("sentence encoders of others are not in it: their width is known once they are here")
+    endpoints = [one for one in own.others if one.kind == "endpoint"]
+    return Estimate(
+        rows=captions,
+        unit="captions",
+        requests=sum(captions / one.batch_size for one in endpoints),
+        bytes_in=Figure(captions * CAPTION_BYTES, "from this disk"),
+        bytes_out=Figure(captions * (numbers * HALF_BYTES + LINE_BYTES * len(own.names)), "to this disk"),
+        cpu_hours=None,
+        bounds=[hours],
+        memory_bytes=_memory(captions, images, params, width, weights),
+        because=because,
+        cautions=["one machine: a process a GPU, or some on its cores, each with the whole LLM"],
+    )
+
+
+def _captions_of(found: dict[str, Any], names: list[str]) -> int:
+    """Return the captions that a run embedded, by all encoders; 0 if they were others."""
+    llms = found["llms"]
+    return sum(one["captions"] for one in llms.values()) if sorted(llms) == sorted(names) else 0
+
+
+def _hours(captions: float, weights: Figure | None, machine: Machine, run: Run | None) -> tuple[Bound, str]:
+    if run:
+        hours = captions * run.seconds / run.rows / SECONDS_PER_HOUR
+        return Bound("the encoders", hours), f"{run.seconds / run.rows:.2g} s a caption: {run.origin}"
+    if weights and machine.gpu_flops:
+        flop = captions * TOKENS * FLOP_PER_WEIGHT * weights.value
+        hours = flop / (machine.gpu_flops * BUSY_SHARE * max(1, machine.gpus)) / SECONDS_PER_HOUR
+        return Bound("GPU", hours), (
+            f"assumed: {TOKENS:g} tokens a caption, {FLOP_PER_WEIGHT} x {weights.value:,.0f} weights each, "
+            f"at {BUSY_SHARE:.0%} of {machine.gpu_flops / TERA:g} TFLOP/s"
+        )
+    to_know = "give --gpu-tflops, or run a part" if weights else "run a part"
+    return Bound("the encoders", None, to_know), "nobody has measured this LLM on this machine"
+
+
+def _memory(
+    captions: float, images: PlannedImages, params: Params, width: Figure, weights: Figure | None
+) -> float | None:
+    """Return the LLM in float32 and the vectors of one shard; None where its weights are not known."""
+    if weights is None:
+        return None
+    of_shard = captions / max(images.images, 1) * min(images.images, params.download.shard_rows)
+    return weights.value * FLOAT_BYTES + of_shard * width.value * (FLOAT_BYTES + HALF_BYTES)

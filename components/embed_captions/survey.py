@@ -1,0 +1,105 @@
+"""What is there and what is missing, told before anything starts: captions, tokens, bytes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from components.embed_captions.embedding import Embedder, distinct
+from components.embed_captions.encoder import Encoder
+from components.embed_captions.sources import CaptionShard, TextFile
+from components.faults import InfrastructureFault
+
+SAMPLED_TEXTS, TEXTS_A_FILE = 512, 16  # for the count of tokens
+HALF_BYTES = 2
+LINE_BYTES = 40  # of a caption in the table beside the vectors, packed
+SPARE_BYTES = 200_000_000
+log = logging.getLogger("llm2clip")
+
+
+@dataclass
+class Missing:
+    """What one encoder has to embed.
+
+    Attributes:
+        captions: All of them.
+        texts: Distinct within their files; fewer are computed where an earlier run embedded some.
+        shards: Names of the shards that they are in; `None` stands for the prompts.
+        sample: Some of the texts.
+    """
+
+    captions: int = 0
+    texts: int = 0
+    shards: list[CaptionShard | None] = field(default_factory=list)
+    sample: list[str] = field(default_factory=list)
+
+    def add(self, shard: CaptionShard | None, files: Iterable[TextFile]) -> None:
+        """Count the files of a shard that are missing."""
+        for file in files:
+            if not self.shards or self.shards[-1] is not shard:
+                self.shards.append(shard)
+            texts = distinct([line.text for line in file.lines])[1]
+            self.captions += len(file.lines)
+            self.texts += len(texts)
+            if len(self.sample) < SAMPLED_TEXTS:
+                self.sample += texts[:TEXTS_A_FILE]
+
+
+def survey(
+    embedders: Sequence[Embedder], files: Sequence[TextFile], shard: CaptionShard | None, found: list[Missing]
+) -> None:
+    """Add what each encoder lacks of a shard's files, or of the prompts, to what is found so far."""
+    for embedder, missing in zip(embedders, found, strict=True):
+        missing.add(shard, [file for file in files if not embedder.is_there(file)])
+
+
+def tell(encoders: Sequence[Encoder], found: Sequence[Missing]) -> float:
+    """Log what each encoder will do; return the bytes that will be written."""
+    total = 0.0
+    for encoder, missing in zip(encoders, found, strict=True):
+        if not missing.texts:
+            continue
+        count = missing.texts * (encoder.dimension * HALF_BYTES) + missing.captions * LINE_BYTES
+        total += count
+        tokens = encoder.tokens_of(missing.sample)
+        words = "tokens unknown"
+        if tokens is not None:
+            words = f"about {tokens / len(missing.sample) * missing.texts:,.0f} tokens"
+        log.info(
+            "embed_captions %s: %s captions to embed, %s distinct, %s, %.1f MB to be written",
+            encoder.name,
+            f"{missing.captions:,}",
+            f"{missing.texts:,}",
+            words,
+            count / 1e6,
+        )
+    return total
+
+
+def check_room(count: float, folders: Iterable[Path]) -> None:
+    """Stop where a disk has no room for what will be written.
+
+    Args:
+        count: Bytes.
+        folders: Of the pieces and of the artifact; on one disk they share their files.
+
+    Raises:
+        InfrastructureFault: there is less.
+    """
+    checked = set()
+    for folder in folders:
+        there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+        if (disk := os.stat(there).st_dev) in checked:
+            continue
+        checked.add(disk)
+        free = shutil.disk_usage(there).free
+        if count and free < count + SPARE_BYTES:
+            raise InfrastructureFault(
+                f"disk of {folder} has {free / 1e6:,.0f} MB free, embed_captions will write "
+                f"{count / 1e6:,.0f} MB and leaves {SPARE_BYTES / 1e6:.0f}: free some, or point "
+                "LLM2CLIP_WORK_STORE elsewhere"
+            )

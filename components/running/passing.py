@@ -1,0 +1,6 @@
+"""Failures of a server that say nothing of what was asked: asked again, it may answer."""
+
+from __future__ import annotations
+
+STATUSES = frozenset({408, 409, 425, 429, *range(500, 600)})  # of HTTP
+MAY_PASS = frozenset({"timeout", "connection_failed", *(f"http_{status}" for status in STATUSES)})

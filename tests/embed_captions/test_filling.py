@@ -1,0 +1,102 @@
+"""Several processes leave what one would; what is told before the start; a disk that is too small."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.embed_captions import filling, survey
+from components.embed_captions.filling import parts_of
+from components.embed_captions.stage import run
+from components.embed_captions.survey import Missing, check_room
+from components.faults import InfrastructureFault
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.storage.layout import Layout
+from tests.embed_captions.test_stage import changed, no_llm, stored, tuned  # noqa: F401 - a fixture
+
+MANY = 10**6
+
+
+class Here:
+    name, is_here = "tuned", True
+
+    def model_bytes(self) -> int:
+        return 10**9
+
+
+def missing(shards: int, texts: int) -> Missing:
+    return Missing(captions=texts, texts=texts, shards=[None] * shards)
+
+
+def test_processes_leave_what_one_would(
+    tuned: Layout,  # noqa: F811
+    smoke: Params,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.set_num_threads(1)
+    run(smoke, Environment(work_store=Path("alone"), threads=1))
+    expected = stored(tuned)
+    shutil.rmtree(tuned.artifact("embed_captions"))
+    monkeypatch.setattr(filling, "TEXTS_A_PROCESS", 1)
+    no_llm(monkeypatch)  # in this process
+    run(smoke, Environment(threads=1, processes=2))
+    assert stored(tuned) == expected
+    assert not list(tuned.work("embed_captions").rglob(".*.part"))
+
+
+def test_processes_are_as_many_as_work_cores_and_gpus_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoders: list[Any] = [Here()]
+    assert parts_of(Environment(processes=8), encoders, [missing(100, 100)]) == 1
+    assert parts_of(Environment(processes=8), encoders, [missing(3, MANY)]) == 3
+    assert parts_of(Environment(processes=8), encoders, [missing(100, MANY)]) == 8
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert parts_of(Environment(device="cuda", processes=8), encoders, [missing(100, MANY)]) == 4
+    monkeypatch.setattr(filling, "usable_cores", lambda: 64)
+    monkeypatch.setattr("os.sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else 10 * 10**9)
+    assert parts_of(Environment(), encoders, [missing(100, MANY)]) == 3  # half of 10 GB, 1.5 GB each
+    Here.is_here = False
+    assert parts_of(Environment(processes=8), encoders, [missing(100, MANY)]) == 1
+    Here.is_here = True
+
+
+def test_what_will_be_done_is_told_before_it_is(
+    tuned: Layout,  # noqa: F811
+    smoke: Params,
+    env: Environment,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    params = changed(smoke, llms=["tuned"])
+    with caplog.at_level(logging.INFO, "llm2clip"):
+        run(params, env)
+    first, *later = [line for line in caplog.messages if line.startswith("embed_captions")]
+    words = first.replace(",", "").split()
+    assert words[:2] == ["embed_captions", "tuned:"]
+    files = list((tuned.artifact("embed_captions") / "tuned").rglob("*.safetensors"))
+    figures = sum(path.stat().st_size for path in files)
+    assert float(words[words.index("MB") - 1]) == pytest.approx(figures / 1e6, abs=0.1)
+    assert "about" in words and "tokens" in words
+    assert all("to embed" not in line for line in later)
+    caplog.clear()
+    run(params, env)
+    assert not [line for line in caplog.messages if "to embed" in line]
+
+
+def test_a_disk_without_room_stops_the_stage_before_it_starts(
+    tuned: Layout,  # noqa: F811
+    smoke: Params,
+    env: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    no_llm(monkeypatch)
+    usage = shutil.disk_usage(".")._replace(free=survey.SPARE_BYTES)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(InfrastructureFault, match="has 200 MB free, embed_captions will write"):
+        run(smoke, env)
+    assert not tuned.artifact("embed_captions").exists()
+    check_room(0, [Path("anywhere")])

@@ -1,0 +1,104 @@
+"""Only new captions are computed, whatever else changed; never across models or params."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.embed_captions.encoder import Encoded, Progress
+from components.embed_captions.llms import Llm
+from components.embed_captions.stage import run
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.storage.atomic import read_json
+from components.storage.embeddings import read_embeddings
+from components.storage.layout import Layout
+from components.storage.manifest import write_manifest
+from components.storage.side_tables import read_captions, write_captions
+from tests.embed_captions.test_stage import changed, tuned  # noqa: F401 - a fixture
+
+NEW = "a text that nobody wrote before"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All texts that an LLM is asked to embed."""
+    texts: list[str] = []
+    encode = Llm.encode
+
+    def record(self: Llm, some: list[str], progress: Progress) -> Encoded:
+        texts.extend(some)
+        return encode(self, some, progress)
+
+    monkeypatch.setattr(Llm, "encode", record)
+    return texts
+
+
+def change_one(layout: Layout, text: str) -> None:
+    path = layout.artifact("recaption") / "captions" / "00001.parquet"
+    lines = read_captions(path)
+    write_captions(path, [*lines[:-1], replace(lines[-1], text=text)])
+    write_manifest(layout.artifact("recaption"))
+
+
+def test_one_new_caption_is_computed_alone(
+    tuned: Layout,  # noqa: F811
+    smoke: Params,
+    env: Environment,
+    asked: list[str],
+) -> None:
+    params = changed(smoke, llms=["tuned"])
+    run(params, env)
+    asked.clear()
+    change_one(tuned, NEW)
+    run(params, env)
+    assert asked == [NEW]
+    grown, metrics = (
+        read_embeddings(tuned.artifact("embed_captions") / "tuned", ["dense"]),
+        tuned.metrics("embed_captions"),
+    )
+    figures = read_json(metrics)
+    run(params, Environment(work_store=Path("from_scratch")))
+    fresh = read_embeddings(tuned.artifact("embed_captions") / "tuned", ["dense"])
+    assert fresh.table == grown.table
+    torch.testing.assert_close(grown.vectors.float(), fresh.vectors.float(), rtol=2e-3, atol=1e-3)
+    again = read_json(metrics)
+    for name in ("captions", "unique_captions", "cut_captions", "tokens"):
+        assert figures["llms"]["tuned"][name] == again["llms"]["tuned"][name]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_nothing_is_taken_from_a_damaged_piece(
+    tuned: Layout,  # noqa: F811
+    smoke: Params,
+    env: Environment,
+    asked: list[str],
+    damage: str,
+) -> None:
+    params = changed(smoke, llms=["tuned"])
+    run(params, env)
+    for path in list((tuned.work("embed_captions") / "pieces").rglob("*/00001/*/*.safetensors")):
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 1
+        path.unlink()
+        path.write_bytes(data if damage == "flip" else data[:-8])
+    asked.clear()
+    change_one(tuned, NEW)
+    run(params, env)
+    assert len(asked) > 1 and NEW in asked
+
+
+def test_other_params_take_nothing(
+    tuned: Layout,  # noqa: F811
+    smoke: Params,
+    env: Environment,
+    asked: list[str],
+) -> None:
+    run(changed(smoke, llms=["tuned"]), env)
+    first = list(asked)
+    asked.clear()
+    run(changed(smoke, llms=["tuned"], precision="bf16"), env)
+    assert asked == first
