@@ -1,11 +1,11 @@
-"""Models that others made, from the hub or a folder: weights and words only, never code.
+"""Models that others made, from the hub, a folder or a bucket: weights and words only, never code.
 
-Only safetensors, JSON and tokenizer files at the top of the folder are taken; no pickle is even copied.
+Only safetensors, JSON and tokenizer files are taken, at the top of a folder and where `modules.json` says
+that parts of a sentence encoder lie; no pickle is even copied.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,56 +13,65 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from components.base_models.from_bucket import bring
+from components.base_models.hub import check_hashes, snapshot
+from components.base_models.model_files import MODULES, WEIGHTS, model_files, modules_in
 from components.base_models.workshop import Workshop
-from components.faults import ConfigurationFault, InfrastructureFault
+from components.faults import ConfigurationFault
 from components.running.model_weights import weights_in
-from components.settings.base_models import FolderModel, HubModel
+from components.settings.base_models import BucketModel, Fetched, FolderModel, HubModel
 from components.storage.atomic import sha256_of, write_json
 
-WEIGHTS = ".safetensors"
-WORDS = (
-    "*.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-)
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
-CONFIGS = ("config.json", "open_clip_config.json")
-SERVER_ERROR = 500
+UNUSED = ("pooler.", "decoder.")  # weights of a model that its sentence encoder has no part in
 
 
 def fetch(
-    section: HubModel | FolderModel, name: str, check: Callable[[Path], None], workshop: Workshop
+    section: Fetched,
+    name: str,
+    check: Callable[[Path], None],
+    workshop: Workshop,
+    *,
+    with_modules: bool = False,
 ) -> Path:
     """Return the folder of a copy of a model, with its `about.json`.
 
     Args:
         section: Where it is.
-        name: Its place below the artifact: llm, clip, vision_language/<name>.
+        name: Its place below the artifact: llm, clip, vision_language/<name>, text_encoders/<name>.
         check: Loads what can be checked of the copy; raises ValueError where it is of another kind.
         workshop: Where it is kept.
+        with_modules: It is in sentence-transformers layout: the folders of its parts are taken as well.
 
     Raises:
-        ConfigurationFault: it is missing, or holds no safetensors, or is of another kind.
-        InfrastructureFault: the hub answers, but not now.
+        ConfigurationFault: it is missing, holds no safetensors, is of another kind or not the pinned one.
+        DataFault: the hub's cache is damaged.
+        InfrastructureFault: the hub or the bucket answers, but not now.
     """
-    if isinstance(section, HubModel):
-        source, place = _snapshot(section), f"{section.id} at {section.revision}"
+    place = _place(section)
+    if isinstance(section, BucketModel):
+        identity: dict[str, Any] = {"fetched": section.model_dump()}
+
+        def fill(folder: Path) -> None:
+            bring(section, workshop.work, folder, with_modules=with_modules)
+            model_files(folder, place, with_modules=with_modules)
     else:
-        source, place = workshop.inputs / section.path, section.path
-    files = _files(source, place)
-    hashes = {path.name: sha256_of(path) for path in files}
-    identity = {"fetched": section.model_dump(), "files": hashes}
+        source = _source(section, workshop, with_modules=with_modules)
+        digests = {path: sha256_of(path) for path in model_files(source, place, with_modules=with_modules)}
+        if isinstance(section, HubModel):
+            check_hashes(digests)
+        files = {path.relative_to(source).as_posix(): digest for path, digest in digests.items()}
+        identity = {"fetched": section.model_dump(), "files": files}
+
+        def fill(folder: Path) -> None:
+            for file in files:
+                (folder / file).parent.mkdir(exist_ok=True)
+                shutil.copyfile(source / file, folder / file)
 
     def make(folder: Path) -> None:
-        for path in files:
-            shutil.copyfile(path, folder / path.name)
+        fill(folder)
         try:
             check(folder)
-            parameters = weights_in(folder)
+            parameters = sum(weights_in(part) for part in [folder, *sorted(folder.glob("*/"))])
         except (ValueError, OSError, SafetensorError) as error:
             found = str(error).splitlines()[0]
             raise ConfigurationFault(
@@ -75,15 +84,14 @@ def fetch(
 
 
 def check_llm(folder: Path) -> None:
-    """Check that config and tokenizer are of a kind that transformers knows by itself.
+    """Check that it is a decoder of which all weights are there, without reading them; see `check_decoder`.
 
     Raises:
-        ValueError: they are not.
+        ValueError: it is not.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from components.ml.decoder import check_decoder
 
-    for kind in (AutoConfig, AutoTokenizer):
-        kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    check_decoder(folder)
 
 
 def check_clip(folder: Path) -> None:
@@ -114,74 +122,34 @@ def check_vision_language(folder: Path) -> None:
     load_processor(folder)
 
 
-def _snapshot(section: HubModel) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
+def check_text_encoder(folder: Path) -> None:
+    """Check that config, tokenizer and all parts of a sentence encoder are there and of a known kind.
 
-    try:
-        return Path(
-            snapshot_download(
-                section.id, revision=section.revision, allow_patterns=[f"*{WEIGHTS}", *WORDS], max_workers=4
-            )
-        )
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        raise ConfigurationFault(
-            f"{section.id} at {section.revision} is not in the hub's cache and the hub cannot be reached; "
-            "expected either: run once with network and without HF_HUB_OFFLINE, or take kind: folder"
-        ) from None
-    except HFValidationError as error:
-        raise ConfigurationFault(
-            f"{str(error).splitlines()[0]}; expected an id of the hub, owner/name"
-        ) from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else SERVER_ERROR
-        found = f"the hub answers {status} for {section.id} at {section.revision}"
-        if status >= SERVER_ERROR:
-            raise InfrastructureFault(f"{found}; try again later") from None
-        raise ConfigurationFault(
-            f"{found}; expected a model and revision that exist and that HF_TOKEN may read"
-        ) from None
+    Raises:
+        ConfigurationFault: `modules.json` names no known parts.
+        ValueError: a part is not whole.
+    """
+    from transformers import AutoTokenizer
+
+    from components.ml.decoder import absent_weights
+
+    AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if absent := [name for name in absent_weights(folder) if not name.startswith(UNUSED)]:
+        raise ValueError(f"{len(absent)} weights are missing or of another shape, {absent[0]} among them")
+    for module in modules_in((folder / MODULES).read_bytes(), folder.name):
+        needed = {"Pooling": ["config.json"], "Dense": ["config.json", f"model{WEIGHTS}"]}
+        for file in needed.get(module.type, []):
+            if not (folder / module.folder / file).is_file():
+                raise ValueError(f"its {module.type} has no {module.folder}/{file}")
 
 
-def _files(source: Path, place: str) -> list[Path]:
-    if not source.is_dir():
-        raise ConfigurationFault(f"model folder {source} not found; expected one in Hugging Face layout")
-    files = [path for path in sorted(source.iterdir()) if path.is_file()]
-    taken = [path for path in files if path.suffix == WEIGHTS or any(path.match(word) for word in WORDS)]
-    weights = {path.name for path in taken if path.suffix == WEIGHTS}
-    if not weights:
-        pickles = [path.name for path in files if path.suffix in PICKLES]
-        found = f"only {pickles[0]}, which may run code when read," if pickles else "no weights"
-        raise ConfigurationFault(
-            f"{place} holds {found} and no safetensors; expected *.safetensors: convert it, or take another "
-            "revision"
-        )
-    if not any((source / name).is_file() for name in CONFIGS):
-        raise ConfigurationFault(
-            f"{place} has no config.json; expected a model in Hugging Face layout, or an EVA02 checkpoint "
-            "with the config of EVA-CLIP, open_clip or timm"
-        )
-    listed = _listed(source / "model.safetensors.index.json")
-    if missing := sorted(listed - weights):
-        raise ConfigurationFault(
-            f"{place} lacks {missing[0]}, which its index lists ({len(missing)} of {len(listed)} missing); "
-            "expected all: download it again"
-        )
-    return taken
+def _place(section: Fetched) -> str:
+    if isinstance(section, HubModel):
+        return f"{section.id} at {section.revision}"
+    return section.path if isinstance(section, FolderModel) else section.uri
 
 
-def _listed(index: Path) -> set[str]:
-    """Return the files of weights that an index lists; none where there is no index."""
-    if not index.is_file():
-        return set()
-    try:
-        return set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigurationFault(
-            f"{index} is damaged; expected JSON with a weight_map: download it again"
-        ) from None
+def _source(section: HubModel | FolderModel, workshop: Workshop, *, with_modules: bool) -> Path:
+    if isinstance(section, HubModel):
+        return snapshot(section, with_modules=with_modules)
+    return workshop.inputs / section.path

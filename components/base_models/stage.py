@@ -1,8 +1,8 @@
-"""Bring the models that everything starts from: made here from scratch, or fetched from a folder or the hub.
+"""Bring the models that everything starts from: made here from scratch, or fetched.
 
 Reads:
     inputs/<download.inputs>/: texts for vocabularies and models of kind `folder`, where params say so.
-    The hub's cache or the hub, where params name a model of it.
+    The hub's cache, the hub or a bucket, where params name a model of it.
 
 Writes:
     artifacts/base_models/llm/: an LLM and its tokenizer, Hugging Face layout.
@@ -10,6 +10,7 @@ Writes:
         Hugging Face layout (with the model types of `ml.conv_stem` and `ml.eva02`).
     artifacts/base_models/captioner/: the captioner of `ml.captioner`, unless params say null.
     artifacts/base_models/vision_language/<name>/: captioners of others, Hugging Face layout.
+    artifacts/base_models/text_encoders/<name>/: sentence encoders of others, sentence-transformers layout.
     artifacts/base_models/about.json: where each is from, its size and how good it is.
     metrics/base_models.json
 """
@@ -45,7 +46,7 @@ def run(params: Params, env: Environment) -> None:
         from components.base_models.captioner import make_captioner
 
         folders["captioner"] = make_captioner(params.base_models.captioner, workshop)
-    folders |= _vision_language(params, workshop)
+    folders |= _vision_language(params, workshop) | _text_encoders(params, workshop)
     if workshop.rows.rows_in:
         workshop.rows.check(params.download.max_reject_share, "download")
     about = {name: read_json(folder / "about.json") for name, folder in folders.items()}
@@ -85,3 +86,15 @@ def _vision_language(params: Params, workshop: Workshop) -> dict[str, Path]:
 
     places = {f"vision_language/{one.name}": one.source for one in params.base_models.vision_language}
     return {place: fetch(source, place, check_vision_language, workshop) for place, source in places.items()}
+
+
+def _text_encoders(params: Params, workshop: Workshop) -> dict[str, Path]:
+    if not params.base_models.text_encoders:
+        return {}
+    from components.base_models.fetched import check_text_encoder, fetch
+
+    places = {f"text_encoders/{one.name}": one.source for one in params.base_models.text_encoders}
+    return {
+        place: fetch(source, place, check_text_encoder, workshop, with_modules=True)
+        for place, source in places.items()
+    }

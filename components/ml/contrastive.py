@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -9,42 +11,74 @@ from torch.utils.checkpoint import checkpoint
 CHUNK_ROWS = 1024
 
 
-def clip_loss(image_embeddings: Tensor, text_embeddings: Tensor, logit_scale: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Excluded:
+    """Which candidates are no negatives of a row, though they are not its positive.
+
+    Attributes:
+        identities: (B, K) integers, what row i is about: its texts, its image. None: nothing is known.
+        candidate_identities: (B + N, K) integers of the candidates. Where a row and a candidate share any,
+            the candidate is left out; the row's own positive never is. Numbers below 0 are shared by nobody.
+        guides: (B + N, d), rows of length 1: what another model makes of the candidates' texts. Where the
+            cosine of a row's positive and a candidate is `guide_cosine` or more, the candidate is left out.
+        guide_cosine: None: guides are not looked at.
+        margin: A candidate whose cosine exceeds that of the row's positive by more than this is left out as
+            well (arXiv 2506.05176, section 3.1). None: none is.
+    """
+
+    identities: Tensor | None = None
+    candidate_identities: Tensor | None = None
+    guides: Tensor | None = None
+    guide_cosine: float | None = None
+    margin: float | None = None
+
+
+def clip_loss(
+    image_embeddings: Tensor, text_embeddings: Tensor, logit_scale: Tensor, excluded: Excluded | None = None
+) -> Tensor:
     """Return the symmetric InfoNCE of CLIP (arXiv 2103.00020, figure 3); row i belongs to row i.
 
     Args:
         image_embeddings: (B, D), rows of length 1.
         text_embeddings: (B, D), rows of length 1.
         logit_scale: 1/temperature, a scalar; gradients reach it.
+        excluded: Captions that are no negatives of an image. None: all others are.
     """
-    return _info_nce(image_embeddings, text_embeddings, logit_scale, symmetric=True, captions=None)
+    return _info_nce(
+        image_embeddings, text_embeddings, logit_scale, symmetric=True, excluded=excluded or Excluded()
+    )
 
 
 def caption_loss(
-    first: Tensor, second: Tensor, temperature: float, *, symmetric: bool, captions: Tensor | None = None
+    first: Tensor,
+    second: Tensor,
+    temperature: float,
+    *,
+    symmetric: bool,
+    excluded: Excluded | None = None,
 ) -> Tensor:
     """Return the InfoNCE of caption pairs (supervised SimCSE, arXiv 2411.04997 section 3.1).
 
     Args:
         first: (B, D), rows of length 1: the queries.
-        second: (B, D), rows of length 1: their positives; all other rows are negatives.
+        second: (B + N, D), rows of length 1: their B positives, and N more that are negatives of every query.
+            All other rows are negatives.
         temperature: tau, by which cosines are divided.
-        symmetric: Average it with the same loss from second to first.
-        captions: (B, 2), one number for each distinct text among the captions of `first` and `second`. Two
-            rows that share a text are no negatives of each other. None: all are.
+        symmetric: Average it with the same loss from the positives to `first`.
+        excluded: Candidates that are no negatives. None: all are.
     """
-    return _info_nce(first, second, torch.as_tensor(1 / temperature), symmetric, captions)
+    return _info_nce(first, second, torch.as_tensor(1 / temperature), symmetric, excluded or Excluded())
 
 
 def _info_nce(
-    first: Tensor, second: Tensor, logit_scale: Tensor, symmetric: bool, captions: Tensor | None
+    first: Tensor, second: Tensor, logit_scale: Tensor, symmetric: bool, excluded: Excluded
 ) -> Tensor:
     rows = len(first)
     # logits in bf16 would round similarities at a scale of 100 to halves
     with torch.autocast(first.device.type, enabled=False):
         first, second = first.float(), second.float()
         parts = [
-            _chunk(first, second, logit_scale, captions, start, rows) for start in range(0, rows, CHUNK_ROWS)
+            _chunk(first, second, logit_scale, excluded, start, rows) for start in range(0, rows, CHUNK_ROWS)
         ]
         positives = torch.cat([part[0] for part in parts])  # (B,)
         over_second = torch.cat([part[1] for part in parts])  # (B,)
@@ -56,9 +90,9 @@ def _info_nce(
 
 
 def _chunk(
-    first: Tensor, second: Tensor, logit_scale: Tensor, captions: Tensor | None, start: int, rows: int
+    first: Tensor, second: Tensor, logit_scale: Tensor, excluded: Excluded, start: int, rows: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    arguments = (first[start : start + CHUNK_ROWS], second, logit_scale, captions, start)
+    arguments = (first, second, logit_scale, excluded, start)
     if rows <= CHUNK_ROWS:
         return _sums(*arguments)
     parts: tuple[Tensor, Tensor, Tensor] = checkpoint(
@@ -68,14 +102,50 @@ def _chunk(
 
 
 def _sums(
-    first: Tensor, second: Tensor, logit_scale: Tensor, captions: Tensor | None, start: int
+    first: Tensor, second: Tensor, logit_scale: Tensor, excluded: Excluded, start: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return for C rows of `first` their positives' logits (C,), log-sums over rows (C,) and columns (B,)."""
-    logits = logit_scale * (first @ second.T)  # (C, B)
-    here = torch.arange(start, start + len(first), device=first.device)
+    rows = len(first)
+    here = torch.arange(start, min(start + CHUNK_ROWS, rows), device=first.device)
+    cosines = first[here] @ second.T  # (C, B + N)
+    logits = logit_scale * cosines
     positives = logits.gather(1, here[:, None])[:, 0]
-    if captions is not None:
-        shared = (captions[here][:, None, :, None] == captions[None, :, None, :]).any(-1).any(-1)  # (C, B)
-        itself = here[:, None] == torch.arange(len(second), device=first.device)
-        logits = logits.masked_fill(shared & ~itself, float("-inf"))
-    return positives, torch.logsumexp(logits, dim=1), torch.logsumexp(logits, dim=0)
+    known = _known(excluded, here)
+    itself = here[:, None] == torch.arange(len(second), device=first.device)
+    of_rows, of_columns = known, known
+    if excluded.margin is not None:
+        with torch.no_grad():
+            own = cosines.gather(1, here[:, None])  # (C, 1)
+            every = (first * second[:rows]).sum(dim=1)  # (B,)
+            of_rows = _either(known, cosines > own + excluded.margin)
+            nearer = torch.zeros_like(itself)
+            nearer[:, :rows] = cosines[:, :rows] > every + excluded.margin
+            of_columns = _either(known, nearer)
+    over_second = torch.logsumexp(_without(logits, of_rows, itself), dim=1)
+    over_first = torch.logsumexp(_without(logits, of_columns, itself)[:, :rows], dim=0)
+    return positives, over_second, over_first
+
+
+def _known(excluded: Excluded, here: Tensor) -> Tensor | None:
+    """Return which candidates share an identity with which of the rows, or are as near by the guides' word.
+
+    (C, B + N), or None where nothing is known.
+    """
+    found: Tensor | None = None
+    if excluded.identities is not None and excluded.candidate_identities is not None:
+        # K times K comparisons, and never a tensor of (C, B, K, K)
+        for one in excluded.identities[here].T:
+            for other in excluded.candidate_identities.T:
+                found = _either(found, (one[:, None] == other) & (one[:, None] >= 0))
+    if excluded.guides is not None and excluded.guide_cosine is not None:
+        near = excluded.guides[here] @ excluded.guides.T >= excluded.guide_cosine
+        found = _either(found, near)
+    return found
+
+
+def _either(one: Tensor | None, other: Tensor) -> Tensor:
+    return other if one is None else one | other
+
+
+def _without(logits: Tensor, excluded: Tensor | None, itself: Tensor) -> Tensor:
+    return logits if excluded is None else logits.masked_fill(excluded & ~itself, float("-inf"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PLACEHOLDER = "{text}"
+TEXTS_AT_ONCE = 1000  # a tokenizer keeps some kilobytes a text while it works
 MOST_CHARACTERS_A_TOKEN = 64  # on average over a text; keeps a megabyte from costing seconds
 
 
@@ -52,19 +53,23 @@ def wrap(
             f"template and query prompt take {len(start) + len(end)} of {max_tokens} tokens: no room for "
             "a text; shorten them or raise encoding.max_tokens"
         )
-    if not texts:
-        return []
-    rows = tokenizer(
-        [text[: room * MOST_CHARACTERS_A_TOKEN] for text in texts],
-        add_special_tokens=False,
-        split_special_tokens=True,
-        truncation=True,
-        max_length=room + 1,  # one more, to see which are cut
-    )["input_ids"]
-    return [
-        Tokens((*start, *(ids[:room] or _unknown(tokenizer, text)), *end), len(start), len(ids) > room)
-        for ids, text in zip(rows, texts, strict=True)
-    ]
+    found: list[Tokens] = []
+    for first in range(0, len(texts), TEXTS_AT_ONCE):
+        some = texts[first : first + TEXTS_AT_ONCE]
+        rows = tokenizer(
+            [text[: room * MOST_CHARACTERS_A_TOKEN] for text in some],
+            add_special_tokens=False,
+            split_special_tokens=True,
+            truncation=True,
+            max_length=room + 1,  # one more, to see which are cut
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        found += [
+            Tokens((*start, *(ids[:room] or _unknown(tokenizer, text)), *end), len(start), len(ids) > room)
+            for ids, text in zip(rows, some, strict=True)
+        ]
+    return found
 
 
 def _bos(tokenizer: Any) -> list[int]:  # noqa: ANN401

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from components.faults import ConfigurationFault, InfrastructureFault
-from components.settings.base_models import FolderModel
+from components.settings.base_models import BucketModel, FolderModel
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import EndpointCaptioner, VllmCaptioner
@@ -96,15 +96,21 @@ def _data_root(params: Params) -> str:
 def _models(params: Params, layout: Layout) -> str:
     section = params.base_models
     others = [(f"vision_language {one.name}", one.source) for one in section.vision_language]
+    others += [(f"text_encoders {one.name}", one.source) for one in section.text_encoders]
     for name, model in [("llm", section.llm), ("clip", section.clip), *others]:
         if isinstance(model, FolderModel):
             folder = layout.inputs(params.download.inputs) / model.path
-            if not (folder / "config.json").is_file():
-                raise ConfigurationFault(
-                    f"base_models.{name}: {folder} has no config.json; expected Hugging Face layout"
-                )
-    captioners = "".join(f", {one.name} {one.source.kind}" for one in section.vision_language)
-    return f"models: llm {section.llm.kind}, clip {section.clip.kind}{captioners}"
+            found, place = (folder / "config.json").is_file(), str(folder)
+        elif isinstance(model, BucketModel):
+            found, place = open_bucket(model.uri).exists("config.json"), model.uri
+        else:
+            continue
+        if not found:
+            raise ConfigurationFault(
+                f"base_models.{name}: {place} has no config.json; expected Hugging Face layout"
+            )
+    named = [f"{one.name} {one.source.kind}" for one in (*section.vision_language, *section.text_encoders)]
+    return f"models: {', '.join([f'llm {section.llm.kind}', f'clip {section.clip.kind}', *named])}"
 
 
 def _captioners(params: Params, env: Environment) -> str:

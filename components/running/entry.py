@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,15 +39,34 @@ def start(stage: str, *, debug: bool = False) -> int:
         stage: One of `layout.STAGES`.
         debug: Print the traceback of a failure as well.
     """
-    _log_to_stderr()
-    work: Path | None = None
-    message = ""
-    try:
+    log_to_stderr()
+    works: list[Path] = []
+
+    def work() -> None:
         params, env = load_params(PARAMS), load_environment()
         layout = Layout(env.work_store)
-        work = layout.work(stage)
+        works.append(layout.work(stage))
         _guarded_run(stage, params, env, layout)
-        code = 0
+
+    code, message = outcome_of(work, debug=debug)
+    if message:
+        log.error("%s: %s", stage, message)
+    for folder in works:
+        if folder.is_dir():
+            with suppress(OSError):  # a full disk; the exit code still says it
+                write_json(folder / "exit.json", {"exit_code": code, "message": message})
+    return code
+
+
+def outcome_of(work: Callable[[], None], *, debug: bool = False) -> tuple[int, str]:
+    """Do work and return its exit code, with what is to be said about a failure.
+
+    Args:
+        work: What is done.
+        debug: Print the traceback of a failure as well.
+    """
+    try:
+        work()
     except Stopped:
         code, message = (
             Stopped.exit_code,
@@ -56,17 +76,14 @@ def start(stage: str, *, debug: bool = False) -> int:
         code, message = fault.exit_code, str(fault)
     except Exception as error:
         code, message = last_words(error)
-    if message:
-        if debug:
-            traceback.print_exc()
-        log.error("%s: %s", stage, message)
-    if work and work.is_dir():
-        with suppress(OSError):  # a full disk; the exit code still says it
-            write_json(work / "exit.json", {"exit_code": code, "message": message})
-    return code
+    else:
+        return 0, ""
+    if debug:
+        traceback.print_exc()
+    return code, message
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     """Own lines and everyone's warnings: an HTTP client tells every request at INFO."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     for own in ("llm2clip", "components"):
@@ -82,7 +99,7 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
         (work / "exit.json").unlink(missing_ok=True)
         _tidy(work, stage, layout)
         _preflight(work)
-        _prepare_libraries(env)
+        prepare_libraries(env)
         costs = Costs()
         try:
             importlib.import_module(f"components.{stage}.stage").run(params, env)
@@ -101,7 +118,7 @@ def _tidy(work: Path, stage: str, layout: Layout) -> None:
             remove(leftover)
 
 
-def _prepare_libraries(env: Environment) -> None:
+def prepare_libraries(env: Environment) -> None:
     """Set what libraries read when they are imported: threads, memory, no bars in a log, no telemetry."""
     if env.threads:
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(env.threads)

@@ -22,14 +22,18 @@ class Progress:
         total: Units in all.
         unit: Their name, e.g. `steps`.
         done: Units that an earlier run finished.
+        is_told: Whether anybody is told; of several processes that do the same, one tells.
     """
 
-    def __init__(self, work: Path, what: str, total: int, unit: str, done: int = 0) -> None:
+    def __init__(
+        self, work: Path, what: str, total: int, unit: str, done: int = 0, *, is_told: bool = True
+    ) -> None:
         self.work, self.what, self.total, self.unit = work, what, total, unit
         self.done = self._resumed = done
         self._start_seconds = time.monotonic()
         self._next_line_seconds = self._start_seconds  # the first unit is told at once
-        if done:
+        self._is_told = is_told
+        if done and is_told:
             log.info("%s: resumed at %s %d of %d", what, unit, done, total)
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -41,7 +45,7 @@ class Progress:
         raise_if_stopped()
         self.done += count
         now = time.monotonic()
-        if now < self._next_line_seconds and self.done < self.total:
+        if not self._is_told or (now < self._next_line_seconds and self.done < self.total):
             return
         self._next_line_seconds = now + SECONDS_BETWEEN_LINES
         rate = (self.done - self._resumed) / max(now - self._start_seconds, 1e-9)

@@ -105,8 +105,12 @@ def die_with_parent() -> None:
 
     A stage started by hand (no `DVC_STAGE`) is left alone, so that it survives a logout.
     """
-    if "DVC_STAGE" not in os.environ:
-        return
+    if "DVC_STAGE" in os.environ:
+        end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Make the parent's death a SIGTERM to this process."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

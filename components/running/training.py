@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from components.faults import DataFault, Stopped
+from components.ml.distributed import any_of, place, placed_like, whole
 from components.running.progress import Progress
+from components.running.ranks import wait_for_all
 from components.running.signals import deferred_stop
 from components.storage.checkpoint import Checkpoints
 
@@ -37,10 +39,15 @@ class Run:
     steps: int
     step: Callable[[int], Tensor]
     seed: int
+    measure: Callable[[], dict[str, float]] | None = None  # figures of the model, for the history
+    measure_steps: int = 0  # every so many steps; 0: never
 
 
 def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int) -> list[dict[str, float]]:
-    """Train to the last step and return the loss history (step, loss), every tenth step.
+    """Train to the last step and return the history: step and loss every tenth step, figures where measured.
+
+    Several processes train together (`components.ml.distributed`); the first alone writes, and all see the
+    same loss and stop at the same step.
 
     Args:
         run: What to train.
@@ -52,27 +59,39 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
         DataFault: the loss is not finite; the last good checkpoint stays.
         Stopped: a stop signal arrived; a checkpoint was saved.
     """
-    checkpoints = Checkpoints(work / "checkpoints" / run.name, {**identity, "format_version": FORMAT_VERSION})
+    whole_identity = {**identity, "format_version": FORMAT_VERSION}
+    checkpoints = Checkpoints(work / "checkpoints" / run.name, whole_identity, is_writer=place() == 0)
     first, history = _resume(run, checkpoints)
-    progress = Progress(work, run.name, run.steps, "step", done=first)
+    progress = Progress(work, run.name, run.steps, "step", done=first, is_told=place() == 0)
     with deferred_stop() as stop:
         for number in range(first, run.steps):
             torch.manual_seed(run.seed * SEED_STRIDE + number)
             for group in run.optimizer.param_groups:
                 group["lr"] = group["peak"] * run.learning_rate_at(number)
             loss = float(run.step(number).detach())
-            if not math.isfinite(loss):
+            progress.advance(note=f"loss {loss:.3f}")
+            is_odd, is_stopped = any_of(not math.isfinite(loss), stop.requested)
+            if is_odd:
                 raise DataFault(
                     f"{run.name}: loss is {loss} at step {number}; lower the learning rate, look at the data"
                 )
-            if number % HISTORY_STEPS == 0 or number == run.steps - 1:
-                history.append({"step": number, "loss": loss})
-            progress.advance(note=f"loss {loss:.3f}")
-            if stop.requested or (number + 1) % checkpoint_steps == 0 or number + 1 == run.steps:
-                checkpoints.save(number + 1, _tensors(run), {"history": history})
-            if stop.requested:
+            history += _points(run, number, loss)
+            if is_stopped or (number + 1) % checkpoint_steps == 0 or number + 1 == run.steps:
+                _save(run, checkpoints, number + 1, history)
+            if is_stopped:
                 raise Stopped
     return history
+
+
+def _points(run: Run, number: int, loss: float) -> list[dict[str, float]]:
+    """Return the line of a step in the history, if it has one."""
+    is_last = number == run.steps - 1
+    figures = {}
+    if run.measure and run.measure_steps and ((number + 1) % run.measure_steps == 0 or is_last):
+        figures = run.measure()
+    if figures or number % HISTORY_STEPS == 0 or is_last:
+        return [{"step": number, "loss": loss, **figures}]
+    return []
 
 
 def warmup_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
@@ -97,29 +116,40 @@ def batch_rows(rows: int, batch_size: int, seed: int, step: int) -> Tensor:
     return torch.randperm(rows, generator=generator)[number * batch_size : (number + 1) * batch_size]
 
 
+def _save(run: Run, checkpoints: Checkpoints, step: int, history: list[dict[str, float]]) -> None:
+    tensors = _tensors(run)  # all processes have a part in it
+    if place() == 0:
+        checkpoints.save(step, tensors, {"history": history})
+    wait_for_all()
+
+
 def _resume(run: Run, checkpoints: Checkpoints) -> tuple[int, list[dict[str, float]]]:
+    wait_for_all()  # the first may have cleared away checkpoints of other params
     found = checkpoints.load()
     if found is None:
         return 0, []
     step, tensors, state = found
     with torch.no_grad():
         for name, tensor in _weights(run):
-            tensor.copy_(tensors[f"module.{name}"])
+            tensor.copy_(placed_like(tensors[f"module.{name}"], tensor))
     optimizer = run.optimizer.state_dict()
     optimizer["state"] = {}
+    weights = [weight for group in run.optimizer.param_groups for weight in group["params"]]
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, field = name.split(".")
-            optimizer["state"].setdefault(int(index), {})[field] = tensor
+            is_like_weight = tensor.shape == weights[int(index)].shape
+            value = placed_like(tensor, weights[int(index)]) if is_like_weight else tensor
+            optimizer["state"].setdefault(int(index), {})[field] = value
     run.optimizer.load_state_dict(optimizer)
     return step, state["history"]
 
 
 def _tensors(run: Run) -> dict[str, Tensor]:
-    tensors = {f"module.{name}": tensor.detach().clone() for name, tensor in _weights(run)}
+    tensors = {f"module.{name}": whole(tensor).clone() for name, tensor in _weights(run)}
     for index, fields in run.optimizer.state_dict()["state"].items():
         for field, value in fields.items():
-            tensors[f"optimizer.{index}.{field}"] = torch.as_tensor(value).detach().clone()
+            tensors[f"optimizer.{index}.{field}"] = whole(torch.as_tensor(value)).clone()
     return tensors
 
 

@@ -6,7 +6,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.settings.section import Count, Name, Positive, Rate, RelativePath, Revision, Section, Weight
+from components.settings.section import (
+    BucketUri,
+    Count,
+    Name,
+    Positive,
+    Rate,
+    RelativePath,
+    Revision,
+    Section,
+    Sha256,
+    Weight,
+)
 from components.settings.sources import Scenes, TextSource
 
 
@@ -23,6 +34,14 @@ class FolderModel(Section):
 
     kind: Literal["folder"]
     path: RelativePath
+
+
+class BucketModel(Section):
+    """A model in Hugging Face layout in a bucket, held to the bytes it had."""
+
+    kind: Literal["bucket"]
+    uri: BucketUri
+    sha256: Sha256  # of what `sha256sum FILES | LC_ALL=C sort` prints of the files that are taken
 
 
 class Schedule(Section):
@@ -112,15 +131,16 @@ class MadeCaptioner(Section):
         return self
 
 
-class VisionLanguageModel(Section):
-    """A captioner that others made; `recaption.captioners` names it."""
+Fetched = HubModel | FolderModel | BucketModel
+Llm = Annotated[Fetched | MadeLlm, Field(discriminator="kind")]
+Clip = Annotated[Fetched | MadeClip, Field(discriminator="kind")]
+
+
+class NamedModel(Section):
+    """A model that others made, under the name that other sections know it by."""
 
     name: Name
-    source: Annotated[HubModel | FolderModel, Field(discriminator="kind")]
-
-
-Llm = Annotated[HubModel | FolderModel | MadeLlm, Field(discriminator="kind")]
-Clip = Annotated[HubModel | FolderModel | MadeClip, Field(discriminator="kind")]
+    source: Annotated[Fetched, Field(discriminator="kind")]
 
 
 class BaseModels(Section):
@@ -129,14 +149,16 @@ class BaseModels(Section):
     llm: Llm
     clip: Clip
     captioner: MadeCaptioner | None
-    vision_language: list[VisionLanguageModel]
+    vision_language: list[NamedModel]  # captioners
+    text_encoders: list[NamedModel]  # in sentence-transformers layout
     checkpoint_steps: Positive  # a checkpoint every so many steps
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [one.name for one in self.vision_language]
-        if len(set(names)) < len(names):
-            raise ValueError(f"vision_language has two models of one name ({', '.join(names)})")
+        for group in ("vision_language", "text_encoders"):
+            names = [one.name for one in getattr(self, group)]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{group} has two models of one name ({', '.join(names)})")
         return self
 
 

@@ -25,10 +25,12 @@ class Environment(BaseSettings):
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 0  # of torch; 0: as many as it likes
     processes: int = 0  # of stages that work shard by shard; 0: as many as there are cores
+    training_processes: int = 0  # processes that train one model; 0: one a GPU, or one
+    training_layout: Literal["replicated", "sharded"] = "replicated"  # the model: whole in each, or in parts
     caption_endpoint: str = ""  # base URL of an OpenAI-compatible server, up to and with /v1
     caption_endpoint_key: SecretStr = SecretStr("")
 
-    @field_validator("threads", "processes")
+    @field_validator("threads", "processes", "training_processes")
     @classmethod
     def _not_negative(cls, number: int) -> int:
         if number < 0:

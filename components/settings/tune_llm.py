@@ -23,17 +23,50 @@ class PairKind(Section):
 
     first: Name
     second: Name
+    negative: Name | None  # a column of wrong answers to `first`; each row's is a negative of the whole batch
+    query_prompt: str  # put before the first caption and left out of pooling; "" for none
     weight: Weight
+
+
+class MinedNegatives(Section):
+    """Other rows' captions that the model at the start of the phase finds near (arXiv 2407.15831)."""
+
+    per_pair: Positive  # how many go into the batch with each pair, drawn from those kept
+    kept: Positive  # of the nearest for each row
+    pool_rows: Positive  # rows that are compared with each other; a random pool at a time
+    max_share_of_positive: Share  # of the cosine of the row's own pair; what is nearer may be as true
 
 
 class Phase(Section):
     """A run of steps over one mix of pairs."""
 
     steps: Count
-    batch_size: Positive  # pairs
+    batch_size: Positive  # pairs, over all processes
     learning_rate: Rate
     warmup_steps: Count
     pairs: list[PairKind] = Field(min_length=1)
+    mined_negatives: MinedNegatives | None
+
+    @model_validator(mode="after")
+    def _keeps_enough(self) -> Phase:
+        mined = self.mined_negatives
+        if mined and mined.kept < mined.per_pair:
+            raise ValueError(
+                f"mined_negatives keeps {mined.kept} and draws {mined.per_pair}; expected no more"
+            )
+        return self
+
+
+class Mntp(Section):
+    """Masked next token prediction before the phases (LLM2Vec, arXiv 2404.05961)."""
+
+    columns: list[Name] = Field(min_length=1)  # whose captions are read
+    steps: Count
+    batch_size: Positive  # captions, over all processes
+    learning_rate: Rate
+    warmup_steps: Count
+    masked_share: Annotated[float, Field(gt=0, lt=1)]  # of a caption's tokens
+    mask: Annotated[str, Field(min_length=1)]  # a text of one token, which stands for what is masked
 
 
 class Encoding(Section):
@@ -59,18 +92,22 @@ class TuneLlm(Section):
     method: Literal["lora", "full"]
     lora: Lora | None
     encoding: Encoding
-    query_prompt: str  # put before the first caption of a pair and left out of pooling
     temperature: Rate  # tau
     symmetric: bool
+    false_negative_margin: Weight | None  # nearer than the positive by more than this is no negative
     embedding_rate_factor: (
         Rate  # learning rate of the token embeddings, relative; lora leaves them as they are
     )
     weight_decay: Weight
     max_gradient_norm: Rate
-    chunks: Positive  # length-sorted chunks a batch is split into
+    chunks: Positive  # length-sorted chunks that a process's share of a batch is split into
+    gradient_cache: bool  # one chunk in memory at a time, for another forward pass
+    gradient_checkpointing: bool  # one block in memory at a time, for another forward pass
     precision: Literal["fp32", "bf16"]
+    mntp: Mntp | None
     phases: list[Phase] = Field(min_length=1)
     caption_retrieval: list[CaptionRetrieval] = Field(min_length=1)
+    caption_retrieval_steps: Positive | None  # measured every so many steps for the history; null: at the end
     min_caption_retrieval_gain: float  # of the first entry's recall_at_1 over the untuned LLM; else exit 5
     checkpoint_steps: Positive
 

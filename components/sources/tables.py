@@ -1,4 +1,4 @@
-"""Tables of any kind as records, one at a time: parquet, csv and tsv, packed or not, one file or many."""
+"""Tables as records, one at a time: parquet, csv, tsv or JSON lines, packed or not, one file or many."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.faults import ConfigurationFault, DataFault
+from components.sources.json_lines import read_json_lines
 from components.sources.records import Record, check_columns
 from components.sources.text_tables import read_text
 
 BATCH_ROWS = 1024
 BUFFER_BYTES = 1 << 20  # of a column at a time; else whole row groups are in memory
 MAGIC = {b"PAR1": "parquet", b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
-KINDS = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
+KINDS = (".parquet", ".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 
 
 def read_tables(
@@ -24,7 +25,7 @@ def read_tables(
     """Yield the records of tables, file by file.
 
     Args:
-        paths: Parquet, csv or tsv files; csv and tsv are UTF-8, and may be packed by gzip.
+        paths: Parquet, csv, tsv or jsonl files; all but parquet are UTF-8, and may be packed by gzip.
         columns: Those wanted.
         names: Of the columns of a csv or tsv without a header line; None: its first line names them.
 
@@ -48,11 +49,11 @@ def _read_one(path: Path, wanted: list[str], names: Sequence[str] | None) -> Ite
     if kind is None:
         raise ConfigurationFault(f"{path}: expected a table, {', '.join(KINDS)}; convert or unpack it first")
     _check_head(path, kind)
-    if kind != ".parquet":
+    if kind.startswith((".csv", ".tsv")):
         return read_text(path, wanted, names)
     if names is not None:
         raise ConfigurationFault(f"{path} names its columns itself; set columns of its source to null")
-    return _read_parquet(path, wanted)
+    return _read_parquet(path, wanted) if kind == ".parquet" else read_json_lines(path, wanted)
 
 
 def _check_head(path: Path, kind: str) -> None:

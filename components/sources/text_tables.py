@@ -8,20 +8,16 @@ stops the stage. A field is one caption; a list of captions has a type of its ow
 from __future__ import annotations
 
 import csv
-import gzip
 import re
-import zlib
 from collections.abc import Iterator, Sequence
-from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
 
 from components.faults import ConfigurationFault, DataFault
+from components.sources.lines import MAX_LINE_BYTES, Lines, open_lines
 from components.sources.records import Record, check_columns
 from components.sources.swallowed import looks_swallowed
 
-MAX_LINE_BYTES = 10_000_000
-BOM = b"\xef\xbb\xbf"
 HEADER_WORDS = frozenset(
     {"alt", "caption", "file", "file_name", "filename", "id", "image", "image_path", "image_url", "key"}
     | {"path", "split", "text", "title", "url"}
@@ -42,8 +38,7 @@ def read_text(path: Path, wanted: Sequence[str], names: Sequence[str] | None) ->
         ConfigurationFault: a column is missing, or the first line is a header and should not be, or is none.
         DataFault: there is no line, the file is cut or broken, or a quote swallows lines.
     """
-    with path.open("rb") as file:
-        lines = _Lines(path, gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file)
+    with open_lines(path) as lines:
         is_csv = path.name.removesuffix(".gz").endswith(".csv")
         rows = _csv_rows(path, lines, len(names or ())) if is_csv else _tsv_rows(lines)
         header, rows = _header(path, rows, wanted, names)
@@ -90,39 +85,7 @@ def _is_a_header(fields: Sequence[str], names: Sequence[str]) -> bool:
     return are_words and any(field.strip().casefold() in known for field in fields)
 
 
-class _Lines:
-    """Decodes lines, counts them from 1, and puts those that are no UTF-8 aside."""
-
-    def __init__(self, path: Path, file: BufferedIOBase) -> None:
-        self.path, self.number, self.bad = path, 0, list[int]()
-        self._file = file
-
-    def __iter__(self) -> Iterator[str]:
-        while data := self._read():
-            self.number += 1
-            data = data.removeprefix(BOM) if self.number == 1 else data
-            data = data.removesuffix(b"\n").removesuffix(b"\r")
-            try:
-                yield data.decode()
-            except UnicodeDecodeError:
-                self.bad.append(self.number)
-                yield data.decode(errors="replace")  # a quote in it counts all the same
-
-    def _read(self) -> bytes:
-        try:
-            data = self._file.readline(MAX_LINE_BYTES + 1)
-        except (EOFError, OSError, zlib.error) as error:
-            raise DataFault(
-                f"{self.path} is cut or damaged after {self.number} lines ({error}); fetch it again"
-            ) from None
-        if len(data) > MAX_LINE_BYTES:
-            raise DataFault(
-                f"{self.path} line {self.number + 1} is longer than {MAX_LINE_BYTES} bytes; expected a row"
-            )
-        return data
-
-
-def _tsv_rows(lines: _Lines) -> Iterator[Fields]:
+def _tsv_rows(lines: Lines) -> Iterator[Fields]:
     for line in lines:
         if lines.bad:
             yield lines.bad.pop(), None
@@ -130,7 +93,7 @@ def _tsv_rows(lines: _Lines) -> Iterator[Fields]:
             yield lines.number, line.split("\t")
 
 
-def _csv_rows(path: Path, lines: _Lines, columns: int) -> Iterator[Fields]:
+def _csv_rows(path: Path, lines: Lines, columns: int) -> Iterator[Fields]:
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader((line.replace("\r", " ") + "\n" for line in lines), strict=True)
     last = 0

@@ -25,12 +25,14 @@ class Checkpoints:
         folder: In the work store.
         identity: What decides the run, as plain values: params, data hash, `format_version`. A run of another
             identity starts fresh, and the log says which value changed.
+        is_writer: Whether this process writes; of several that train together, one does.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: dict[str, Any], *, is_writer: bool = True) -> None:
         self.folder = folder
         self.identity = json.loads(json.dumps(identity))
-        self._start()
+        if is_writer:
+            self._start()
 
     def _start(self) -> None:
         path = self.folder / "identity.json"

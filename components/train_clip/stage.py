@@ -42,6 +42,7 @@ from components.train_clip.texts import CachedTexts, PlainTexts, texts_of
 from components.train_clip.training import train_arm
 
 STAGE = "train_clip"
+GUIDE = "tuned"  # whose embeddings tell which captions say the same
 FORMAT_VERSION = 1  # raised when the same params and data train another model
 
 
@@ -67,11 +68,15 @@ def run(params: Params, env: Environment) -> None:
     }
 
     folders = []
-    texts = {text: texts_of(layout, text, examples) for text in sorted({arm.text for arm in settings.arms})}
+    is_guided = settings.false_negative_cosine is not None
+    needed = {arm.text for arm in settings.arms} | ({GUIDE} if is_guided else set())
+    texts = {text: texts_of(layout, text, examples) for text in sorted(needed)}
+    guide = texts[GUIDE] if is_guided else None
     for arm in settings.arms:
         text = texts[arm.text]
-        of_arm = {**identity, "arm": arm.model_dump(), "embeddings": getattr(text, "digest", None)}
-        make = partial(_train, arm, text, examples, params, env, of_arm)
+        digests = [getattr(one, "digest", None) for one in (text, guide)]
+        of_arm = {**identity, "arm": arm.model_dump(), "embeddings": digests}
+        make = partial(_train, arm, text, examples, guide, params, env, of_arm)
         folders.append(piece(work / "arms", content_key(of_arm), make))
         remove(work / "checkpoints" / arm.name)
 
@@ -87,6 +92,7 @@ def _train(
     settings: ArmSettings,
     text: CachedTexts | PlainTexts,
     examples: Examples,
+    guide: CachedTexts | PlainTexts | None,
     params: Params,
     env: Environment,
     identity: dict[str, Any],
@@ -99,7 +105,10 @@ def _train(
     except ValueError as error:
         raise ConfigurationFault(f"arm {settings.name}: {error}") from None
     arm.to(env.device)
-    history = train_arm(arm, settings, examples, params.train_clip, params.seed, layout.work(STAGE), identity)
+    guiding = guide if isinstance(guide, CachedTexts) else None
+    history = train_arm(
+        arm, settings, examples, guiding, params.train_clip, params.seed, layout.work(STAGE), identity
+    )
     arm.to("cpu").save(folder / settings.name)
     training = {
         "steps": params.train_clip.steps,

@@ -10,6 +10,7 @@ from torch import Tensor
 from components.faults import ConfigurationFault
 from components.ml.llm import TextEncoder, encode
 from components.ml.retrieval import true_ranks
+from components.ml.spread import alignment, uniformity
 from components.ml.tfidf import TfIdf
 from components.settings.tune_llm import CaptionRetrieval
 from components.tune_llm.caption_rows import CaptionRow
@@ -27,6 +28,19 @@ def llm_recalls(
         task.name: recall_at_1(*captions_of(task, rows), lambda texts: encode(encoder, texts, BATCH_TOKENS))
         for task in tasks
     }
+
+
+def llm_spread(
+    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow]
+) -> dict[str, dict[str, float]]:
+    """Return alignment and uniformity of each task's captions by an LLM (`ml.spread`)."""
+    encoder.model.eval()
+    found = {}
+    for task in tasks:
+        first, second = (encode(encoder, texts, BATCH_TOKENS) for texts in captions_of(task, rows))
+        first, second = (torch.nn.functional.normalize(part, dim=1) for part in (first, second))
+        found[task.name] = {"alignment": alignment(first, second), "uniformity": uniformity(second)}
+    return found
 
 
 def tfidf_recalls(tasks: list[CaptionRetrieval], rows: list[CaptionRow]) -> dict[str, float]:

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
 import torch
+from torch import Tensor
 
 from components.faults import ConfigurationFault
 from components.running.training import SEED_STRIDE, batch_rows
 from components.settings.tune_llm import PairKind, Phase
 from components.tune_llm.caption_rows import CaptionRow
+
+NOBODY = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The pairs of one step, all of one kind, and texts that answer none of them.
+
+    Attributes:
+        first: B captions that ask.
+        second: Their answers.
+        query_prompt: Put before each of `first`.
+        rows: Which row each pair is of.
+        negatives: N further captions.
+        negative_rows: Which row each is of, `NOBODY` where it was written as a wrong answer.
+    """
+
+    first: list[str]
+    second: list[str]
+    query_prompt: str
+    rows: list[int]
+    negatives: list[str] = field(default_factory=list)
+    negative_rows: list[int] = field(default_factory=list)
 
 
 class PairDraws:
@@ -32,7 +59,11 @@ class PairDraws:
         self.kinds = [kind for kind in phase.pairs if kind.weight > 0]
         if not self.kinds:
             raise ConfigurationFault("tune_llm.phases: all pairs have weight 0; expected one above 0")
+        self.all_rows = rows
         self.rows = [_rows_with(rows, kind) for kind in self.kinds]
+        self.near: list[
+            Tensor
+        ] = []  # for each kind, mined negatives: (rows, kept), `NOBODY` where there is none
         generator = torch.Generator().manual_seed(seed)
         weights = torch.tensor([kind.weight for kind in self.kinds])
         drawn = torch.multinomial(weights, max(1, phase.steps), replacement=True, generator=generator)
@@ -44,28 +75,65 @@ class PairDraws:
             f"{kind.first}-{kind.second}": len(rows) for kind, rows in zip(self.kinds, self.rows, strict=True)
         }
 
-    def batch(self, step: int) -> tuple[list[str], list[str]]:
-        """Return the first and the second captions of a step's pairs."""
+    def batch(self, step: int) -> Batch:
+        """Return the pairs of a step."""
         number = self.kind_at[step]
         kind, rows = self.kinds[number], self.rows[number]
         earlier = self.kind_at[:step].count(number)
         chosen = batch_rows(len(rows), self.phase.batch_size, self.seed + number, earlier)
         generator = torch.Generator().manual_seed(self.seed * SEED_STRIDE + step)
-        pairs = [_draw(rows[row].captions, kind, generator) for row in chosen.tolist()]
-        return [first for first, _ in pairs], [second for _, second in pairs]
+        places = [rows[place] for place in chosen.tolist()]
+        pairs = [_draw(self.all_rows[place].captions, kind, generator) for place in places]
+        negatives = self._written(places, kind, generator) + self._mined(number, chosen, generator)
+        return Batch(
+            first=[first for first, _ in pairs],
+            second=[second for _, second in pairs],
+            query_prompt=kind.query_prompt,
+            rows=places,
+            negatives=[text for text, _ in negatives],
+            negative_rows=[row for _, row in negatives],
+        )
+
+    def _written(
+        self, places: list[int], kind: PairKind, generator: torch.Generator
+    ) -> list[tuple[str, int]]:
+        if kind.negative is None:
+            return []
+        return [
+            (_one_of(self.all_rows[place].captions[kind.negative], generator), NOBODY) for place in places
+        ]
+
+    def _mined(self, number: int, chosen: Tensor, generator: torch.Generator) -> list[tuple[str, int]]:
+        """Draw for each chosen row so many of its near rows; one that has fewer lends from the whole pool."""
+        if not self.near:
+            return []
+        near, rows, second = self.near[number], self.rows[number], self.kinds[number].second
+        per_pair = self.phase.mined_negatives.per_pair if self.phase.mined_negatives else 0
+        found = []
+        for place in chosen.tolist():
+            there = near[place][near[place] != NOBODY]
+            order = torch.randperm(len(there), generator=generator)[:per_pair]
+            others = torch.randint(len(rows), (per_pair - len(order),), generator=generator)
+            for other in [*there[order].tolist(), *others.tolist()]:
+                found.append((_one_of(self.all_rows[rows[other]].captions[second], generator), rows[other]))
+        return found
 
 
-def _rows_with(rows: list[CaptionRow], kind: PairKind) -> list[CaptionRow]:
-    least = 2 if kind.first == kind.second else 1
+def _rows_with(rows: list[CaptionRow], kind: PairKind) -> list[int]:
+    """Return the numbers of the rows that have what a kind of pair takes."""
+    least = {kind.first: 1, kind.second: 1} | ({kind.negative: 1} if kind.negative else {})
+    if kind.first == kind.second:
+        least[kind.first] = 2
     found = [
-        row
-        for row in rows
-        if all(len(row.captions.get(column, [])) >= least for column in (kind.first, kind.second))
+        number
+        for number, row in enumerate(rows)
+        if all(len(row.captions.get(column, [])) >= count for column, count in least.items())
     ]
     if len(found) < 2:
         columns = sorted({column for row in rows for column in row.captions})
         raise ConfigurationFault(
-            f"tune_llm.phases: {len(found)} train rows have a pair of {kind.first} and {kind.second}; "
+            f"tune_llm.phases: {len(found)} train rows have a pair of {kind.first} and {kind.second}"
+            f"{f' with {kind.negative}' if kind.negative else ''}; "
             f"expected 2 or more; the columns of train are {', '.join(columns) or 'none'}"
         )
     return found
@@ -76,6 +144,8 @@ def _draw(captions: dict[str, list[str]], kind: PairKind, generator: torch.Gener
     if kind.first == kind.second:
         one, other = torch.randperm(len(first), generator=generator)[:2].tolist()
         return first[one], first[other]
-    one = int(torch.randint(len(first), (), generator=generator))
-    other = int(torch.randint(len(second), (), generator=generator))
-    return first[one], second[other]
+    return _one_of(first, generator), _one_of(second, generator)
+
+
+def _one_of(texts: Sequence[str], generator: torch.Generator) -> str:
+    return texts[int(torch.randint(len(texts), (), generator=generator))]

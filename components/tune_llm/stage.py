@@ -13,108 +13,83 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from components.faults import ConfigurationFault, GateFault
-from components.ml.llm import TextEncoder, load_text_encoder
+from components.faults import GateFault
 from components.running.output import output, write_metrics
-from components.running.rows import Rows
-from components.running.training import train
+from components.running.ranks import train_apart
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.tune_llm import TuneLlm
 from components.storage.atomic import write_bytes, write_json
 from components.storage.kept import require_verdict
 from components.storage.layout import Layout
-from components.storage.manifest import folder_key
-from components.tune_llm.caption_retrieval import llm_recalls, tfidf_recalls
-from components.tune_llm.caption_rows import CaptionRow, data_key, read_caption_rows
+from components.tune_llm.caption_retrieval import llm_recalls, llm_spread, tfidf_recalls
 from components.tune_llm.pairs import PairDraws
-from components.tune_llm.saving import encoding_of, save_tuned, trained_share
-from components.tune_llm.tuning import open_weights, phase_run
-
-STAGE = "tune_llm"
-NOT_TRAINING = {"phases", "caption_retrieval", "min_caption_retrieval_gain", "checkpoint_steps"}
-History = list[dict[str, float]]
+from components.tune_llm.phases import STAGE, History, Material, load_base, tuned
+from components.tune_llm.saving import save_tuned, trained_share
 
 
 def run(params: Params, env: Environment) -> None:
     """Run the stage."""
-    layout = Layout(env.work_store)
-    own = params.tune_llm
+    layout, own = Layout(env.work_store), params.tune_llm
     require_verdict(layout)
-    decided_by = {
-        "seed": params.seed,
-        "llm": folder_key(layout.artifact("base_models"), "llm/"),
-        "data": data_key(layout),
-        "params": own.model_dump(exclude=NOT_TRAINING),
-    }
-    rows = Rows()
-    train_rows = read_caption_rows(layout, "train", rows)
-    validation_rows = read_caption_rows(layout, "validation", Rows())
-    draws = [
-        PairDraws(train_rows, phase, params.seed + number) for number, phase in enumerate(own.phases, start=1)
-    ]
-    _count(rows, train_rows, draws)
+    material = Material(params, layout)
+    tasks, held_out = own.caption_retrieval, material.validation_rows
+    recalls = {"tfidf": tfidf_recalls(tasks, held_out)}
+    train_apart(STAGE, env, layout.work(STAGE))
 
-    encoder = _load(layout, own, env.device)
-    recalls = {
-        "tfidf": tfidf_recalls(own.caption_retrieval, validation_rows),
-        "base": llm_recalls(encoder, own.caption_retrieval, validation_rows),
-    }
-    adapter = open_weights(encoder, own, params.seed)
+    encoder = load_base(material, env.device)
+    recalls["base"] = llm_recalls(encoder, tasks, held_out)
+    spread = {"base": llm_spread(encoder, tasks, held_out)}
+    trained = tuned(material, encoder, env)
     share = trained_share(encoder)
-    histories: list[History] = []
-    for number, (phase, pairs) in enumerate(zip(own.phases, draws, strict=True), start=1):
-        name = f"{STAGE}_phase{number}"
-        phases = [earlier.model_dump() for earlier in own.phases[:number]]
-        this_run = phase_run(encoder, own, phase, pairs, name, params.seed + number)
-        identity = {**decided_by, "phases": phases}
-        histories.append(train(this_run, layout.work(STAGE), identity, own.checkpoint_steps))
-
     with output(layout, STAGE) as out:
-        texts = [text for row in validation_rows for texts in row.captions.values() for text in texts]
-        tuned = save_tuned(out.folder, encoder, adapter, own, texts)
-        recalls["tuned"] = llm_recalls(tuned, own.caption_retrieval, validation_rows)
-        write_bytes(out.folder / "history.csv", _csv(histories))
-        metrics = {**rows.figures(), **share, "caption_retrieval": _by_task(recalls)}
-        metrics["phases"] = [_figures(*phase) for phase in zip(histories, draws, strict=True)]
+        texts = [text for row in held_out for texts in row.captions.values() for text in texts]
+        saved = save_tuned(out.folder, encoder, trained.adapter, own, texts)
+        recalls["tuned"] = llm_recalls(saved, tasks, held_out)
+        spread["tuned"] = llm_spread(saved, tasks, held_out)
+        write_bytes(out.folder / "history.csv", _csv(trained.histories))
+        metrics = {
+            **material.rows.figures(),
+            **share,
+            "caption_retrieval": _by_task(recalls),
+            "spread": _by_task(spread),
+            "loads_in_sentence_transformers": (out.folder / "llm" / "modules.json").is_file(),
+            "mntp": _losses(trained.masking),
+            "phases": [_figures(*phase) for phase in zip(trained.histories, material.draws, strict=True)],
+        }
         _check_gain(own, recalls, metrics, layout.work(STAGE) / "failed.json")
     write_metrics(layout, STAGE, metrics)
 
 
-def _load(layout: Layout, own: TuneLlm, device: str) -> TextEncoder:
-    try:
-        return load_text_encoder(layout.artifact("base_models") / "llm", **encoding_of(own), device=device)
-    except ValueError as error:
-        raise ConfigurationFault(f"tune_llm.encoding and base_models.llm do not fit: {error}") from None
+def train(params: Params, env: Environment) -> None:
+    """Train with other processes; the checkpoint of the last step is what is left (`running.ranks`)."""
+    material = Material(params, Layout(env.work_store))
+    tuned(material, load_base(material, env.device), env)
 
 
-def _count(rows: Rows, train_rows: list[CaptionRow], draws: list[PairDraws]) -> None:
-    taking_part = {row.key for pairs in draws for found in pairs.rows for row in found}
-    rows.accept(len(taking_part))
-    rows.reject("no_pair_of_columns", len(train_rows) - len(taking_part))
-
-
-def _by_task(recalls: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Turn {who: {task: recall}} into {task: {who: recall_at_1}}."""
-    return {task: {who: found[task] for who, found in recalls.items()} for task in recalls["tuned"]}
+def _by_task(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Turn {who: {task: figure}} into {task: {who: figure}}."""
+    return {task: {who: found[task] for who, found in figures.items()} for task in figures["tuned"]}
 
 
 def _figures(history: History, pairs: PairDraws) -> dict[str, Any]:
-    return {
-        "rows": pairs.rows_by_kind(),
-        "steps": pairs.phase.steps,
-        "first_loss": history[0]["loss"] if history else None,
-        "last_loss": history[-1]["loss"] if history else None,
-    }
+    return {"rows": pairs.rows_by_kind(), "steps": pairs.phase.steps, **_losses(history)}
+
+
+def _losses(history: History) -> dict[str, float | None]:
+    ends = [history[0]["loss"], history[-1]["loss"]] if history else [None, None]
+    return {"first_loss": ends[0], "last_loss": ends[1]}
 
 
 def _csv(histories: list[History]) -> bytes:
-    lines = [
-        f"{number},{point['step']},{point['loss']:.6f}"
-        for number, history in enumerate(histories, start=1)
-        for point in history
-    ]
-    return "\n".join(["phase,step,loss", *lines, ""]).encode()
+    """Return all histories as one table; figures that were not measured at a step are left empty."""
+    points = [(number, point) for number, history in enumerate(histories, start=1) for point in history]
+    names = sorted({name for _, point in points for name in point} - {"step", "loss"})
+    lines = [",".join(["phase", "step", "loss", *names])]
+    for number, point in points:
+        figures = [f"{point[name]:.6f}" if name in point else "" for name in ("loss", *names)]
+        lines.append(",".join([str(number), str(point["step"]), *figures]))
+    return "\n".join([*lines, ""]).encode()
 
 
 def _check_gain(

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from components.ml.contrastive import caption_loss
+from components.faults import ConfigurationFault
+from components.ml.contrastive import Excluded, caption_loss
+from components.ml.distributed import processes, share_of
+from components.ml.gradient_cache import backward
 from components.ml.llm import TextEncoder, autocast, embed, tokenise
 from components.ml.template import Tokens
 from components.running.training import Run, warmup_cosine
-from components.settings.tune_llm import Phase, TuneLlm
-from components.tune_llm.pairs import PairDraws
+from components.settings.tune_llm import Lora, Phase, TuneLlm
+from components.tune_llm.pairs import NOBODY, Batch, PairDraws
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+ROWS_FROM = 1 << 40  # identities of rows are numbered from here, those of texts from 0
 
-def open_weights(encoder: TextEncoder, params: TuneLlm, seed: int) -> PeftModel | None:
-    """Let the weights of `params.method` learn; for LoRA, add its layers and return their wrapper."""
-    if params.method == "full" or params.lora is None:
+
+def open_weights(encoder: TextEncoder, lora: Lora | None, seed: int) -> PeftModel | None:
+    """Let all weights learn, or those of a LoRA that is added, and return its wrapper."""
+    if lora is None:
         encoder.model.requires_grad_(True)
         return None
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
     config = LoraConfig(
-        r=params.lora.rank,
-        lora_alpha=params.lora.alpha,
-        lora_dropout=params.lora.dropout,
-        target_modules=list(params.lora.targets),
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
         bias="none",
         task_type="FEATURE_EXTRACTION",
     )
@@ -40,22 +47,27 @@ def open_weights(encoder: TextEncoder, params: TuneLlm, seed: int) -> PeftModel 
 def phase_run(
     encoder: TextEncoder, params: TuneLlm, phase: Phase, pairs: PairDraws, name: str, seed: int
 ) -> Run:
-    """Return one phase as a training run."""
+    """Return one phase as a training run.
+
+    Raises:
+        ConfigurationFault: a batch cannot be shared equally by the processes that train.
+    """
+    for rows in pairs.rows:
+        check_shares(min(phase.batch_size, len(rows)), "tune_llm.phases batch_size")
     optimizer = torch.optim.AdamW(
-        parameter_groups(encoder.model, params, phase), lr=0.0, weight_decay=params.weight_decay
+        parameter_groups(encoder.model, phase.learning_rate, params.embedding_rate_factor),
+        lr=0.0,
+        weight_decay=params.weight_decay,
     )
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def step(number: int) -> Tensor:
-        first, second = pairs.batch(number)
         optimizer.zero_grad(set_to_none=True)
-        loss = pair_loss(encoder, params, first, second)
-        loss.backward()
+        loss = batch_backward(encoder, params, pairs.batch(number), weights)
         nn.utils.clip_grad_norm_(weights, params.max_gradient_norm)
         optimizer.step()
         return loss
 
-    encoder.model.train()
     return Run(
         name=name,
         modules={"llm": encoder.model},
@@ -67,50 +79,99 @@ def phase_run(
     )
 
 
-def parameter_groups(model: nn.Module, params: TuneLlm, phase: Phase) -> list[dict[str, Any]]:
+def check_shares(rows: int, section: str) -> None:
+    """Check that a batch can be shared.
+
+    Raises:
+        ConfigurationFault: it cannot.
+    """
+    if rows % processes():
+        raise ConfigurationFault(
+            f"{section}: a batch of {rows} cannot be shared equally by {processes()} processes; expected a "
+            "multiple of their number"
+        )
+
+
+def parameter_groups(model: nn.Module, rate: float, embedding_rate_factor: float) -> list[dict[str, Any]]:
     """Return the weights that learn, token embeddings apart, each group with its peak learning rate."""
     embeddings = {id(weight) for weight in model.get_input_embeddings().parameters()}  # type: ignore[operator]
     learning = [weight for weight in model.parameters() if weight.requires_grad]
-    rate = phase.learning_rate
     groups = [
         {"params": [weight for weight in learning if id(weight) not in embeddings], "peak": rate},
         {
             "params": [weight for weight in learning if id(weight) in embeddings],
-            "peak": rate * params.embedding_rate_factor,
+            "peak": rate * embedding_rate_factor,
         },
     ]
     return [group for group in groups if group["params"]]
 
 
-def pair_loss(encoder: TextEncoder, params: TuneLlm, first: list[str], second: list[str]) -> Tensor:
-    """Return the contrastive loss of a batch of pairs; equal texts are no negatives of each other."""
-    queries = tokenise(encoder, first, as_queries=True)
-    documents = tokenise(encoder, second)
-    embeddings = embed_in_chunks(encoder, queries + documents, params.chunks, params.precision)
-    unit = nn.functional.normalize(embeddings, dim=1)
-    numbers: dict[tuple[int, ...], int] = {}
-    captions = torch.tensor(
-        [
-            [numbers.setdefault(row.ids[row.text_start :], len(numbers)) for row in pair]
-            for pair in zip(queries, documents, strict=True)
-        ]
-    )
-    return caption_loss(
-        unit[: len(first)],
-        unit[len(first) :],
-        params.temperature,
-        symmetric=params.symmetric,
-        captions=captions.to(unit.device),
-    )
+def batch_backward(encoder: TextEncoder, params: TuneLlm, batch: Batch, weights: Sequence[Tensor]) -> Tensor:
+    """Add the gradients of a batch's contrastive loss to `weights`; return the loss."""
+    queries = tokenise(encoder, batch.first, batch.query_prompt)
+    candidates = tokenise(encoder, batch.second + batch.negatives)
+    rows = queries + candidates
+    order = shared_order([len(row.ids) for row in rows])
+    excluded = _excluded(batch, queries, candidates, params.false_negative_margin, encoder.device)
+
+    def loss_of(embeddings: Tensor) -> Tensor:
+        unit = nn.functional.normalize(embeddings[torch.tensor(order).argsort()], dim=1)
+        return caption_loss(
+            unit[: len(queries)],
+            unit[len(queries) :],
+            params.temperature,
+            symmetric=params.symmetric,
+            excluded=excluded,
+        )
+
+    parts = [
+        partial(_part, encoder, part, params.precision) for part in own_parts(rows, order, params.chunks)
+    ]
+    return backward(parts, loss_of, weights, len(rows), is_cached=params.gradient_cache)
 
 
-def embed_in_chunks(encoder: TextEncoder, rows: list[Tokens], chunks: int, precision: str) -> Tensor:
-    """Encode a batch (N, d) with gradients, in chunks of about equal length, so that little is padding."""
-    order = sorted(range(len(rows)), key=lambda row: (len(rows[row].ids), row))
-    size = -(-len(order) // chunks)
+def own_parts(rows: list[Tokens], order: list[int], chunks: int) -> list[list[Tokens]]:
+    """Return this process's share of a batch, in chunks of texts of about equal length."""
+    own = [rows[row] for row in order[share_of(len(rows))]]
+    size = -(-len(own) // chunks)
+    return [own[start : start + size] for start in range(0, len(own), size)]
+
+
+def _part(encoder: TextEncoder, rows: list[Tokens], precision: str) -> Tensor:
     with autocast(encoder.device, precision):
-        parts = [
-            embed(encoder, [rows[row] for row in order[start : start + size]])
-            for start in range(0, len(order), size)
-        ]
-    return torch.cat(parts)[torch.tensor(order).argsort()]
+        return embed(encoder, rows)
+
+
+def shared_order(lengths: list[int]) -> list[int]:
+    """Return row numbers, the share of each process behind that of the one before.
+
+    Each process has rows of all lengths, ordered by length, so that a chunk of its share has little padding.
+
+    Raises:
+        ValueError: the rows cannot be shared equally.
+    """
+    share_of(len(lengths))
+    by_length = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    return [row for number in range(processes()) for row in by_length[number :: processes()]]
+
+
+def _excluded(
+    batch: Batch, queries: list[Tokens], candidates: list[Tokens], margin: float | None, device: torch.device
+) -> Excluded:
+    """Say what is no negative: equal texts, whatever their prompts and case, and texts of the same row."""
+    numbers: dict[tuple[int, ...], int] = {}
+    asked, answers = (
+        [numbers.setdefault(row.ids[row.text_start :], len(numbers)) for row in rows]
+        for rows in (queries, candidates)
+    )
+    pairs = [
+        [one, other, ROWS_FROM + row]
+        for one, other, row in zip(asked, answers[: len(asked)], batch.rows, strict=True)
+    ]
+    others = [
+        [NOBODY, text, NOBODY if row == NOBODY else ROWS_FROM + row]
+        for text, row in zip(answers[len(asked) :], batch.negative_rows, strict=True)
+    ]
+    return Excluded(
+        torch.tensor(pairs, device=device), torch.tensor(pairs + others, device=device), margin=margin
+    )

@@ -7,42 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from components.base_models.fetched import check_clip, check_llm, fetch
 from components.base_models.workshop import Workshop
 from components.faults import ConfigurationFault
 from components.ml.llm import encode, load_text_encoder
-from components.ml.tokenizer import train_bpe
 from components.running.rows import Rows
-from components.settings.base_models import FolderModel, HubModel
+from components.settings.base_models import FolderModel
 from components.storage.atomic import read_json
-
-REVISION = "0123456789abcdef0123456789abcdef01234567"
+from tests.base_models.models import write_llama
 
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
-
-
-def write_llama(folder: Path) -> Path:
-    tokenizer = train_bpe(["a red circle", "two blue squares"], 64, 32)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-        )
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 class Canary:
@@ -131,11 +110,6 @@ def test_a_damaged_index_is_named(workshop: Workshop, text: str) -> None:
         fetch(folder_model(), "llm", check_llm, workshop)
 
 
-def test_an_id_that_is_none_is_named(workshop: Workshop) -> None:
-    with pytest.raises(ConfigurationFault, match="an id of the hub"):
-        fetch(HubModel(kind="hub", id="a/b/c", revision=REVISION), "llm", check_llm, workshop)
-
-
 def test_a_missing_part_of_the_weights_is_named(workshop: Workshop) -> None:
     source = write_llama(workshop.inputs / "mine")
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
@@ -156,21 +130,6 @@ def test_changed_weights_are_another_model(workshop: Workshop) -> None:
     assert fetch(folder_model(), "llm", check_llm, workshop) == first
     write_llama(workshop.inputs / "mine")
     assert fetch(folder_model(), "llm", check_llm, workshop) != first
-
-
-def test_the_hubs_cache_serves_offline(
-    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = tmp_path / "hub"
-    write_llama(cache / "models--someone--llama" / "snapshots" / REVISION)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    section = HubModel(kind="hub", id="someone/llama", revision=REVISION)
-    folder = fetch(section, "llm", check_llm, workshop)
-    assert read_json(folder / "about.json")["revision"] == REVISION
-    other = HubModel(kind="hub", id="someone/llama", revision="f" * 40)
-    with pytest.raises(ConfigurationFault, match="not in the hub's cache"):
-        fetch(other, "llm", check_llm, workshop)
 
 
 def test_a_released_llama_loads(workshop: Workshop, shared: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from components.ml import contrastive
-from components.ml.contrastive import caption_loss, clip_loss
+from components.ml.contrastive import Excluded, caption_loss, clip_loss
 
 
 def unit(rows: int, dimension: int, seed: int) -> Tensor:
@@ -51,7 +51,7 @@ def test_a_shared_caption_is_no_negative() -> None:
     first, second = unit(3, 4, 1), unit(3, 4, 2)
     # rows 0 and 2 share text 7, once as first and once as second caption
     captions = torch.tensor([[7, 1], [2, 3], [4, 7]])
-    loss = caption_loss(first, second, 0.5, symmetric=False, captions=captions)
+    loss = caption_loss(first, second, 0.5, symmetric=False, excluded=Excluded(captions, captions))
     logits = (first @ second.T / 0.5).double()
     expected = [
         torch.logsumexp(logits[0, [0, 1]], 0) - logits[0, 0],
@@ -64,9 +64,64 @@ def test_a_shared_caption_is_no_negative() -> None:
 def test_a_batch_of_one_text_costs_nothing() -> None:
     rows = unit(3, 4, 1)
     captions = torch.zeros(3, 2, dtype=torch.long)
-    assert caption_loss(rows, rows, 0.1, symmetric=True, captions=captions).item() == pytest.approx(
+    excluded = Excluded(captions, captions)
+    assert caption_loss(rows, rows, 0.1, symmetric=True, excluded=excluded).item() == pytest.approx(
         0, abs=1e-6
     )
+
+
+def test_further_negatives_by_hand() -> None:
+    first, second = torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    # logits: row 0: 2, 0, 1.2; row 1: 0, 2, 1.6. Back, only the queries answer: 2 and 0 each
+    forth = sum(math.log(1 + math.exp(-2) + math.exp(near - 2)) for near in (1.2, 1.6)) / 2
+    back = math.log(1 + math.exp(-2))
+    assert caption_loss(first, second, 0.5, symmetric=False).item() == pytest.approx(forth, rel=1e-5)
+    both = caption_loss(first, second, 0.5, symmetric=True)
+    assert both.item() == pytest.approx((forth + back) / 2, rel=1e-5)
+
+
+def test_a_further_negative_of_the_same_row_is_none() -> None:
+    first, second = torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    rows = torch.tensor([[0, 100], [1, 101]])
+    candidates = torch.tensor([[0, 100], [1, 101], [-1, 101]])  # the third is of row 1; -1 is nobody's text
+    loss = caption_loss(first, second, 0.5, symmetric=False, excluded=Excluded(rows, candidates))
+    expected = (math.log(1 + math.exp(-2) + math.exp(1.2 - 2)) + math.log(1 + math.exp(-2))) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    nobody = Excluded(torch.full((2, 1), -1), torch.full((3, 1), -1))
+    plain = caption_loss(first, second, 0.5, symmetric=False)
+    assert caption_loss(first, second, 0.5, symmetric=False, excluded=nobody).item() == plain.item()
+
+
+def test_what_is_nearer_than_the_positive_by_the_margin_is_no_negative() -> None:
+    first = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    second = torch.tensor([[0.6, 0.8], [1.0, 0.0]])
+    # cosines: row 0: 0.6, 1.0; row 1: 0.8, 0.0. Positives 0.6 and 0.0
+    loose = caption_loss(first, second, 1.0, symmetric=False, excluded=Excluded(margin=0.5))
+    assert loose.item() == pytest.approx(math.log(1 + math.exp(0.4)) / 2, rel=1e-5)  # row 1 has none left
+    tight = caption_loss(first, second, 1.0, symmetric=False, excluded=Excluded(margin=0.1))
+    assert tight.item() == pytest.approx(0, abs=1e-6)
+    # back: column 0 sees 0.8 beside its 0.6, column 1 sees 1.0 beside its 0.0
+    back = caption_loss(first, second, 1.0, symmetric=True, excluded=Excluded(margin=0.5))
+    assert back.item() == pytest.approx(
+        (math.log(1 + math.exp(0.4)) / 2 + math.log(1 + math.exp(0.2)) / 2) / 2, rel=1e-5
+    )
+
+
+def test_texts_that_a_guide_finds_alike_are_no_negatives() -> None:
+    images, texts = unit(3, 4, 1), unit(3, 4, 2)
+    guides = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])  # cosines 0.8, 0 and 0.6
+    logits = (images @ texts.T * 2).double()
+    out = torch.zeros(3, 3, dtype=torch.bool)
+    out[0, 1] = out[1, 0] = True
+    kept = logits.masked_fill(out, -math.inf)
+    expected = (kept.logsumexp(1) + kept.logsumexp(0) - 2 * logits.diagonal()).mean() / 2
+    excluded = Excluded(guides=guides, guide_cosine=0.7)
+    assert clip_loss(images, texts, torch.tensor(2.0), excluded).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
+    none = Excluded(guides=guides, guide_cosine=0.9)
+    plain = clip_loss(images, texts, torch.tensor(2.0))
+    assert clip_loss(images, texts, torch.tensor(2.0), none).item() == plain.item()
 
 
 def test_chunks_change_neither_loss_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +131,7 @@ def test_chunks_change_neither_loss_nor_gradients(monkeypatch: pytest.MonkeyPatc
         first, second = unit(8, 6, 1).requires_grad_(), unit(8, 6, 2).requires_grad_()
         scale = torch.tensor(9.0, requires_grad=True)
         loss = clip_loss(first, second, scale) + caption_loss(
-            first, second, 0.2, symmetric=True, captions=captions
+            first, second, 0.2, symmetric=True, excluded=Excluded(captions, captions, margin=0.3)
         )
         loss.backward()
         found = [loss.detach()]

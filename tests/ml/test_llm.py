@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.ml.attention import check_attention, set_attention
+from components.ml.attention import attention_that_learns, check_attention, hidden_states, set_attention
 from components.ml.llm import TextEncoder, encode, load_text_encoder, pool, token_batches, tokenise
 from tests.captioned import write_llm
 
@@ -61,6 +61,20 @@ def test_a_model_that_is_causal_only_where_rows_are_padded_fails_the_probe(folde
         check_attention(model, "bidirectional")
 
 
+def test_the_attention_that_learns_is_the_same_and_left_again(folder: Path) -> None:
+    model = load(folder).model
+    ids, real = torch.arange(8).view(1, 8), torch.ones(1, 8, dtype=torch.bool)
+    kernel = model.config._attn_implementation  # type: ignore[union-attr]
+    fused = hidden_states(model, ids, real)
+    with attention_that_learns(model, "bf16"):
+        assert model.config._attn_implementation == "eager" != kernel  # type: ignore[union-attr]
+        torch.testing.assert_close(hidden_states(model, ids, real), fused, rtol=1e-4, atol=1e-5)
+        check_attention(model, "bidirectional")
+    with attention_that_learns(model, "fp32"):
+        assert model.config._attn_implementation == kernel  # type: ignore[union-attr]
+    assert model.config._attn_implementation == kernel  # type: ignore[union-attr]
+
+
 def test_the_flag_survives_saving(folder: Path, tmp_path: Path) -> None:
     encoder = load(folder)
     encoder.model.save_pretrained(tmp_path)  # type: ignore[operator]
@@ -93,9 +107,9 @@ def test_batches_hold_to_their_tokens() -> None:
 
 
 def test_header_and_prompt_are_left_out_of_pooling(folder: Path) -> None:
-    encoder = load(folder, template="<bos>user: {text}<eos>", query_prompt="find a caption like ")
+    encoder = load(folder, template="<bos>user: {text}<eos>")
     document, query = (
-        tokenise(encoder, ["A red circle."], as_queries=as_queries)[0] for as_queries in (False, True)
+        tokenise(encoder, ["A red circle."], prompt)[0] for prompt in ("", "find a caption like ")
     )
     assert document.ids[document.text_start :] == query.ids[query.text_start :]
     assert document.ids[-1] == encoder.tokenizer.eos_token_id
@@ -138,6 +152,7 @@ def test_bf16_is_close_and_no_texts_are_no_rows(folder: Path) -> None:
     [
         ({"max_tokens": 100_000}, "reads 192 tokens at most"),
         ({"max_tokens": 3, "template": "user: {text} end"}, "no room for a text"),
+        ({"max_tokens": 9, "query_prompts": {"a_to_b": "find a caption like this"}}, "no room for a text"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(folder: Path, changes: dict[str, object], message: str) -> None:

@@ -44,7 +44,7 @@ def trained_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_llm(base / "llm", TEXTS)
     write_llm(tuned / "llm", TEXTS, seed=1)
     encoding = {"attention": "bidirectional", "pooling": "mean", "template": "{text}", "max_tokens": 64}
-    write_json(tuned / "encoding.json", {**encoding, "query_prompt": ""})
+    write_json(tuned / "encoding.json", {**encoding, "query_prompts": {}})
     clip = load_clip(base / "clip")
     torch.manual_seed(2)
     for name, text in (("llm2clip", "tuned"), ("llm2clip_untuned", "base")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from components.faults import ConfigurationFault
@@ -82,6 +83,31 @@ def test_a_captioner_names_a_model_of_base_models(smoke: Params) -> None:
         changed(smoke, VLLM, "florence", "florence")
     with pytest.raises(ValueError, match="max_new_tokens is for dense, prompts for short; expected the same"):
         changed(smoke, VLLM | {"max_new_tokens": {"dense": 9}}, "florence")
+
+
+def test_models_that_are_not_there_are_told(smoke: Params, env: Environment, project: Path, s3: str) -> None:
+    def with_encoder(source: dict[str, str]) -> Params:
+        tree = smoke.model_dump()
+        tree["base_models"]["text_encoders"] = [{"name": "minilm", "source": source}]
+        return Params.model_validate(tree)
+
+    far = {"kind": "bucket", "uri": f"s3://{s3}/minilm", "sha256": "0" * 64}
+    with pytest.raises(ConfigurationFault, match=r"text_encoders minilm: inputs/demo/x has no config\.json"):
+        check(with_encoder({"kind": "folder", "path": "x"}), env)
+    with pytest.raises(ConfigurationFault, match=rf"text_encoders minilm: s3://{s3}/minilm has no config"):
+        check(with_encoder(far), env)
+    with pytest.raises(ConfigurationFault, match="s3://another-bucket/x: there is no such bucket"):
+        check(with_encoder({**far, "uri": "s3://another-bucket/x"}), env)
+    boto3.resource("s3").Object(s3, "minilm/config.json").put(Body=b"{}")
+    assert "models: llm made, clip made, minilm bucket" in check(with_encoder(far), env)
+
+
+def test_text_encoders_have_names_of_their_own(smoke: Params) -> None:
+    tree = smoke.model_dump()
+    model = {"name": "minilm", "source": {"kind": "folder", "path": "x"}}
+    tree["base_models"]["text_encoders"] = [model, model]
+    with pytest.raises(ValueError, match="text_encoders has two models of one name"):
+        Params.model_validate(tree)
 
 
 def test_a_bucket_of_shards_that_is_not_there_is_told(

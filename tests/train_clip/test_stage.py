@@ -62,6 +62,22 @@ def only(params: Params, *names: str) -> Params:
     return changed(params, arms=[arm for arm in params.train_clip.arms if arm.name in names])
 
 
+def test_false_negatives_are_told_by_the_tuned_embeddings_for_every_arm(
+    project: Layout, params: Params, env: Environment
+) -> None:
+    stage.run(params, env)
+    before = hashes()
+    stage.run(changed(params, false_negative_cosine=1.0), env)
+    strict = hashes()
+    stage.run(changed(params, false_negative_cosine=0.0), env)  # nearly all are left out
+    loose = hashes()
+    weights = [name for name in before if name.endswith("model.safetensors")]
+    assert len(weights) >= 6
+    assert [name for name in weights if not before[name] != loose[name] != strict[name]] == []
+    losses = read_json(project.metrics("train_clip"))["arms"]
+    assert all(arm["final_loss"] < 2.0 for arm in losses.values()), losses
+
+
 def test_all_arms_train_and_load(project: Layout, params: Params, env: Environment) -> None:
     before = sha256_of(project.artifact("embed_captions") / "tuned" / "dense" / "00000.safetensors")
     stage.run(params, env)
@@ -194,11 +210,11 @@ def test_nan_in_a_gradient_saves_no_checkpoint(
 ) -> None:
     loss, calls = clip_loss, []
 
-    def poisoned(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    def poisoned(images: torch.Tensor, texts: torch.Tensor, *more: Any) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 4:
             texts.register_hook(lambda gradient: gradient * float("nan"))
-        return loss(images, texts, scale)
+        return loss(images, texts, *more)
 
     monkeypatch.setattr(training, "clip_loss", poisoned)
     with pytest.raises(DataFault, match="gradient's norm is nan at step 3"):

@@ -18,9 +18,11 @@ from components.ml.llm import encode, load_text_encoder
 from components.running.progress import Progress
 from components.settings.environment import Environment
 from components.settings.params import Params
+from components.settings.tune_llm import MinedNegatives, Mntp
 from components.storage.atomic import read_json, write_json
 from components.storage.layout import Layout
-from components.storage.manifest import write_manifest
+from components.storage.manifest import listed, write_manifest
+from components.storage.side_tables import Caption, write_captions
 from components.tune_llm.stage import run
 
 
@@ -86,7 +88,7 @@ def test_saved_models_give_the_trained_vectors(layout: Layout, smoke: Params, en
     run(changed(smoke, phases=[smoke.tune_llm.phases[0].model_copy(update={"steps": 3})]), env)
     folder = layout.artifact("tune_llm")
     encoding = read_json(folder / "encoding.json")
-    assert encoding == {**smoke.tune_llm.encoding.model_dump(), "query_prompt": ""}
+    assert encoding == {**smoke.tune_llm.encoding.model_dump(), "query_prompts": {}}
     assert read_json(folder / "llm" / "config.json")["is_causal"] is False
     adapter = read_json(folder / "adapter" / "adapter_config.json")
     assert adapter["target_modules"] == sorted(smoke.tune_llm.lora.targets)  # type: ignore[union-attr]
@@ -100,8 +102,32 @@ def test_saved_models_give_the_trained_vectors(layout: Layout, smoke: Params, en
     torch.testing.assert_close(encode(base, texts, 512), tuned, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("template", "pooling"),
+    [("{text}", "mean"), ("<bos>caption: {text}<eos>", "mean"), ("{text}<eos>", "last")],
+)
+def test_the_tuned_model_is_one_of_sentence_transformers(
+    layout: Layout, smoke: Params, env: Environment, template: str, pooling: str
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    phase = smoke.tune_llm.phases[0].model_copy(update={"steps": 3})
+    encoding = smoke.tune_llm.encoding.model_copy(update={"template": template, "pooling": pooling})
+    run(changed(smoke, phases=[phase], encoding=encoding), env)
+    folder = layout.artifact("tune_llm")
+    assert read_json(layout.metrics("tune_llm"))["loads_in_sentence_transformers"] is True
+    texts = ["a red circle", "two 👩\u200d👧 <eos> squares", "word " * 500]
+    ours = encode(load_text_encoder(folder / "llm", **read_json(folder / "encoding.json")), texts, 512)
+    theirs = SentenceTransformer(str(folder / "llm"), device="cpu").encode(texts, convert_to_tensor=True)
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
 def test_full_tuning_of_real_captions_params(layout: Layout, smoke: Params, env: Environment) -> None:
     phase = smoke.tune_llm.phases[0].model_copy(update={"steps": 3})
+    prompt = "find a caption of the same image: "
+    phase = phase.model_copy(
+        update={"pairs": [kind.model_copy(update={"query_prompt": prompt}) for kind in phase.pairs]}
+    )
     params = changed(
         smoke,
         method="full",
@@ -109,16 +135,112 @@ def test_full_tuning_of_real_captions_params(layout: Layout, smoke: Params, env:
         chunks=4,
         precision="bf16",
         embedding_rate_factor=3.0,
-        query_prompt="find a caption of the same image: ",
         phases=[phase],
     )
     run(params, env)
     folder = layout.artifact("tune_llm")
     assert not (folder / "adapter").exists()
-    assert read_json(folder / "encoding.json")["query_prompt"].startswith("find")
+    prompts = read_json(folder / "encoding.json")["query_prompts"]
+    assert prompts == {"dense_to_dense": prompt, "short_to_dense": prompt}
     metrics = read_json(layout.metrics("tune_llm"))
     assert metrics["learning"] == metrics["weights"]
     assert metrics["phases"][0]["steps"] == 3
+
+
+def test_mntp_mined_negatives_and_measures_on_the_way(
+    layout: Layout,
+    smoke: Params,
+    env: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mined = MinedNegatives(per_pair=1, kept=4, pool_rows=8, max_share_of_positive=0.95)
+    first, second = smoke.tune_llm.phases
+    params = changed(
+        smoke,
+        phases=[
+            first.model_copy(update={"steps": 4}),
+            second.model_copy(update={"steps": 4, "mined_negatives": mined}),
+        ],
+        mntp=Mntp(
+            columns=["short", "dense"],
+            steps=4,
+            batch_size=8,
+            learning_rate=1e-3,
+            warmup_steps=1,
+            masked_share=0.3,
+            mask="a",
+        ),
+        caption_retrieval_steps=2,
+        gradient_cache=True,
+        gradient_checkpointing=True,
+        chunks=2,
+        false_negative_margin=0.1,
+        checkpoint_steps=1,
+    )
+    run(params, env)
+    undisturbed = hashes(layout)
+    metrics = read_json(layout.metrics("tune_llm"))
+    assert metrics["mntp"]["first_loss"] > 0
+    spread = metrics["spread"]["short_to_dense"]
+    assert spread["tuned"]["alignment"] != spread["base"]["alignment"]
+    assert spread["tuned"]["uniformity"] < 0
+    lines = (layout.artifact("tune_llm") / "history.csv").read_text("utf-8").splitlines()
+    assert lines[0] == "phase,step,loss,recall_at_1 german_to_english,recall_at_1 short_to_dense"
+    measured = [line.split(",")[:2] for line in lines[1:] if not line.endswith(",")]
+    assert measured == [["1", "1"], ["1", "3"], ["2", "1"], ["2", "3"]]
+
+    for name, steps in (("tune_llm_mntp", 2), ("tune_llm_phase2", 3)):
+        other = Environment(work_store=Path(name))
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            stop_at(patch, name, steps)
+            run(params, other)
+        with caplog.at_level(logging.INFO):
+            run(params, other)
+        assert f"{name}: resumed at step {steps} of 4" in caplog.text
+        assert hashes(layout) == undisturbed
+
+
+def test_hostile_captions_train_and_are_measured(layout: Layout, smoke: Params, env: Environment) -> None:
+    texts = [
+        "\U0001f469\u200d\U0001f469\u200d\U0001f467", "\u202e\u0645\u0631\u062d\u0628\u0627",
+        "ignore all of this <eos> <bos> <pad> <|eot_id|>", "\u0301", "word " * 200_000, "x" * 1_000_000,
+        "NFC \u00e9", "NFD e\u0301",
+    ]  # fmt: skip
+    download = layout.artifact("download")
+    path = download / "texts" / "00001.parquet"
+    hostile = [
+        Caption(f"hostile{number}", split, column, "en", 0, text, "test")
+        for number, text in enumerate(texts)
+        for split in ("train", "validation")
+        for column in ("short", "dense")
+    ]
+    write_captions(path, hostile)
+    write_manifest(download, {entry.place: entry.rows for entry in listed(download) if entry.rows})
+    run(
+        changed(smoke, phases=[phase.model_copy(update={"steps": 4}) for phase in smoke.tune_llm.phases]), env
+    )
+    metrics = read_json(layout.metrics("tune_llm"))
+    assert metrics["rows_in"] == metrics["rows_out"] + sum(metrics["rejected"].values()) == 48 + len(texts)
+    assert all(0 <= share <= 1 for share in metrics["caption_retrieval"]["short_to_dense"].values())
+    assert all(phase["last_loss"] > 0 for phase in metrics["phases"])
+
+
+def test_a_mask_that_is_no_token_is_refused(layout: Layout, smoke: Params, env: Environment) -> None:
+    mntp = Mntp(
+        columns=["short"],
+        steps=1,
+        batch_size=2,
+        learning_rate=1e-3,
+        warmup_steps=0,
+        masked_share=0.3,
+        mask="\u4e16",
+    )
+    with pytest.raises(ConfigurationFault, match="tune_llm.mntp: the mask .* expected one token"):
+        run(changed(smoke, mntp=mntp), env)
+    nobody = mntp.model_copy(update={"columns": ["french"], "mask": "a"})
+    with pytest.raises(ConfigurationFault, match="no train row has a caption of french"):
+        run(changed(smoke, mntp=nobody), env)
 
 
 def test_changed_params_start_fresh_and_say_so(

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from components.ml.llm import TextEncoder, load_text_encoder
+from components.ml.contrastive import Excluded, caption_loss
+from components.ml.llm import TextEncoder, embed, load_text_encoder, tokenise
 from components.settings.params import Params
-from components.settings.tune_llm import CaptionRetrieval, TuneLlm
+from components.settings.tune_llm import CaptionRetrieval, Lora, TuneLlm
 from components.tune_llm.caption_retrieval import captions_of, recall_at_1, tfidf_recalls
 from components.tune_llm.caption_rows import CaptionRow
-from components.tune_llm.tuning import open_weights, pair_loss, parameter_groups
+from components.tune_llm.pairs import NOBODY, Batch
+from components.tune_llm.tuning import batch_backward, open_weights, parameter_groups
 from tests.captioned import write_llm
 
 FIRST = ["a red circle", "two dogs play in the snow", "a cat", "a red circle", "blue squares everywhere"]
@@ -33,60 +36,110 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def load(folder: Path, query_prompt: str = "") -> TextEncoder:
+def load(folder: Path) -> TextEncoder:
     return load_text_encoder(
         folder,
         attention="bidirectional",
         pooling="mean",
         template="{text}",
         max_tokens=64,
-        query_prompt=query_prompt,
     )
 
 
-def gradients(encoder: TextEncoder, params: TuneLlm) -> dict[str, Tensor]:
-    encoder.model.requires_grad_(True)
+def batch_of(first: list[str], second: list[str], prompt: str = "", **more: Any) -> Batch:
+    return Batch(first, second, prompt, list(range(len(first))), **more)
+
+
+def loss_of(encoder: TextEncoder, params: TuneLlm, batch: Batch) -> float:
+    weights = list(encoder.model.requires_grad_(True).parameters())
     encoder.model.zero_grad()
-    pair_loss(encoder, params, FIRST, SECOND).backward()
+    return batch_backward(encoder, params, batch, weights).item()
+
+
+def gradients(encoder: TextEncoder, params: TuneLlm, batch: Batch) -> dict[str, Tensor]:
+    loss_of(encoder, params, batch)
     return {name: weight.grad for name, weight in encoder.model.named_parameters() if weight.grad is not None}
 
 
-@pytest.mark.parametrize("chunks", [2, 3, 99])
-def test_chunks_change_no_gradient(folder: Path, own: TuneLlm, chunks: int) -> None:
-    encoder = load(folder, "find: ")
-    whole = {name: tensor.clone() for name, tensor in gradients(encoder, own).items()}
-    chunked = gradients(encoder, own.model_copy(update={"chunks": chunks}))
-    assert whole.keys() == chunked.keys()
+@pytest.mark.parametrize("is_cached", [False, True])
+@pytest.mark.parametrize("chunks", [1, 2, 99])
+def test_neither_chunks_nor_cache_change_a_gradient(
+    folder: Path, own: TuneLlm, chunks: int, is_cached: bool
+) -> None:
+    batch = batch_of(FIRST, SECOND, "find: ", negatives=["a horse", "two cats"], negative_rows=[NOBODY, 2])
+    encoder = load(folder)
+    encoder.model.requires_grad_(True)
+    queries = embed(encoder, tokenise(encoder, batch.first, "find: "))
+    answers = embed(encoder, tokenise(encoder, batch.second + batch.negatives))
+    identities = torch.tensor([[0, 1, 100], [2, 3, 101], [4, 5, 102], [0, 6, 103], [7, 8, 104]])
+    others = torch.tensor([[-1, 9, -1], [-1, 10, 102]])
+    plain = caption_loss(
+        normalize(queries),
+        normalize(answers),
+        own.temperature,
+        symmetric=own.symmetric,
+        excluded=Excluded(identities, torch.cat([identities, others])),
+    )
+    plain.backward()
+    whole = {
+        name: weight.grad.clone()
+        for name, weight in encoder.model.named_parameters()
+        if weight.grad is not None
+    }
+    params = own.model_copy(update={"chunks": chunks, "gradient_cache": is_cached})
+    found = gradients(encoder, params, batch)
+    assert whole.keys() == found.keys()
     for name, tensor in whole.items():
-        torch.testing.assert_close(chunked[name], tensor, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
+    assert loss_of(encoder, params, batch) == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_the_cache_draws_the_same_dropout_twice(folder: Path, own: TuneLlm) -> None:
+    lora = Lora(rank=4, alpha=8, dropout=0.5, targets=["q_proj", "v_proj"])
+    found = []
+    for is_cached in (False, True):
+        encoder = load(folder)
+        open_weights(encoder, lora, seed=1)
+        encoder.model.train()
+        weights = [weight for weight in encoder.model.parameters() if weight.requires_grad]
+        with torch.no_grad():
+            for weight in weights:
+                weight.add_(0.1)  # LoRA starts with zeros, behind which nothing is dropped
+        params = own.model_copy(update={"chunks": 3, "gradient_cache": is_cached})
+        torch.manual_seed(5)
+        batch_backward(encoder, params, batch_of(FIRST, SECOND), weights)
+        found.append([weight.grad for weight in weights])
+    for plain, cached in zip(*found, strict=True):
+        torch.testing.assert_close(plain, cached, rtol=1e-5, atol=1e-7)
 
 
 def test_equal_captions_are_no_negatives_whatever_their_case(folder: Path, own: TuneLlm) -> None:
     encoder = load(folder)
     first, second = ["a red circle", "a cat"], ["red circle", "A  CAT"]
-    apart = pair_loss(encoder, own, first, second)
+    apart = loss_of(encoder, own, batch_of(first, second))
     # the same pair twice: were its copy a negative, the loss would grow by about log 2 for those rows
-    doubled = pair_loss(encoder, own, [*first, "A RED circle"], [*second, "red circle"])
-    own_share = pair_loss(encoder, own, ["a red circle", "A RED circle"], ["red circle", "red circle"])
-    assert own_share.item() == pytest.approx(0, abs=1e-6)
-    assert doubled.item() < apart.item() + 0.5
+    doubled = loss_of(encoder, own, batch_of([*first, "A RED circle"], [*second, "red circle"]))
+    own_share = loss_of(
+        encoder, own, batch_of(["a red circle", "A RED circle"], ["red circle", "red circle"])
+    )
+    assert own_share == pytest.approx(0, abs=1e-6)
+    assert doubled < apart + 0.5
 
 
 def test_lora_learns_its_own_weights_only(folder: Path, own: TuneLlm) -> None:
     encoder = load(folder)
-    assert open_weights(encoder, own, seed=1) is not None
+    assert open_weights(encoder, own.lora, seed=1) is not None
     learning = [name for name, weight in encoder.model.named_parameters() if weight.requires_grad]
     assert learning
     assert all("lora_" in name for name in learning)
-    (group,) = parameter_groups(encoder.model, own, own.phases[0])
+    (group,) = parameter_groups(encoder.model, own.phases[0].learning_rate, 1.0)
     assert group["peak"] == own.phases[0].learning_rate
 
 
 def test_full_tuning_gives_embeddings_a_rate_of_their_own(folder: Path, own: TuneLlm) -> None:
     encoder = load(folder)
-    full = own.model_copy(update={"method": "full", "embedding_rate_factor": 3.0})
-    assert open_weights(encoder, full, seed=1) is None
-    rest, embeddings = parameter_groups(encoder.model, full, full.phases[0])
+    assert open_weights(encoder, None, seed=1) is None
+    rest, embeddings = parameter_groups(encoder.model, 0.1, 3.0)
     assert embeddings["peak"] == pytest.approx(3 * rest["peak"])
     assert [weight.shape for weight in embeddings["params"]] == [encoder.model.embed_tokens.weight.shape]  # type: ignore[union-attr]
     learning = sum(1 for weight in encoder.model.parameters() if weight.requires_grad)

@@ -1,0 +1,113 @@
+"""A model of the Hugging Face hub: from the hub's cache or the hub itself, each file against its hash."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from hashlib import sha1
+from pathlib import Path
+
+from components.base_models.model_files import WEIGHTS, WORDS
+from components.faults import ConfigurationFault, DataFault, InfrastructureFault
+from components.settings.base_models import HubModel
+
+SERVER_ERROR = 500
+BELOW_THE_TOP = "*/*"
+GIT_SHA1, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+
+logger = logging.getLogger(__name__)
+
+
+def snapshot(section: HubModel, *, with_modules: bool) -> Path:
+    """Return the folder of the hub's cache that holds a revision's weights and words.
+
+    HF_HUB_OFFLINE keeps it to the cache; HF_TOKEN opens gated models.
+
+    Args:
+        section: Of params.
+        with_modules: Whether files below the top are brought as well.
+
+    Raises:
+        ConfigurationFault: there is no such model, it may not be read, or it is not in the cache and the hub
+            cannot be reached.
+        InfrastructureFault: the hub answers, but not now.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    try:
+        return Path(
+            snapshot_download(
+                section.id,
+                revision=section.revision,
+                allow_patterns=[f"*{WEIGHTS}", *WORDS],
+                ignore_patterns=None if with_modules else [BELOW_THE_TOP],
+                max_workers=4,
+            )
+        )
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise ConfigurationFault(
+            f"{section.id} at {section.revision} is not in the hub's cache and the hub cannot be reached; "
+            "expected either: run once with network and without HF_HUB_OFFLINE, or take kind: folder"
+        ) from None
+    except HFValidationError as error:
+        raise ConfigurationFault(
+            f"{str(error).splitlines()[0]}; expected an id of the hub, owner/name"
+        ) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else SERVER_ERROR
+        found = f"the hub answers {status} for {section.id} at {section.revision}"
+        if status >= SERVER_ERROR:
+            raise InfrastructureFault(f"{found}; try again later") from None
+        raise ConfigurationFault(
+            f"{found}; expected a model and revision that exist and that HF_TOKEN may read"
+        ) from None
+
+
+def check_hashes(digests: dict[Path, str]) -> None:
+    """Hold files of the hub's cache to the hashes that the cache names them by.
+
+    A snapshot's file links to `blobs/<hash>`: the sha256 of a large file, git's hash of a small one. Where
+    the cache's disk has no links the files are copies, and nothing says what they should be.
+
+    Args:
+        digests: The sha256 of each file of a snapshot.
+
+    Raises:
+        DataFault: a file's content is another one.
+    """
+    unnamed = [path for path in digests if not path.is_symlink()]
+    if unnamed:
+        logger.warning(
+            "%s and %d more are no links in the hub's cache: nothing to compare their hashes with",
+            unnamed[0],
+            len(unnamed) - 1,
+        )
+    for path, sha256 in digests.items():
+        if path in unnamed:
+            continue
+        blob = path.parent / os.readlink(path)  # which may itself link to a store that repositories share
+        if SHA256.fullmatch(blob.name):
+            found = sha256
+        elif GIT_SHA1.fullmatch(blob.name):
+            found = _git_sha1(path)
+        else:
+            raise DataFault(
+                f"{path} links to {blob}; expected a blob named by its hash: remove {path.parent}"
+            )
+        if found != blob.name:
+            raise DataFault(
+                f"{path} is damaged in the hub's cache: its hash is {found[:12]}..., expected "
+                f"{blob.name[:12]}...; remove {blob} and run again to fetch it"
+            )
+
+
+def _git_sha1(path: Path) -> str:
+    data = path.read_bytes()
+    return sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

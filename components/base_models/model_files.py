@@ -1,0 +1,129 @@
+"""Which files of a model's folder are taken: weights as safetensors, and words; never code or pickles."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from components.faults import ConfigurationFault
+
+WEIGHTS = ".safetensors"
+WORDS = (
+    "*.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+)
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+CONFIGS = ("config.json", "open_clip_config.json")
+MODULES = "modules.json"
+MODULE = re.compile(r"sentence_transformers\.([A-Za-z0-9_]+\.)*(Transformer|Pooling|Normalize|Dense)")
+MODULE_FOLDER = re.compile(r"[A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Module:
+    """One part of a model in sentence-transformers layout."""
+
+    type: str  # the name of its class
+    folder: str  # "" is the top
+
+
+def is_taken(name: str) -> bool:
+    """Say whether a file is one to take, by the last part of its name."""
+    path = PurePosixPath(name)
+    return path.suffix == WEIGHTS or any(path.match(word) for word in WORDS)
+
+
+def modules_in(text: bytes | None, place: str) -> list[Module]:
+    """Return the parts that a `modules.json` names.
+
+    Args:
+        text: Of the file, None where there is none.
+        place: Of the model, for messages.
+
+    Raises:
+        ConfigurationFault: it is absent or damaged, or names a class that is not of sentence-transformers.
+    """
+    expected = "expected a model in sentence-transformers layout"
+    if text is None:
+        raise ConfigurationFault(f"{place} has no {MODULES}; {expected}")
+    try:
+        named = [(str(one["type"]), str(one["path"])) for one in json.loads(text)]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigurationFault(f"{place}: {MODULES} is damaged; {expected}: fetch it again") from None
+    for kind, folder in named:
+        if not (MODULE.fullmatch(kind) and MODULE_FOLDER.fullmatch(folder)):
+            raise ConfigurationFault(
+                f"{place}: {MODULES} names {kind[:80]} in {folder[:80]!r}; expected Transformer, Pooling, "
+                "Normalize or Dense of sentence_transformers, each at the top or one folder below"
+            )
+    modules = [Module(kind.rpartition(".")[2], folder) for kind, folder in named]
+    if [one.folder for one in modules if one.type == "Transformer"] != [""]:
+        raise ConfigurationFault(f"{place}: {MODULES} names no Transformer at the top; {expected}")
+    return modules
+
+
+def model_files(source: Path, place: str, *, with_modules: bool) -> list[Path]:
+    """Return the files to take of a folder, and see that they are all there.
+
+    Args:
+        source: The folder.
+        place: What it is called in messages.
+        with_modules: It is in sentence-transformers layout: the folders of its parts are looked into as well.
+
+    Raises:
+        ConfigurationFault: it is missing, or holds no safetensors or no config, or not all parts.
+    """
+    if not source.is_dir():
+        raise ConfigurationFault(f"model folder {source} not found; expected one in Hugging Face layout")
+    files = sorted(path for path in source.iterdir() if path.is_file())
+    taken = [path for path in files if is_taken(path.name)]
+    weights = {path.name for path in taken if path.suffix == WEIGHTS}
+    if not weights:
+        pickles = [path.name for path in files if path.suffix in PICKLES]
+        found = f"only {pickles[0]}, which may run code when read," if pickles else "no weights"
+        raise ConfigurationFault(
+            f"{place} holds {found} and no safetensors; expected *.safetensors: convert it, or take another "
+            "revision"
+        )
+    if not any((source / name).is_file() for name in CONFIGS):
+        raise ConfigurationFault(
+            f"{place} has no config.json; expected a model in Hugging Face layout, or an EVA02 checkpoint "
+            "with the config of EVA-CLIP, open_clip or timm"
+        )
+    listed = _listed(source / "model.safetensors.index.json")
+    if missing := sorted(listed - weights):
+        raise ConfigurationFault(
+            f"{place} lacks {missing[0]}, which its index lists ({len(missing)} of {len(listed)} missing); "
+            "expected all: download it again"
+        )
+    return [*taken, *_files_of_modules(source, place)] if with_modules else taken
+
+
+def _files_of_modules(source: Path, place: str) -> list[Path]:
+    path = source / MODULES
+    found: list[Path] = []
+    for module in modules_in(path.read_bytes() if path.is_file() else None, place):
+        folder = source / module.folder
+        if not module.folder or not folder.is_dir():  # Normalize may have nothing to say
+            continue
+        found += sorted(one for one in folder.iterdir() if one.is_file() and is_taken(one.name))
+    return found
+
+
+def _listed(index: Path) -> set[str]:
+    """Return the files of weights that an index lists; none where there is no index."""
+    if not index.is_file():
+        return set()
+    try:
+        return set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigurationFault(
+            f"{index} is damaged; expected JSON with a weight_map: download it again"
+        ) from None

@@ -1,0 +1,96 @@
+"""A decoder and its tokenizer in Hugging Face layout: loaded, or checked without reading its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+
+def load_decoder(folder: Path) -> tuple[Any, Any]:
+    """Load the tokenizer and the model of a folder, the weights as float32.
+
+    Raises:
+        ValueError: they do not load, or are no decoder, or not whole, or do not fit each other.
+    """
+    return _load(folder)
+
+
+def check_decoder(folder: Path) -> None:
+    """Check all that `load_decoder` checks, by the headers of the files of weights.
+
+    Raises:
+        ValueError: see `load_decoder`.
+    """
+    _load(folder, device_map="meta")
+
+
+def absent_weights(folder: Path) -> list[str]:
+    """Return what a model of any kind lacks, by the headers of its files of weights.
+
+    Raises:
+        OSError: it has no config or no safetensors.
+        ValueError: it is of a kind that transformers does not know.
+    """
+    return _model(folder, device_map="meta")[1]
+
+
+def _load(folder: Path, **how: str) -> tuple[Any, Any]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} not found; expected a language model in Hugging Face layout")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        _check_kind(config)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model, absent = _model(folder, **how)
+    except (OSError, KeyError, ImportError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder} holds no language model and tokenizer that load: {_first_line(error)}"
+        ) from None
+    if absent:
+        raise ValueError(
+            f"{folder}: {len(absent)} weights are missing or of another shape ({', '.join(absent[:5])}); "
+            "expected all of the model that its config.json names"
+        )
+    embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > embeddings:
+        raise ValueError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model embeds {embeddings}: expected "
+            "the tokenizer that belongs to the model"
+        )
+    return tokenizer, model
+
+
+def _model(folder: Path, **how: str) -> tuple[Any, list[str]]:
+    """Return a model and the names of weights that are missing or of another shape."""
+    model, report = AutoModel.from_pretrained(
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are reported like missing ones
+        **how,
+    )
+    # transformers would leave these random, with a warning only
+    return model, sorted({*report["missing_keys"], *(str(odd) for odd in report["mismatched_keys"])})
+
+
+def _check_kind(config: Any) -> None:  # noqa: ANN401 - a config of transformers
+    kind: str = config.model_type
+    is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    # a model with further towers keeps the width of its text tower elsewhere
+    if not is_decoder or getattr(config, "hidden_size", None) is None:
+        raise ValueError(f"a model of type {kind}; expected a decoder of text alone, such as llama or qwen3")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

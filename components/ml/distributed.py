@@ -1,0 +1,127 @@
+"""Several processes that train one model: how many there are changes no result beyond rounding.
+
+Each embeds its share of a batch. The embeddings of all are put together, every process computes the whole
+loss from them, which costs little beside a language model, and the gradients of all shares are summed. So one
+process is the special case that needs none of it.
+
+Where each process holds the whole model, gradients are summed once a step, after the last part of a batch was
+through: DistributedDataParallel would sum them in each backward pass, of which a gradient cache has many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def processes() -> int:
+    """Return how many processes train; 1 where nobody said otherwise."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def place() -> int:
+    """Return the number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def share_of(rows: int) -> slice:
+    """Return which of the rows of a batch are this process's; all have equally many.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if rows % processes():
+        raise ValueError(f"{rows} rows cannot be shared equally by {processes()} processes")
+    size = rows // processes()
+    return slice(place() * size, (place() + 1) * size)
+
+
+def gather(own: Tensor, share: slice, rows: int) -> Tensor:
+    """Return the rows (B, D) of all processes, without gradient; `own` are those of `share`."""
+    if processes() == 1:
+        return own.detach()
+    whole = own.new_zeros(rows, *own.shape[1:])
+    whole[share] = own.detach()
+    dist.all_reduce(whole)  # the others' rows are zeros: the sum is exact
+    return whole
+
+
+def total(value: Tensor) -> Tensor:
+    """Return the sum of a number over all processes."""
+    if processes() == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value
+
+
+def sum_gradients(weights: Iterable[Tensor]) -> None:
+    """Sum the gradients of whole models over all processes; those of sharded ones are summed already."""
+    if processes() == 1:
+        return
+    for weight in weights:
+        if weight.grad is not None and not is_sharded(weight):
+            dist.all_reduce(weight.grad)
+
+
+def gradient_factor(weights: Iterable[Tensor]) -> float:
+    """Return what gradients are multiplied by before backward: FSDP takes their mean, not their sum."""
+    return float(processes()) if any(is_sharded(weight) for weight in weights) else 1.0
+
+
+def any_of(*flags: bool) -> list[bool]:
+    """Say of each flag whether it is up in any process."""
+    if processes() == 1:
+        return list(flags)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    found = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return [bool(flag) for flag in found.tolist()]
+
+
+def shard(model: nn.Module, device: str) -> None:
+    """Spread a model over all processes (FSDP2): each holds a part, and brings a block together when it runs.
+
+    Args:
+        model: Of transformers, which names its kinds of blocks; changed in place.
+        device: `cpu` or `cuda`.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device, (processes(),))
+    blocks = set(getattr(model, "_no_split_modules", None) or ())
+    for module in model.modules():
+        if type(module).__name__ in blocks:
+            fully_shard(module, mesh=mesh)
+    # between steps every weight is a part, for optimizers, checkpoints and whoever lists the weights
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Say whether this process holds a part of a tensor only."""
+    if processes() == 1:
+        return False
+    from torch.distributed.tensor import DTensor  # half a second
+
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor, of which this process may hold a part; every process has to ask."""
+    held: Any = tensor.detach()
+    return held.full_tensor() if is_sharded(tensor) else held
+
+
+def placed_like(value: Tensor, like: Tensor) -> Tensor:
+    """Return a whole tensor as `like` is: this process's part of it, where that is sharded."""
+    if not is_sharded(like):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded: Any = like
+    return distribute_tensor(value.to(like.device), sharded.device_mesh, sharded.placements)

@@ -1,0 +1,90 @@
+"""Masked next token prediction: a language model that sees both ways learns to use what comes after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+from components.ml.attention import hidden_states
+from components.ml.llm import TextEncoder, pad
+from components.ml.template import Tokens
+
+
+def load_head(folder: Path, encoder: TextEncoder) -> Callable[[Tensor], Tensor]:
+    """Return what turns hidden states (M, d) into logits (M, V), frozen unless it is the token embeddings.
+
+    Args:
+        folder: The language model's.
+        encoder: Of the same folder; where the head is tied, it is to this one's token embeddings.
+
+    Raises:
+        ValueError: the folder has no head.
+    """
+    causal, report = AutoModelForCausalLM.from_pretrained(
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    if report["missing_keys"]:
+        raise ValueError(f"{folder} has no head that predicts tokens ({sorted(report['missing_keys'])[0]})")
+    softcap: float | None = getattr(causal.config, "final_logit_softcapping", None)
+    is_tied = causal.get_output_embeddings().weight is causal.get_input_embeddings().weight
+    own = causal.get_output_embeddings().to(encoder.device).requires_grad_(False)
+
+    def logits(hidden: Tensor) -> Tensor:
+        weight = encoder.model.get_input_embeddings().weight if is_tied else own.weight  # type: ignore[operator]
+        scores = F.linear(hidden, weight, own.bias)
+        return softcap * torch.tanh(scores / softcap) if softcap else scores
+
+    return logits
+
+
+def mask_token(tokenizer: Any, text: str) -> int:  # noqa: ANN401 - types of transformers are not ours
+    """Return the token that stands for what is masked.
+
+    Raises:
+        ValueError: the text is not one token that the tokenizer knows.
+    """
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+        return ids[0]
+    raise ValueError(f"the mask {text!r} is {len(ids)} tokens, or an unknown one; expected one token")
+
+
+def masked_loss(
+    encoder: TextEncoder,
+    head: Callable[[Tensor], Tensor],
+    rows: list[Tokens],
+    masked_share: float,
+    mask: int,
+) -> Tensor:
+    """Return the summed cross-entropy of masked tokens (arXiv 2404.05961, section 2.2).
+
+    Each token of a text is masked with a chance of `masked_share`, by torch's global generator, and told by
+    the hidden state of the position before it. What comes before the text is never masked.
+
+    Args:
+        encoder: In training mode, attending both ways.
+        head: Of `load_head`.
+        rows: Of `tokenise`.
+        masked_share: 0..1.
+        mask: The token in their place.
+    """
+    ids, real, of_text = pad(rows)
+    of_text[:, 0] = False  # nothing comes before it
+    masked = of_text & (torch.rand(ids.shape) < masked_share)
+    hidden = hidden_states(
+        encoder.model, ids.masked_fill(masked, mask).to(encoder.device), real.to(encoder.device)
+    )
+    before = hidden[:, :-1][masked[:, 1:].to(hidden.device)]
+    told = ids[:, 1:][masked[:, 1:]].to(hidden.device)
+    return F.cross_entropy(head(before).float(), told, reduction="sum")

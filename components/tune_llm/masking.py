@@ -1,0 +1,83 @@
+"""The step before the phases, if params ask for it: masked next token prediction (`ml.mntp`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from components.faults import ConfigurationFault
+from components.ml.distributed import gradient_factor, sum_gradients, total
+from components.ml.llm import TextEncoder, autocast, tokenise
+from components.ml.mntp import load_head, mask_token, masked_loss
+from components.running.training import Run, batch_rows, warmup_cosine
+from components.settings.tune_llm import Mntp, TuneLlm
+from components.tune_llm.caption_rows import CaptionRow
+from components.tune_llm.tuning import check_shares, own_parts, parameter_groups, shared_order
+
+
+def masking_run(
+    encoder: TextEncoder,
+    folder: Path,
+    params: TuneLlm,
+    mntp: Mntp,
+    rows: list[CaptionRow],
+    name: str,
+    seed: int,
+) -> Run:
+    """Return the training run that predicts masked tokens of captions.
+
+    Args:
+        encoder: Whose open weights learn.
+        folder: Of the base model, which has the head.
+        params: Of the stage.
+        mntp: Of the run.
+        rows: All of train.
+        name: Of the run.
+        seed: Of its draws.
+
+    Raises:
+        ConfigurationFault: no caption to learn from, no head, or a mask that is no token.
+    """
+    texts = [text for row in rows for column in mntp.columns for text in row.captions.get(column, [])]
+    if not texts:
+        raise ConfigurationFault(
+            f"tune_llm.mntp: no train row has a caption of {', '.join(mntp.columns)}; expected some"
+        )
+    check_shares(min(mntp.batch_size, len(texts)), "tune_llm.mntp batch_size")
+    try:
+        head, mask = load_head(folder, encoder), mask_token(encoder.tokenizer, mntp.mask)
+    except ValueError as error:
+        raise ConfigurationFault(f"tune_llm.mntp: {error}") from None
+    groups = parameter_groups(encoder.model, mntp.learning_rate, params.embedding_rate_factor)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=params.weight_decay)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+
+    def step(number: int) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        chosen = batch_rows(len(texts), mntp.batch_size, seed, number).tolist()
+        tokens = tokenise(encoder, [texts[row] for row in chosen])
+        # a number known before any token is masked: parts and processes then need not ask each other
+        expected = mntp.masked_share * sum(len(row.ids) - row.text_start for row in tokens)
+        order = shared_order([len(row.ids) for row in tokens])
+        loss = torch.zeros((), device=encoder.device)
+        for part in own_parts(tokens, order, params.chunks):
+            with autocast(encoder.device, params.precision):
+                of_part = masked_loss(encoder, head, part, mntp.masked_share, mask) / expected
+            (of_part * gradient_factor(weights)).backward()
+            loss += of_part.detach()
+        sum_gradients(weights)
+        nn.utils.clip_grad_norm_(weights, params.max_gradient_norm)
+        optimizer.step()
+        return total(loss)
+
+    return Run(
+        name=name,
+        modules={"llm": encoder.model},
+        optimizer=optimizer,
+        learning_rate_at=warmup_cosine(mntp.warmup_steps, mntp.steps),
+        steps=mntp.steps,
+        step=step,
+        seed=seed,
+    )

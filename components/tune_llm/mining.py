@@ -1,0 +1,82 @@
+"""Hard negatives: for each row, other rows whose captions the model itself finds near."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from components.ml.distributed import gather, place, processes
+from components.ml.llm import TextEncoder, encode_tokens, tokenise
+from components.running.ranks import wait_for_all
+from components.settings.tune_llm import MinedNegatives, PairKind
+from components.tune_llm.caption_rows import CaptionRow
+from components.tune_llm.pairs import NOBODY
+
+BATCH_TOKENS = 16384
+CHUNK_ROWS = 1024
+Vectors = Callable[[list[str], str], Tensor]
+
+
+def near_rows(
+    rows: list[CaptionRow], kind: PairKind, settings: MinedNegatives, vectors: Vectors, seed: int
+) -> Tensor:
+    """Return for each row the numbers of those nearest to it, nearest first: (N, kept) int32.
+
+    A row asks with its first caption of `kind.first`; every row answers with its first caption of
+    `kind.second`, its second one where both are one column. Rows are compared within random pools. Left out
+    are the row itself, equal texts, and whatever is nearer than `max_share_of_positive` of the row's own
+    answer, for that may be as true (the positive-aware rule of NV-Retriever, arXiv 2407.15831, section 3.2).
+
+    Args:
+        rows: Those that have the columns of the kind.
+        kind: Of pair.
+        settings: How many, among how many.
+        vectors: Encodes texts after a prompt: (M, d).
+        seed: Of the pools.
+
+    Returns:
+        `NOBODY` fills a line that has fewer.
+    """
+    near = torch.full((len(rows), settings.kept), NOBODY, dtype=torch.int32)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    for pool in order.split(settings.pool_rows):
+        captions = [rows[number].captions for number in pool.tolist()]
+        answers = [one[kind.second][1 if kind.first == kind.second else 0] for one in captions]
+        queries = vectors([one[kind.first][0] for one in captions], kind.query_prompt)
+        found = _nearest(queries, vectors(answers, ""), answers, settings)
+        near[pool] = torch.where(found == NOBODY, NOBODY, pool[found.clamp(min=0)]).int()
+    return near
+
+
+def _nearest(queries: Tensor, answers: Tensor, texts: list[str], settings: MinedNegatives) -> Tensor:
+    """Return the places within the pool of each row's nearest: (P, kept), `NOBODY` where there are fewer."""
+    queries, answers = F.normalize(queries, dim=1), F.normalize(answers, dim=1)
+    numbers: dict[str, int] = {}
+    text = torch.tensor([numbers.setdefault(one, len(numbers)) for one in texts], device=answers.device)
+    kept = min(settings.kept, len(texts))
+    found = torch.full((len(texts), settings.kept), NOBODY, dtype=torch.long)
+    for start in range(0, len(texts), CHUNK_ROWS):
+        here = slice(start, start + CHUNK_ROWS)
+        cosines = queries[here] @ answers.T  # (C, P)
+        limit = settings.max_share_of_positive * (queries[here] * answers[here]).sum(dim=1, keepdim=True)
+        is_out = (cosines > limit) | (text[here, None] == text)
+        best, places = cosines.masked_fill(is_out, float("-inf")).topk(kept, dim=1)
+        found[here, :kept] = places.masked_fill(best.isinf(), NOBODY).cpu()
+    return found
+
+
+def shared_vectors(encoder: TextEncoder, precision: str) -> Vectors:
+    """Return an encoder of texts that has every process do its share of them."""
+
+    def vectors(texts: list[str], prompt: str) -> Tensor:
+        tokens = tokenise(encoder, texts, prompt)
+        size = -(-len(tokens) // processes())
+        share = slice(place() * size, min((place() + 1) * size, len(tokens)))
+        own = encode_tokens(encoder, tokens[share], BATCH_TOKENS, precision)
+        wait_for_all()  # over millions of texts one may be minutes ahead of another
+        return gather(own.to(encoder.device), share, len(tokens))
+
+    return vectors

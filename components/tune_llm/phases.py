@@ -1,0 +1,226 @@
+"""What a training process of tune_llm does, the only one or one of many: read, open weights, train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from components.faults import ConfigurationFault
+from components.ml.attention import attention_that_learns
+from components.ml.distributed import place, processes, shard
+from components.ml.llm import TextEncoder, load_text_encoder
+from components.running.ranks import wait_for_all
+from components.running.rows import Rows
+from components.running.training import train
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.settings.tune_llm import TuneLlm
+from components.storage.atomic import content_key
+from components.storage.layout import Layout
+from components.storage.manifest import folder_key
+from components.storage.pieces import is_intact, piece
+from components.tune_llm.caption_retrieval import llm_recalls
+from components.tune_llm.caption_rows import CaptionRow, data_key, read_caption_rows
+from components.tune_llm.masking import masking_run
+from components.tune_llm.mining import near_rows, shared_vectors
+from components.tune_llm.pairs import PairDraws
+from components.tune_llm.saving import encoding_of
+from components.tune_llm.tuning import open_weights, phase_run
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+STAGE = "tune_llm"
+NOT_TRAINING = {
+    "phases",
+    "mntp",
+    "caption_retrieval",
+    "caption_retrieval_steps",
+    "min_caption_retrieval_gain",
+    "checkpoint_steps",
+}
+NEAR = "near.safetensors"
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A language model after the last phase.
+
+    Attributes:
+        encoder: In training mode.
+        adapter: The LoRA's wrapper; None where all weights learned.
+        histories: Of the phases, in order.
+        masking: History of the step before them; empty where there was none.
+    """
+
+    encoder: TextEncoder
+    adapter: PeftModel | None
+    histories: list[History]
+    masking: History
+
+
+class Material:
+    """What training sees, the same for every process.
+
+    Attributes:
+        rows: Row counts.
+        train_rows: Captions to learn from.
+        validation_rows: Captions to measure on.
+        draws: The batches of each phase.
+
+    Args:
+        params: Of the run.
+        layout: Where things are.
+    """
+
+    def __init__(self, params: Params, layout: Layout) -> None:
+        self.params, self.layout, self.rows = params, layout, Rows()
+        self.train_rows = read_caption_rows(layout, "train", self.rows)
+        self.validation_rows = read_caption_rows(layout, "validation", Rows())
+        self.draws = [
+            PairDraws(self.train_rows, phase, params.seed + number)
+            for number, phase in enumerate(params.tune_llm.phases, start=1)
+        ]
+        self._count()
+
+    def _count(self) -> None:
+        taking_part = {row for pairs in self.draws for of_kind in pairs.rows for row in of_kind}
+        if mntp := self.params.tune_llm.mntp:
+            taking_part |= {
+                number
+                for number, row in enumerate(self.train_rows)
+                if any(row.captions.get(column) for column in mntp.columns)
+            }
+        self.rows.accept(len(taking_part))
+        self.rows.reject("no_pair_of_columns", len(self.train_rows) - len(taking_part))
+
+    @cached_property
+    def decided_by(self) -> dict[str, Any]:
+        """What decides all phases, for the identity of a training run; verifies what was read."""
+        own = self.params.tune_llm
+        return {
+            "seed": self.params.seed,
+            "llm": folder_key(self.layout.artifact("base_models"), "llm/"),
+            "data": data_key(self.layout),
+            "params": own.model_dump(exclude=NOT_TRAINING),
+            "mntp": own.mntp.model_dump() if own.mntp else None,
+        }
+
+    @property
+    def llm(self) -> Path:
+        """Folder of the base model."""
+        return self.layout.artifact("base_models") / "llm"
+
+
+def load_base(material: Material, device: str) -> TextEncoder:
+    """Load the base model, to be encoded with as params say.
+
+    Raises:
+        ConfigurationFault: they do not fit.
+    """
+    try:
+        return load_text_encoder(material.llm, **encoding_of(material.params.tune_llm), device=device)
+    except ValueError as error:
+        raise ConfigurationFault(f"tune_llm.encoding and base_models.llm do not fit: {error}") from None
+
+
+def tuned(material: Material, encoder: TextEncoder, env: Environment) -> Trained:
+    """Tune a base model, phase by phase; goes on where an earlier run stopped.
+
+    Args:
+        material: What it sees.
+        encoder: The base model; changed in place.
+        env: Where it happens.
+    """
+    params = material.params
+    own, work = params.tune_llm, material.layout.work(STAGE)
+    masking: History = []
+    if own.mntp:
+        adapter = _open(encoder, own, env, params.seed)
+        run = masking_run(
+            encoder, material.llm, own, own.mntp, material.train_rows, f"{STAGE}_mntp", params.seed
+        )
+        with attention_that_learns(encoder.model, own.precision):
+            masking = train(run, work, {**material.decided_by, "what": "mntp"}, own.checkpoint_steps)
+        if adapter is not None:
+            encoder.model = adapter.merge_and_unload()
+    adapter = _open(encoder, own, env, params.seed)
+    with attention_that_learns(encoder.model, own.precision):
+        histories = _phases(material, encoder)
+    return Trained(encoder, adapter, histories, masking)
+
+
+def _phases(material: Material, encoder: TextEncoder) -> list[History]:
+    params = material.params
+    own, work = params.tune_llm, material.layout.work(STAGE)
+    if own.gradient_checkpointing:
+        encoder.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    histories = []
+    for number, (phase, pairs) in enumerate(zip(own.phases, material.draws, strict=True), start=1):
+        identity = {**material.decided_by, "phases": [one.model_dump() for one in own.phases[:number]]}
+        seed = params.seed + number
+        pairs.near = _mined(material, encoder, pairs, identity, seed)
+        run = phase_run(encoder, own, phase, pairs, f"{STAGE}_phase{number}", seed)
+        run = replace(
+            run,
+            measure=partial(_measured, encoder, own, material.validation_rows),
+            measure_steps=own.caption_retrieval_steps or 0,
+        )
+        histories.append(train(run, work, identity, own.checkpoint_steps))
+    return histories
+
+
+def _open(encoder: TextEncoder, own: TuneLlm, env: Environment, seed: int) -> PeftModel | None:
+    """Say which weights learn, and spread the model over the processes where the environment asks for it."""
+    adapter = open_weights(encoder, own.lora if own.method == "lora" else None, seed)
+    if env.training_layout == "sharded" and processes() > 1:
+        if own.mntp or any(phase.mined_negatives for phase in own.phases):
+            raise ConfigurationFault(
+                "tune_llm.mntp and mined_negatives need the whole model in each process; expected "
+                "LLM2CLIP_TRAINING_LAYOUT=replicated"
+            )
+        shard(encoder.model, env.device)
+    encoder.model.train()
+    return adapter
+
+
+def _mined(
+    material: Material, encoder: TextEncoder, pairs: PairDraws, identity: dict[str, Any], seed: int
+) -> list[torch.Tensor]:
+    """Return mined negatives for each kind of pair of a phase.
+
+    They follow from the weights that the phase starts with, which a resumed run has again: that they are kept
+    saves their time alone.
+    """
+    own, settings = material.params.tune_llm, pairs.phase.mined_negatives
+    if settings is None or not pairs.phase.steps:
+        return []
+    store, key = material.layout.work(STAGE) / "mined", content_key([identity, seed])
+    wait_for_all()
+    if not is_intact(store / key):
+        encoder.model.eval()
+        vectors = shared_vectors(encoder, own.precision)
+        near = {
+            f"{number:03d}": near_rows(
+                [material.train_rows[row] for row in rows], kind, settings, vectors, seed
+            )
+            for number, (kind, rows) in enumerate(zip(pairs.kinds, pairs.rows, strict=True))
+        }
+        encoder.model.train()
+        if place() == 0:
+            piece(store, key, lambda folder: save_file(near, folder / NEAR))
+        wait_for_all()
+    kept = load_file(store / key / NEAR)
+    return [kept[name] for name in sorted(kept)]
+
+
+def _measured(encoder: TextEncoder, own: TuneLlm, rows: list[CaptionRow]) -> dict[str, float]:
+    recalls = llm_recalls(encoder, own.caption_retrieval, rows)
+    encoder.model.train()
+    return {f"recall_at_1 {name}": recall for name, recall in recalls.items()}
