@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from components.faults import ConfigurationFault
+from components.running.model_weights import CONFIGS
 
 WEIGHTS = ".safetensors"
 WORDS = (
@@ -20,7 +21,6 @@ WORDS = (
     "chat_template.jinja",
 )
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
-CONFIGS = ("config.json", "open_clip_config.json")
 MODULES = "modules.json"
 MODULE = re.compile(r"sentence_transformers\.([A-Za-z0-9_]+\.)*(Transformer|Pooling|Normalize|Dense)")
 MODULE_FOLDER = re.compile(r"[A-Za-z0-9_-]*")

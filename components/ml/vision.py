@@ -1,4 +1,8 @@
-"""Vision towers behind one call: CLIP, our convolutional stem, SigLIP and SigLIP 2, EVA02."""
+"""Vision towers behind one call: CLIP, our convolutional stem, SigLIP and SigLIP 2, EVA02.
+
+Pixels have each tower's own mean and deviation. The square is the middle of a picture for all of them; SigLIP
+was published with pictures squeezed to a square instead.
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def model_card(folder: Path, lineage: dict[str, Any], metrics: dict[str, Any], l
             "## Use",
             "With this pipeline's package installed:",
             USE,
-            *([] if own else [_vision(folder)]),
+            *([] if own else [vision_text(folder)]),
             "## Training data",
             _data(lineage, about),
             "## Results on the test split",
@@ -73,7 +73,8 @@ def model_card(folder: Path, lineage: dict[str, Any], metrics: dict[str, Any], l
     )
 
 
-def _vision(folder: Path) -> str:
+def vision_text(folder: Path) -> str:
+    """Return how the vision tower of a release is used by itself."""
     kind = read_json(folder / "vision_encoder" / "config.json")["model_type"]
     return PLAIN_VISION.format(kind=PLAIN[kind]) if kind in PLAIN else OWN_VISION
 
