@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from components.cli import app
-from components.settings.params import load_params
+from components.settings.params import Params, load_params
 from components.settings.recaption import PromptedCaptioner
 from tests.project import ROOT
 
@@ -64,6 +64,17 @@ def test_its_captioners_name_every_kind() -> None:
     )
     table = README.split("## Your own captioners")[1].split("```")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == kinds
+
+
+def test_its_text_encoders_are_params(smoke: Params) -> None:
+    (example,) = re.findall(r"```yaml\n(embed_captions:.*?)```", README, re.DOTALL)
+    tree = smoke.model_dump()
+    source = {"name": "minilm", "source": {"kind": "folder", "path": "minilm"}}
+    tree["base_models"]["text_encoders"] = [source]
+    tree["embed_captions"] |= YAML(typ="safe").load(example)["embed_captions"]
+    others = Params.model_validate(tree).embed_captions.others
+    table = README.split("## Your own text encoders")[1].split("```")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == {one.kind for one in others}
 
 
 def test_its_plan_is_what_the_command_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from components.faults import ConfigurationFault, InfrastructureFault
 from components.running.model_weights import CONFIGS
 from components.settings.base_models import BucketModel, FolderModel
+from components.settings.embed_captions import EndpointEncoder, SentenceEncoder
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import EndpointCaptioner, VllmCaptioner
@@ -39,6 +40,7 @@ def check(params: Params, env: Environment) -> list[str]:
         _models(params, layout),
         _data_root(params),
         _captioners(params, env),
+        _encoders(params, env),
         f"registry: {open_bucket(env.registry).uri}",
     ]
 
@@ -129,3 +131,19 @@ def _captioners(params: Params, env: Environment) -> str:
             )
     names = [f"{one.name} {one.kind}" for one in params.recaption.captioners]
     return f"captioners: {', '.join(names) or 'none'}"
+
+
+def _encoders(params: Params, env: Environment) -> str:
+    own = params.embed_captions
+    for one in own.others:
+        if isinstance(one, EndpointEncoder) and not env.embedding_endpoint:
+            raise ConfigurationFault(
+                f"embed_captions.others {one.name} asks an endpoint, and LLM2CLIP_EMBEDDING_ENDPOINT is not "
+                "set; expected its base URL, such as https://host/v1"
+            )
+        if isinstance(one, SentenceEncoder) and find_spec("sentence_transformers") is None:
+            raise ConfigurationFault(
+                f"embed_captions.others {one.name} needs sentence-transformers, which is not installed; "
+                "expected it: `pip install -e .[sentence-transformers]`"
+            )
+    return f"encoders: {', '.join([*own.llms, *(f'{one.name} {one.kind}' for one in own.others)])}"

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from components.audit import plan as of_audit
 from components.cli import app
 from components.download import plan as of_download
+from components.embed_captions import plan as of_embed_captions
 from components.faults import ConfigurationFault, DataFault
 from components.recaption import plan as of_recaption
 from components.running.plan_text import plan_lines
@@ -403,3 +404,32 @@ def test_tuning_costs_its_passes_through_the_llm(mine: Params, measured: Measure
     nobody = of_tune_llm.plan(params, replace(machine, llm_weights=None, gpu_flops=None), measured)
     assert nobody.binding is None
     assert nobody.bounds[0].to_know == "give --gpu-tflops and --llm-billions, or run a part"
+
+
+def test_embed_captions_counts_bytes_and_hours(mine: Params, measured: Measured) -> None:
+    own = mine.embed_captions.model_copy(update={"llms": ["base", "tuned"]})
+    params = mine.model_copy(update={"embed_captions": own})
+    blind = of_embed_captions.plan(params, MACHINE, measured)
+    assert blind.bytes_out.value == pytest.approx(blind.rows * 2 * (4096 * 2 + 40))
+    assert blind.binding is None
+    assert any("assumed, as Llama-3-8B" in reason for reason in blind.because)
+    model = Path("inputs/cc3m/models/Llama-3.2-1B")
+    write_json(model / "config.json", {"hidden_size": 2048})
+    save_file({"weight": torch.zeros(1000, 1000)}, model / "model.safetensors")
+    found = of_embed_captions.plan(params, replace(MACHINE, gpu_flops=1e9), measured)
+    assert found.bytes_out.value == pytest.approx(found.rows * 2 * (2048 * 2 + 40))
+    assert found.binding is not None
+    seconds = found.rows * 2 * 64 * 2 * 1e6 / (1e9 * 0.4)
+    assert found.binding.hours == pytest.approx(seconds / HOUR)
+    assert found.memory_bytes is not None and found.memory_bytes > 4e6
+
+
+def test_embed_captions_takes_the_rate_of_its_own_run(mine: Params, measured: Measured) -> None:
+    names = mine.embed_captions.names
+    write_json(Path("metrics/embed_captions.json"), {"llms": {name: {"captions": 20_000} for name in names}})
+    costs = {"seconds": 200.0, "cpu_seconds": 400.0, "machine": platform.machine()}
+    write_json(Path("costs/embed_captions.json"), costs)
+    found = of_embed_captions.plan(mine, MACHINE, measured)
+    assert found.binding is not None
+    rate = 200.0 / (20_000 * len(names))
+    assert found.binding.hours == pytest.approx(found.rows * len(names) * rate / HOUR)
