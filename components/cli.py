@@ -78,10 +78,13 @@ def plan(
         float | None, typer.Option(min=1e-6, help="Of a captioner on one GPU, as you saw it.")
     ] = None,
     gpu_tflops: Annotated[
-        float | None, typer.Option(min=1e-6, help="Of one GPU, to guess a captioner's speed.")
+        float | None, typer.Option(min=1e-6, help="Of one GPU, to guess a model's speed.")
+    ] = None,
+    llm_billions: Annotated[
+        float | None, typer.Option(min=1e-6, help="Weights of the LLM, where its folder is not here.")
     ] = None,
 ) -> None:
-    """Say what the data stages will take: rows, bytes, hours, memory, and where each figure is from."""
+    """Say what stages will take: rows, bytes, hours, memory, and where each figure is from."""
 
     def work() -> list[str]:
         from components.running.plan_text import plan_lines
@@ -92,7 +95,9 @@ def plan(
         from components.storage.layout import Layout
 
         params = load_params(preset_path(preset) if preset else PARAMS)
-        machine = machine_of(cores, memory_gb, gpus, network_mbit, machines, captions_per_second, gpu_tflops)
+        machine = machine_of(
+            cores, memory_gb, gpus, network_mbit, machines, captions_per_second, gpu_tflops, llm_billions
+        )
         measured = Measured(Layout(load_environment().work_store))
         return plan_lines(params.preset, machine, plan_stages(params, machine, measured))
 

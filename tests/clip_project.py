@@ -3,6 +3,7 @@ random CLIP, and embeddings in which every fact of a scene has a direction of it
 
 from __future__ import annotations
 
+import shutil
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -12,10 +13,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from components.ml.clip import save_clip
+from components.ml.clip import load_clip_tokenizer, save_clip
 from components.ml.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel
 from components.ml.tfidf import words
 from components.ml.tokenizer import train_bpe
+from components.ml.vision import save_vision_encoder, vision_encoder_of
 from components.running.embedding_headers import llm_header
 from components.settings.params import Params, load_params
 from components.sources.scenes import (
@@ -31,6 +33,7 @@ from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.storage.shards import Pair, write_shard
 from components.storage.side_tables import Caption, write_captions, write_keys
+from tests.ml.towers import tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 32  # pixels
@@ -77,6 +80,20 @@ def make_artifacts(layout: Layout, llms: tuple[str, ...] = ("base", "tuned")) ->
     for stage in ("recaption", "audit", "embed_captions"):
         write_manifest(layout.artifact(stage))
     return captions
+
+
+def put_base(layout: Layout, family: str, *, with_text: bool = True) -> None:
+    """Put a tiny random model of another family, or its vision tower alone, in the place of the base CLIP."""
+    folder = layout.artifact("base_models") / "clip"
+    tokenizer = load_clip_tokenizer(folder)
+    model = tiny_model(family, tokenizer)
+    shutil.rmtree(folder)
+    if with_text:
+        save_clip(model, folder)
+        tokenizer.save_pretrained(folder)
+    else:
+        save_vision_encoder(vision_encoder_of(model, None), folder)
+    write_manifest(layout.artifact("base_models"))
 
 
 def _scenes() -> tuple[list[Pair], list[Caption]]:

@@ -95,14 +95,20 @@ def check_llm(folder: Path) -> None:
 
 
 def check_clip(folder: Path) -> None:
-    """Check that a CLIP and its tokenizer load and agree; see `load_clip`.
+    """Check that a CLIP, SigLIP or EVA-CLIP and its tokenizer load and agree, or that a vision tower loads.
+
+    A copy of an EVA02 checkpoint in the layout of EVA-CLIP or timm is brought into Hugging Face layout first.
 
     Raises:
         ValueError: they do not.
     """
-    from components.ml.clip import load_clip, load_clip_tokenizer, text_embeddings
+    from components.ml.clip import has_text_tower, load_base, load_clip_tokenizer, text_embeddings
+    from components.ml.eva02_checkpoints import convert_folder
 
-    text_embeddings(load_clip(folder), load_clip_tokenizer(folder), ["a caption", "another, longer caption"])
+    convert_folder(folder)
+    model = load_base(folder)
+    if has_text_tower(folder):
+        text_embeddings(model, load_clip_tokenizer(folder), ["a caption", "another, longer caption"])
 
 
 def check_vision_language(folder: Path) -> None:

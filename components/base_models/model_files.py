@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from components.faults import ConfigurationFault
+from components.running.model_weights import CONFIGS
 
 WEIGHTS = ".safetensors"
 WORDS = (
@@ -91,8 +92,11 @@ def model_files(source: Path, place: str, *, with_modules: bool) -> list[Path]:
             f"{place} holds {found} and no safetensors; expected *.safetensors: convert it, or take another "
             "revision"
         )
-    if not (source / "config.json").is_file():
-        raise ConfigurationFault(f"{place} has no config.json; expected a model in Hugging Face layout")
+    if not any((source / name).is_file() for name in CONFIGS):
+        raise ConfigurationFault(
+            f"{place} has no config.json; expected a model in Hugging Face layout, or an EVA02 checkpoint "
+            "with the config of EVA-CLIP, open_clip or timm"
+        )
     listed = _listed(source / "model.safetensors.index.json")
     if missing := sorted(listed - weights):
         raise ConfigurationFault(

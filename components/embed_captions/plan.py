@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from components.running.planned_images import PlannedImages, planned_images
-from components.running.planned_llm import llm_weights, llm_width
+from components.running.planned_llm import gpu_hours, llm_weights, llm_width
 from components.running.planning import (
     SECONDS_PER_HOUR,
-    TERA,
     Bound,
     Estimate,
     Figure,
@@ -20,10 +19,8 @@ from components.settings.params import Params
 
 HALF_BYTES, FLOAT_BYTES = 2, 4
 LINE_BYTES, CAPTION_BYTES = 40.0, 110.0  # packed, of the table beside vectors and of a caption that is read
-TOKENS = 64.0  # of a caption
 ASSUMED_WIDTH = Figure(4096, "assumed, as Llama-3-8B has, for base_models.llm does not say so here")
-FLOP_PER_WEIGHT = 2
-BUSY_SHARE = 0.4  # of a GPU's peak
+FORWARD = 2  # operations a token and weight
 
 
 def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
@@ -32,7 +29,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     images = planned_images(params, measured)
     captions = images.captions + images.written(params.recaption.captioners)
     inputs = measured.layout.inputs(params.download.inputs)
-    width, weights = llm_width(params, inputs) or ASSUMED_WIDTH, llm_weights(params, inputs)
+    width, weights = llm_width(params, inputs) or ASSUMED_WIDTH, llm_weights(params, inputs, machine)
     run = measured.run("embed_captions", lambda found: _captions_of(found, own.names))
     because = [
         f"{captions:,.0f} captions of {images.images:,.0f} images: what download keeps and recaption writes, "
@@ -70,15 +67,7 @@ def _hours(captions: float, weights: Figure | None, machine: Machine, run: Run |
     if run:
         hours = captions * run.seconds / run.rows / SECONDS_PER_HOUR
         return Bound("the encoders", hours), f"{run.seconds / run.rows:.2g} s a caption: {run.origin}"
-    if weights and machine.gpu_flops:
-        flop = captions * TOKENS * FLOP_PER_WEIGHT * weights.value
-        hours = flop / (machine.gpu_flops * BUSY_SHARE * max(1, machine.gpus)) / SECONDS_PER_HOUR
-        return Bound("GPU", hours), (
-            f"assumed: {TOKENS:g} tokens a caption, {FLOP_PER_WEIGHT} x {weights.value:,.0f} weights each, "
-            f"at {BUSY_SHARE:.0%} of {machine.gpu_flops / TERA:g} TFLOP/s"
-        )
-    to_know = "give --gpu-tflops, or run a part" if weights else "run a part"
-    return Bound("the encoders", None, to_know), "nobody has measured this LLM on this machine"
+    return gpu_hours(captions, FORWARD, weights, machine)
 
 
 def _memory(

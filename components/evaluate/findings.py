@@ -25,6 +25,7 @@ class Findings:
     arms: dict[str, ArmResult]
     captions: dict[str, dict[str, Figure]]
     history: dict[str, list[tuple[int, float]]]
+    left_out: str | None  # the base CLIP, where it embeds no texts
 
     @property
     def subject(self) -> str:
@@ -35,9 +36,14 @@ class Findings:
         """Return text-to-image recall at 1."""
         return self.arms[arm].retrieval[task][FORWARD][RECALL]
 
+    @property
+    def controls(self) -> list[str]:
+        """The other arms."""
+        return list(self.arms)[1:]
+
     def best_control(self, task: str) -> str:
         """Return the control with the highest text-to-image recall at 1; the first of equals."""
-        return max(list(self.arms)[1:], key=lambda arm: float(self.first_recall(arm, task)["value"]))
+        return max(self.controls, key=lambda arm: float(self.first_recall(arm, task)["value"]))
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,9 @@ class Comparison:
 
 
 def compare(findings: Findings) -> list[Comparison]:
-    """Compare the subject with its best control, task by task."""
+    """Compare the subject with its best control, task by task; no comparison where there is no control."""
     found = []
-    for task in findings.tasks:
+    for task in findings.tasks if findings.controls else ():
         control = findings.best_control(task.name)
         ours, theirs = (findings.first_recall(arm, task.name) for arm in (findings.subject, control))
         verdict = (

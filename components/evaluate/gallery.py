@@ -47,7 +47,7 @@ class Section:
 
     task: str
     language: str
-    control: str
+    control: str | None  # none where the subject is the only arm
     cards: list[Card]
 
 
@@ -56,7 +56,7 @@ def gallery(
 ) -> list[Section]:
     """Choose captions of each task and collect what the subject and the best control found for them."""
     chosen = {task.name: _choose(findings, task, findings.settings.gallery_rows) for task in findings.tasks}
-    arms = {task.name: [findings.subject, findings.best_control(task.name)] for task in findings.tasks}
+    arms = {task.name: _shown(findings, task.name) for task in findings.tasks}
     shown = {
         key
         for task in findings.tasks
@@ -72,8 +72,13 @@ def gallery(
             caption = task.captions[number]
             rows = [_found(findings, held_out, task, arm, number, thumbs) for arm in arms[task.name]]
             cards.append(Card(caption, len(task.images), rows))
-        sections.append(Section(task.name, task.captions[0].language, arms[task.name][1], cards))
+        control = arms[task.name][1] if findings.controls else None
+        sections.append(Section(task.name, task.captions[0].language, control, cards))
     return [section for section in sections if section.cards]
+
+
+def _shown(findings: Findings, task: str) -> list[str]:
+    return [findings.subject, *([findings.best_control(task)] if findings.controls else [])]
 
 
 def _choose(findings: Findings, task: TaskCaptions, count: int) -> list[int]:

@@ -12,14 +12,8 @@ from torch.nn import functional as F
 from components.evaluate.held_out import HeldOut
 from components.faults import DataFault
 from components.ml.adapter import load_adapter
-from components.ml.clip import (
-    encode_images,
-    image_embeddings,
-    load_clip,
-    load_clip_tokenizer,
-    load_vision_encoder,
-    text_embeddings,
-)
+from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
+from components.ml.vision import encode_images, load_vision_encoder
 from components.running.embedding_headers import check_header
 from components.settings.embed_captions import EmbedCaptions
 from components.settings.evaluate import ZeroShotTask

@@ -36,7 +36,7 @@ def write_report(path: Path, findings: Findings, gallery: list[Section]) -> None
     environment = page_environment(Path(__file__).parent)
     environment.filters["percent"] = percent
     environment.filters["spaced"] = lambda name: name.replace("_", " ")
-    colours = _colours(list(findings.arms))
+    colours = _colours(findings)
     page = environment.get_template(TEMPLATE).render(
         findings=findings,
         comparisons=compare(findings),
@@ -63,9 +63,10 @@ def percent(share: float) -> str:
     return "<0.1" if 0 < share < 0.0005 else f"{100 * share:.1f}"
 
 
-def _colours(arms: list[str]) -> dict[str, str]:
-    trained = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(arms[:-1])}
-    return {**trained, arms[-1]: BASE_COLOUR}
+def _colours(findings: Findings) -> dict[str, str]:
+    arms = list(findings.arms)
+    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(arms)}
+    return colours if findings.left_out else {**colours, arms[-1]: BASE_COLOUR}
 
 
 def _describe(arm: ArmResult) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Reads
     artifacts/audit/kept/, verdict.json     which rows go on, and whether any may
     artifacts/embed_captions/<name>/        embeddings of captions and prompts
     artifacts/tune_llm/                     which models they should be made by
-    artifacts/base_models/clip/, about.json the base CLIP, a control
+    artifacts/base_models/clip/, about.json the base CLIP, a control, if it has a text tower
     artifacts/train_clip/                   the arms
 Writes
     artifacts/evaluate/report.html          no link, script or font from elsewhere
@@ -16,6 +16,7 @@ Writes
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from components.evaluate.models import CachedTexts, LlmModel, OwnTextModel
 from components.evaluate.plots import write_plot_tables
 from components.evaluate.report import write_report
 from components.faults import ConfigurationFault, DataFault
-from components.ml.clip import load_clip
+from components.ml.clip import has_text_tower, load_base
+from components.ml.vision import image_size_of
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
 from components.running.rows import Rows
@@ -45,8 +47,13 @@ from components.storage.kept import require_verdict
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest
 
+log = logging.getLogger(__name__)
+
 STAGE = "evaluate"
 BASE = "base_clip"  # the arm that was never trained here
+NO_TEXTS = (
+    "base_clip is left out: base_models.clip is a vision tower without a text tower, and embeds no captions"
+)
 
 
 def run(params: Params, env: Environment) -> None:
@@ -80,6 +87,7 @@ def run(params: Params, env: Environment) -> None:
         arms=arms,
         captions=captions,
         history=_history(layout, list(arms)),
+        left_out=None if BASE in arms else NO_TEXTS,
     )
     sections = gallery(findings, held_out, lambda keys: read_jpegs(layout, held_out, keys))
     with output(layout, STAGE) as out:
@@ -91,7 +99,7 @@ def run(params: Params, env: Environment) -> None:
 def _image_size(layout: Layout) -> int:
     read_manifest(layout.artifact("base_models"), "clip/")
     try:
-        return int(load_clip(layout.artifact("base_models") / "clip").config.vision_config.image_size)
+        return image_size_of(load_base(layout.artifact("base_models") / "clip"))
     except ValueError as error:
         raise DataFault(f"{error}; `dvc repro --force base_models` makes it again") from None
 
@@ -104,13 +112,17 @@ def _measure_arms(
     tasks: list[TaskCaptions],
     caches: dict[str, CachedTexts],
 ) -> dict[str, ArmResult]:
-    """Return the result of each arm, in the order of params, and of the base CLIP."""
+    """Return the result of each arm, in the order of params, and of the base CLIP, if it embeds texts."""
     trained = layout.artifact("train_clip")
     read_manifest(trained)
     names = [arm["name"] for arm in read_json(trained / "arms.json")]
-    progress = Progress(layout.work(STAGE), STAGE, len(names) + 1, "arms")
+    if has_text_tower(layout.artifact("base_models") / "clip"):
+        names.append(BASE)
+    else:
+        log.warning(NO_TEXTS)
+    progress = Progress(layout.work(STAGE), STAGE, len(names), "arms")
     arms: dict[str, ArmResult] = {}
-    for name in [*names, BASE]:
+    for name in names:
         model: LlmModel | OwnTextModel
         if name == BASE:
             about = _about_base(layout)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from components.ml.clip import clip_pixels
 from components.ml.conv_stem import conv_stem, grid_side
 from components.ml.cross_attention import DecoderLayer
+from components.ml.normalisation import CLIP, normalised
 
 MODEL_TYPE = "conv_stem_captioner"
 IGNORED = -100  # cross_entropy's own mark of a place that has no target
@@ -66,7 +66,7 @@ class Captioner(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the image's cells (B, cells, width) of uint8 (B, 3, H, W)."""
-        cells = self.stem(clip_pixels(images)).flatten(2).transpose(1, 2)  # (B, cells, width)
+        cells = self.stem(normalised(images, CLIP)).flatten(2).transpose(1, 2)  # (B, cells, width)
         return self.image_norm(cells + self.cell_positions)
 
     def attribute_logits(self, cells: Tensor) -> tuple[Tensor, ...]:

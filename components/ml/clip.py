@@ -1,91 +1,139 @@
-"""CLIP of Hugging Face, plain or with our convolutional stem: load, save, embed, take apart."""
+"""Models of two towers, CLIP, SigLIP and EVA-CLIP: load, save, embed images and texts.
+
+Where an arm or a control needs a vision tower only, `load_base` takes one without a text tower as well.
+"""
 
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPModel
-from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
+from transformers import AutoTokenizer, CLIPModel, SiglipModel
 
-from components.ml.conv_stem import ConvStemCLIPModel, ConvStemCLIPVisionModelWithProjection
+from components.ml.conv_stem import ConvStemCLIPModel
+from components.ml.eva02 import Eva02CLIPModel
+from components.ml.normalisation import write_preprocessor
+from components.ml.vision import VISION_ENCODERS, encode_images, load_model, model_type_of, pixels_for
 
-# OpenAI's CLIP (Radford et al. 2021), for RGB in 0..1; all CLIP models that we load share them
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-BYTE = 255.0
-BICUBIC = 3  # PIL's number, as preprocessor_config.json writes it
 LEGACY_EOS = 2  # configs with it pool at the highest token id, see CLIPTextModel of transformers
-NAMED = 5
-PREPROCESSOR = "preprocessor_config.json"
 
-_CLIPS = {"clip": CLIPModel, "conv_stem_clip": ConvStemCLIPModel}
-_VISION_ENCODERS = {
-    "clip_vision_model": CLIPVisionModelWithProjection,
-    "conv_stem_clip_vision_model": ConvStemCLIPVisionModelWithProjection,
+CLIPS: dict[str, Any] = {
+    "clip": CLIPModel,
+    "conv_stem_clip": ConvStemCLIPModel,
+    "siglip": SiglipModel,
+    "eva02_clip": Eva02CLIPModel,
 }
 
 
-def load_clip(folder: Path) -> CLIPModel:
-    """Load a CLIP in evaluation mode, float32, from safetensors.
+def load_clip(folder: Path) -> Any:  # noqa: ANN401 - one of `CLIPS`
+    """Load a model of two towers in evaluation mode, float32, from safetensors.
 
     Raises:
-        ValueError: no CLIP, other mean or deviation than CLIP's, missing, odd or non-finite weights.
+        ValueError: it has a vision tower only, or it is refused as `load_model` refuses.
     """
-    _check_preprocessor(folder)
-    return _load(folder, _CLIPS)
+    if not has_text_tower(folder):
+        raise ValueError(
+            f"{folder} is of type {model_type_of(folder)}, without a text tower; expected one of "
+            f"{', '.join(CLIPS)}: take another base_models.clip, or do without what embeds texts by it"
+        )
+    return _without_bias(load_model(folder, CLIPS))
 
 
-def save_clip(model: CLIPModel, folder: Path) -> None:
-    """Save a CLIP in Hugging Face layout, with the config of the image processor it expects."""
+def load_base(folder: Path) -> Any:  # noqa: ANN401 - one of `CLIPS` or `VISION_ENCODERS`
+    """Load a model of two towers, or a vision tower alone; see `load_clip`."""
+    return _without_bias(load_model(folder, {**CLIPS, **VISION_ENCODERS}))
+
+
+def has_text_tower(folder: Path) -> bool:
+    """Return whether a folder holds more than a vision tower, by its config.
+
+    Raises:
+        ValueError: there is no config.json.
+    """
+    return model_type_of(folder) not in VISION_ENCODERS
+
+
+def save_clip(model: Any, folder: Path) -> None:  # noqa: ANN401 - one of `CLIPS`
+    """Save a model in Hugging Face layout, with the config of the image processor it expects."""
     model.save_pretrained(folder)
-    write_preprocessor(folder, model.config.vision_config.image_size)
+    write_preprocessor(folder, model.config.vision_config)
 
 
 def load_clip_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - a tokenizer of transformers
-    """Load the tokenizer that lies beside a CLIP; it pads on the right, as CLIP does."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    """Load the tokenizer that lies beside a model; it pads on the right, as CLIP and SigLIP do.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{folder} has no tokenizer that loads ({str(error).splitlines()[0]}); expected "
+            "tokenizer.json, or what the model was published with"
+        ) from None
     tokenizer.padding_side = "right"
     return tokenizer
 
 
-def clip_pixels(images: Tensor) -> Tensor:
-    """Normalise uint8 (B, 3, H, W) to CLIP's mean 0 and deviation 1, float32 of the same shape."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
-    return (images.float() / BYTE - mean) / std
-
-
-def image_embeddings(model: CLIPModel, images: Tensor) -> Tensor:
+def image_embeddings(model: Any, images: Tensor) -> Tensor:  # noqa: ANN401 - one of `CLIPS` or a tower
     """Embed uint8 (B, 3, H, W): (B, D), rows of length 1."""
-    return F.normalize(model.get_image_features(pixel_values=clip_pixels(images)).pooler_output, dim=-1)
+    if not hasattr(model, "text_model"):
+        return encode_images(model, images)
+    return F.normalize(model.get_image_features(pixel_values=pixels_for(model, images)).pooler_output, dim=-1)
 
 
-def text_embeddings(model: CLIPModel, tokenizer: Any, texts: list[str]) -> Tensor:  # noqa: ANN401
+def text_embeddings(model: Any, tokenizer: Any, texts: list[str]) -> Tensor:  # noqa: ANN401
     """Embed texts, cut to the model's context: (B, D), rows of length 1.
 
     Raises:
-        ValueError: tokenizer and model do not agree on the end token, at whose place CLIP pools.
+        ValueError: tokenizer and model do not belong together, see `text_tokens`.
+    """
+    ids, mask = text_tokens(model, tokenizer, texts)
+    return F.normalize(text_features(model, ids.to(model.device), mask.to(model.device)), dim=-1)
+
+
+def text_tokens(model: Any, tokenizer: Any, texts: list[str]) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """Return token ids and mask (B, T), as the model's text tower wants them, padded on the right.
+
+    SigLIP pools at its last position, padding or not: a text is padded to the whole context, and all is seen.
+
+    Raises:
+        ValueError: tokenizer and model do not agree on the end token, at whose place CLIP pools, or the
+            tokenizer knows more tokens than the model.
     """
     config = model.config.text_config
     tokens = tokenizer(
-        texts, padding=True, truncation=True, max_length=config.max_position_embeddings, return_tensors="pt"
+        texts,
+        padding="max_length" if _is_siglip(model) else True,
+        truncation=True,
+        max_length=config.max_position_embeddings,
+        return_attention_mask=True,
+        return_tensors="pt",
     )
-    _check_end(tokens["input_ids"], config.eos_token_id, tokenizer.eos_token_id)
-    tokens = tokens.to(model.device)
-    features = model.get_text_features(
-        input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-    ).pooler_output
-    return F.normalize(features, dim=-1)
+    ids, mask = tokens["input_ids"], tokens["attention_mask"]
+    if int(ids.max()) >= config.vocab_size:
+        raise ValueError(
+            f"the tokenizer gives token {int(ids.max())} and the model knows {config.vocab_size} tokens; "
+            "expected fewer: take the tokenizer that belongs to the model"
+        )
+    if _is_siglip(model):
+        return ids, torch.ones_like(ids)
+    _check_end(ids, config.eos_token_id, tokenizer.eos_token_id)
+    return ids, mask
 
 
-def with_context(model: CLIPModel, context_tokens: int) -> CLIPModel:
+def text_features(model: Any, ids: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401 - one of `CLIPS`
+    """Return (B, D), un-normalised, of what `text_tokens` gave."""
+    features: Tensor = model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
+    return features
+
+
+def with_context(model: Any, context_tokens: int) -> Any:  # noqa: ANN401 - one of `CLIPS`
     """Return a copy of a model that reads `context_tokens` tokens.
 
     The positions it has stay as they are (fewer are cut); new ones are those of the old table stretched
@@ -105,93 +153,15 @@ def with_context(model: CLIPModel, context_tokens: int) -> CLIPModel:
     return model
 
 
-def vision_encoder_of(model: CLIPModel, projection_dim: int | None) -> nn.Module:
-    """Return a copy of the vision tower as a model of its own.
-
-    Args:
-        model: A CLIP.
-        projection_dim: Width of a new random projection, by torch's global generator; None keeps it.
-    """
-    config = copy.deepcopy(model.config.vision_config)
-    config.projection_dim = projection_dim or model.config.projection_dim
-    kind = _VISION_ENCODERS[config.model_type]
-    encoder: nn.Module = kind(config)
-    encoder.get_submodule("vision_model").load_state_dict(model.vision_model.state_dict())
-    if projection_dim is None:
-        encoder.get_submodule("visual_projection").load_state_dict(model.visual_projection.state_dict())
-    return encoder.train(model.training).to(model.device)
+def _is_siglip(model: Any) -> bool:  # noqa: ANN401
+    return isinstance(model, SiglipModel)
 
 
-def save_vision_encoder(module: nn.Module, folder: Path) -> None:
-    """Save a vision tower in Hugging Face layout, with the config of the image processor it expects."""
-    model: Any = module
-    model.save_pretrained(folder)
-    write_preprocessor(folder, model.config.image_size)
-
-
-def load_vision_encoder(folder: Path) -> nn.Module:
-    """Load what `save_vision_encoder` saved, or any CLIPVisionModelWithProjection; as `load_clip` does."""
-    _check_preprocessor(folder)
-    return _load(folder, _VISION_ENCODERS)
-
-
-def encode_images(vision_encoder: nn.Module, images: Tensor) -> Tensor:
-    """Embed uint8 (B, 3, H, W) by a vision tower: (B, D), rows of length 1."""
-    return F.normalize(vision_encoder(pixel_values=clip_pixels(images)).image_embeds, dim=-1)
-
-
-def write_preprocessor(folder: Path, image_size: int) -> None:
-    """Write preprocessor_config.json: what `images.decode_image` and `clip_pixels` do, in the hub's words."""
-    tree = {
-        "crop_size": {"height": image_size, "width": image_size},
-        "do_center_crop": True,
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": list(MEAN),
-        "image_processor_type": "CLIPImageProcessor",
-        "image_std": list(STD),
-        "resample": BICUBIC,
-        "rescale_factor": 1 / BYTE,
-        "size": {"shortest_edge": image_size},
-    }
-    (folder / PREPROCESSOR).write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
-
-
-def _load(folder: Path, kinds: dict[str, Any]) -> Any:  # noqa: ANN401 - one of `kinds`
-    path = folder / "config.json"
-    model_type = json.loads(path.read_text("utf-8")).get("model_type") if path.is_file() else None
-    if model_type not in kinds:
-        found = f"a model of type {model_type}" if path.is_file() else "no config.json"
-        raise ValueError(f"{folder} has {found}; expected one of {', '.join(kinds)}")
-    try:
-        model, report = kinds[model_type].from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
-    odd = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in sorted(report[kind])]
-    odd += [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    if odd:
-        raise ValueError(
-            f"{folder}: {len(odd)} weights are missing, of another shape or not finite "
-            f"({', '.join(odd[:NAMED])}); expected all of a {model_type}"
-        )
-    return model.eval()
-
-
-def _check_preprocessor(folder: Path) -> None:
-    path = folder / PREPROCESSOR
-    if not path.is_file():
-        return
-    tree = json.loads(path.read_text("utf-8"))
-    for key, expected in (("image_mean", MEAN), ("image_std", STD)):
-        found = tree.get(key, expected)
-        if any(abs(a - b) > 1e-4 for a, b in zip(found, expected, strict=True)):
-            raise ValueError(
-                f"{path} has {key} {found}; expected CLIP's {list(expected)}: take another model"
-            )
+def _without_bias(model: Any) -> Any:  # noqa: ANN401
+    """Keep SigLIP's logit_bias out of training: a softmax over logits does not see it."""
+    if isinstance(model, SiglipModel):
+        model.logit_bias.requires_grad_(False)
+    return model
 
 
 def _check_end(ids: Tensor, pooled_id: int, end_id: int | None) -> None:

@@ -11,17 +11,6 @@ from torch.utils.checkpoint import checkpoint
 CHUNK_ROWS = 1024
 
 
-def clip_loss(image_embeddings: Tensor, text_embeddings: Tensor, logit_scale: Tensor) -> Tensor:
-    """Return the symmetric InfoNCE of CLIP (arXiv 2103.00020, figure 3); row i belongs to row i.
-
-    Args:
-        image_embeddings: (B, D), rows of length 1.
-        text_embeddings: (B, D), rows of length 1.
-        logit_scale: 1/temperature, a scalar; gradients reach it.
-    """
-    return _info_nce(image_embeddings, text_embeddings, logit_scale, symmetric=True, excluded=Excluded())
-
-
 @dataclass(frozen=True)
 class Excluded:
     """Which candidates are no negatives of a row, though they are not its positive.
@@ -30,13 +19,34 @@ class Excluded:
         identities: (B, K) integers, what row i is about: its texts, its image. None: nothing is known.
         candidate_identities: (B + N, K) integers of the candidates. Where a row and a candidate share any,
             the candidate is left out; the row's own positive never is. Numbers below 0 are shared by nobody.
+        guides: (B + N, d), rows of length 1: what another model makes of the candidates' texts. Where the
+            cosine of a row's positive and a candidate is `guide_cosine` or more, the candidate is left out.
+        guide_cosine: None: guides are not looked at.
         margin: A candidate whose cosine exceeds that of the row's positive by more than this is left out as
             well (arXiv 2506.05176, section 3.1). None: none is.
     """
 
     identities: Tensor | None = None
     candidate_identities: Tensor | None = None
+    guides: Tensor | None = None
+    guide_cosine: float | None = None
     margin: float | None = None
+
+
+def clip_loss(
+    image_embeddings: Tensor, text_embeddings: Tensor, logit_scale: Tensor, excluded: Excluded | None = None
+) -> Tensor:
+    """Return the symmetric InfoNCE of CLIP (arXiv 2103.00020, figure 3); row i belongs to row i.
+
+    Args:
+        image_embeddings: (B, D), rows of length 1.
+        text_embeddings: (B, D), rows of length 1.
+        logit_scale: 1/temperature, a scalar; gradients reach it.
+        excluded: Captions that are no negatives of an image. None: all others are.
+    """
+    return _info_nce(
+        image_embeddings, text_embeddings, logit_scale, symmetric=True, excluded=excluded or Excluded()
+    )
 
 
 def caption_loss(
@@ -117,13 +127,19 @@ def _sums(
 
 
 def _known(excluded: Excluded, here: Tensor) -> Tensor | None:
-    """Return which candidates share an identity with which of the rows: (C, B + N), or None."""
-    if excluded.identities is None or excluded.candidate_identities is None:
-        return None
-    found = torch.zeros(len(here), len(excluded.candidate_identities), dtype=torch.bool, device=here.device)
-    for one in excluded.identities[here].T:  # K times K comparisons, and never a tensor of (C, B, K, K)
-        for other in excluded.candidate_identities.T:
-            found |= (one[:, None] == other) & (one[:, None] >= 0)
+    """Return which candidates share an identity with which of the rows, or are as near by the guides' word.
+
+    (C, B + N), or None where nothing is known.
+    """
+    found: Tensor | None = None
+    if excluded.identities is not None and excluded.candidate_identities is not None:
+        # K times K comparisons, and never a tensor of (C, B, K, K)
+        for one in excluded.identities[here].T:
+            for other in excluded.candidate_identities.T:
+                found = _either(found, (one[:, None] == other) & (one[:, None] >= 0))
+    if excluded.guides is not None and excluded.guide_cosine is not None:
+        near = excluded.guides[here] @ excluded.guides.T >= excluded.guide_cosine
+        found = _either(found, near)
     return found
 
 

@@ -12,16 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from components.ml.adapter import TextAdapter, load_adapter
-from components.ml.clip import (
-    encode_images,
-    image_embeddings,
-    load_clip,
-    load_clip_tokenizer,
-    load_vision_encoder,
-    text_embeddings,
-)
+from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
 from components.ml.images import square_of
 from components.ml.llm import TextEncoder, encode, load_text_encoder
+from components.ml.vision import encode_images, image_size_of, load_vision_encoder
 
 BATCH_IMAGES = 64
 BATCH_TEXTS = 64  # of a CLIP's own text tower
@@ -40,8 +34,7 @@ class LlmRelease:
     @torch.inference_mode()
     def embed_images(self, images: list[Image.Image]) -> Tensor:
         """Embed pictures of any size: (N, D) float32 on the CPU, rows of length 1."""
-        size = int(self.vision_encoder.config.image_size)  # type: ignore[union-attr, arg-type]
-        pixels = _squares(images, size)
+        pixels = _squares(images, image_size_of(self.vision_encoder))
         parts = [
             encode_images(self.vision_encoder, part.to(self.llm.device))
             for part in pixels.split(BATCH_IMAGES)
@@ -66,7 +59,7 @@ class ClipRelease:
     @torch.inference_mode()
     def embed_images(self, images: list[Image.Image]) -> Tensor:
         """See `LlmRelease`."""
-        pixels = _squares(images, int(self.model.config.vision_config.image_size))
+        pixels = _squares(images, image_size_of(self.model))
         parts = [
             image_embeddings(self.model, part.to(self.model.device)) for part in pixels.split(BATCH_IMAGES)
         ]

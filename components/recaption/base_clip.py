@@ -12,11 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.faults import DataFault
+from components.faults import ConfigurationFault, DataFault
 from components.ml.ahead import ahead
-from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
+from components.ml.clip import (
+    has_text_tower,
+    image_embeddings,
+    load_clip,
+    load_clip_tokenizer,
+    text_embeddings,
+)
 from components.ml.images import decode_image
 from components.ml.llm import autocast
+from components.ml.vision import embedding_width, image_size_of
 from components.settings.recaption import Scores
 from components.storage.manifest import folder_key
 
@@ -47,8 +54,8 @@ class BaseClip:
             DataFault: an image cannot be decoded, or the model cannot be loaded.
         """
         model, _ = self._loaded
-        size = model.config.vision_config.image_size
-        parts = [torch.empty(0, model.config.projection_dim)]
+        size = image_size_of(model)
+        parts = [torch.empty(0, embedding_width(model))]
         count = BATCHES_AHEAD * self._batch_size
         images = ahead(partial(decode_image, size=size), jpegs, self._threads, count)
         for _ in range(0, len(jpegs), self._batch_size):
@@ -71,7 +78,7 @@ class BaseClip:
         """
         model, tokenizer = self._loaded
         order = sorted(range(len(texts)), key=lambda row: (len(texts[row]), texts[row]))  # little padding
-        parts = [torch.empty(0, model.config.projection_dim)]
+        parts = [torch.empty(0, embedding_width(model))]
         for batch in _batches([texts[row] for row in order], self._batch_size):
             try:
                 with self._computing():
@@ -96,6 +103,11 @@ class BaseClip:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         try:
+            if not has_text_tower(self._folder):
+                raise ConfigurationFault(
+                    f"recaption.scores embeds captions and {self._folder} is a vision tower without a text "
+                    "tower; expected a base_models.clip with both, or recaption.scores: null"
+                )
             return load_clip(self._folder).to(self._device), load_clip_tokenizer(self._folder)
         except ValueError as error:
             raise DataFault(f"{error}; run `dvc repro --force base_models`") from None

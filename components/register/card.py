@@ -22,13 +22,15 @@ probabilities = (model.logit_scale * images @ texts.T).softmax(dim=1)
 PLAIN_VISION = """The vision tower alone loads with plain transformers:
 
 ```python
-from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
+from transformers import AutoImageProcessor, {kind}
 
-vision_encoder = CLIPVisionModelWithProjection.from_pretrained("vision_encoder")
+vision_encoder = {kind}.from_pretrained("vision_encoder")
 processor = AutoImageProcessor.from_pretrained("vision_encoder", backend="pil")
 ```"""
-STEM_VISION = """The vision tower alone, `vision_encoder/`, loads by `components.ml.clip.load_vision_encoder`.
-Its convolutional stem is a model type of this pipeline, which plain transformers refuses to load."""
+PLAIN = {"clip_vision_model": "CLIPVisionModelWithProjection", "siglip_vision_model": "SiglipVisionModel"}
+OWN_VISION = """The vision tower alone, `vision_encoder/`, loads by
+`components.ml.vision.load_vision_encoder`. Its model type is one of this pipeline,
+which plain transformers refuses to load."""
 OWN_TEXT = """This is a control: a CLIP that keeps its own text tower, in `clip/`."""
 LLM_TEXT = """`vision_encoder/` is CLIP's vision tower, trained whole. `llm/` is the language model, frozen
 while the tower learned; `encoding.json` says how it reads a text. `text_adapter/` brings its vectors to the
@@ -57,7 +59,7 @@ def model_card(folder: Path, lineage: dict[str, Any], metrics: dict[str, Any], l
             "## Use",
             "With this pipeline's package installed:",
             USE,
-            *([] if own else [_vision(folder)]),
+            *([] if own else [vision_text(folder)]),
             "## Training data",
             _data(lineage, about),
             "## Results on the test split",
@@ -71,9 +73,10 @@ def model_card(folder: Path, lineage: dict[str, Any], metrics: dict[str, Any], l
     )
 
 
-def _vision(folder: Path) -> str:
+def vision_text(folder: Path) -> str:
+    """Return how the vision tower of a release is used by itself."""
     kind = read_json(folder / "vision_encoder" / "config.json")["model_type"]
-    return PLAIN_VISION if kind == "clip_vision_model" else STEM_VISION
+    return PLAIN_VISION.format(kind=PLAIN[kind]) if kind in PLAIN else OWN_VISION
 
 
 def _data(lineage: dict[str, Any], about: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from components.faults import ConfigurationFault, InfrastructureFault
+from components.running.model_weights import CONFIGS
 from components.settings.base_models import BucketModel, FolderModel
 from components.settings.embed_captions import EndpointEncoder, SentenceEncoder
 from components.settings.environment import Environment
@@ -102,9 +103,10 @@ def _models(params: Params, layout: Layout) -> str:
     for name, model in [("llm", section.llm), ("clip", section.clip), *others]:
         if isinstance(model, FolderModel):
             folder = layout.inputs(params.download.inputs) / model.path
-            found, place = (folder / "config.json").is_file(), str(folder)
+            found, place = any((folder / config).is_file() for config in CONFIGS), str(folder)
         elif isinstance(model, BucketModel):
-            found, place = open_bucket(model.uri).exists("config.json"), model.uri
+            bucket, place = open_bucket(model.uri), model.uri
+            found = any(bucket.exists(config) for config in CONFIGS)
         else:
             continue
         if not found:

@@ -1,9 +1,11 @@
-"""How many weights a model in a folder has, without loading it."""
+"""What tells a model in a folder, and how many weights it has, without loading it."""
 
 from __future__ import annotations
 
 from math import prod
 from pathlib import Path
+
+CONFIGS = ("config.json", "open_clip_config.json")  # either; EVA02 has the second on the hub
 
 
 def weights_in(folder: Path) -> int:

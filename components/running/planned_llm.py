@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from components.running.model_weights import weights_in
-from components.running.planning import Figure
+from components.running.planning import SECONDS_PER_HOUR, TERA, Bound, Figure, Machine
 from components.settings.base_models import FolderModel, MadeLlm
 from components.settings.params import Params
 from components.storage.atomic import read_json
 
+TOKENS = 64.0  # of a caption
+BUSY_SHARE = 0.4  # of a GPU's peak
 LAYER_MATRICES = 4  # of attention, each width x width; the feed-forward part has three
 
 
@@ -23,14 +25,45 @@ def llm_width(params: Params, inputs: Path) -> Figure | None:
     return Figure(width, str(llm.path)) if width and isinstance(llm, FolderModel) else None
 
 
-def llm_weights(params: Params, inputs: Path) -> Figure | None:
-    """Return its weights."""
+def llm_weights(params: Params, inputs: Path, machine: Machine) -> Figure | None:
+    """Return its weights; those that the user told where the model is not here."""
     llm = params.base_models.llm
     if isinstance(llm, MadeLlm):
         layer = LAYER_MATRICES * llm.width**2 + 3 * llm.width * llm.feed_forward
         return Figure(llm.layers * layer + llm.vocabulary_size * llm.width, "base_models.llm")
     count = weights_in(inputs / llm.path) if isinstance(llm, FolderModel) else 0
-    return Figure(count, str(llm.path)) if count and isinstance(llm, FolderModel) else None
+    if count and isinstance(llm, FolderModel):
+        return Figure(count, str(llm.path))
+    return Figure(machine.llm_weights, "as you say") if machine.llm_weights else None
+
+
+def gpu_hours(
+    captions: float, flop_per_weight: int, weights: Figure | None, machine: Machine
+) -> tuple[Bound, str]:
+    """Return how long the GPUs of one machine take, and why.
+
+    Args:
+        captions: That go through the LLM.
+        flop_per_weight: For each token: 2 forward, 2 to 4 backward.
+        weights: Of the LLM.
+        machine: Its GPUs, and how fast one is.
+    """
+    if weights is None or machine.gpu_flops is None:
+        lacks = [
+            *(["--gpu-tflops"] if machine.gpu_flops is None else []),
+            *(["--llm-billions"] if weights is None else []),
+        ]
+        return Bound("GPU", None, f"give {' and '.join(lacks)}, or run a part"), (
+            "nobody has measured this LLM on this machine"
+        )
+    gpus = max(1, machine.gpus)
+    flop = captions * TOKENS * flop_per_weight * weights.value
+    hours = flop / (machine.gpu_flops * BUSY_SHARE * gpus) / SECONDS_PER_HOUR
+    return Bound("GPU", hours), (
+        f"assumed: {TOKENS:g} tokens a caption, {flop_per_weight} operations a token for each of "
+        f"{weights.value:,.0f} weights ({weights.origin}), at {BUSY_SHARE:.0%} of "
+        f"{machine.gpu_flops / TERA:g} TFLOP/s{f' on each of {gpus} GPUs' if gpus > 1 else ''}"
+    )
 
 
 def config_in(folder: Path) -> dict[str, Any]:

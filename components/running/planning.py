@@ -23,7 +23,7 @@ from components.storage.layout import STAGES, Layout
 MIN_ROWS = 10_000  # of a run of one's own; a shorter one is mostly its start
 SECONDS_PER_HOUR = 3600.0
 MEGABIT = 125_000.0  # bytes
-TERA = 1e12
+TERA, BILLION = 1e12, 1e9
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Machine:
     machines: int
     captions_per_second: float | None = None  # of one GPU, or of the endpoint
     gpu_flops: float | None = None  # of one GPU, a second
+    llm_weights: float | None = None  # where the LLM is not here yet
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def machine_of(
     machines: int,
     captions_per_second: float | None,
     gpu_teraflops: float | None,
+    llm_billions: float | None = None,
 ) -> Machine:
     """Return the machine that the user described; cores and memory that were not told are those here."""
     here = float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
@@ -163,6 +165,7 @@ def machine_of(
         machines=machines,
         captions_per_second=captions_per_second,
         gpu_flops=TERA * gpu_teraflops if gpu_teraflops else None,
+        llm_weights=BILLION * llm_billions if llm_billions else None,
     )
 
 

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-STEP_TIMEOUT = timedelta(seconds=55)  # of one exchange: a process that hangs ends all of them within a minute
+# of one exchange: with the 30 seconds that torch leaves a process to end by itself, one that hangs ends all
+# of them within a minute
+STEP_TIMEOUT = timedelta(seconds=25)
 WAIT_TIMEOUT = timedelta(hours=2)  # for the first process while it writes a checkpoint
 FAULTS: tuple[type[Fault], ...] = (ConfigurationFault, DataFault, InfrastructureFault, GateFault)
 _patient: list[dist.ProcessGroup] = []  # the group that waits long; there is one, once there are processes

@@ -61,10 +61,10 @@ class Params(Section):
                 raise ValueError(f"arm {arm.name} needs {arm.text} in embed_captions.llms or others")
             if (arm.text == "own") != (arm.context_tokens is not None):
                 raise ValueError(f"arm {arm.name}: context_tokens is for text `own`, and needed there")
+        if self.train_clip.false_negative_cosine is not None and "tuned" not in self.embed_captions.llms:
+            raise ValueError("train_clip.false_negative_cosine needs tuned in embed_captions.llms")
         if self.audit.curation.is_asked and self.recaption.scores is None:
             raise ValueError("audit.curation needs recaption.scores, which is null")
-        if self.tune_llm.method == "lora" and self.tune_llm.lora is None:
-            raise ValueError("tune_llm.method is lora and tune_llm.lora is null")
         return self
 
     @model_validator(mode="after")

@@ -43,6 +43,8 @@ class TrainClip(Section):
 
     arms: list[Arm] = Field(min_length=1)
     caption_mix: dict[str, Weight] = Field(min_length=1)
+    # captions whose tuned embeddings have this cosine or more are no negatives of each other's images
+    false_negative_cosine: Share | None
     steps: Count
     batch_size: Positive
     new_projection: bool  # drop the vision tower's projection and start a new one (METHOD 3)

@@ -12,15 +12,21 @@ from torch.nn import functional as F
 
 from components.ml.adapter import AdapterConfig, TextAdapter, save_adapter
 from components.ml.clip import (
-    encode_images,
     image_embeddings,
+    load_base,
     load_clip,
     load_clip_tokenizer,
     save_clip,
-    save_vision_encoder,
-    text_embeddings,
-    vision_encoder_of,
+    text_features,
+    text_tokens,
     with_context,
+)
+from components.ml.vision import (
+    embedding_width,
+    encode_images,
+    save_vision_encoder,
+    vision_config_of,
+    vision_encoder_of,
 )
 from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
@@ -41,10 +47,11 @@ class LlmArm(nn.Module):
 
     def __init__(self, clip: Path, settings: TrainClip, vectors: Tensor, rows: Tensor) -> None:
         super().__init__()
-        model = load_clip(clip)
-        if not settings.new_projection and settings.projection_dim != model.config.projection_dim:
+        model = load_base(clip)
+        width = embedding_width(model)
+        if not settings.new_projection and settings.projection_dim != width:
             raise ValueError(
-                f"the base CLIP's projection has {model.config.projection_dim} dimensions and params ask for "
+                f"the base CLIP's embeddings have {width} dimensions and params ask for "
                 f"{settings.projection_dim}: set train_clip.projection_dim to that or new_projection to true"
             )
         self.vision_encoder = vision_encoder_of(
@@ -54,7 +61,7 @@ class LlmArm(nn.Module):
         self.text_adapter = TextAdapter(config)
         if config.standardise:
             self.text_adapter.fit_statistics(vectors[rows.unique()])
-        self.log_logit_scale = nn.Parameter(_first_scale(settings, model))
+        self.log_logit_scale = nn.Parameter(_first_scale(settings, model).reshape(()))
         self._vectors, self._rows = vectors, rows
 
     def forward(self, images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,8 +75,7 @@ class LlmArm(nn.Module):
 
     def vision_layers(self) -> int:
         """Return the number of transformer blocks of the vision tower."""
-        config: Any = self.vision_encoder.config
-        return int(config.num_hidden_layers)
+        return int(vision_config_of(self.vision_encoder).num_hidden_layers)
 
     def save(self, folder: Path) -> None:
         """Write `vision_encoder/` and `text_adapter/`."""
@@ -97,12 +103,8 @@ class OwnTextArm(nn.Module):
         self.clip.logit_scale = nn.Parameter(_first_scale(settings, model))
         self.context_tokens = int(self.clip.config.text_config.max_position_embeddings)
         self._tokenizer.model_max_length = self.context_tokens
-        with torch.no_grad():
-            text_embeddings(self.clip, self._tokenizer, texts[:1])  # do tokenizer and model agree?
-        tokens = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self.context_tokens, return_tensors="pt"
-        )
-        self._ids, self._mask = tokens["input_ids"].int(), tokens["attention_mask"].bool()  # (texts, T)
+        ids, mask = text_tokens(self.clip, self._tokenizer, texts)
+        self._ids, self._mask = ids.int(), mask.bool()  # (texts, T)
         self._rows = rows
 
     @property
@@ -124,11 +126,8 @@ class OwnTextArm(nn.Module):
 
     def _features(self, rows: Tensor, longest: int, device: torch.device) -> Tensor:
         """Return the features (b, D) of texts of similar length; padding stands on the right."""
-        features: Tensor = self.clip.get_text_features(
-            input_ids=self._ids[rows, :longest].long().to(device),
-            attention_mask=self._mask[rows, :longest].long().to(device),
-        ).pooler_output
-        return features
+        ids, mask = (part[rows, :longest].long().to(device) for part in (self._ids, self._mask))
+        return text_features(self.clip, ids, mask)
 
     def vision_parameters(self) -> dict[str, nn.Parameter]:
         """Return the vision tower's parameters by name."""
@@ -140,7 +139,7 @@ class OwnTextArm(nn.Module):
 
     def vision_layers(self) -> int:
         """Return the number of transformer blocks of the vision tower."""
-        return int(self.clip.config.vision_config.num_hidden_layers)
+        return int(vision_config_of(self.clip).num_hidden_layers)
 
     def save(self, folder: Path) -> None:
         """Write `clip/` with its tokenizer."""
@@ -177,8 +176,15 @@ def about_arm(arm: Arm, settings: ArmSettings) -> dict[str, Any]:
     }
 
 
-def _first_scale(settings: TrainClip, model: Any) -> Tensor:  # noqa: ANN401 - a CLIPModel
-    if settings.initial_logit_scale is None:
-        scale: Tensor = model.logit_scale.detach().clone()
-        return scale
-    return torch.tensor(math.log(settings.initial_logit_scale))
+def _first_scale(settings: TrainClip, model: Any) -> Tensor:  # noqa: ANN401 - a CLIP or a vision tower
+    """Return the logarithm of the first scale, in the shape that the model saves."""
+    own: Tensor | None = getattr(model, "logit_scale", None)
+    if settings.initial_logit_scale is not None:
+        shape = () if own is None else own.shape
+        return torch.full(shape, math.log(settings.initial_logit_scale))
+    if own is None:
+        raise ValueError(
+            "the base is a vision tower without a logit scale and params leave the first one to it: set "
+            "train_clip.initial_logit_scale"
+        )
+    return own.detach().clone()

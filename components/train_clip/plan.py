@@ -60,7 +60,8 @@ def _side(params: Params, inputs: Path) -> Figure:
     if isinstance(clip, MadeClip):
         return Figure(clip.image_size, "base_models.clip")
     if isinstance(clip, FolderModel):
-        side = config_in(inputs / clip.path).get("vision_config", {}).get("image_size")
+        config = config_in(inputs / clip.path)
+        side = config.get("vision_config", config).get("image_size")
         if side:
             return Figure(side, clip.path)
     return Figure(ASSUMED_SIDE, "assumed, for base_models.clip does not say so here")

@@ -23,8 +23,9 @@ from typing import Any
 import torch
 
 from components.faults import ConfigurationFault, DataFault
-from components.ml.clip import load_clip
+from components.ml.clip import load_base
 from components.ml.images import decode_image
+from components.ml.vision import image_size_of
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
 from components.settings.environment import Environment
@@ -42,6 +43,7 @@ from components.train_clip.texts import CachedTexts, PlainTexts, texts_of
 from components.train_clip.training import train_arm
 
 STAGE = "train_clip"
+GUIDE = "tuned"  # whose embeddings tell which captions say the same
 FORMAT_VERSION = 1  # raised when the same params and data train another model
 
 
@@ -52,7 +54,7 @@ def run(params: Params, env: Environment) -> None:
     work, clip = layout.work(STAGE), layout.artifact("base_models") / "clip"
     clip_key = folder_key(layout.artifact("base_models"), "clip/")
     try:
-        image_size = load_clip(clip).config.vision_config.image_size
+        image_size = image_size_of(load_base(clip))
     except ValueError as error:
         raise DataFault(f"{error}; `dvc repro --force base_models` makes it again") from None
     shards = list(kept_shards(layout, "train"))
@@ -67,14 +69,15 @@ def run(params: Params, env: Environment) -> None:
     }
 
     folders = []
-    texts = {
-        text: texts_of(layout, text, examples, params.embed_captions)
-        for text in sorted({arm.text for arm in settings.arms})
-    }
+    is_guided = settings.false_negative_cosine is not None
+    needed = {arm.text for arm in settings.arms} | ({GUIDE} if is_guided else set())
+    texts = {text: texts_of(layout, text, examples, params.embed_captions) for text in sorted(needed)}
+    guide = texts[GUIDE] if is_guided else None
     for arm in settings.arms:
         text = texts[arm.text]
-        of_arm = {**identity, "arm": arm.model_dump(), "embeddings": getattr(text, "digest", None)}
-        make = partial(_train, arm, text, examples, params, env, of_arm)
+        digests = [getattr(one, "digest", None) for one in (text, guide)]
+        of_arm = {**identity, "arm": arm.model_dump(), "embeddings": digests}
+        make = partial(_train, arm, text, examples, guide, params, env, of_arm)
         folders.append(piece(work / "arms", content_key(of_arm), make))
         remove(work / "checkpoints" / arm.name)
 
@@ -90,6 +93,7 @@ def _train(
     settings: ArmSettings,
     text: CachedTexts | PlainTexts,
     examples: Examples,
+    guide: CachedTexts | PlainTexts | None,
     params: Params,
     env: Environment,
     identity: dict[str, Any],
@@ -102,7 +106,10 @@ def _train(
     except ValueError as error:
         raise ConfigurationFault(f"arm {settings.name}: {error}") from None
     arm.to(env.device)
-    history = train_arm(arm, settings, examples, params.train_clip, params.seed, layout.work(STAGE), identity)
+    guiding = guide if isinstance(guide, CachedTexts) else None
+    history = train_arm(
+        arm, settings, examples, guiding, params.train_clip, params.seed, layout.work(STAGE), identity
+    )
     arm.to("cpu").save(folder / settings.name)
     training = {
         "steps": params.train_clip.steps,

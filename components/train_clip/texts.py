@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 
+import torch
 from torch import Tensor
 
+from components.ml.contrastive import Excluded
 from components.running.embedding_headers import check_header
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.embeddings import read_embeddings
@@ -29,6 +31,11 @@ class CachedTexts:
     vectors: Tensor
     rows: Tensor
     digest: str
+
+    def near(self, captions: Tensor, cosine: float, device: torch.device) -> Excluded:
+        """Leave out, among captions by number (B,), those of this cosine or more: false negatives."""
+        vectors = self.vectors[self.rows[captions]].to(device).float()
+        return Excluded(guides=torch.nn.functional.normalize(vectors, dim=1), guide_cosine=cosine)
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,21 @@ from torch import Tensor
 
 from components.faults import DataFault
 from components.ml.augmentation import augment
-from components.ml.contrastive import clip_loss
+from components.ml.contrastive import Excluded, clip_loss
 from components.running.training import Run, batch_rows, train, warmup_cosine
 from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
 from components.train_clip.arms import Arm
 from components.train_clip.examples import Examples
 from components.train_clip.optimizer import build_optimizer
+from components.train_clip.texts import CachedTexts
 
 
 def train_arm(
     arm: Arm,
     own: ArmSettings,
     examples: Examples,
+    guide: CachedTexts | None,
     settings: TrainClip,
     seed: int,
     work: Path,
@@ -33,6 +35,17 @@ def train_arm(
 
     Batches, caption columns, captions and augmentation are drawn before anything else at each step, so all
     arms of one seed see the same images with the same captions.
+
+    Args:
+        arm: What is trained.
+        own: Its params.
+        examples: Images and captions.
+        guide: Embeddings that tell which captions are no negatives of each other's images, the same for every
+            arm; None where params do not ask.
+        settings: Of all arms.
+        seed: Of the draws.
+        work: The stage's folder in the work store.
+        identity: What decides the weights.
 
     Returns:
         The loss history.
@@ -49,7 +62,8 @@ def train_arm(
         images = augment(images, look.min_crop, look.flip, look.colour_jitter).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             image_embeddings, text_embeddings = arm(images, captions)
-        loss = clip_loss(image_embeddings, text_embeddings, arm.log_logit_scale.exp())
+        excluded = _excluded(guide, captions, settings.false_negative_cosine, device)
+        loss = clip_loss(image_embeddings, text_embeddings, arm.log_logit_scale.exp(), excluded)
         optimizer.zero_grad()
         loss.backward()
         _update(own.name, number, arm, optimizer, settings)
@@ -67,6 +81,14 @@ def train_arm(
     history = train(run, work, identity, settings.checkpoint_steps)
     arm.eval()
     return history
+
+
+def _excluded(
+    guide: CachedTexts | None, captions: Tensor, cosine: float | None, device: torch.device
+) -> Excluded | None:
+    if guide is None or cosine is None:
+        return None
+    return guide.near(captions, cosine, device)
 
 
 def _update(name: str, number: int, arm: Arm, optimizer: torch.optim.Optimizer, settings: TrainClip) -> None:

@@ -3,20 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from components.ml.distributed import gather, place, processes
 from components.ml.llm import TextEncoder, encode_tokens, tokenise
+from components.running.ranks import wait_for_all
 from components.settings.tune_llm import MinedNegatives, PairKind
+from components.storage.atomic import content_key
+from components.storage.pieces import is_intact, piece
 from components.tune_llm.caption_rows import CaptionRow
-from components.tune_llm.pairs import NOBODY
+from components.tune_llm.pairs import NOBODY, PairDraws
 
+NEAR = "near.safetensors"
 BATCH_TOKENS = 16384
 CHUNK_ROWS = 1024
 Vectors = Callable[[list[str], str], Tensor]
+
+
+def mined(
+    encoder: TextEncoder,
+    rows: list[CaptionRow],
+    pairs: PairDraws,
+    precision: str,
+    seed: int,
+    store: Path,
+    identity: dict[str, Any],
+) -> list[Tensor]:
+    """Return mined negatives for each kind of pair of a phase; none where it asks for none.
+
+    They follow from the weights that the phase starts with, which a resumed run has again: that they are kept
+    saves their time alone.
+
+    Args:
+        encoder: As it is when the phase starts.
+        rows: All of train.
+        pairs: Of the phase.
+        precision: Of the encoder.
+        seed: Of the pools.
+        store: Where they are kept.
+        identity: What decides them, besides the seed.
+    """
+    settings = pairs.phase.mined_negatives
+    if settings is None or not pairs.phase.steps:
+        return []
+    key = content_key([identity, seed])
+    wait_for_all()
+    if not is_intact(store / key):
+        encoder.model.eval()
+        vectors = shared_vectors(encoder, precision)
+        near = {}
+        for number, (kind, places) in enumerate(zip(pairs.kinds, pairs.rows, strict=True)):
+            of_kind = [rows[row] for row in places]
+            near[f"{number:03d}"] = near_rows(of_kind, kind, settings, vectors, seed)
+        encoder.model.train()
+        if place() == 0:
+            piece(store, key, lambda folder: save_file(near, folder / NEAR))
+        wait_for_all()
+    kept = load_file(store / key / NEAR)
+    return [kept[name] for name in sorted(kept)]
 
 
 def near_rows(
@@ -75,6 +125,7 @@ def shared_vectors(encoder: TextEncoder, precision: str) -> Vectors:
         size = -(-len(tokens) // processes())
         share = slice(place() * size, min((place() + 1) * size, len(tokens)))
         own = encode_tokens(encoder, tokens[share], BATCH_TOKENS, precision)
+        wait_for_all()  # over millions of texts one may be minutes ahead of another
         return gather(own.to(encoder.device), share, len(tokens))
 
     return vectors

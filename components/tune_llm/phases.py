@@ -7,26 +7,21 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import load_file, save_file
-
 from components.faults import ConfigurationFault
-from components.ml.distributed import place, processes, shard
+from components.ml.attention import attention_that_learns
+from components.ml.distributed import processes, shard
 from components.ml.llm import TextEncoder, load_text_encoder
-from components.running.ranks import wait_for_all
 from components.running.rows import Rows
 from components.running.training import train
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.tune_llm import TuneLlm
-from components.storage.atomic import content_key
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
-from components.storage.pieces import is_intact, piece
 from components.tune_llm.caption_retrieval import llm_recalls
 from components.tune_llm.caption_rows import CaptionRow, data_key, read_caption_rows
 from components.tune_llm.masking import masking_run
-from components.tune_llm.mining import near_rows, shared_vectors
+from components.tune_llm.mining import mined
 from components.tune_llm.pairs import PairDraws
 from components.tune_llm.saving import encoding_of
 from components.tune_llm.tuning import open_weights, phase_run
@@ -43,7 +38,6 @@ NOT_TRAINING = {
     "min_caption_retrieval_gain",
     "checkpoint_steps",
 }
-NEAR = "near.safetensors"
 History = list[dict[str, float]]
 
 
@@ -145,17 +139,26 @@ def tuned(material: Material, encoder: TextEncoder, env: Environment) -> Trained
         run = masking_run(
             encoder, material.llm, own, own.mntp, material.train_rows, f"{STAGE}_mntp", params.seed
         )
-        masking = train(run, work, {**material.decided_by, "what": "mntp"}, own.checkpoint_steps)
+        with attention_that_learns(encoder.model, own.precision):
+            masking = train(run, work, {**material.decided_by, "what": "mntp"}, own.checkpoint_steps)
         if adapter is not None:
             encoder.model = adapter.merge_and_unload()
     adapter = _open(encoder, own, env, params.seed)
+    with attention_that_learns(encoder.model, own.precision):
+        histories = _phases(material, encoder)
+    return Trained(encoder, adapter, histories, masking)
+
+
+def _phases(material: Material, encoder: TextEncoder) -> list[History]:
+    params = material.params
+    own, work = params.tune_llm, material.layout.work(STAGE)
     if own.gradient_checkpointing:
         encoder.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     histories = []
     for number, (phase, pairs) in enumerate(zip(own.phases, material.draws, strict=True), start=1):
         identity = {**material.decided_by, "phases": [one.model_dump() for one in own.phases[:number]]}
         seed = params.seed + number
-        pairs.near = _mined(material, encoder, pairs, identity, seed)
+        pairs.near = mined(encoder, material.train_rows, pairs, own.precision, seed, work / "mined", identity)
         run = phase_run(encoder, own, phase, pairs, f"{STAGE}_phase{number}", seed)
         run = replace(
             run,
@@ -163,7 +166,7 @@ def tuned(material: Material, encoder: TextEncoder, env: Environment) -> Trained
             measure_steps=own.caption_retrieval_steps or 0,
         )
         histories.append(train(run, work, identity, own.checkpoint_steps))
-    return Trained(encoder, adapter, histories, masking)
+    return histories
 
 
 def _open(encoder: TextEncoder, own: TuneLlm, env: Environment, seed: int) -> PeftModel | None:
@@ -178,36 +181,6 @@ def _open(encoder: TextEncoder, own: TuneLlm, env: Environment, seed: int) -> Pe
         shard(encoder.model, env.device)
     encoder.model.train()
     return adapter
-
-
-def _mined(
-    material: Material, encoder: TextEncoder, pairs: PairDraws, identity: dict[str, Any], seed: int
-) -> list[torch.Tensor]:
-    """Return mined negatives for each kind of pair of a phase.
-
-    They follow from the weights that the phase starts with, which a resumed run has again: that they are kept
-    saves their time alone.
-    """
-    own, settings = material.params.tune_llm, pairs.phase.mined_negatives
-    if settings is None or not pairs.phase.steps:
-        return []
-    store, key = material.layout.work(STAGE) / "mined", content_key([identity, seed])
-    wait_for_all()
-    if not is_intact(store / key):
-        encoder.model.eval()
-        vectors = shared_vectors(encoder, own.precision)
-        near = {
-            f"{number:03d}": near_rows(
-                [material.train_rows[row] for row in rows], kind, settings, vectors, seed
-            )
-            for number, (kind, rows) in enumerate(zip(pairs.kinds, pairs.rows, strict=True))
-        }
-        encoder.model.train()
-        if place() == 0:
-            piece(store, key, lambda folder: save_file(near, folder / NEAR))
-        wait_for_all()
-    kept = load_file(store / key / NEAR)
-    return [kept[name] for name in sorted(kept)]
 
 
 def _measured(encoder: TextEncoder, own: TuneLlm, rows: list[CaptionRow]) -> dict[str, float]:

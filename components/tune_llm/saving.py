@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import torch
 
 from components.faults import DataFault
 from components.ml.llm import TextEncoder, encode, load_text_encoder
+from components.ml.sentence_transformers_layout import write_layout
 from components.settings.tune_llm import TuneLlm
 from components.storage.atomic import read_json, write_json
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 PROBE_TEXTS = 16
 PROBE_BATCH_TOKENS = 1024
+log = logging.getLogger("llm2clip")
 MOST_MOVE = 1e-3  # of the largest value; merging a LoRA rounds at about 1e-6
 
 
@@ -36,6 +39,9 @@ def save_tuned(
 ) -> TextEncoder:
     """Save `llm/`, `encoding.json` and, for LoRA, `adapter/`; return the encoder loaded from what was saved.
 
+    `llm/` loads in transformers, and in sentence-transformers with the same vectors where that can say how a
+    text is encoded.
+
     Raises:
         DataFault: the saved model gives other vectors than the trained one.
     """
@@ -49,6 +55,8 @@ def save_tuned(
         model = adapter.merge_and_unload()
     model.save_pretrained(folder / "llm")
     encoder.tokenizer.save_pretrained(folder / "llm")
+    if reason := write_layout(folder / "llm", encoder):
+        log.warning("the tuned LLM will not load in sentence-transformers: %s", reason)
     saved = load_text_encoder(folder / "llm", **encoding, device=str(encoder.device))
     move = float(
         (encode(saved, texts[:PROBE_TEXTS], PROBE_BATCH_TOKENS) - trained).abs().max() / trained.abs().max()

@@ -53,6 +53,7 @@ def run(params: Params, env: Environment) -> None:
             **share,
             "caption_retrieval": _by_task(recalls),
             "spread": _by_task(spread),
+            "loads_in_sentence_transformers": (out.folder / "llm" / "modules.json").is_file(),
             "mntp": _losses(trained.masking),
             "phases": [_figures(*phase) for phase in zip(trained.histories, material.draws, strict=True)],
         }

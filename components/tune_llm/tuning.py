@@ -172,4 +172,6 @@ def _excluded(
         [NOBODY, text, NOBODY if row == NOBODY else ROWS_FROM + row]
         for text, row in zip(answers[len(asked) :], batch.negative_rows, strict=True)
     ]
-    return Excluded(torch.tensor(pairs, device=device), torch.tensor(pairs + others, device=device), margin)
+    return Excluded(
+        torch.tensor(pairs, device=device), torch.tensor(pairs + others, device=device), margin=margin
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from components.base_models import captioner as captioner_module
@@ -20,6 +21,7 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json
 from components.storage.manifest import folder_key
+from tests.base_models.test_text_encoders import write_encoder
 from tests.vision_language import write_llava, write_qwen2_vl
 
 ARTIFACT = Path("artifacts/base_models")
@@ -130,6 +132,21 @@ def test_captioners_of_others_are_brought_each_to_its_folder(workspace: Path, ti
     assert set(now) - set(about) == {"vision_language/llava", "vision_language/qwen"}
     assert now["vision_language/llava"]["path"] == "llava"
     assert {name: now[name] for name in about} == about
+
+
+def test_sentence_encoders_of_others_are_brought_each_to_its_folder(
+    workspace: Path, tiny: dict[str, Any]
+) -> None:
+    section = tiny["base_models"]
+    section["captioner"] = None
+    section["clip"] |= {"scenes": None, "training": {**SCHEDULE, "steps": 0}}
+    section["llm"]["training"]["steps"] = 0
+    write_encoder(workspace / "inputs" / "demo" / "mine")
+    section["text_encoders"] = [{"name": "tiny_bert", "source": {"kind": "folder", "path": "mine"}}]
+    run_in(workspace / "one", tiny)
+    folder = ARTIFACT / "text_encoders" / "tiny_bert"
+    assert SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode("a dog").shape == (8,)
+    assert read_json(ARTIFACT / "about.json")["text_encoders/tiny_bert"]["path"] == "mine"
 
 
 def test_a_model_that_captions_nothing_is_refused(workspace: Path, tiny: dict[str, Any]) -> None:

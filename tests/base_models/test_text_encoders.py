@@ -114,6 +114,26 @@ def test_a_part_whose_weights_are_a_pickle_is_refused(workshop: Workshop) -> Non
         brought(workshop)
 
 
+def test_a_model_as_older_versions_wrote_it_loads(workshop: Workshop) -> None:
+    source = write_encoder(workshop.inputs / "mine")
+    old = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(
+            [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+        )
+    ]
+    (source / "modules.json").write_text(json.dumps(old))  # 2_Normalize is no folder
+    pooling = {
+        "word_embedding_dimension": 16,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
+    }
+    (source / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (source / "sentence_bert_config.json").write_text('{"max_seq_length": 32, "do_lower_case": false}')
+    model = SentenceTransformer(str(brought(workshop)), device="cpu", local_files_only=True)
+    assert (model.encode(TEXTS) ** 2).sum(axis=1) == pytest.approx([1.0, 1.0], abs=1e-5)
+
+
 def without(path: Path, start: str) -> None:
     kept = {name: weight for name, weight in load_file(path).items() if not name.startswith(start)}
     save_file(kept, path, metadata={"format": "pt"})

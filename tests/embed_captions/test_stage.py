@@ -32,7 +32,8 @@ def tuned(layout: Layout, smoke: Params) -> Layout:
     texts = read_captions(layout.artifact("recaption") / "captions" / "00001.parquet")
     write_llm(folder / "llm", [caption.text for caption in texts], seed=5)
     write_json(
-        folder / "encoding.json", {**smoke.tune_llm.encoding.model_dump(), "query_prompts": {"a": "find: "}}
+        folder / "encoding.json",
+        {**smoke.tune_llm.encoding.model_dump(), "query_prompts": {"a_to_b": "find: "}},
     )
     write_manifest(folder)
     return layout
@@ -68,7 +69,7 @@ def test_every_kept_caption_has_its_own_embedding(tuned: Layout, smoke: Params, 
         columns = {caption.column for caption in captions}
         found = read_embeddings(tuned.artifact("embed_captions") / name, columns, Path(".work"))
         assert found.about["llm"] == name
-        assert found.about["query_prompts"] == {"a": "find: "}
+        assert found.about["query_prompts"] == {"a_to_b": "find: "}
         assert len(found.table) == len(captions)
         encoder = load_text_encoder(tuned.artifact(artifact) / "llm", **encoding)
         expected = encode(encoder, [caption.text for caption in captions], 1000)

@@ -122,7 +122,7 @@ def _findings(held_out: HeldOut, settings: Evaluate, **figures: dict[str, Any]) 
     for name, figure in figures.items():
         both = {"text_to_image": {"recall_at_1": figure}, "image_to_text": {"recall_at_1": _figure(1, 1, 1)}}
         arms[name] = ArmResult({}, {"colour": both}, ranks={"colour": torch.tensor([0, 3, 1, 0])})
-    return Findings("smoke", 0, settings, {}, [task], arms, {}, {})
+    return Findings("smoke", 0, settings, {}, [task], arms, {}, {}, left_out=None)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,10 @@ def test_only_separate_intervals_are_a_difference(
     )
     (one,) = compare(findings)
     assert (one.control_name, one.verdict) == ("c", verdict)
+
+
+def test_an_arm_alone_is_compared_with_nothing(held_out: HeldOut, settings: Evaluate) -> None:
+    assert compare(_findings(held_out, settings, a=_figure(0.5, 0.4, 0.6))) == []
 
 
 def test_best_is_marked_only_above_all_others() -> None:

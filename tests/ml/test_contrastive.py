@@ -107,6 +107,23 @@ def test_what_is_nearer_than_the_positive_by_the_margin_is_no_negative() -> None
     )
 
 
+def test_texts_that_a_guide_finds_alike_are_no_negatives() -> None:
+    images, texts = unit(3, 4, 1), unit(3, 4, 2)
+    guides = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])  # cosines 0.8, 0 and 0.6
+    logits = (images @ texts.T * 2).double()
+    out = torch.zeros(3, 3, dtype=torch.bool)
+    out[0, 1] = out[1, 0] = True
+    kept = logits.masked_fill(out, -math.inf)
+    expected = (kept.logsumexp(1) + kept.logsumexp(0) - 2 * logits.diagonal()).mean() / 2
+    excluded = Excluded(guides=guides, guide_cosine=0.7)
+    assert clip_loss(images, texts, torch.tensor(2.0), excluded).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
+    none = Excluded(guides=guides, guide_cosine=0.9)
+    plain = clip_loss(images, texts, torch.tensor(2.0))
+    assert clip_loss(images, texts, torch.tensor(2.0), none).item() == plain.item()
+
+
 def test_chunks_change_neither_loss_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     captions = torch.tensor([[row % 5, 10 + row] for row in range(8)])
 
@@ -114,7 +131,7 @@ def test_chunks_change_neither_loss_nor_gradients(monkeypatch: pytest.MonkeyPatc
         first, second = unit(8, 6, 1).requires_grad_(), unit(8, 6, 2).requires_grad_()
         scale = torch.tensor(9.0, requires_grad=True)
         loss = clip_loss(first, second, scale) + caption_loss(
-            first, second, 0.2, symmetric=True, excluded=Excluded(captions, captions, 0.3)
+            first, second, 0.2, symmetric=True, excluded=Excluded(captions, captions, margin=0.3)
         )
         loss.backward()
         found = [loss.detach()]

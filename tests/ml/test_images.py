@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessor, CLIPVisionConfig
 
-from components.ml.clip import clip_pixels, write_preprocessor
 from components.ml.images import decode_image, decode_images, shrunk, square_of
+from components.ml.normalisation import CLIP, normalised, write_preprocessor
 
 
 def photograph(width: int, height: int, mode: str = "RGB", form: str = "JPEG") -> bytes:
@@ -25,10 +25,12 @@ def photograph(width: int, height: int, mode: str = "RGB", form: str = "JPEG") -
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (97, 64), (64, 131), (333, 250), (40, 30)])
 def test_decodes_as_the_processor_that_the_release_documents(tmp_path: Path, width: int, height: int) -> None:
     jpeg = photograph(width, height)
-    write_preprocessor(tmp_path, 64)
+    write_preprocessor(tmp_path, CLIPVisionConfig(image_size=64))
     processor = CLIPImageProcessor.from_pretrained(tmp_path)
     expected = processor(Image.open(BytesIO(jpeg)), return_tensors="pt")["pixel_values"]
-    assert torch.allclose(clip_pixels(decode_image(jpeg, 64)[None]), torch.as_tensor(expected), atol=1e-5)
+    assert torch.allclose(
+        normalised(decode_image(jpeg, 64)[None], CLIP), torch.as_tensor(expected), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("mode", "form"), [("L", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "WEBP")])

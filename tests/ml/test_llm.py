@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.ml.attention import check_attention, set_attention
+from components.ml.attention import attention_that_learns, check_attention, hidden_states, set_attention
 from components.ml.llm import TextEncoder, encode, load_text_encoder, pool, token_batches, tokenise
 from tests.captioned import write_llm
 
@@ -59,6 +59,20 @@ def test_a_model_that_is_causal_only_where_rows_are_padded_fails_the_probe(folde
         layer.self_attn.is_causal = False
     with pytest.raises(ValueError, match="with padding|not bidirectional"):
         check_attention(model, "bidirectional")
+
+
+def test_the_attention_that_learns_is_the_same_and_left_again(folder: Path) -> None:
+    model = load(folder).model
+    ids, real = torch.arange(8).view(1, 8), torch.ones(1, 8, dtype=torch.bool)
+    kernel = model.config._attn_implementation  # type: ignore[union-attr]
+    fused = hidden_states(model, ids, real)
+    with attention_that_learns(model, "bf16"):
+        assert model.config._attn_implementation == "eager" != kernel  # type: ignore[union-attr]
+        torch.testing.assert_close(hidden_states(model, ids, real), fused, rtol=1e-4, atol=1e-5)
+        check_attention(model, "bidirectional")
+    with attention_that_learns(model, "fp32"):
+        assert model.config._attn_implementation == kernel  # type: ignore[union-attr]
+    assert model.config._attn_implementation == kernel  # type: ignore[union-attr]
 
 
 def test_the_flag_survives_saving(folder: Path, tmp_path: Path) -> None:

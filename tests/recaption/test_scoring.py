@@ -33,7 +33,7 @@ from components.storage.manifest import folder_key, read_manifest, write_manifes
 from components.storage.scores import read_image_embeddings, read_scores
 from components.storage.shards import Pair, write_shard
 from components.storage.side_tables import Caption
-from tests.clip_project import make_artifacts
+from tests.clip_project import make_artifacts, put_base
 
 SHARDS = {"00000": 5, "00001": 3}
 TAKE = {"source": "alt", "column": "again", "take": "first", "splits": ["train"]}
@@ -264,6 +264,22 @@ def test_a_plain_clip_of_hugging_face_scores_too(smoke: Params, layout: Layout) 
     assert figures["similarity"]["short"]["cut_share"] == 0.0  # 77 tokens
     path = layout.artifact("recaption") / "image_embeddings" / "00000.safetensors"
     assert read_image_embeddings(path)[1].shape == (SHARDS["00000"], 24)
+
+
+@pytest.mark.parametrize("family", ["siglip", "eva02_b16"])
+def test_other_families_score_too(smoke: Params, layout: Layout, family: str) -> None:
+    put_base(layout, family)
+    figures = run_with(smoke, layout, MINE)
+    assert figures["similarity"]["dense"]["cut_share"] > 0  # 16 tokens
+    path = layout.artifact("recaption") / "image_embeddings" / "00000.safetensors"
+    width = 16 if family == "siglip" else 8
+    assert read_image_embeddings(path)[1].shape == (SHARDS["00000"], width)
+
+
+def test_a_tower_without_texts_scores_nothing(smoke: Params, layout: Layout) -> None:
+    put_base(layout, "eva02_b16", with_text=False)
+    with pytest.raises(ConfigurationFault, match=r"without a text tower; .*recaption\.scores: null"):
+        run_with(smoke, layout, MINE)
 
 
 def test_tables_hold_no_nan(smoke: Params, layout: Layout) -> None:

@@ -11,13 +11,8 @@ import pytest
 import torch
 
 from components.ml.adapter import AdapterConfig, TextAdapter, save_adapter
-from components.ml.clip import (
-    load_clip,
-    load_clip_tokenizer,
-    save_clip,
-    save_vision_encoder,
-    vision_encoder_of,
-)
+from components.ml.clip import load_clip, load_clip_tokenizer, save_clip
+from components.ml.vision import save_vision_encoder, vision_encoder_of
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import write_json
@@ -49,7 +44,7 @@ def trained_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_llm(base / "llm", TEXTS)
     write_llm(tuned / "llm", TEXTS, seed=1)
     encoding = {"attention": "bidirectional", "pooling": "mean", "template": "{text}", "max_tokens": 64}
-    write_json(tuned / "encoding.json", {**encoding, "query_prompt": ""})
+    write_json(tuned / "encoding.json", {**encoding, "query_prompts": {}})
     clip = load_clip(base / "clip")
     torch.manual_seed(2)
     for name, text in (("llm2clip", "tuned"), ("llm2clip_untuned", "base")):

@@ -102,6 +102,17 @@ def test_models_that_are_not_there_are_told(smoke: Params, env: Environment, pro
     assert "models: llm made, clip made, minilm bucket" in check(with_encoder(far), env)
 
 
+def test_a_checkpoint_of_open_clip_is_there(smoke: Params, env: Environment, project: Path) -> None:
+    tree = smoke.model_dump()
+    tree["base_models"]["clip"] = {"kind": "folder", "path": "eva02"}
+    params = Params.model_validate(tree)
+    with pytest.raises(ConfigurationFault, match=r"clip: inputs/demo/eva02 has no config\.json"):
+        check(params, env)
+    (project / "inputs" / "demo" / "eva02").mkdir(parents=True)
+    (project / "inputs" / "demo" / "eva02" / "open_clip_config.json").write_text("{}")
+    assert "models: llm made, clip folder" in check(params, env)
+
+
 def test_text_encoders_have_names_of_their_own(smoke: Params) -> None:
     tree = smoke.model_dump()
     model = {"name": "minilm", "source": {"kind": "folder", "path": "x"}}

@@ -21,13 +21,16 @@ from components.embed_captions import plan as of_embed_captions
 from components.faults import ConfigurationFault, DataFault
 from components.recaption import plan as of_recaption
 from components.running.plan_text import plan_lines
+from components.running.planned_llm import BUSY_SHARE, TOKENS
 from components.running.planning import Bound, Figure, Machine, Measured, plan_stages
+from components.settings.base_models import HubModel
 from components.settings.params import Params, load_params
 from components.settings.recaption import Scores, VisionLanguageCaptioner
 from components.settings.sources import Source, UrlList
 from components.storage.atomic import write_json
 from components.storage.layout import Layout
 from components.train_clip import plan as of_train_clip
+from components.tune_llm import plan as of_tune_llm
 from tests.project import ROOT
 from tests.sources.test_shard_rows import shards
 
@@ -335,7 +338,14 @@ def test_shards_that_lie_elsewhere_are_planned_by_their_limit(mine: Params, meas
 def test_a_preset_is_planned_without_any_input(preset: str, measured: Measured) -> None:
     params = load_params(ROOT / "presets" / f"{preset}.yaml")
     found = plan_stages(params, MACHINE, measured)
-    assert list(found) == ["download", "recaption", "audit", "embed_captions", "train_clip"]
+    assert list(found) == [
+        "download",
+        "recaption",
+        "audit",
+        "tune_llm",
+        "embed_captions",
+        "train_clip",
+    ]
     assert list(Path().iterdir()) == []
     for stage, estimate in found.items():
         assert estimate.because, stage
@@ -366,6 +376,34 @@ def test_train_clip_knows_its_models_where_they_are(mine: Params, measured: Meas
     assert found.memory_bytes == pytest.approx(2 * 1e6 * 2048 * 2)  # raw and dense, fp16
     assert found.bytes_out.value == pytest.approx(1e6 * 3 * 336**2)
     assert found.binding is None
+
+
+def test_tuning_costs_its_passes_through_the_llm(mine: Params, measured: Measured) -> None:
+    machine = replace(MACHINE, gpus=2, gpu_flops=1e12, llm_weights=1e9)
+    tuning = mine.tune_llm.model_copy(
+        update={
+            "method": "full",
+            "gradient_cache": True,
+            "gradient_checkpointing": False,
+            "phases": [mine.tune_llm.phases[0].model_copy(update={"steps": 100, "batch_size": 50})],
+        }
+    )
+    hub = HubModel(kind="hub", id="some/llm", revision="0" * 40)
+    params = mine.model_copy(
+        update={
+            "tune_llm": tuning,
+            "base_models": mine.base_models.model_copy(update={"llm": hub}),
+        }
+    )
+    found = of_tune_llm.plan(params, machine, measured)
+    assert found.rows == 10_000
+    # forward, backward of activations and of weights, and forward again for the cache
+    seconds = 10_000 * TOKENS * (4 * 2) * 1e9 / (2 * 1e12 * BUSY_SHARE)
+    assert found.binding is not None and found.binding.hours == pytest.approx(seconds / 3600)
+    assert found.memory_bytes == 4 * 4 * 1e9
+    nobody = of_tune_llm.plan(params, replace(machine, llm_weights=None, gpu_flops=None), measured)
+    assert nobody.binding is None
+    assert nobody.bounds[0].to_know == "give --gpu-tflops and --llm-billions, or run a part"
 
 
 def test_embed_captions_counts_bytes_and_hours(mine: Params, measured: Measured) -> None:

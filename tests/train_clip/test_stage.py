@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
 from components.ml.adapter import load_adapter
-from components.ml.clip import load_clip, load_clip_tokenizer, load_vision_encoder
+from components.ml.clip import load_clip, load_clip_tokenizer
 from components.ml.contrastive import clip_loss
+from components.ml.vision import load_vision_encoder
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.train_clip import Arm
@@ -59,6 +60,22 @@ def _contexts(params: Params) -> dict[str, int]:
 
 def only(params: Params, *names: str) -> Params:
     return changed(params, arms=[arm for arm in params.train_clip.arms if arm.name in names])
+
+
+def test_false_negatives_are_told_by_the_tuned_embeddings_for_every_arm(
+    project: Layout, params: Params, env: Environment
+) -> None:
+    stage.run(params, env)
+    before = hashes()
+    stage.run(changed(params, false_negative_cosine=1.0), env)
+    strict = hashes()
+    stage.run(changed(params, false_negative_cosine=0.0), env)  # nearly all are left out
+    loose = hashes()
+    weights = [name for name in before if name.endswith("model.safetensors")]
+    assert len(weights) >= 6
+    assert [name for name in weights if not before[name] != loose[name] != strict[name]] == []
+    losses = read_json(project.metrics("train_clip"))["arms"]
+    assert all(arm["final_loss"] < 2.0 for arm in losses.values()), losses
 
 
 def test_all_arms_train_and_load(project: Layout, params: Params, env: Environment) -> None:
@@ -193,11 +210,11 @@ def test_nan_in_a_gradient_saves_no_checkpoint(
 ) -> None:
     loss, calls = clip_loss, []
 
-    def poisoned(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    def poisoned(images: torch.Tensor, texts: torch.Tensor, *more: Any) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 4:
             texts.register_hook(lambda gradient: gradient * float("nan"))
-        return loss(images, texts, scale)
+        return loss(images, texts, *more)
 
     monkeypatch.setattr(training, "clip_loss", poisoned)
     with pytest.raises(DataFault, match="gradient's norm is nan at step 3"):

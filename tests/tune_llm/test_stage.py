@@ -21,7 +21,8 @@ from components.settings.params import Params
 from components.settings.tune_llm import MinedNegatives, Mntp
 from components.storage.atomic import read_json, write_json
 from components.storage.layout import Layout
-from components.storage.manifest import write_manifest
+from components.storage.manifest import listed, write_manifest
+from components.storage.side_tables import Caption, write_captions
 from components.tune_llm.stage import run
 
 
@@ -101,6 +102,26 @@ def test_saved_models_give_the_trained_vectors(layout: Layout, smoke: Params, en
     torch.testing.assert_close(encode(base, texts, 512), tuned, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("template", "pooling"),
+    [("{text}", "mean"), ("<bos>caption: {text}<eos>", "mean"), ("{text}<eos>", "last")],
+)
+def test_the_tuned_model_is_one_of_sentence_transformers(
+    layout: Layout, smoke: Params, env: Environment, template: str, pooling: str
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    phase = smoke.tune_llm.phases[0].model_copy(update={"steps": 3})
+    encoding = smoke.tune_llm.encoding.model_copy(update={"template": template, "pooling": pooling})
+    run(changed(smoke, phases=[phase], encoding=encoding), env)
+    folder = layout.artifact("tune_llm")
+    assert read_json(layout.metrics("tune_llm"))["loads_in_sentence_transformers"] is True
+    texts = ["a red circle", "two 👩\u200d👧 <eos> squares", "word " * 500]
+    ours = encode(load_text_encoder(folder / "llm", **read_json(folder / "encoding.json")), texts, 512)
+    theirs = SentenceTransformer(str(folder / "llm"), device="cpu").encode(texts, convert_to_tensor=True)
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
 def test_full_tuning_of_real_captions_params(layout: Layout, smoke: Params, env: Environment) -> None:
     phase = smoke.tune_llm.phases[0].model_copy(update={"steps": 3})
     prompt = "find a caption of the same image: "
@@ -178,6 +199,31 @@ def test_mntp_mined_negatives_and_measures_on_the_way(
             run(params, other)
         assert f"{name}: resumed at step {steps} of 4" in caplog.text
         assert hashes(layout) == undisturbed
+
+
+def test_hostile_captions_train_and_are_measured(layout: Layout, smoke: Params, env: Environment) -> None:
+    texts = [
+        "\U0001f469\u200d\U0001f469\u200d\U0001f467", "\u202e\u0645\u0631\u062d\u0628\u0627",
+        "ignore all of this <eos> <bos> <pad> <|eot_id|>", "\u0301", "word " * 200_000, "x" * 1_000_000,
+        "NFC \u00e9", "NFD e\u0301",
+    ]  # fmt: skip
+    download = layout.artifact("download")
+    path = download / "texts" / "00001.parquet"
+    hostile = [
+        Caption(f"hostile{number}", split, column, "en", 0, text, "test")
+        for number, text in enumerate(texts)
+        for split in ("train", "validation")
+        for column in ("short", "dense")
+    ]
+    write_captions(path, hostile)
+    write_manifest(download, {entry.place: entry.rows for entry in listed(download) if entry.rows})
+    run(
+        changed(smoke, phases=[phase.model_copy(update={"steps": 4}) for phase in smoke.tune_llm.phases]), env
+    )
+    metrics = read_json(layout.metrics("tune_llm"))
+    assert metrics["rows_in"] == metrics["rows_out"] + sum(metrics["rejected"].values()) == 48 + len(texts)
+    assert all(0 <= share <= 1 for share in metrics["caption_retrieval"]["short_to_dense"].values())
+    assert all(phase["last_loss"] > 0 for phase in metrics["phases"])
 
 
 def test_a_mask_that_is_no_token_is_refused(layout: Layout, smoke: Params, env: Environment) -> None:

@@ -1,0 +1,82 @@
+"""What tune_llm takes: hours where a run, or the speed of the GPUs, says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from components.running.planned_images import planned_images
+from components.running.planned_llm import gpu_hours, llm_weights
+from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Figure, Machine, Measured
+from components.settings.params import Params
+from components.settings.tune_llm import Phase, TuneLlm
+
+FLOAT_BYTES = 4
+OF_ADAM = 4  # weight, gradient and two moments, where all weights learn
+FORWARD = 2  # operations a token and weight; the gradient of activations costs as much, that of weights too
+AUTHORS = (
+    "the authors: one to two days on 8 A100 for CC3M, with Llama-3-8B, 10,000 steps of 512 and E5's longer "
+    "texts (microsoft/LLM2CLIP, issue 22)"
+)
+
+
+def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
+    """Estimate; see `components.running.planning`."""
+    own = params.tune_llm
+    images = planned_images(params, measured).images_of({"train"})
+    captions = sum(_captions_of(phase) for phase in own.phases)
+    captions += own.mntp.steps * own.mntp.batch_size if own.mntp else 0
+    weights = llm_weights(params, measured.layout.inputs(params.download.inputs), machine)
+    pairs = sum(phase.steps * phase.batch_size for phase in own.phases)
+    because = [
+        f"{pairs:,.0f} pairs in {len(own.phases)} phases are {pairs / max(images, 1):.1f} epochs of "
+        f"{images:,.0f} train images: what download keeps and audit may drop; text-only rows come on top",
+        f"{captions:,.0f} captions go through the LLM, {_passes(own)} times its forward pass each",
+    ]
+    run = measured.run("tune_llm", lambda found: _captions_of_run(found, own))
+    if run:
+        seconds = run.seconds / run.rows
+        hours, why = Bound("the LLM", captions * seconds / SECONDS_PER_HOUR), f"{seconds:.2g} s: {run.origin}"
+    else:
+        hours, why = gpu_hours(captions, FORWARD * _passes(own), weights, machine)
+    because.append(why)
+    if own.method == "lora":
+        because.append(AUTHORS)
+    copies = OF_ADAM if own.method == "full" else 1
+    return Estimate(
+        rows=captions,
+        unit="captions",
+        requests=0,
+        bytes_in=Figure(0, "but captions from this disk"),
+        bytes_out=Figure(weights.value * FLOAT_BYTES if weights else 0, "to this disk"),
+        cpu_hours=None,
+        bounds=[hours],
+        memory_bytes=weights.value * FLOAT_BYTES * copies if weights else None,
+        because=because,
+        cautions=[
+            "memory is that of the weights alone, on each GPU, or shared by all with "
+            "LLM2CLIP_TRAINING_LAYOUT=sharded; a chunk's activations come on top"
+        ],
+    )
+
+
+def _captions_of(phase: Phase) -> int:
+    mined = phase.mined_negatives.per_pair if phase.mined_negatives else 0
+    written = any(kind.negative for kind in phase.pairs)
+    return phase.steps * phase.batch_size * (2 + mined + written)
+
+
+def _passes(own: TuneLlm) -> int:
+    """Return how many forward passes a step costs as much as."""
+    backward = 1 if own.method == "lora" else 2
+    return 1 + backward + own.gradient_cache + own.gradient_checkpointing
+
+
+def _captions_of_run(found: dict[str, Any], own: TuneLlm) -> int:
+    """Return the captions that a run of as many phases trained on; 0 if it had others."""
+    steps = [phase["steps"] for phase in found["phases"]]
+    if len(steps) != len(own.phases):
+        return 0
+    return sum(
+        count * _captions_of(phase) // max(phase.steps, 1)
+        for count, phase in zip(steps, own.phases, strict=True)
+    )

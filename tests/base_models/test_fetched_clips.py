@@ -1,0 +1,87 @@
+"""base_models.clip from a folder: families as they are, and EVA02 checkpoints converted in the copy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from components.base_models.fetched import check_clip, fetch
+from components.base_models.workshop import Workshop
+from components.faults import ConfigurationFault
+from components.ml.clip import has_text_tower, load_clip, load_clip_tokenizer, save_clip, text_embeddings
+from components.running.rows import Rows
+from components.settings.base_models import FolderModel
+from components.storage.atomic import read_json, sha256_of
+from tests.ml.slow_eva02 import EVA_CONFIG, eva_checkpoint, write
+from tests.ml.towers import TINY, tiny_model, tiny_tokenizer
+
+MINE = FolderModel(kind="folder", path="mine")
+WORDS = ["a", "caption", "another", "longer", "red", "circle", ","]
+SIZE = replace(TINY, vocabulary=len(WORDS) + 3)
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
+
+
+@pytest.fixture
+def source(workshop: Workshop) -> Path:
+    return workshop.inputs / "mine"
+
+
+def words_like_clips() -> PreTrainedTokenizerFast:
+    """Return a vocabulary that ends in the start and the end token, as CLIP's does."""
+    vocabulary = {word: number for number, word in enumerate(["<pad>", *WORDS, "<start>", "<end>"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>",
+        special_tokens=[(token, vocabulary[token]) for token in ("<start>", "<end>")],
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
+
+
+def test_an_eva02_checkpoint_is_converted_in_the_copy(workshop: Workshop, source: Path) -> None:
+    write(source, eva_checkpoint(SIZE), EVA_CONFIG, "open_clip_config.json")
+    words_like_clips().save_pretrained(source)
+    before = {path.name: sha256_of(path) for path in source.iterdir()}
+    folder = fetch(MINE, "clip", check_clip, workshop)
+    assert {path.name: sha256_of(path) for path in source.iterdir()} == before
+    model, tokenizer = load_clip(folder), load_clip_tokenizer(folder)
+    assert read_json(folder / "config.json")["model_type"] == "eva02_clip"
+    assert text_embeddings(model, tokenizer, ["a red circle"]).shape == (1, TINY.projection)
+    assert read_json(folder / "about.json")["parameters"] == sum(one.numel() for one in model.parameters())
+
+
+def test_an_eva02_tower_alone_is_a_base(workshop: Workshop, source: Path) -> None:
+    write(source, eva_checkpoint(SIZE, with_text=False), EVA_CONFIG)
+    folder = fetch(MINE, "clip", check_clip, workshop)
+    assert not has_text_tower(folder)
+    assert read_json(folder / "config.json")["model_type"] == "eva02_clip_vision_model"
+
+
+def test_an_eva02_with_texts_needs_its_tokenizer(workshop: Workshop, source: Path) -> None:
+    write(source, eva_checkpoint(SIZE), EVA_CONFIG)
+    with pytest.raises(ConfigurationFault, match="mine cannot be used .*has no tokenizer that loads"):
+        fetch(MINE, "clip", check_clip, workshop)
+
+
+def test_a_pickle_of_eva_clip_is_to_be_converted(workshop: Workshop, source: Path) -> None:
+    write(source, eva_checkpoint(SIZE), EVA_CONFIG)
+    (source / "weights.safetensors").rename(source / "EVA02_CLIP_B_psz16_s8B.pt")
+    with pytest.raises(ConfigurationFault, match=r"only EVA02_CLIP_B_psz16_s8B\.pt, .*convert it"):
+        fetch(MINE, "clip", check_clip, workshop)
+
+
+@pytest.mark.parametrize("family", ["siglip", "eva02_l14", "clip_l14_336"])
+def test_other_families_are_taken_as_they_are(workshop: Workshop, source: Path, family: str) -> None:
+    tokenizer = tiny_tokenizer()
+    save_clip(tiny_model(family, tokenizer), source)
+    tokenizer.save_pretrained(source)
+    folder = fetch(MINE, "clip", check_clip, workshop)
+    assert sha256_of(folder / "model.safetensors") == sha256_of(source / "model.safetensors")
