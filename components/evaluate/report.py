@@ -71,8 +71,8 @@ def _colours(findings: Findings) -> dict[str, str]:
 
 def _describe(arm: ArmResult) -> dict[str, Any]:
     about = arm.about
-    side = SIDES.get(about["text"])
-    if side is None:
+    side = SIDES.get(about["text"], f"{about['text']}, cached")
+    if about["text"] == "own":
         tokens = about.get("context_tokens")
         side = f"own text tower, {tokens} tokens" if tokens else "own text tower"
     if "trained" in about:
