@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components.base_models.material import read_texts
+from components.base_models.material import Texts, read_texts
 from components.base_models.workshop import Workshop, write_about
+from components.faults import ConfigurationFault
+from components.ml.cooccurrence import cooccurrence_embeddings
 from components.ml.tokenizer import train_bpe
 from components.running.training import batch_rows
 from components.settings.base_models import MadeLlm
@@ -29,6 +32,8 @@ def make_llm(section: MadeLlm, workshop: Workshop) -> Path:
         torch.manual_seed(workshop.seed)
         tokenizer = train_bpe(texts.train, section.vocabulary_size, section.max_tokens)
         model = _llama(section, tokenizer).to(workshop.device)
+        if section.cooccurrence:
+            _start_from_cooccurrence(model, tokenizer, texts, section.cooccurrence.deviation)
         blocks = token_blocks(tokenizer, texts.train, section.max_tokens)
 
         def loss_at(step: int) -> Tensor:
@@ -55,6 +60,20 @@ def token_blocks(tokenizer: Any, texts: list[str], length: int) -> Tensor:  # no
     length = min(length, len(ids))
     count = len(ids) // length
     return torch.tensor(ids[: count * length]).view(count, length)
+
+
+@torch.no_grad()
+def _start_from_cooccurrence(model: Any, tokenizer: Any, texts: Texts, deviation: float) -> None:  # noqa: ANN401
+    """Set the embeddings of tokens that stand in captions; all others stay random."""
+    ids = iter(tokenizer(texts.train, add_special_tokens=False)["input_ids"])
+    documents = ([token for row in islice(ids, size) for token in row] for size in texts.row_sizes)
+    weight = model.get_input_embeddings().weight
+    try:
+        found = cooccurrence_embeddings(documents, weight.shape[0], weight.shape[1], deviation)
+    except ValueError as error:
+        raise ConfigurationFault(f"base_models.llm.cooccurrence: {error}") from None
+    is_there = found.any(dim=1)
+    weight[is_there] = found[is_there].to(weight.device)
 
 
 def _llama(section: MadeLlm, tokenizer: Any) -> Any:  # noqa: ANN401 - classes of transformers

@@ -23,15 +23,22 @@ Captions = dict[str, list[str]]  # by column
 
 @dataclass(frozen=True)
 class Texts:
-    """Captions to learn from, and those of the validation split, to measure on."""
+    """Captions to learn from, and those of the validation split, to measure on.
+
+    Attributes:
+        train: One row's behind another's.
+        held_out: Likewise.
+        row_sizes: How many captions of `train` each row has.
+    """
 
     train: list[str]
     held_out: list[str]
+    row_sizes: list[int]
 
     @property
     def key(self) -> str:
         """One hash for all."""
-        return content_key([self.train, self.held_out])
+        return content_key([self.train, self.held_out, self.row_sizes])
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def read_texts(sources: Sequence[TextSource], workshop: Workshop) -> Texts:
     Raises:
         DataFault: there is no train caption.
     """
-    texts = Texts([], [])
+    texts = Texts([], [], [])
     for source in sources:
         for row in read_rows(source, workshop.inputs, workshop.seed):
             if row.split == "test":
@@ -71,6 +78,8 @@ def read_texts(sources: Sequence[TextSource], workshop: Workshop) -> Texts:
             workshop.rows.accept()
             target = texts.train if row.split == "train" else texts.held_out
             target.extend(caption.text for caption in row.captions)
+            if row.split == "train":
+                texts.row_sizes.append(len(row.captions))
     if not texts.train:
         raise DataFault(
             f"the texts {', '.join(source.name for source in sources)} hold no train caption; "

@@ -54,6 +54,12 @@ class Schedule(Section):
     weight_decay: Weight
 
 
+class Cooccurrence(Section):
+    """Token embeddings that start from which tokens stand together in the captions of a row."""
+
+    deviation: Rate  # of all their numbers; random ones start with 0.02
+
+
 class MadeLlm(Section):
     """A small Llama and its BPE vocabulary, made from text; 0 steps leave it random."""
 
@@ -65,6 +71,7 @@ class MadeLlm(Section):
     heads: Positive
     feed_forward: Positive
     max_tokens: Positive
+    cooccurrence: Cooccurrence | None  # null: they start random
     training: Schedule  # a batch is of blocks of max_tokens tokens
 
     @model_validator(mode="after")

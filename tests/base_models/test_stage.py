@@ -47,6 +47,26 @@ def run_in(store: Path, tree: dict[str, Any]) -> str:
     return folder_key(ARTIFACT)
 
 
+def test_token_embeddings_may_start_from_what_stands_together(workspace: Path, tiny: dict[str, Any]) -> None:
+    section = tiny["base_models"]["llm"]
+    section["training"]["steps"] = 0
+    how: dict[str, Any] = {
+        "attention": "bidirectional", "pooling": "mean", "template": "{text}", "max_tokens": 64
+    }  # fmt: skip
+    weights: list[Tensor] = []
+    for cooccurrence in (None, {"deviation": 0.2}, {"deviation": 0.2}):
+        section["cooccurrence"] = cooccurrence
+        run_in(workspace / f"{len(weights)}", tiny)
+        encoder = load_text_encoder(ARTIFACT / "llm", **how)
+        weights.append(encoder.model.get_input_embeddings().weight.detach())  # type: ignore[operator]
+    random, started, again = weights
+    assert torch.equal(started, again)
+    (ids,) = encoder.tokenizer(["red circle"], add_special_tokens=False)["input_ids"]
+    assert all(float(started[token].norm()) > 5 * float(random[token].norm()) for token in ids)
+    special = encoder.tokenizer.all_special_ids  # stand in no caption
+    assert torch.equal(started[special], random[special])
+
+
 def test_makes_models_that_work_and_the_same_ones_again(workspace: Path, tiny: dict[str, Any]) -> None:
     first = run_in(workspace / "one", tiny)
     about = read_json(ARTIFACT / "about.json")

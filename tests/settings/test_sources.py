@@ -19,7 +19,7 @@ def test_the_sources_that_the_readme_shows_are_whole() -> None:
     for block in blocks:
         tree = YAML(typ="safe").load(textwrap.dedent(block))
         kinds += [source.kind for source in TypeAdapter(list[Source]).validate_python(tree["sources"])]
-    assert kinds == ["url_list", "url_list", "coco", "karpathy", "sidecars", "shards"]
+    assert kinds == ["url_list", "url_list", "coco", "karpathy", "sidecars", "shards", "text_table"]
 
 
 @pytest.mark.parametrize(
