@@ -12,10 +12,11 @@ MOST_CHARACTERS_A_TOKEN = 64  # on average over a text; keeps a megabyte from co
 
 @dataclass(frozen=True)
 class Tokens:
-    """One text as token ids; those before `text_start` are bos, template header and prompt."""
+    """One text as token ids, between bos, template header and prompt, and the template's footer."""
 
     ids: tuple[int, ...]
     text_start: int
+    text_end: int
     is_cut: bool = False
 
 
@@ -65,10 +66,10 @@ def wrap(
             return_attention_mask=False,
             return_token_type_ids=False,
         )["input_ids"]
-        found += [
-            Tokens((*start, *(ids[:room] or _unknown(tokenizer, text)), *end), len(start), len(ids) > room)
-            for ids, text in zip(rows, some, strict=True)
-        ]
+        for ids, text in zip(rows, some, strict=True):
+            own = ids[:room] or _unknown(tokenizer, text)
+            whole = (*start, *own, *end)
+            found.append(Tokens(whole, len(start), len(start) + len(own), is_cut=len(ids) > room))
     return found
 
 

@@ -95,6 +95,7 @@ class TuneLlm(Section):
     temperature: Rate  # tau
     symmetric: bool
     false_negative_margin: Weight | None  # nearer than the positive by more than this is no negative
+    token_dropout: Annotated[float, Field(ge=0, lt=1)]  # share of a caption's tokens left out at each step
     embedding_rate_factor: (
         Rate  # learning rate of the token embeddings, relative; lora leaves them as they are
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ def batch_backward(encoder: TextEncoder, params: TuneLlm, batch: Batch, weights:
     """Add the gradients of a batch's contrastive loss to `weights`; return the loss."""
     queries = tokenise(encoder, batch.first, batch.query_prompt)
     candidates = tokenise(encoder, batch.second + batch.negatives)
-    rows = queries + candidates
+    rows = with_dropout(queries + candidates, params.token_dropout)
     order = shared_order([len(row.ids) for row in rows])
     excluded = _excluded(batch, queries, candidates, params.false_negative_margin, encoder.device)
 
@@ -140,6 +141,26 @@ def own_parts(rows: list[Tokens], order: list[int], chunks: int) -> list[list[To
 def _part(encoder: TextEncoder, rows: list[Tokens], precision: str) -> Tensor:
     with autocast(encoder.device, precision):
         return embed(encoder, rows)
+
+
+def with_dropout(rows: list[Tokens], share: float) -> list[Tokens]:
+    """Leave out tokens of texts, each with a chance of `share`, by torch's global generator.
+
+    Word dropout of deep averaging networks (Iyyer et al. 2015, section 2.3). Template and prompt stay whole,
+    and a text that would lose all its tokens.
+    """
+    if not share:
+        return rows
+    lengths = [row.text_end - row.text_start for row in rows]
+    stays = torch.rand(sum(lengths)) >= share
+    return [_shortened(row, of_row.tolist()) for row, of_row in zip(rows, stays.split(lengths), strict=True)]
+
+
+def _shortened(row: Tokens, stays: list[bool]) -> Tokens:
+    text = row.ids[row.text_start : row.text_end]
+    kept = [one for one, is_kept in zip(text, stays, strict=True) if is_kept] or text
+    end = row.text_start + len(kept)
+    return replace(row, ids=(*row.ids[: row.text_start], *kept, *row.ids[row.text_end :]), text_end=end)
 
 
 def shared_order(lengths: list[int]) -> list[int]:
