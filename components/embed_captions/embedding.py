@@ -100,18 +100,11 @@ class Embedder:
         new = [place for place, key in enumerate(keys) if key not in known.rows]
         encoded = self.encoder.encode([texts[place] for place in new], self.progress)
         self.progress(len(texts) - len(new))
-        vectors = torch.empty(len(texts), encoded.vectors.shape[1], dtype=torch.float16)
-        vectors[new] = encoded.vectors.half()
-        tokens: list[int | None] = [None] * len(texts)
-        is_cut: list[bool | None] = [None] * len(texts)
-        for place, of_text, was_cut in zip(new, encoded.tokens, encoded.is_cut, strict=True):
-            tokens[place], is_cut[place] = of_text, was_cut
-        old = [place for place, key in enumerate(keys) if key in known.rows]
-        if old:
-            taken = [known.rows[keys[place]] for place in old]
-            vectors[old] = known.vectors[taken]
-            for place, row in zip(old, taken, strict=True):
-                tokens[place], is_cut[place] = known.tokens[row], known.is_cut[row]
+        numbers = known.rows | {keys[place]: len(known.rows) + row for row, place in enumerate(new)}
+        order = [numbers[key] for key in keys]
+        vectors = torch.cat([known.vectors.view(-1, encoded.vectors.shape[1]), encoded.vectors.half()])[order]
+        tokens = _in_order([*known.tokens, *encoded.tokens], order)
+        is_cut = _in_order([*known.is_cut, *encoded.is_cut], order)
         table = _table(file, rows)
         write_embeddings(folder, file.name, self.encoder.about, table, vectors)
         write_table(folder / TEXTS, pa.table([keys, tokens, is_cut], schema=SEEN_TEXTS))
@@ -144,7 +137,7 @@ class Embedder:
             seen = read_table(path / TEXTS, SEEN_TEXTS)
             rows = {key: row for row, key in enumerate(seen["text_key"].to_pylist())}
             return Known(rows, vectors, seen["tokens"].to_pylist(), seen["is_cut"].to_pylist())
-        return Known({}, torch.empty(0), [], [])
+        return Known({}, torch.empty(0, dtype=torch.float16), [], [])
 
     def _recheck(self, texts: list[str], vectors: Tensor) -> float | None:
         """Return the smallest cosine between stored vectors and those of their texts encoded one by one."""
@@ -175,6 +168,10 @@ def check_again(figures: dict[str, Any], params: EmbedCaptions) -> None:
 
 def _vectors_of(folder: Path) -> list[Entry]:
     return [entry for entry in listed(folder) if entry.is_vectors]
+
+
+def _in_order(values: list[Any], order: list[int]) -> list[Any]:
+    return [values[row] for row in order]
 
 
 def _sum(counts: list[Any]) -> int | None:
