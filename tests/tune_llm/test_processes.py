@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault, Stopped
 from components.running.ranks import train_apart
 from components.settings.environment import Environment
+from components.settings.tune_llm import Lora
 from components.storage.atomic import read_json
 from components.storage.layout import Layout
 from components.tune_llm.stage import run
@@ -44,12 +46,29 @@ def told(monkeypatch: pytest.MonkeyPatch, env: Environment) -> None:
     monkeypatch.setenv("LLM2CLIP_THREADS", "1")
 
 
-@pytest.mark.parametrize("layout_name", ["replicated", pytest.param("sharded", marks=pytest.mark.slow)])
+NO_DROPOUT = Lora(rank=4, alpha=8, dropout=0.0, targets=["q_proj", "v_proj", "down_proj"])
+FULL: dict[str, Any] = {"method": "full", "lora": None, "gradient_cache": True}
+LORA: dict[str, Any] = {"method": "lora", "lora": NO_DROPOUT, "gradient_checkpointing": True}
+
+
+# without dropout, whose draws are each process's own
+@pytest.mark.parametrize(
+    ("layout_name", "changes"),
+    [
+        ("replicated", FULL),
+        pytest.param("replicated", LORA, marks=pytest.mark.slow),
+        pytest.param("sharded", FULL, marks=pytest.mark.slow),
+        pytest.param("sharded", LORA, marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_train_what_one_does(
-    layout: Layout, env: Environment, monkeypatch: pytest.MonkeyPatch, layout_name: str
+    layout: Layout,
+    env: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    layout_name: str,
+    changes: dict[str, Any],
 ) -> None:
-    # without dropout, whose draws are each process's own
-    params = change_params(method="full", lora=None, gradient_cache=True, chunks=2, caption_retrieval_steps=6)
+    params = change_params(**changes, chunks=2, caption_retrieval_steps=6)
     run(params, env)
     alone = load_file(layout.work("tune_llm") / CHECKPOINTS / "tensors.safetensors")
     history = read_json(layout.work("tune_llm") / CHECKPOINTS / "state.json")["history"]
