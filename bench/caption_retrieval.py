@@ -1,14 +1,15 @@
 """How well a tuned LLM finds captions of the same photograph, on Flickr8k; real stages, nothing else.
 
-    python -m bench.caption_retrieval --data FOLDER [--seeds 7 8 9] [--recipe english|translation]
+    python -m bench.caption_retrieval --data FOLDER [--seeds 7 8 9]
     python -m bench.caption_retrieval --data FOLDER --memory
 
 FOLDER holds `flickr8k/captions.parquet` and `text/multi30k_task2_text_only.parquet`. The stages base_models
-and tune_llm run as `python -m components` does, on a recipe of `bench/recipes/`. They learn from the captions
-of Flickr8k's train split and of Multi30k's further photographs; the figures are of the validation thousand:
-the first caption of an image asks, and the second ones of all images are searched by cosine. TF-IDF stands
-beside, and the LLM before it was tuned. With --memory the peak memory of a batch of 2,048 pairs is printed,
-with and without the gradient cache.
+and tune_llm run as `python -m components` does, on the params of `bench/caption_retrieval.yaml`. They learn
+from the captions of Flickr8k's train split and of Multi30k's further photographs; the figures are of the
+validation thousand: the first caption of an image asks, and the second ones of all images, or the
+translations of those that have one, are searched by cosine. TF-IDF stands beside, and the LLM before it was
+tuned. With --memory the peak memory of a batch of 2,048 pairs is printed, with and without the gradient
+cache.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from components.storage.manifest import write_manifest
 from components.storage.side_tables import Caption, write_captions, write_table
 
 ROOT = Path(__file__).parents[1]
-RECIPES = ROOT / "bench" / "recipes"
+RECIPE = ROOT / "bench" / "caption_retrieval.yaml"
 PRESET = ROOT / "presets" / "flickr8k.yaml"
 INPUTS = Path("inputs/flickr8k")
 SPLITS = {"train": "train", "val": "validation"}  # `extra` is left out
@@ -48,14 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument(
-        "--recipe", default="english", choices=sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args(arguments)
-    rows = _rows(options.data)
-    recipe = YAML(typ="safe").load((RECIPES / f"{options.recipe}.yaml").read_text("utf-8"))
+    rows = caption_rows(options.data)
+    recipe = YAML(typ="safe").load(RECIPE.read_text("utf-8"))
     if options.memory:
         for is_cached in (False, True):
             cost, _ = _run(rows, _for_memory(recipe, is_cached=is_cached), options.seeds[0])
@@ -91,7 +89,7 @@ def _interval(shares: list[float]) -> str:
     return f"{100 * mean(shares):.1f} +- {100 * half:.1f} over {len(shares)} seeds"
 
 
-def _rows(data: Path) -> Rows:
+def caption_rows(data: Path) -> Rows:
     """Read the captions of photographs, by language; translations are columns of their own."""
     rows: Rows = {}
     for line in pq.read_table(data / "flickr8k" / "captions.parquet").to_pylist():
@@ -114,14 +112,15 @@ def _run(rows: Rows, recipe: dict[str, Any], seed: int) -> tuple[Cost, dict[str,
     """Run base_models and tune_llm in a folder of their own; return what both cost and what tuning says."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _write_project(folder, rows, recipe, seed)
+        write_project(folder, rows, recipe, seed)
         script = folder / "stages.sh"
         script.write_text("set -e\n" + "".join(f"{sys.executable} -m components {one}\n" for one in STAGES))
         cost = run_measured(["/bin/sh", str(script)], folder, {"PYTHONPATH": str(ROOT)})
         return cost, read_json(folder / "metrics" / "tune_llm.json")
 
 
-def _write_project(folder: Path, rows: Rows, recipe: dict[str, Any], seed: int) -> None:
+def write_project(folder: Path, rows: Rows, recipe: dict[str, Any], seed: int) -> None:
+    """Write params, texts and what the stages before tune_llm leave into a folder."""
     columns = _columns(recipe)
     inputs = folder / INPUTS
     train = [row for row in rows.values() if row["split"] == "train"]
