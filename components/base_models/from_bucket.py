@@ -60,7 +60,11 @@ def _names(bucket: Bucket, *, with_modules: bool) -> list[str]:
     if with_modules:
         found = bucket.read(MODULES)
         folders |= {one.folder for one in modules_in(found[0] if found else None, bucket.uri)}
-    return [name for name in bucket.names() if _folder_of(name) in folders and is_taken(name)]
+    return [
+        name
+        for name in bucket.names()
+        if not name.startswith("/") and _folder_of(name) in folders and is_taken(name)
+    ]
 
 
 def _folder_of(name: str) -> str:

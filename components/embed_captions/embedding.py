@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import TextFile
-from components.faults import DataFault
+from components.faults import ConfigurationFault, DataFault
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import content_key, write_json
 from components.storage.bucket import Bucket
@@ -25,9 +26,11 @@ from components.storage.side_tables import read_table, text_key, write_table
 if TYPE_CHECKING:
     from torch import Tensor
 
+FORMAT_VERSION = 1  # raised by hand when equal params and texts give other vectors
 TEXTS = "texts.parquet"  # of a piece, and of no output
 SEEN_TEXTS = pa.schema([("text_key", pa.string()), ("tokens", pa.int32()), ("is_cut", pa.bool_())])
 _MEND = "it is made again"
+log = logging.getLogger("llm2clip")
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Embedder:
 
     @cached_property
     def _of_encoder(self) -> str:
-        return content_key(self.encoder.about)
+        return content_key([FORMAT_VERSION, self.encoder.about])
 
     def folder(self, file: TextFile) -> Path:
         """Return where the piece of a file is, or will be: named by a hash of all that decides it."""
@@ -130,8 +133,12 @@ class Embedder:
                 continue
             (entry,) = _vectors_of(path)
             lines = path / f"{file.name}.parquet"
-            with local_copy(path, entry, self.store.parent) as there:
-                about, vectors, _ = read_vectors(there, file.schema, _MEND, lines)
+            try:
+                with local_copy(path, entry, self.store.parent) as there:
+                    about, vectors, _ = read_vectors(there, file.schema, _MEND, lines)
+            except (DataFault, ConfigurationFault) as fault:  # it would have saved time, no more
+                log.warning("earlier vectors of %s are not taken: %s", file.title, fault)
+                continue
             if about != self.encoder.about:
                 continue
             seen = read_table(path / TEXTS, SEEN_TEXTS)

@@ -35,7 +35,10 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         f"{captions:,.0f} captions of {images.images:,.0f} images: what download keeps and recaption writes, "
         f"each embedded by {', '.join(own.names)}; fewer where audit drops rows or texts are equal",
     ]
-    hours, why = _hours(captions * len(own.llms), weights, machine, run)
+    if run:
+        hours, why = _hours_as_before(captions * len(own.names), run)
+    else:
+        hours, why = gpu_hours(captions * len(own.llms), FORWARD, weights, machine)
     because.append(why)
     numbers = sum(one.dimensions for one in own.others if one.kind == "endpoint")
     numbers += int(width.value) * len(own.llms)
@@ -63,11 +66,11 @@ def _captions_of(found: dict[str, Any], names: list[str]) -> int:
     return sum(one["captions"] for one in llms.values()) if sorted(llms) == sorted(names) else 0
 
 
-def _hours(captions: float, weights: Figure | None, machine: Machine, run: Run | None) -> tuple[Bound, str]:
-    if run:
-        hours = captions * run.seconds / run.rows / SECONDS_PER_HOUR
-        return Bound("the encoders", hours), f"{run.seconds / run.rows:.2g} s a caption: {run.origin}"
-    return gpu_hours(captions, FORWARD, weights, machine)
+def _hours_as_before(captions: float, run: Run) -> tuple[Bound, str]:
+    hours = captions * run.seconds / run.rows / SECONDS_PER_HOUR
+    return Bound("the encoders", hours), (
+        f"{run.seconds / run.rows:.2g} s a caption: {run.origin}; one that found captions done costs less"
+    )
 
 
 def _memory(

@@ -64,7 +64,11 @@ def _after_mark(prepend: dict[str, Any]) -> dict[str, Any]:
 
 def _around(tree: dict[str, Any], start: list[int], end: list[int]) -> dict[str, Any]:
     """Return the post-processor that puts tokens before and after a text."""
-    words = {number: word for word, number in tree["model"]["vocab"].items()}
+    vocabulary = tree["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        words = {number: word for word, number in vocabulary.items()}
+    else:  # of Unigram: words with their scores, by number
+        words = {number: word for number, (word, _) in enumerate(vocabulary)}
     words |= {token["id"]: token["content"] for token in tree["added_tokens"]}
     frame = {name: ids for name, ids in (("<start>", start), ("<end>", end)) if ids}
     before, after = (

@@ -29,7 +29,11 @@ class SentenceEncoder:
 
         try:
             self._model: Any = SentenceTransformer(
-                str(folder), device=device, local_files_only=True, trust_remote_code=False
+                str(folder),
+                device=device,
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"dtype": torch.float32},  # else that of the file: `fp32` would be half
             ).eval()
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]

@@ -57,6 +57,8 @@ def write_layout(folder: Path, encoder: TextEncoder) -> str | None:
     Returns:
         None, or why sentence-transformers cannot give the same vectors; then the folder is left as it was.
     """
+    if not (folder / "tokenizer.json").is_file():
+        return "the tokenizer is not saved as tokenizer.json"
     start, end = _frame(encoder)
     is_mean = encoder.pooling == "mean"
     prompts = _prompts(encoder, MARK if start and is_mean else "")

@@ -67,19 +67,22 @@ def outcome_of(work: Callable[[], None], *, debug: bool = False) -> tuple[int, s
     """
     try:
         work()
-    except Stopped:
+    except Stopped as stopped:
+        failure: BaseException = stopped
         code, message = (
             Stopped.exit_code,
             "stopped; what is finished is kept, the next run goes on from there",
         )
     except Fault as fault:
+        failure = fault
         code, message = fault.exit_code, str(fault)
     except Exception as error:
+        failure = error
         code, message = last_words(error)
     else:
         return 0, ""
     if debug:
-        traceback.print_exc()
+        traceback.print_exception(failure)
     return code, message
 
 

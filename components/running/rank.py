@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from contextlib import nullcontext
@@ -16,6 +17,8 @@ from components.settings.params import load_params
 from components.storage.atomic import write_json
 from components.storage.layout import PARAMS, Layout
 
+log = logging.getLogger("llm2clip")
+
 
 def main(stage: str) -> int:
     """Train the model of a stage with others; return the exit code, and leave the reason of a failure."""
@@ -28,6 +31,7 @@ def main(stage: str) -> int:
         params, env = load_params(PARAMS), load_environment()
         prepare_libraries(env)
         folder = Layout(env.work_store).work(stage)
+        folder.mkdir(parents=True, exist_ok=True)
         # the stage holds the lock where it started this; where torchrun was started by hand, nobody does yet
         is_alone = number == 0 and os.environ.get("TORCHELASTIC_RUN_ID") != stage
         with one_writer(folder, stage) if is_alone else nullcontext(), process_group(env):
@@ -35,6 +39,7 @@ def main(stage: str) -> int:
 
     code, message = outcome_of(work)
     if message:
+        log.error("%s, process %d: %s", stage, number, message)
         folder = said_in(Layout(load_environment().work_store).work(stage))
         write_json(folder / f"{number:05d}.json", {"exit_code": code, "message": message})
     return code

@@ -87,6 +87,8 @@ def train_apart(stage: str, env: Environment, work: Path) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
+    # that of the terminal is not for a run that was started to survive it
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT"
     try:
         elastic_launch(config, sys.executable)("-m", "components.running.rank", stage)
     except SignalException:
@@ -103,16 +105,20 @@ def said_in(work: Path) -> Path:
 
 
 def _fault(said: Path, error: ChildFailedError) -> Fault:
-    for path in sorted(said.glob("*.json")):
-        outcome = read_json(path)
+    outcomes = [read_json(path) for path in sorted(said.glob("*.json"))]
+    for outcome in outcomes:
         for fault in FAULTS:
             if outcome["exit_code"] == fault.exit_code:
                 return fault(outcome["message"])
     _, failure = error.get_first_failure()
+    # the others are stopped when one fails; a signal leaves no word, and those that miss it say little
+    words = [one["message"] for one in outcomes if one["exit_code"] != Stopped.exit_code]
+    why = "likely memory" if failure.exitcode == -9 else "see the log above"
+    if words and failure.exitcode > 0:
+        why = words[0]
     return InfrastructureFault(
-        f"training process {failure.local_rank} ended with {failure.exitcode} "
-        f"({'likely memory' if failure.exitcode == -9 else 'see the log above'}); "
-        "the next run goes on from the last checkpoint"
+        f"training process {failure.local_rank} ended with {failure.exitcode} ({why}); the next run goes on "
+        "from the last checkpoint"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,8 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
                 _save(run, checkpoints, number + 1, history)
             if is_stopped:
                 raise Stopped
+        if any_of(stop.requested)[0]:  # while the last step was measured or saved
+            raise Stopped
     return history
 
 
@@ -92,6 +94,20 @@ def _points(run: Run, number: int, loss: float) -> list[dict[str, float]]:
     if figures or number % HISTORY_STEPS == 0 or is_last:
         return [{"step": number, "loss": loss, **figures}]
     return []
+
+
+def clip_gradients(weights: Sequence[Tensor], largest: float, number: int) -> None:
+    """Scale gradients down to a largest norm.
+
+    Raises:
+        DataFault: the norm is not finite; no weight has moved.
+    """
+    norm = float(whole(nn.utils.clip_grad_norm_(weights, largest)))
+    if not math.isfinite(norm):
+        raise DataFault(
+            f"the gradient's norm is {norm} at step {number}; the last good checkpoint stays: lower the "
+            "learning rate or look at the data"
+        )
 
 
 def warmup_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
@@ -132,6 +148,9 @@ def _resume(run: Run, checkpoints: Checkpoints) -> tuple[int, list[dict[str, flo
     with torch.no_grad():
         for name, tensor in _weights(run):
             tensor.copy_(placed_like(tensors[f"module.{name}"], tensor))
+    wait_for_all()  # one may have read from a slower disk
+    if step == run.steps:
+        return step, state["history"]  # nobody asks for what the optimizer remembers
     optimizer = run.optimizer.state_dict()
     optimizer["state"] = {}
     weights = [weight for group in run.optimizer.param_groups for weight in group["params"]]
@@ -146,10 +165,15 @@ def _resume(run: Run, checkpoints: Checkpoints) -> tuple[int, list[dict[str, flo
 
 
 def _tensors(run: Run) -> dict[str, Tensor]:
-    tensors = {f"module.{name}": whole(tensor).clone() for name, tensor in _weights(run)}
+    """Return copies of all that is saved, in the process that writes it; no device holds them all at once."""
+    named = [(f"module.{name}", tensor) for name, tensor in _weights(run)]
     for index, fields in run.optimizer.state_dict()["state"].items():
-        for field, value in fields.items():
-            tensors[f"optimizer.{index}.{field}"] = whole(torch.as_tensor(value)).clone()
+        named += [(f"optimizer.{index}.{field}", torch.as_tensor(value)) for field, value in fields.items()]
+    tensors = {}
+    for name, tensor in named:
+        gathered = whole(tensor)  # every process has to ask
+        if place() == 0:
+            tensors[name] = gathered.to("cpu", copy=True)
     return tensors
 
 

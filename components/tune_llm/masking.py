@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.faults import ConfigurationFault
 from components.ml.distributed import gradient_factor, sum_gradients, total
 from components.ml.llm import TextEncoder, autocast, tokenise
 from components.ml.mntp import load_head, mask_token, masked_loss
-from components.running.training import Run, batch_rows, warmup_cosine
+from components.running.training import Run, batch_rows, clip_gradients, warmup_cosine
 from components.settings.tune_llm import Mntp, TuneLlm
 from components.tune_llm.caption_rows import CaptionRow
 from components.tune_llm.tuning import check_shares, own_parts, parameter_groups, shared_order
@@ -68,7 +68,7 @@ def masking_run(
             (of_part * gradient_factor(weights)).backward()
             loss += of_part.detach()
         sum_gradients(weights)
-        nn.utils.clip_grad_norm_(weights, params.max_gradient_norm)
+        clip_gradients(weights, params.max_gradient_norm, number)
         optimizer.step()
         return total(loss)
 

@@ -104,5 +104,5 @@ def _check_gain(
         raise GateFault(
             f"caption retrieval {name}: recall_at_1 is {tuned:.3f} after tuning and {base:.3f} before; "
             f"tune_llm.min_caption_retrieval_gain asks for {own.min_caption_retrieval_gain:+g}: "
-            "change learning rate, steps or pairs ({failed} has the losses)"
+            f"change learning rate, steps or pairs ({failed} has the losses)"
         )

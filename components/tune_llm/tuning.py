@@ -16,7 +16,7 @@ from components.ml.distributed import processes, share_of
 from components.ml.gradient_cache import backward
 from components.ml.llm import TextEncoder, autocast, embed, tokenise
 from components.ml.template import Tokens
-from components.running.training import Run, warmup_cosine
+from components.running.training import Run, clip_gradients, warmup_cosine
 from components.settings.tune_llm import Lora, Phase, TuneLlm
 from components.tune_llm.pairs import NOBODY, Batch, PairDraws
 
@@ -65,7 +65,7 @@ def phase_run(
     def step(number: int) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         loss = batch_backward(encoder, params, pairs.batch(number), weights)
-        nn.utils.clip_grad_norm_(weights, params.max_gradient_norm)
+        clip_gradients(weights, params.max_gradient_norm, number)
         optimizer.step()
         return loss
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from components.download import stage as download
-from components.faults import GateFault, InfrastructureFault, Stopped
-from components.running.entry import start
+from components.faults import DataFault, GateFault, InfrastructureFault, Stopped
+from components.running.entry import outcome_of, start
 from components.running.lock import one_writer
 from tests.conftest import ROOT
 
@@ -105,3 +105,13 @@ def test_a_stage_ends_with_its_parent(number: signal.Signals) -> None:
         parent.send_signal(number)
         assert parent.stdout.readline() == "stopped\n"
         assert parent.stdout.read() == ""  # the pipe closes when the child is gone
+
+
+def test_debug_prints_where_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise DataFault("odd rows")
+
+    assert outcome_of(work, debug=True) == (3, "odd rows")
+    assert "in work" in capsys.readouterr().err
+    assert outcome_of(work) == (3, "odd rows")
+    assert capsys.readouterr().err == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from components.faults import DataFault, Stopped
-from components.running.training import Run, batch_rows, train, warmup_cosine
+from components.running.training import Run, batch_rows, clip_gradients, train, warmup_cosine
 
 STEPS = 12
 
@@ -94,6 +95,28 @@ def test_nan_stops_before_a_checkpoint_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(DataFault, match="loss is nan at step 7"):
         trained(fresh_run(nan_at=7), tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints" / "toy").iterdir() if p.is_dir()] == ["00000005"]
+
+
+def test_a_stop_while_the_last_step_is_measured_is_not_lost(tmp_path: Path) -> None:
+    def measure() -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"recall": 0.5}
+
+    run = replace(fresh_run(), measure=measure, measure_steps=STEPS)
+    with pytest.raises(Stopped):
+        trained(run, tmp_path)
+    _, history = trained(fresh_run(), tmp_path)
+    assert history[-1]["recall"] == 0.5  # it was saved all the same
+
+
+def test_a_gradient_that_is_not_finite_moves_no_weight() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([1.0, float("inf")])
+    with pytest.raises(DataFault, match="gradient's norm is inf at step 3; the last good checkpoint stays"):
+        clip_gradients([weight], 1.0, 3)
+    weight.grad = torch.tensor([3.0, 4.0])
+    clip_gradients([weight], 1.0, 3)
+    torch.testing.assert_close(weight.grad, torch.tensor([0.6, 0.8]))
 
 
 def test_batches_cover_each_epoch_once_in_a_new_order() -> None:

@@ -261,7 +261,7 @@ def test_changed_params_start_fresh_and_say_so(
 
 def test_too_little_gain_is_a_failed_gate(layout: Layout, smoke: Params, env: Environment) -> None:
     short = [smoke.tune_llm.phases[0].model_copy(update={"steps": 1})]
-    with pytest.raises(GateFault, match="short_to_dense.*asks for \\+0.9"):
+    with pytest.raises(GateFault, match="short_to_dense.*asks for \\+0.9.*failed.json has the"):
         run(changed(smoke, phases=short, min_caption_retrieval_gain=0.9), env)
     assert not layout.artifact("tune_llm").exists()
     assert not layout.metrics("tune_llm").exists()  # `dvc checkout` would not write over it
