@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 import pytest
+from aiohttp import web
 
 from components.faults import Stopped
 from components.running.signals import raise_on_stop_signals
@@ -34,6 +35,24 @@ def stopped_once(asked: threading.Event) -> Iterator[None]:
         killer.join()
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(number, handler)
+
+
+@contextmanager
+def posted_to(path: str, handle: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Iterator[int]:
+    """Run an HTTP server that takes POST requests at one path, on a free port of loopback."""
+
+    @asynccontextmanager
+    async def listening() -> AsyncIterator[int]:
+        app = web.Application(client_max_size=1 << 24)
+        app.router.add_post(path, handle)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield runner.addresses[0][1]
+        await runner.cleanup()
+
+    with in_thread(listening) as port:
+        yield port
 
 
 @contextmanager

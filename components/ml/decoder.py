@@ -39,7 +39,7 @@ def absent_weights(folder: Path) -> list[str]:
         OSError: it has no config or no safetensors.
         ValueError: it is of a kind that transformers does not know.
     """
-    return _model(folder, device_map="meta")[1]
+    return read_model(folder, device_map="meta")[1]
 
 
 def _load(folder: Path, **how: str) -> tuple[Any, Any]:
@@ -49,7 +49,7 @@ def _load(folder: Path, **how: str) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _check_kind(config)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, absent = _model(folder, **how)
+        model, absent = read_model(folder, **how)
     except (OSError, KeyError, ImportError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{folder} holds no language model and tokenizer that load: {_first_line(error)}"
@@ -68,9 +68,9 @@ def _load(folder: Path, **how: str) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _model(folder: Path, **how: str) -> tuple[Any, list[str]]:
-    """Return a model and the names of weights that are missing or of another shape."""
-    model, report = AutoModel.from_pretrained(
+def read_model(folder: Path, kind: Any = AutoModel, **how: str) -> tuple[Any, list[str]]:  # noqa: ANN401
+    """Return a model, float32 and without code of its own, and which weights are missing or of odd shape."""
+    model, report = kind.from_pretrained(
         folder,
         local_files_only=True,
         trust_remote_code=False,

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from components.ml.attention import hidden_states
+from components.ml.decoder import read_model
 from components.ml.llm import TextEncoder, pad
 from components.ml.template import Tokens
 
@@ -26,16 +27,9 @@ def load_head(folder: Path, encoder: TextEncoder) -> Callable[[Tensor], Tensor]:
     Raises:
         ValueError: the folder has no head.
     """
-    causal, report = AutoModelForCausalLM.from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
-    if report["missing_keys"]:
-        raise ValueError(f"{folder} has no head that predicts tokens ({sorted(report['missing_keys'])[0]})")
+    causal, absent = read_model(folder, AutoModelForCausalLM)
+    if absent:
+        raise ValueError(f"{folder} has no head that predicts tokens ({absent[0]})")
     softcap: float | None = getattr(causal.config, "final_logit_softcapping", None)
     is_tied = causal.get_output_embeddings().weight is causal.get_input_embeddings().weight
     own = causal.get_output_embeddings().to(encoder.device).requires_grad_(False)

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from components.running.passing import MAY_PASS
 from components.storage.side_tables import Draft
 
-REASONS = MAY_PASS
-
 
 def may_pass(drafts: Sequence[Draft]) -> bool:
     """Say whether another round may bring a caption that lacks."""
-    return any(draft.reason in REASONS for draft in drafts)
+    return any(draft.reason in MAY_PASS for draft in drafts)
 
 
 def settled(drafts: Sequence[Draft]) -> list[Draft]:
     """Return the drafts of those rows that need not be asked for again."""
-    again = {draft.caption.key for draft in drafts if draft.reason in REASONS}
+    again = {draft.caption.key for draft in drafts if draft.reason in MAY_PASS}
     return [draft for draft in drafts if draft.caption.key not in again]

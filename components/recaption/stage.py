@@ -27,10 +27,10 @@ from components.recaption.captioner import Captioner
 from components.recaption.crowd import Crowd
 from components.recaption.gpus import fill, gpus_of, slow_captioners
 from components.recaption.judging import Judging
-from components.recaption.passing import REASONS
 from components.recaption.quality import Quality
 from components.recaption.shard import Shard, check_columns, drafts_of, is_lacking, rounds_of, source_captions
 from components.running.output import output, write_metrics
+from components.running.passing import MAY_PASS
 from components.running.progress import Progress
 from components.running.rows import Rows
 from components.settings.environment import Environment
@@ -129,7 +129,7 @@ def _check_rows(rows: Rows, section: Recaption, captioners: list[Captioner], sha
                     latest = rounds_of(shard, captioner, part).latest()
                     if latest and is_lacking(latest):
                         set_aside(latest)
-        passing = {reason: count for reason, count in rows.rejected.items() if reason in REASONS}
+        passing = {reason: count for reason, count in rows.rejected.items() if reason in MAY_PASS}
         failed = sum(passing.values())
         others = sum(rows.rejected.values()) - failed
         if failed and others <= section.max_reject_share * rows.rows_in:

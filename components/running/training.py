@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,8 @@ def _points(run: Run, number: int, loss: float) -> list[dict[str, float]]:
     return []
 
 
-def clip_gradients(weights: Sequence[Tensor], largest: float, number: int) -> None:
-    """Scale gradients down to a largest norm.
+def clip_gradients(name: str, number: int, weights: Iterable[Tensor], largest: float) -> None:
+    """Scale the gradients of a run's step down to a largest norm.
 
     Raises:
         DataFault: the norm is not finite; no weight has moved.
@@ -105,8 +105,8 @@ def clip_gradients(weights: Sequence[Tensor], largest: float, number: int) -> No
     norm = float(whole(nn.utils.clip_grad_norm_(weights, largest)))
     if not math.isfinite(norm):
         raise DataFault(
-            f"the gradient's norm is {norm} at step {number}; the last good checkpoint stays: lower the "
-            "learning rate or look at the data"
+            f"{name}: the gradient's norm is {norm} at step {number}; the last good checkpoint stays: "
+            "lower the learning rates or look at the data"
         )
 
 

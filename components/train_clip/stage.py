@@ -39,10 +39,11 @@ from components.storage.pieces import piece, put_files
 from components.storage.pixels import decoded
 from components.train_clip.arms import about_arm, build_arm
 from components.train_clip.examples import Examples
-from components.train_clip.texts import CachedTexts, PlainTexts, texts_of
+from components.train_clip.texts import CachedTexts, Guide, PlainTexts, cached_texts
 from components.train_clip.training import train_arm
 
 STAGE = "train_clip"
+OWN = "own"  # the text of an arm that keeps its CLIP's text tower
 GUIDE = "tuned"  # whose embeddings tell which captions say the same
 FORMAT_VERSION = 1  # raised when the same params and data train another model
 
@@ -69,13 +70,18 @@ def run(params: Params, env: Environment) -> None:
     }
 
     folders = []
-    is_guided = settings.false_negative_cosine is not None
-    needed = {arm.text for arm in settings.arms} | ({GUIDE} if is_guided else set())
-    texts = {text: texts_of(layout, text, examples, params.embed_captions) for text in sorted(needed)}
-    guide = texts[GUIDE] if is_guided else None
+    cosine = settings.false_negative_cosine
+    needed = {arm.text for arm in settings.arms} | ({GUIDE} if cosine is not None else set())
+    cached = {
+        name: cached_texts(layout, name, examples, params.embed_captions) for name in sorted(needed - {OWN})
+    }
+    guide = Guide(cached[GUIDE], cosine) if cosine is not None else None
+    texts: dict[str, CachedTexts | PlainTexts] = {**cached}
+    if OWN in needed:
+        texts[OWN] = PlainTexts(*examples.texts())
     for arm in settings.arms:
         text = texts[arm.text]
-        digests = [getattr(one, "digest", None) for one in (text, guide)]
+        digests = [getattr(one, "digest", None) for one in (text, guide and guide.texts)]
         of_arm = {**identity, "arm": arm.model_dump(), "embeddings": digests}
         make = partial(_train, arm, text, examples, guide, params, env, of_arm)
         folders.append(piece(work / "arms", content_key(of_arm), make))
@@ -93,7 +99,7 @@ def _train(
     settings: ArmSettings,
     text: CachedTexts | PlainTexts,
     examples: Examples,
-    guide: CachedTexts | PlainTexts | None,
+    guide: Guide | None,
     params: Params,
     env: Environment,
     identity: dict[str, Any],
@@ -106,9 +112,8 @@ def _train(
     except ValueError as error:
         raise ConfigurationFault(f"arm {settings.name}: {error}") from None
     arm.to(env.device)
-    guiding = guide if isinstance(guide, CachedTexts) else None
     history = train_arm(
-        arm, settings, examples, guiding, params.train_clip, params.seed, layout.work(STAGE), identity
+        arm, settings, examples, guide, params.train_clip, params.seed, layout.work(STAGE), identity
     )
     arm.to("cpu").save(folder / settings.name)
     training = {

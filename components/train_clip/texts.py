@@ -32,10 +32,19 @@ class CachedTexts:
     rows: Tensor
     digest: str
 
-    def near(self, captions: Tensor, cosine: float, device: torch.device) -> Excluded:
-        """Leave out, among captions by number (B,), those of this cosine or more: false negatives."""
-        vectors = self.vectors[self.rows[captions]].to(device).float()
-        return Excluded(guides=torch.nn.functional.normalize(vectors, dim=1), guide_cosine=cosine)
+
+@dataclass(frozen=True)
+class Guide:
+    """Tells false negatives: captions whose embeddings have this cosine or more."""
+
+    texts: CachedTexts
+    cosine: float
+
+    def near(self, captions: Tensor, device: torch.device) -> Excluded:
+        """Leave them out among captions by number (B,)."""
+        vectors = self.texts.vectors[self.texts.rows[captions]].to(device).float()
+        unit = torch.nn.functional.normalize(vectors, dim=1)
+        return Excluded(guides=unit, guide_cosine=self.cosine)
 
 
 @dataclass(frozen=True)
@@ -46,20 +55,16 @@ class PlainTexts:
     rows: Tensor
 
 
-def texts_of(
-    layout: Layout, text: str, examples: Examples, params: EmbedCaptions
-) -> CachedTexts | PlainTexts:
-    """Return what an arm reads whose text is `own`, or has the name of an encoder of embed_captions.
+def cached_texts(layout: Layout, name: str, examples: Examples, params: EmbedCaptions) -> CachedTexts:
+    """Return what an encoder of embed_captions made of the captions.
 
     Raises:
         DataFault: the embeddings are missing or damaged, a caption has none, or other params made them.
     """
-    if text == "own":
-        return PlainTexts(*examples.texts())
     embeddings = read_embeddings(
-        layout.artifact("embed_captions") / text, examples.columns, layout.work("train_clip")
+        layout.artifact("embed_captions") / name, examples.columns, layout.work("train_clip")
     )
-    check_header(layout, text, params, embeddings)
+    check_header(layout, name, params, embeddings)
     rows = examples.embedding_rows(embeddings)
     digest = sha256()
     for start in range(0, len(rows), DIGEST_ROWS):

@@ -9,23 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.faults import DataFault
 from components.ml.augmentation import augment
-from components.ml.contrastive import Excluded, clip_loss
-from components.running.training import Run, batch_rows, train, warmup_cosine
+from components.ml.contrastive import clip_loss
+from components.running.training import Run, batch_rows, clip_gradients, train, warmup_cosine
 from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
 from components.train_clip.arms import Arm
 from components.train_clip.examples import Examples
 from components.train_clip.optimizer import build_optimizer
-from components.train_clip.texts import CachedTexts
+from components.train_clip.texts import Guide
 
 
 def train_arm(
     arm: Arm,
     own: ArmSettings,
     examples: Examples,
-    guide: CachedTexts | None,
+    guide: Guide | None,
     settings: TrainClip,
     seed: int,
     work: Path,
@@ -40,8 +39,8 @@ def train_arm(
         arm: What is trained.
         own: Its params.
         examples: Images and captions.
-        guide: Embeddings that tell which captions are no negatives of each other's images, the same for every
-            arm; None where params do not ask.
+        guide: Tells which captions are no negatives of each other's images, the same for every arm; None
+            where params do not ask.
         settings: Of all arms.
         seed: Of the draws.
         work: The stage's folder in the work store.
@@ -62,7 +61,7 @@ def train_arm(
         images = augment(images, look.min_crop, look.flip, look.colour_jitter).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             image_embeddings, text_embeddings = arm(images, captions)
-        excluded = _excluded(guide, captions, settings.false_negative_cosine, device)
+        excluded = guide.near(captions, device) if guide else None
         loss = clip_loss(image_embeddings, text_embeddings, arm.log_logit_scale.exp(), excluded)
         optimizer.zero_grad()
         loss.backward()
@@ -83,21 +82,8 @@ def train_arm(
     return history
 
 
-def _excluded(
-    guide: CachedTexts | None, captions: Tensor, cosine: float | None, device: torch.device
-) -> Excluded | None:
-    if guide is None or cosine is None:
-        return None
-    return guide.near(captions, cosine, device)
-
-
 def _update(name: str, number: int, arm: Arm, optimizer: torch.optim.Optimizer, settings: TrainClip) -> None:
-    norm = torch.nn.utils.clip_grad_norm_(arm.parameters(), settings.max_gradient_norm)
-    if not bool(norm.isfinite()):
-        raise DataFault(
-            f"{name}: the gradient's norm is {float(norm)} at step {number}; the last good checkpoint stays: "
-            "lower the learning rates or look at the data"
-        )
+    clip_gradients(name, number, arm.parameters(), settings.max_gradient_norm)
     optimizer.step()
     with torch.no_grad():
         arm.log_logit_scale.clamp_(0, math.log(settings.max_logit_scale))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,24 +24,31 @@ def llm_recalls(
     encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow]
 ) -> dict[str, float]:
     """Return recall@1 of each task by an LLM, without query prompt (METHOD of the paper's table)."""
-    encoder.model.eval()
-    return {
-        task.name: recall_at_1(*captions_of(task, rows), lambda texts: encode(encoder, texts, BATCH_TOKENS))
-        for task in tasks
-    }
+    return {name: embedded.recall_at_1() for name, embedded in _by_llm(encoder, tasks, rows)}
 
 
-def llm_spread(
+def llm_figures(
     encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow]
-) -> dict[str, dict[str, float]]:
-    """Return alignment and uniformity of each task's captions by an LLM (`ml.spread`)."""
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Return the recalls, and alignment and uniformity of each task's captions (`ml.spread`)."""
+    recalls, spread = {}, {}
+    for name, embedded in _by_llm(encoder, tasks, rows):
+        second = embedded.candidates[embedded.groups]
+        recalls[name] = embedded.recall_at_1()
+        spread[name] = {
+            "alignment": alignment(embedded.queries, second),
+            "uniformity": uniformity(second),
+        }
+    return recalls, spread
+
+
+def _by_llm(
+    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow]
+) -> Iterator[tuple[str, Embedded]]:
     encoder.model.eval()
-    found = {}
     for task in tasks:
-        first, second = (encode(encoder, texts, BATCH_TOKENS) for texts in captions_of(task, rows))
-        first, second = (torch.nn.functional.normalize(part, dim=1) for part in (first, second))
-        found[task.name] = {"alignment": alignment(first, second), "uniformity": uniformity(second)}
-    return found
+        first, second = captions_of(task, rows)
+        yield task.name, embed_pairs(first, second, lambda texts: encode(encoder, texts, BATCH_TOKENS))
 
 
 def tfidf_recalls(tasks: list[CaptionRetrieval], rows: list[CaptionRow]) -> dict[str, float]:
@@ -48,7 +56,7 @@ def tfidf_recalls(tasks: list[CaptionRetrieval], rows: list[CaptionRow]) -> dict
     recalls = {}
     for task in tasks:
         first, second = captions_of(task, rows)
-        recalls[task.name] = recall_at_1(first, second, TfIdf(second).vectors)
+        recalls[task.name] = embed_pairs(first, second, TfIdf(second).vectors).recall_at_1()
     return recalls
 
 
@@ -72,11 +80,31 @@ def captions_of(task: CaptionRetrieval, rows: list[CaptionRow]) -> tuple[list[st
     return [first for first, _ in found], [second for _, second in found]
 
 
-def recall_at_1(first: list[str], second: list[str], vectors: Vectors) -> float:
-    """Return the share of `first` that find their `second` before all other texts; equal texts are one."""
+@dataclass(frozen=True)
+class Embedded:
+    """Pairs of captions as rows of length 1; equal candidates are one.
+
+    Attributes:
+        queries: (N, d).
+        candidates: (M, d).
+        groups: (N,) the candidate that belongs to each query.
+    """
+
+    queries: Tensor
+    candidates: Tensor
+    groups: Tensor
+
+    def recall_at_1(self) -> float:
+        """Return the share of queries that find their candidate before all others."""
+        ranks = true_ranks(self.queries, self.candidates, self.groups, torch.arange(len(self.candidates)))
+        return float((ranks == 0).double().mean())
+
+
+def embed_pairs(first: list[str], second: list[str], vectors: Vectors) -> Embedded:
+    """Embed captions `first` and those of `second` that belong to them."""
     numbers: dict[str, int] = {}
     groups = torch.tensor([numbers.setdefault(text, len(numbers)) for text in second])
-    queries = torch.nn.functional.normalize(vectors(first), dim=1)
-    candidates = torch.nn.functional.normalize(vectors(list(numbers)), dim=1)
-    ranks = true_ranks(queries, candidates, groups, torch.arange(len(numbers)))
-    return float((ranks == 0).double().mean())
+    queries, candidates = (
+        torch.nn.functional.normalize(vectors(texts), dim=1) for texts in (first, list(numbers))
+    )
+    return Embedded(queries, candidates, groups)

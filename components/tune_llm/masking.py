@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,10 +12,10 @@ from components.faults import ConfigurationFault
 from components.ml.distributed import gradient_factor, sum_gradients, total
 from components.ml.llm import TextEncoder, autocast, tokenise
 from components.ml.mntp import load_head, mask_token, masked_loss
-from components.running.training import Run, batch_rows, clip_gradients, warmup_cosine
+from components.running.training import Run, batch_rows
 from components.settings.tune_llm import Mntp, TuneLlm
 from components.tune_llm.caption_rows import CaptionRow
-from components.tune_llm.tuning import check_shares, own_parts, parameter_groups, shared_order
+from components.tune_llm.tuning import check_shares, llm_run, own_parts, shared_order
 
 
 def masking_run(
@@ -50,12 +51,8 @@ def masking_run(
         head, mask = load_head(folder, encoder), mask_token(encoder.tokenizer, mntp.mask)
     except ValueError as error:
         raise ConfigurationFault(f"tune_llm.mntp: {error}") from None
-    groups = parameter_groups(encoder.model, mntp.learning_rate, params.embedding_rate_factor)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=params.weight_decay)
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
-    def step(number: int) -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
+    def backward_at(number: int, weights: Sequence[Tensor]) -> Tensor:
         chosen = batch_rows(len(texts), mntp.batch_size, seed, number).tolist()
         tokens = tokenise(encoder, [texts[row] for row in chosen])
         # a number known before any token is masked: parts and processes then need not ask each other
@@ -68,16 +65,6 @@ def masking_run(
             (of_part * gradient_factor(weights)).backward()
             loss += of_part.detach()
         sum_gradients(weights)
-        clip_gradients(weights, params.max_gradient_norm, number)
-        optimizer.step()
         return total(loss)
 
-    return Run(
-        name=name,
-        modules={"llm": encoder.model},
-        optimizer=optimizer,
-        learning_rate_at=warmup_cosine(mntp.warmup_steps, mntp.steps),
-        steps=mntp.steps,
-        step=step,
-        seed=seed,
-    )
+    return llm_run(encoder, params, mntp, name, seed, backward_at)

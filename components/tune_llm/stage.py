@@ -22,7 +22,7 @@ from components.settings.tune_llm import TuneLlm
 from components.storage.atomic import write_bytes, write_json
 from components.storage.kept import require_verdict
 from components.storage.layout import Layout
-from components.tune_llm.caption_retrieval import llm_recalls, llm_spread, tfidf_recalls
+from components.tune_llm.caption_retrieval import llm_figures, tfidf_recalls
 from components.tune_llm.pairs import PairDraws
 from components.tune_llm.phases import STAGE, History, Material, load_base, tuned
 from components.tune_llm.saving import save_tuned, trained_share
@@ -38,15 +38,14 @@ def run(params: Params, env: Environment) -> None:
     train_apart(STAGE, env, layout.work(STAGE))
 
     encoder = load_base(material, env.device)
-    recalls["base"] = llm_recalls(encoder, tasks, held_out)
-    spread = {"base": llm_spread(encoder, tasks, held_out)}
+    spread = {}
+    recalls["base"], spread["base"] = llm_figures(encoder, tasks, held_out)
     trained = tuned(material, encoder, env)
     share = trained_share(encoder)
     with output(layout, STAGE) as out:
         texts = [text for row in held_out for texts in row.captions.values() for text in texts]
         saved = save_tuned(out.folder, encoder, trained.adapter, own, texts)
-        recalls["tuned"] = llm_recalls(saved, tasks, held_out)
-        spread["tuned"] = llm_spread(saved, tasks, held_out)
+        recalls["tuned"], spread["tuned"] = llm_figures(saved, tasks, held_out)
         write_bytes(out.folder / "history.csv", _csv(trained.histories))
         metrics = {
             **material.rows.figures(),

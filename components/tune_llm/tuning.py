@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from components.ml.gradient_cache import backward
 from components.ml.llm import TextEncoder, autocast, embed, tokenise
 from components.ml.template import Tokens
 from components.running.training import Run, clip_gradients, warmup_cosine
-from components.settings.tune_llm import Lora, Phase, TuneLlm
+from components.settings.tune_llm import Lora, Mntp, Phase, TuneLlm
 from components.tune_llm.pairs import NOBODY, Batch, PairDraws
 
 if TYPE_CHECKING:
@@ -55,17 +55,42 @@ def phase_run(
     """
     for rows in pairs.rows:
         check_shares(min(phase.batch_size, len(rows)), "tune_llm.phases batch_size")
-    optimizer = torch.optim.AdamW(
-        parameter_groups(encoder.model, phase.learning_rate, params.embedding_rate_factor),
-        lr=0.0,
-        weight_decay=params.weight_decay,
+    return llm_run(
+        encoder,
+        params,
+        phase,
+        name,
+        seed,
+        lambda number, weights: batch_backward(encoder, params, pairs.batch(number), weights),
     )
+
+
+def llm_run(
+    encoder: TextEncoder,
+    params: TuneLlm,
+    schedule: Phase | Mntp,
+    name: str,
+    seed: int,
+    backward_at: Callable[[int, Sequence[Tensor]], Tensor],
+) -> Run:
+    """Return the training run of an encoder's open weights.
+
+    Args:
+        encoder: Whose weights learn.
+        params: Of the stage.
+        schedule: Rate, steps and warm-up.
+        name: Of the run.
+        seed: Of its draws.
+        backward_at: Adds the gradients of a step, by its number, to the weights; returns the loss.
+    """
+    groups = parameter_groups(encoder.model, schedule.learning_rate, params.embedding_rate_factor)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=params.weight_decay)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def step(number: int) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = batch_backward(encoder, params, pairs.batch(number), weights)
-        clip_gradients(weights, params.max_gradient_norm, number)
+        loss = backward_at(number, weights)
+        clip_gradients(name, number, weights, params.max_gradient_norm)
         optimizer.step()
         return loss
 
@@ -73,8 +98,8 @@ def phase_run(
         name=name,
         modules={"llm": encoder.model},
         optimizer=optimizer,
-        learning_rate_at=warmup_cosine(phase.warmup_steps, phase.steps),
-        steps=phase.steps,
+        learning_rate_at=warmup_cosine(schedule.warmup_steps, schedule.steps),
+        steps=schedule.steps,
         step=step,
         seed=seed,
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
 from aiohttp import web
 
-from tests.threaded import in_thread
+from tests.threaded import posted_to
 
 WIDTH = 6
 Behaviour = Callable[[dict[str, Any]], Awaitable[web.StreamResponse]]
@@ -91,16 +91,5 @@ class EmbeddingServer:
 def serving() -> Iterator[EmbeddingServer]:
     """Run a server in a thread of its own, on a free port."""
     server = EmbeddingServer()
-
-    @asynccontextmanager
-    async def listening() -> AsyncIterator[int]:
-        app = web.Application()
-        app.router.add_post("/v1/embeddings", server.handle)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield runner.addresses[0][1]
-        await runner.cleanup()
-
-    with in_thread(listening) as server.port:
+    with posted_to("/v1/embeddings", server.handle) as server.port:
         yield server

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
 from aiohttp import web
 
-from tests.threaded import in_thread
+from tests.threaded import posted_to
 
 Behaviour = Callable[["ChatServer", dict[str, Any]], Awaitable[web.StreamResponse]]
 
@@ -130,16 +130,5 @@ def together(count: int) -> Behaviour:
 @contextmanager
 def serving(server: ChatServer) -> Iterator[ChatServer]:
     """Run a server in a thread of its own, on a free port."""
-
-    @asynccontextmanager
-    async def listening() -> AsyncIterator[int]:
-        app = web.Application(client_max_size=1 << 24)
-        app.router.add_post("/v1/chat/completions", server.handle)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield runner.addresses[0][1]
-        await runner.cleanup()
-
-    with in_thread(listening) as server.port:
+    with posted_to("/v1/chat/completions", server.handle) as server.port:
         yield server

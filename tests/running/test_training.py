@@ -112,10 +112,12 @@ def test_a_stop_while_the_last_step_is_measured_is_not_lost(tmp_path: Path) -> N
 def test_a_gradient_that_is_not_finite_moves_no_weight() -> None:
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.tensor([1.0, float("inf")])
-    with pytest.raises(DataFault, match="gradient's norm is inf at step 3; the last good checkpoint stays"):
-        clip_gradients([weight], 1.0, 3)
+    with pytest.raises(
+        DataFault, match="toy: the gradient's norm is inf at step 3; the last good checkpoint stays"
+    ):
+        clip_gradients("toy", 3, [weight], 1.0)
     weight.grad = torch.tensor([3.0, 4.0])
-    clip_gradients([weight], 1.0, 3)
+    clip_gradients("toy", 3, [weight], 1.0)
     torch.testing.assert_close(weight.grad, torch.tensor([0.6, 0.8]))
 
 

@@ -14,7 +14,7 @@ from components.ml.contrastive import Excluded, caption_loss
 from components.ml.llm import TextEncoder, embed, load_text_encoder, tokenise
 from components.settings.params import Params
 from components.settings.tune_llm import CaptionRetrieval, Lora, TuneLlm
-from components.tune_llm.caption_retrieval import captions_of, recall_at_1, tfidf_recalls
+from components.tune_llm.caption_retrieval import captions_of, embed_pairs, tfidf_recalls
 from components.tune_llm.caption_rows import CaptionRow
 from components.tune_llm.pairs import NOBODY, Batch
 from components.tune_llm.tuning import batch_backward, open_weights, parameter_groups, with_dropout
@@ -176,9 +176,9 @@ def test_recall_counts_the_first_place_and_takes_equal_texts_as_one() -> None:
     def encode(texts: list[str]) -> Tensor:
         return torch.tensor([vectors[text] for text in texts])
 
-    assert recall_at_1(["q0", "q1"], ["x", "y"], encode) == 1.0
-    assert recall_at_1(["q0", "q1"], ["y", "x"], encode) == 0.0
-    assert recall_at_1(["q0", "q1", "q2"], ["x", "y", "x"], encode) == 1.0
+    assert embed_pairs(["q0", "q1"], ["x", "y"], encode).recall_at_1() == 1.0
+    assert embed_pairs(["q0", "q1"], ["y", "x"], encode).recall_at_1() == 0.0
+    assert embed_pairs(["q0", "q1", "q2"], ["x", "y", "x"], encode).recall_at_1() == 1.0
 
 
 def test_a_column_with_itself_uses_two_captions() -> None:
