@@ -26,7 +26,7 @@ from components.storage.side_tables import read_table, text_key, write_table
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 1  # raised by hand when equal params and texts give other vectors
+FORMAT_VERSION = 2  # raised by hand when equal params and texts give other vectors
 TEXTS = "texts.parquet"  # of a piece, and of no output
 SEEN_TEXTS = pa.schema([("text_key", pa.string()), ("tokens", pa.int32()), ("is_cut", pa.bool_())])
 _MEND = "it is made again"

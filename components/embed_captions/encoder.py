@@ -64,3 +64,7 @@ class Encoder(Protocol):
     def model_bytes(self) -> int:
         """Return about how much memory the model takes."""
         ...
+
+    def release(self) -> None:
+        """Give back the memory of the model; it is loaded again when asked for."""
+        ...

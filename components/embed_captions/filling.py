@@ -81,11 +81,15 @@ def embedders_of(
 
 
 def make(embedder: Embedder, shards: Sequence[CaptionShard | None], prompts: list[Prompt]) -> None:
-    """Make the pieces of these shards, and of the prompts where None stands among them."""
+    """Make the pieces of these shards, and of the prompts where None stands among them.
+
+    The model is let go of, for the next encoder may need all the memory.
+    """
     for shard in shards:
         files = caption_files(shard, Rows()) if shard else [prompts_file(prompts)]
         for file in files:
             embedder.made(file)
+    embedder.encoder.release()
 
 
 def fill(params: Params, env: Environment, encoders: Sequence[Encoder], found: Sequence[Missing],

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from components.embed_captions.encoder import Encoded, Progress
 from components.faults import DataFault
 from components.running.embedding_headers import llm_folder, llm_header
+from components.running.model_weights import weights_in
+from components.running.planned_llm import WEIGHT_BYTES
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import read_json
 from components.storage.layout import Layout
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from components.ml.llm import TextEncoder
 
 ALONE = 1  # batch_tokens of the check: every text is a batch of its own, so nothing is padded
-FLOAT_BYTES = 4
 
 
 class Llm:
@@ -37,7 +38,9 @@ class Llm:
         from components.ml.llm import load_text_encoder
 
         try:
-            return load_text_encoder(self._folder, **self._encoding, device=self._device)
+            return load_text_encoder(
+                self._folder, **self._encoding, device=self._device, precision=self._params.precision
+            )
         except ValueError as error:
             raise DataFault(f"{error}; `dvc repro tune_llm` makes it again") from None
 
@@ -74,7 +77,9 @@ class Llm:
         return sum(len(row.ids) for row in rows)
 
     def model_bytes(self) -> int:
-        """See `Encoder`; weights are computed with in float32, whatever they are stored in."""
-        stored = sum(path.stat().st_size for path in self._folder.glob("*.safetensors"))
-        dtype = read_json(self._folder / "config.json").get("dtype")
-        return stored * (1 if dtype in (None, "float32") else FLOAT_BYTES // 2)
+        """See `Encoder`."""
+        return weights_in(self._folder) * WEIGHT_BYTES[self._params.precision]
+
+    def release(self) -> None:
+        """See `Encoder`."""
+        self.__dict__.pop("_encoder", None)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from components.running.planned_images import PlannedImages, planned_images
-from components.running.planned_llm import gpu_hours, llm_weights, llm_width
+from components.running.planned_llm import (
+    EMBEDDING_SHARE,
+    WEIGHT_BYTES,
+    gpu_hours,
+    llm_weights,
+    llm_width,
+)
 from components.running.planning import (
     SECONDS_PER_HOUR,
     Bound,
@@ -38,7 +44,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     if run:
         hours, why = _hours_as_before(captions * len(own.names), run)
     else:
-        hours, why = gpu_hours(captions * len(own.llms), FORWARD, weights, machine)
+        hours, why = gpu_hours(captions * len(own.llms), FORWARD, weights, machine, EMBEDDING_SHARE)
     because.append(why)
     numbers = sum(one.dimensions for one in own.others if one.kind == "endpoint")
     numbers += int(width.value) * len(own.llms)
@@ -76,8 +82,9 @@ def _hours_as_before(captions: float, run: Run) -> tuple[Bound, str]:
 def _memory(
     captions: float, images: PlannedImages, params: Params, width: Figure, weights: Figure | None
 ) -> float | None:
-    """Return the LLM in float32 and the vectors of one shard; None where its weights are not known."""
+    """Return the LLM and the vectors of one shard; None where its weights are not known."""
     if weights is None:
         return None
     of_shard = captions / max(images.images, 1) * min(images.images, params.download.shard_rows)
-    return weights.value * FLOAT_BYTES + of_shard * width.value * (FLOAT_BYTES + HALF_BYTES)
+    held = weights.value * WEIGHT_BYTES[params.embed_captions.precision]
+    return held + of_shard * width.value * (FLOAT_BYTES + HALF_BYTES)

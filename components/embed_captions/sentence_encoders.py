@@ -34,7 +34,7 @@ class OtherSentenceEncoder:
         from components.ml.sentence_encoder import SentenceEncoder
 
         try:
-            return SentenceEncoder(self._folder, self._device)
+            return SentenceEncoder(self._folder, self._device, self._section.precision)
         except ImportError:
             raise ConfigurationFault(
                 f"embed_captions.others {self.name} needs sentence-transformers, which is not installed; "
@@ -50,13 +50,12 @@ class OtherSentenceEncoder:
 
     def encode(self, texts: list[str], progress: Progress) -> Encoded:
         """See `Encoder`."""
-        own = self._section
-        vectors = self._encoder.encode(texts, own.batch_tokens, own.precision, progress)
+        vectors = self._encoder.encode(texts, self._section.batch_tokens, progress)
         return Encoded(vectors, *self._encoder.lengths(texts)) if texts else Encoded(vectors, [], [])
 
     def encode_alone(self, texts: list[str]) -> Tensor:
         """See `Encoder`."""
-        return self._encoder.encode(texts, ALONE, self._section.precision, lambda _: None)
+        return self._encoder.encode(texts, ALONE, lambda _: None)
 
     def tokens_of(self, texts: list[str]) -> int:
         """See `Encoder`."""
@@ -65,3 +64,7 @@ class OtherSentenceEncoder:
     def model_bytes(self) -> int:
         """See `Encoder`."""
         return sum(path.stat().st_size for path in self._folder.rglob("*.safetensors"))
+
+    def release(self) -> None:
+        """See `Encoder`."""
+        self.__dict__.pop("_encoder", None)

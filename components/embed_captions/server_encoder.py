@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BYTES_A_NUMBER, BYTES_AN_ANSWER = 32, 1 << 16  # of JSON, at most
+SHOWN_CHARACTERS = 40  # of a text that may be what a server refuses
 KEY_VARIABLE, URL_VARIABLE = "LLM2CLIP_EMBEDDING_ENDPOINT_KEY", "LLM2CLIP_EMBEDDING_ENDPOINT"
 
 
@@ -70,6 +71,9 @@ class ServerEncoder:
         """See `Encoder`."""
         return 0
 
+    def release(self) -> None:
+        """See `Encoder`."""
+
     def _vectors(self, texts: list[str], size: int, progress: Progress) -> Tensor:
         import torch
 
@@ -100,7 +104,8 @@ class ServerEncoder:
             try:
                 while done := run_or_stop(runner, some(connection)):
                     for task in done:
-                        yield running.pop(task), self._result(task)
+                        start = running.pop(task)
+                        yield start, self._result(task, texts[start : start + size])
             finally:
                 for task in running:
                     task.cancel()
@@ -112,14 +117,17 @@ class ServerEncoder:
             body["dimensions"] = self._section.dimensions
         return await connection.ask(body, lambda answer: vectors_in(answer, len(texts), self.dimension))
 
-    def _result(self, task: asyncio.Task[list[list[float]]]) -> list[list[float]]:
+    def _result(self, task: asyncio.Task[list[list[float]]], texts: list[str]) -> list[list[float]]:
         try:
             return task.result()
         except Failed as failed:
             kind = InfrastructureFault if failed.may_pass else ConfigurationFault
+            longest = max(texts, key=len)  # servers refuse a whole request for one text that is too long
             raise kind(
                 f"embed_captions.others {self.name}: {self._url.origin()} gave no embeddings "
-                f"({failed.reason}); expected them: look there, then run again; finished shards are kept"
+                f"({failed.reason}) for {len(texts)} texts, the longest of {len(longest)} characters: "
+                f"{longest[:SHOWN_CHARACTERS]!r}; expected them: look there, then run again; finished shards "
+                "are kept"
             ) from None
 
 

@@ -14,13 +14,13 @@ from transformers.models.auto.modeling_auto import (
 )
 
 
-def load_decoder(folder: Path) -> tuple[Any, Any]:
-    """Load the tokenizer and the model of a folder, the weights as float32.
+def load_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Load the tokenizer and the model of a folder, the weights as `dtype`, whatever they are stored in.
 
     Raises:
         ValueError: they do not load, or are no decoder, or not whole, or do not fit each other.
     """
-    return _load(folder)
+    return _load(folder, dtype=dtype)
 
 
 def check_decoder(folder: Path) -> None:
@@ -42,7 +42,7 @@ def absent_weights(folder: Path) -> list[str]:
     return read_model(folder, device_map="meta")[1]
 
 
-def _load(folder: Path, **how: str) -> tuple[Any, Any]:
+def _load(folder: Path, **how: Any) -> tuple[Any, Any]:  # noqa: ANN401 - as transformers takes it
     if not folder.is_dir():
         raise ValueError(f"{folder} not found; expected a language model in Hugging Face layout")
     try:
@@ -68,17 +68,16 @@ def _load(folder: Path, **how: str) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def read_model(folder: Path, kind: Any = AutoModel, **how: str) -> tuple[Any, list[str]]:  # noqa: ANN401
-    """Return a model, float32 and without code of its own, and which weights are missing or of odd shape."""
+def read_model(folder: Path, kind: Any = AutoModel, **how: Any) -> tuple[Any, list[str]]:  # noqa: ANN401
+    """Return a model without code of its own, and which of its weights are missing or of odd shape."""
     model, report = kind.from_pretrained(
         folder,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
-        dtype=torch.float32,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # so that they are reported like missing ones
-        **how,
+        **{"dtype": torch.float32, **how},
     )
     # transformers would leave these random, with a warning only
     return model, sorted({*report["missing_keys"], *(str(odd) for odd in report["mismatched_keys"])})

@@ -77,10 +77,25 @@ def any_of(*flags: bool) -> list[bool]:
     """Say of each flag whether it is up in any process."""
     if processes() == 1:
         return list(flags)
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    found = torch.tensor(flags, dtype=torch.int32, device=device)
+    found = torch.tensor(flags, dtype=torch.int32, device=_meeting_place())
     dist.all_reduce(found, op=dist.ReduceOp.MAX)
     return [bool(flag) for flag in found.tolist()]
+
+
+def is_agreed(*numbers: int) -> bool:
+    """Say whether all processes have the same numbers, of 63 bits at most."""
+    if processes() == 1:
+        return True
+    own = torch.tensor(numbers, device=_meeting_place())
+    least, most = own.clone(), own.clone()
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return bool((least == most).all())
+
+
+def _meeting_place() -> str:
+    """Return the device whose tensors the processes exchange."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 def shard(model: nn.Module, device: str) -> None:

@@ -17,6 +17,7 @@ from components.ml.padded_keys import padded_keys
 from components.ml.template import Tokens, wrap
 
 LEAST_SHARE = 0.75  # of a batch's longest row, that its shortest one has
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -61,14 +62,18 @@ def load_text_encoder(
     max_tokens: int,
     query_prompts: dict[str, str] | None = None,
     device: str = "cpu",
+    precision: str = "fp32",
 ) -> TextEncoder:
     """Load a decoder in Hugging Face layout from a folder (safetensors, no remote code), in evaluation mode.
+
+    Its weights are held in `precision`, `fp32` or `bf16`. In the latter so is what passes between its blocks:
+    half the memory on a GPU, and a fifth less time or better than by autocast alone (`bench.large_llm`).
 
     Raises:
         ValueError: the folder holds no such model, its attention does not do what `attention` says, or
             `max_tokens` does not fit model or template.
     """
-    tokenizer, model = load_decoder(folder)
+    tokenizer, model = load_decoder(folder, DTYPES[precision])
     set_attention(model, attention)
     encoder = TextEncoder(
         model.eval().to(device), tokenizer, attention, pooling, template, max_tokens, query_prompts or {}

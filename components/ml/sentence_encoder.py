@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.ml.llm import autocast, token_batches
+from components.ml.llm import DTYPES, autocast, token_batches
 
 
 class SentenceEncoder:
@@ -18,13 +18,14 @@ class SentenceEncoder:
     Args:
         folder: With `modules.json`; no remote code runs.
         device: Where it works.
+        precision: `fp32` or `bf16`, of weights and products.
 
     Raises:
         ImportError: sentence-transformers is not installed.
         ValueError: the folder holds no such model.
     """
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str, precision: str) -> None:
         from sentence_transformers import SentenceTransformer
 
         try:
@@ -33,12 +34,12 @@ class SentenceEncoder:
                 device=device,
                 local_files_only=True,
                 trust_remote_code=False,
-                model_kwargs={"dtype": torch.float32},  # else that of the file: `fp32` would be half
+                model_kwargs={"dtype": DTYPES[precision]},  # else that of the file: `fp32` would be half
             ).eval()
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(f"{folder} holds no sentence encoder that loads: {first}") from None
-        self._device = torch.device(device)
+        self._device, self._precision = torch.device(device), precision
 
     @property
     def dimension(self) -> int:
@@ -53,20 +54,17 @@ class SentenceEncoder:
         ]
         return [min(length, most) for length in whole], [length > most for length in whole]
 
-    def encode(
-        self, texts: list[str], batch_tokens: int, precision: str, progress: Callable[[int], None]
-    ) -> Tensor:
+    def encode(self, texts: list[str], batch_tokens: int, progress: Callable[[int], None]) -> Tensor:
         """Embed texts in batches of about equal length: (N, d) float32 on the CPU, in their order.
 
         Args:
             texts: To embed.
             batch_tokens: At most so many tokens a batch, padding included; a longer text is one of its own.
-            precision: `fp32`, or `bf16` by autocast.
             progress: Called with the number of texts of each finished batch.
         """
         vectors = torch.empty(len(texts), self.dimension)
         lengths, _ = self.lengths(texts) if texts else ([], [])
-        with autocast(self._device, precision):
+        with autocast(self._device, self._precision):
             for batch in token_batches(lengths, batch_tokens):
                 some = self._model.encode(
                     [texts[row] for row in batch],

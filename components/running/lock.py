@@ -1,4 +1,8 @@
-"""One writer per stage and work store, held by flock and so released however the process ends."""
+"""One writer per stage and work store, held by flock and so released however the process ends.
+
+Processes that train for a stage outlive one that is killed, by a step and a checkpoint: they hold a lock of
+their own together, and the next writer waits for that too.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from components.faults import InfrastructureFault
 
 PATIENCE_SECONDS = 60.0  # a stage that was told to stop still writes its checkpoint
 POLL_SECONDS = 0.2
+LOCK, TRAINING_LOCK = "lock", "training.lock"
 log = logging.getLogger(__name__)
 
 
@@ -24,20 +30,39 @@ def one_writer(work: Path, stage: str, patience_seconds: float = PATIENCE_SECOND
     Raises:
         InfrastructureFault: another process still holds it after the patience; names it.
     """
-    with (work / "lock").open("a+") as file:
-        deadline = time.monotonic() + patience_seconds
-        while not _locked(file.fileno()):
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            if time.monotonic() > deadline:
-                raise InfrastructureFault(f"{stage} is being run by process {holder}: wait for it or stop it")
-            log.info("%s: waiting for process %s, which still runs this stage", stage, holder)
-            time.sleep(POLL_SECONDS)
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+    deadline = time.monotonic() + patience_seconds
+    with (work / LOCK).open("a+") as file, (work / TRAINING_LOCK).open("a+") as training:
+        _lock(file, stage, deadline)
+        _lock(training, stage, deadline)
+        fcntl.flock(training, fcntl.LOCK_UN)  # for those that this writer will start
+        _name_holder(file)
         yield
+
+
+@contextmanager
+def training_for(work: Path) -> Iterator[None]:
+    """Hold, with others, the lock of the processes that train for whoever holds the stage's lock."""
+    with (work / TRAINING_LOCK).open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        _name_holder(file)
+        yield
+
+
+def _lock(file: IO[str], stage: str, deadline: float) -> None:
+    while not _locked(file.fileno()):
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        if time.monotonic() > deadline:
+            raise InfrastructureFault(f"{stage} is being run by process {holder}: wait for it or stop it")
+        log.info("%s: waiting for process %s, which still runs this stage", stage, holder)
+        time.sleep(POLL_SECONDS)
+
+
+def _name_holder(file: IO[str]) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(str(os.getpid()))
+    file.flush()
 
 
 def _locked(descriptor: int) -> bool:

@@ -9,7 +9,7 @@ import sys
 from contextlib import nullcontext
 
 from components.running.entry import log_to_stderr, outcome_of, prepare_libraries
-from components.running.lock import one_writer
+from components.running.lock import one_writer, training_for
 from components.running.ranks import process_group, said_in
 from components.running.signals import end_with_parent, raise_on_stop_signals
 from components.settings.environment import load_environment
@@ -34,7 +34,8 @@ def main(stage: str) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         # the stage holds the lock where it started this; where torchrun was started by hand, nobody does yet
         is_alone = number == 0 and os.environ.get("TORCHELASTIC_RUN_ID") != stage
-        with one_writer(folder, stage) if is_alone else nullcontext(), process_group(env):
+        writer = one_writer(folder, stage) if is_alone else nullcontext()
+        with writer, process_group(env), training_for(folder):
             importlib.import_module(f"components.{stage}.stage").train(params, env)
 
     code, message = outcome_of(work)

@@ -107,6 +107,8 @@ def die_with_parent() -> None:
     """
     if "DVC_STAGE" in os.environ:
         end_with_parent()
+        if os.getppid() == 1 and not _is_of_session_of_first():
+            os.kill(os.getpid(), signal.SIGTERM)  # DVC died while this process started
 
 
 def end_with_parent() -> None:
@@ -116,8 +118,16 @@ def end_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     else:
         threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
-    if os.getppid() != parent or parent == 1:
+    if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_of_session_of_first() -> bool:
+    """Say whether this process may be a child of process 1: DVC, where it is all that a container runs."""
+    try:
+        return os.getsid(0) == os.getsid(1)
+    except OSError:
+        return False
 
 
 def _watch_parent(parent: int) -> None:

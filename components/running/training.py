@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from components.faults import DataFault, Stopped
-from components.ml.distributed import any_of, place, placed_like, whole
+from components.ml.distributed import any_of, is_agreed, place, placed_like, whole
 from components.running.progress import Progress
 from components.running.ranks import wait_for_all
 from components.running.signals import deferred_stop
+from components.storage.atomic import content_key
 from components.storage.checkpoint import Checkpoints
 
 FORMAT_VERSION = 1
 HISTORY_STEPS = 10
 SEED_STRIDE = 1_000_003
+KEY_DIGITS = 15  # hexadecimal, so that a number of 63 bits holds them
 
 
 @dataclass
@@ -56,7 +58,7 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
         checkpoint_steps: A checkpoint every so many steps.
 
     Raises:
-        DataFault: the loss is not finite; the last good checkpoint stays.
+        DataFault: the loss is not finite; the last good checkpoint stays. Or processes see different things.
         Stopped: a stop signal arrived; a checkpoint was saved.
     """
     whole_identity = {**identity, "format_version": FORMAT_VERSION}
@@ -142,6 +144,7 @@ def _save(run: Run, checkpoints: Checkpoints, step: int, history: list[dict[str,
 def _resume(run: Run, checkpoints: Checkpoints) -> tuple[int, list[dict[str, float]]]:
     wait_for_all()  # the first may have cleared away checkpoints of other params
     found = checkpoints.load()
+    _check_agreement(run, checkpoints, found[0] if found else 0)
     if found is None:
         return 0, []
     step, tensors, state = found
@@ -162,6 +165,16 @@ def _resume(run: Run, checkpoints: Checkpoints) -> tuple[int, list[dict[str, flo
             optimizer["state"].setdefault(int(index), {})[field] = value
     run.optimizer.load_state_dict(optimizer)
     return step, state["history"]
+
+
+def _check_agreement(run: Run, checkpoints: Checkpoints, step: int) -> None:
+    """Refuse to train with processes that see something else: their gradients would be of other models."""
+    key = int(content_key(checkpoints.identity)[:KEY_DIGITS], 16)
+    if not is_agreed(key, step):
+        raise DataFault(
+            f"{run.name}: process {place()} would go on from step {step}, another one from another step "
+            "or by other params or data: expected one project and one work store that all machines share"
+        )
 
 
 def _tensors(run: Run) -> dict[str, Tensor]:

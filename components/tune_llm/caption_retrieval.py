@@ -21,10 +21,10 @@ Vectors = Callable[[list[str]], Tensor]
 
 
 def llm_recalls(
-    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow]
+    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow], precision: str = "fp32"
 ) -> dict[str, float]:
     """Return recall@1 of each task by an LLM, without query prompt (METHOD of the paper's table)."""
-    return {name: embedded.recall_at_1() for name, embedded in _by_llm(encoder, tasks, rows)}
+    return {name: embedded.recall_at_1() for name, embedded in _by_llm(encoder, tasks, rows, precision)}
 
 
 def llm_figures(
@@ -32,7 +32,7 @@ def llm_figures(
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Return the recalls, and alignment and uniformity of each task's captions (`ml.spread`)."""
     recalls, spread = {}, {}
-    for name, embedded in _by_llm(encoder, tasks, rows):
+    for name, embedded in _by_llm(encoder, tasks, rows, "fp32"):
         second = embedded.candidates[embedded.groups]
         recalls[name] = embedded.recall_at_1()
         spread[name] = {
@@ -43,12 +43,15 @@ def llm_figures(
 
 
 def _by_llm(
-    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow]
+    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow], precision: str
 ) -> Iterator[tuple[str, Embedded]]:
     encoder.model.eval()
+
+    def vectors(texts: list[str]) -> Tensor:
+        return encode(encoder, texts, BATCH_TOKENS, precision)
+
     for task in tasks:
-        first, second = captions_of(task, rows)
-        yield task.name, embed_pairs(first, second, lambda texts: encode(encoder, texts, BATCH_TOKENS))
+        yield task.name, embed_pairs(*captions_of(task, rows), vectors)
 
 
 def tfidf_recalls(tasks: list[CaptionRetrieval], rows: list[CaptionRow]) -> dict[str, float]:

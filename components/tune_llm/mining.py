@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from components.ml.distributed import gather, place, processes
 from components.ml.llm import TextEncoder, encode_tokens, tokenise
+from components.running.progress import Progress
 from components.running.ranks import wait_for_all
 from components.settings.tune_llm import MinedNegatives, PairKind
 from components.storage.atomic import content_key
@@ -32,7 +33,7 @@ def mined(
     pairs: PairDraws,
     precision: str,
     seed: int,
-    store: Path,
+    work: Path,
     identity: dict[str, Any],
 ) -> list[Tensor]:
     """Return mined negatives for each kind of pair of a phase; none where it asks for none.
@@ -46,17 +47,19 @@ def mined(
         pairs: Of the phase.
         precision: Of the encoder.
         seed: Of the pools.
-        store: Where they are kept.
+        work: The stage's folder in the work store, where they are kept.
         identity: What decides them, besides the seed.
     """
     settings = pairs.phase.mined_negatives
     if settings is None or not pairs.phase.steps:
         return []
-    key = content_key([identity, seed])
+    key, store = content_key([identity, seed]), work / "mined"
     wait_for_all()
     if not is_intact(store / key):
         encoder.model.eval()
-        vectors = shared_vectors(encoder, precision)
+        texts = 2 * sum(len(places) for places in pairs.rows)
+        progress = Progress(work, f"{work.name} mining", texts, "texts", is_told=place() == 0)
+        vectors = shared_vectors(encoder, precision, progress.advance)
         near = {}
         for number, (kind, places) in enumerate(zip(pairs.kinds, pairs.rows, strict=True)):
             of_kind = [rows[row] for row in places]
@@ -117,8 +120,14 @@ def _nearest(queries: Tensor, answers: Tensor, texts: list[str], settings: Mined
     return found
 
 
-def shared_vectors(encoder: TextEncoder, precision: str) -> Vectors:
-    """Return an encoder of texts that has every process do its share of them."""
+def shared_vectors(encoder: TextEncoder, precision: str, progress: Callable[[int], None]) -> Vectors:
+    """Return an encoder of texts that has every process do its share of them.
+
+    Args:
+        encoder: In evaluation mode.
+        precision: Of its products.
+        progress: Told the number of texts that all have embedded.
+    """
 
     def vectors(texts: list[str], prompt: str) -> Tensor:
         tokens = tokenise(encoder, texts, prompt)
@@ -126,6 +135,7 @@ def shared_vectors(encoder: TextEncoder, precision: str) -> Vectors:
         share = slice(place() * size, min((place() + 1) * size, len(tokens)))
         own = encode_tokens(encoder, tokens[share], BATCH_TOKENS, precision)
         wait_for_all()  # over millions of texts one may be minutes ahead of another
+        progress(len(tokens))
         return gather(own.to(encoder.device), share, len(tokens))
 
     return vectors

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from components.faults import ConfigurationFault
 from components.ml.attention import attention_that_learns
 from components.ml.distributed import processes, shard
+from components.ml.frozen import frozen_in_bf16
 from components.ml.llm import TextEncoder, load_text_encoder
 from components.running.rows import Rows
 from components.running.training import train
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 STAGE = "tune_llm"
+FORMAT_VERSION = 2  # raised by hand when equal params and data give other weights
 NOT_TRAINING = {
     "phases",
     "mntp",
@@ -98,6 +102,7 @@ class Material:
         """What decides all phases, for the identity of a training run; verifies what was read."""
         own = self.params.tune_llm
         return {
+            "version": FORMAT_VERSION,
             "seed": self.params.seed,
             "llm": folder_key(self.layout.artifact("base_models"), "llm/"),
             "data": data_key(self.layout),
@@ -135,16 +140,14 @@ def tuned(material: Material, encoder: TextEncoder, env: Environment) -> Trained
     own, work = params.tune_llm, material.layout.work(STAGE)
     masking: History = []
     if own.mntp:
-        adapter = _open(encoder, own, env, params.seed)
-        run = masking_run(
-            encoder, material.llm, own, own.mntp, material.train_rows, f"{STAGE}_mntp", params.seed
-        )
-        with attention_that_learns(encoder.model, own.precision):
+        with _open(encoder, own, env, params.seed) as adapter:
+            run = masking_run(
+                encoder, material.llm, own, own.mntp, material.train_rows, f"{STAGE}_mntp", params.seed
+            )
             masking = train(run, work, {**material.decided_by, "what": "mntp"}, own.checkpoint_steps)
         if adapter is not None:
             encoder.model = adapter.merge_and_unload()
-    adapter = _open(encoder, own, env, params.seed)
-    with attention_that_learns(encoder.model, own.precision):
+    with _open(encoder, own, env, params.seed) as adapter:
         histories = _phases(material, encoder)
     return Trained(encoder, adapter, histories, masking)
 
@@ -156,9 +159,13 @@ def _phases(material: Material, encoder: TextEncoder) -> list[History]:
         encoder.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     histories = []
     for number, (phase, pairs) in enumerate(zip(own.phases, material.draws, strict=True), start=1):
-        identity = {**material.decided_by, "phases": [one.model_dump() for one in own.phases[:number]]}
+        identity = {
+            **material.decided_by,
+            "phases": [one.model_dump() for one in own.phases[:number]],
+            "measured": _measures(own),
+        }
         seed = params.seed + number
-        pairs.near = mined(encoder, material.train_rows, pairs, own.precision, seed, work / "mined", identity)
+        pairs.near = mined(encoder, material.train_rows, pairs, own.precision, seed, work, identity)
         run = phase_run(encoder, own, phase, pairs, f"{STAGE}_phase{number}", seed)
         run = replace(
             run,
@@ -169,21 +176,31 @@ def _phases(material: Material, encoder: TextEncoder) -> list[History]:
     return histories
 
 
-def _open(encoder: TextEncoder, own: TuneLlm, env: Environment, seed: int) -> PeftModel | None:
-    """Say which weights learn, and spread the model over the processes where the environment asks for it."""
+@contextmanager
+def _open(encoder: TextEncoder, own: TuneLlm, env: Environment, seed: int) -> Iterator[PeftModel | None]:
+    """Have a model ready to learn within the block: which weights do, in which bytes, spread over whom."""
     adapter = open_weights(encoder, own.lora if own.method == "lora" else None, seed)
-    if env.training_layout == "sharded" and processes() > 1:
-        if own.mntp or any(phase.mined_negatives for phase in own.phases):
-            raise ConfigurationFault(
-                "tune_llm.mntp and mined_negatives need the whole model in each process; expected "
-                "LLM2CLIP_TRAINING_LAYOUT=replicated"
-            )
-        shard(encoder.model, env.device)
-    encoder.model.train()
-    return adapter
+    is_half = adapter is not None and own.precision == "bf16"
+    with frozen_in_bf16(encoder.model) if is_half else nullcontext():
+        if env.training_layout == "sharded" and processes() > 1:
+            if own.mntp or any(phase.mined_negatives for phase in own.phases):
+                raise ConfigurationFault(
+                    "tune_llm.mntp and mined_negatives need the whole model in each process; expected "
+                    "LLM2CLIP_TRAINING_LAYOUT=replicated"
+                )
+            shard(encoder.model, env.device)
+        encoder.model.train()
+        with attention_that_learns(encoder.model, own.precision):
+            yield adapter
+
+
+def _measures(own: TuneLlm) -> list[Any] | None:
+    """Return what decides the figures of a history, besides its weights."""
+    tasks = [one.model_dump() for one in own.caption_retrieval]
+    return [own.caption_retrieval_steps, tasks] if own.caption_retrieval_steps else None
 
 
 def _measured(encoder: TextEncoder, own: TuneLlm, rows: list[CaptionRow]) -> dict[str, float]:
-    recalls = llm_recalls(encoder, own.caption_retrieval, rows)
+    recalls = llm_recalls(encoder, own.caption_retrieval, rows, own.precision)
     encoder.model.train()
     return {f"recall_at_1 {name}": recall for name, recall in recalls.items()}

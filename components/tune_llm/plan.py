@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from components.running.planned_images import planned_images
-from components.running.planned_llm import gpu_hours, llm_weights
+from components.running.planned_llm import TUNING_SHARE, WEIGHT_BYTES, gpu_hours, llm_weights
 from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Figure, Machine, Measured
 from components.settings.params import Params
 from components.settings.tune_llm import Phase, TuneLlm
@@ -23,8 +23,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     """Estimate; see `components.running.planning`."""
     own = params.tune_llm
     images = planned_images(params, measured).images_of({"train"})
-    captions = sum(_captions_of(phase) for phase in own.phases)
-    captions += own.mntp.steps * own.mntp.batch_size if own.mntp else 0
+    captions = sum(_captions_of(phase) for phase in own.phases) + _masked_captions(own)
     weights = llm_weights(params, measured.layout.inputs(params.download.inputs), machine)
     pairs = sum(phase.steps * phase.batch_size for phase in own.phases)
     because = [
@@ -37,11 +36,12 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         seconds = run.seconds / run.rows
         hours, why = Bound("the LLM", captions * seconds / SECONDS_PER_HOUR), f"{seconds:.2g} s: {run.origin}"
     else:
-        hours, why = gpu_hours(captions, FORWARD * _passes(own), weights, machine)
+        hours, why = gpu_hours(captions, FORWARD * _passes(own), weights, machine, TUNING_SHARE)
     because.append(why)
     if own.method == "lora":
         because.append(AUTHORS)
-    copies = OF_ADAM if own.method == "full" else 1
+    # of a weight: that of LoRA stays as it is
+    held = FLOAT_BYTES * OF_ADAM if own.method == "full" else WEIGHT_BYTES[own.precision]
     return Estimate(
         rows=captions,
         unit="captions",
@@ -50,7 +50,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         bytes_out=Figure(weights.value * FLOAT_BYTES if weights else 0, "to this disk"),
         cpu_hours=None,
         bounds=[hours],
-        memory_bytes=weights.value * FLOAT_BYTES * copies if weights else None,
+        memory_bytes=weights.value * held if weights else None,
         because=because,
         cautions=[
             "memory is that of the weights alone, on each GPU, or shared by all with "
@@ -65,6 +65,10 @@ def _captions_of(phase: Phase) -> int:
     return phase.steps * phase.batch_size * (2 + mined + written)
 
 
+def _masked_captions(own: TuneLlm) -> int:
+    return own.mntp.steps * own.mntp.batch_size if own.mntp else 0
+
+
 def _passes(own: TuneLlm) -> int:
     """Return how many forward passes a step costs as much as."""
     backward = 1 if own.method == "lora" else 2
@@ -76,7 +80,8 @@ def _captions_of_run(found: dict[str, Any], own: TuneLlm) -> int:
     steps = [phase["steps"] for phase in found["phases"]]
     if len(steps) != len(own.phases):
         return 0
-    return sum(
+    of_phases = sum(
         count * _captions_of(phase) // max(phase.steps, 1)
         for count, phase in zip(steps, own.phases, strict=True)
     )
+    return of_phases + _masked_captions(own)

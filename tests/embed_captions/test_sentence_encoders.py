@@ -58,8 +58,8 @@ def test_its_vectors_are_those_of_sentence_transformers(tmp_path: Path) -> None:
 
     folder = write_encoder(tmp_path / "mine")
     expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
-    encoder, counts = SentenceEncoder(folder, "cpu"), list[int]()
-    found = encoder.encode(TEXTS, 40, "fp32", counts.append)
+    encoder, counts = SentenceEncoder(folder, "cpu", "fp32"), list[int]()
+    found = encoder.encode(TEXTS, 40, counts.append)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert sum(counts) == len(TEXTS)
     assert len(counts) > 1
@@ -74,8 +74,8 @@ def test_the_stage_fills_a_cache_by_it(brought: Layout, smoke: Params, env: Envi
     dense = [caption for caption in captions if caption.column == "dense"]
     found = read_embeddings(brought.artifact("embed_captions") / "other", ["dense"], Path(".work"))
     assert found.about["encoder"] == "other"
-    encoder = SentenceEncoder(brought.artifact("base_models") / "text_encoders" / "mine", "cpu")
-    expected = encoder.encode([caption.text for caption in dense], 1, "fp32", lambda _: None)
+    encoder = SentenceEncoder(brought.artifact("base_models") / "text_encoders" / "mine", "cpu", "fp32")
+    expected = encoder.encode([caption.text for caption in dense], 1, lambda _: None)
     rows = [found.rows("dense", [caption.key])[0][caption.number] for caption in dense]
     torch.testing.assert_close(found.vectors[rows].float(), expected, rtol=1e-3, atol=1e-3)
 

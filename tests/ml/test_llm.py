@@ -147,6 +147,15 @@ def test_bf16_is_close_and_no_texts_are_no_rows(folder: Path) -> None:
     assert encode(encoder, [], 256).shape == (0, 32)
 
 
+def test_weights_in_bf16_take_half_the_bytes_and_give_about_the_same(folder: Path) -> None:
+    whole, half = load(folder), load(folder, precision="bf16")
+    assert {weight.dtype for weight in half.model.parameters()} == {torch.bfloat16}
+    cosines = torch.nn.functional.cosine_similarity(
+        encode(half, TEXTS, 256, "bf16"), encode(whole, TEXTS, 256)
+    )
+    assert float(cosines.min()) > 0.999
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

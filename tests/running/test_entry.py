@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from components.download import stage as download
-from components.faults import DataFault, GateFault, InfrastructureFault, Stopped
+from components.faults import DataFault, GateFault, Stopped
 from components.running.entry import outcome_of, start
-from components.running.lock import one_writer
 from tests.conftest import ROOT
 
 
@@ -62,17 +60,6 @@ def test_a_mistyped_key_ends_any_stage_with_2(workspace: Path, capsys: pytest.Ca
     said = capsys.readouterr().err
     assert "batch_sice" in said and "batch_size" in said
     assert len(said.strip().splitlines()) <= 3
-
-
-def test_a_second_writer_is_refused_by_name(tmp_path: Path) -> None:
-    with one_writer(tmp_path, "download"):
-        with (
-            pytest.raises(InfrastructureFault, match=f"process {os.getpid()}"),
-            one_writer(tmp_path, "download", patience_seconds=0.0),
-        ):
-            pass
-    with one_writer(tmp_path, "download", patience_seconds=0.0):
-        pass
 
 
 PARENT = """

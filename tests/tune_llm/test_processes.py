@@ -139,6 +139,24 @@ def test_a_fault_of_a_process_is_the_stages(
         run(wild, two)
 
 
+def test_processes_that_see_different_things_train_nothing(
+    layout: Layout, env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = change_params(method="full", lora=None)
+    two = in_two(env)
+    told(monkeypatch, two)
+    Path("sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    from components.tune_llm import phases\n"
+        "    phases.FORMAT_VERSION += 1\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{Path.cwd()}{os.pathsep}{ROOT}")
+    with pytest.raises(DataFault, match=r"process \d would go on from step 0, another one .* machines share"):
+        run(params, two)
+    assert not list(Layout(two.work_store).work("tune_llm").glob("checkpoints/*/0*"))
+
+
 @pytest.mark.slow
 def test_a_stop_saves_and_the_next_run_equals_one_that_was_left_alone(
     layout: Layout, env: Environment, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,155 @@
+"""What tuning and embedding by an LLM of a true size take on one device: captions a second, memory.
+
+    python -m bench.large_llm --data FOLDER --device cuda [--chunks 64 32 16]
+
+The LLM is made on the spot, with the sizes of Llama-3.2-1B and random weights, which cost what trained ones
+do. Captions are real ones of Multi30k, as they are and four in one, for dense captions are so long.
+Embedding goes the way of embed_captions; tuning is a step of LoRA by the params of the preset cc3m, once for
+each number of chunks. Each figure is of one run after another of the same kind that is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from transformers import LlamaConfig, LlamaModel
+
+from bench.measuring import say
+from components.ml.frozen import frozen_in_bf16
+from components.ml.llm import TextEncoder, encode_tokens, load_text_encoder, tokenise
+from components.ml.tokenizer import train_bpe
+from components.settings.params import Params, load_params
+from components.settings.tune_llm import TuneLlm
+from components.tune_llm.caption_rows import CaptionRow
+from components.tune_llm.pairs import PairDraws
+from components.tune_llm.tuning import open_weights, phase_run
+
+PRESET = Path(__file__).parents[1] / "presets" / "cc3m.yaml"
+CAPTIONS_OF_TOKENIZER, TOKENS_OF_TOKENIZER = 20_000, 12_000
+SEED = 7
+FORWARD = 2  # operations a token and weight
+GIGA, TERA = 1e9, 1e12
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--chunks", type=int, nargs="*", default=[64, 32, 16])
+    parser.add_argument(
+        "--captions", type=int, default=20_000, help="embedded; four in one, a quarter of them"
+    )
+    parser.add_argument("--pairs", type=int, default=2048, help="of a step of tuning")
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--vocabulary", type=int, default=128_256)
+    options = parser.parse_args(arguments)
+    table = pq.read_table(options.data / "text" / "multi30k_task2_text_only.parquet", columns=["en"])
+    rows: list[list[str]] = [row["en"] for row in table.to_pylist()]
+    params = load_params(PRESET)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        weights = _make(folder, rows, options)
+        say(f"{_device_name(options.device)}, torch {torch.__version__}: an LLM of {weights:,} weights")
+        _embed(folder, rows, params, options, weights)
+        for chunks in options.chunks:
+            _tune(folder, rows, params, options, chunks)
+
+
+def _make(folder: Path, rows: list[list[str]], options: argparse.Namespace) -> int:
+    """Write the LLM and return how many weights it has."""
+    texts = [text for row in rows for text in row][:CAPTIONS_OF_TOKENIZER]
+    train_bpe(texts, min(TOKENS_OF_TOKENIZER, options.vocabulary), 512).save_pretrained(folder)
+    torch.manual_seed(SEED)
+    with torch.device(options.device):
+        model = LlamaModel(
+            LlamaConfig(
+                vocab_size=options.vocabulary,
+                hidden_size=options.width,
+                intermediate_size=4 * options.width,
+                num_hidden_layers=options.layers,
+                num_attention_heads=options.width // 64,
+                num_key_value_heads=max(1, options.width // 256),
+                max_position_embeddings=8192,
+            )
+        ).bfloat16()
+    model.save_pretrained(folder)
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def _embed(
+    folder: Path, rows: list[list[str]], params: Params, options: argparse.Namespace, weights: int
+) -> None:
+    own = params.embed_captions
+    encoder = _load(folder, params.tune_llm, options.device, own.precision)
+    captions = [text for row in rows for text in row][: options.captions]
+    longer = [" ".join(captions[start : start + 4]) for start in range(0, len(captions), 4)]
+    for name, texts in (("captions", captions), ("captions, four in one,", longer)):
+        tokens = tokenise(encoder, texts)
+        seconds, peak = _measured(
+            options.device, partial(encode_tokens, encoder, tokens, own.batch_tokens, own.precision)
+        )
+        count = sum(len(row.ids) for row in tokens)
+        say(
+            f"embedding {name} of {count / len(texts):.0f} tokens: {len(texts) / seconds:,.0f} a second, "
+            f"{FORWARD * weights * count / seconds / TERA:.0f} TFLOP/s{peak}"
+        )
+
+
+def _tune(
+    folder: Path, rows: list[list[str]], params: Params, options: argparse.Namespace, chunks: int
+) -> None:
+    phase = params.tune_llm.phases[0].model_copy(update={"batch_size": options.pairs, "steps": 2})
+    own = params.tune_llm.model_copy(update={"chunks": chunks, "phases": [phase]})
+    encoder = _load(folder, own, options.device, "fp32")
+    open_weights(encoder, own.lora, SEED)
+    columns = {name for kind in phase.pairs for name in (kind.first, kind.second)}
+    caption_rows = [
+        CaptionRow(str(number), dict(zip(sorted(columns), ([text] for text in row), strict=False)))
+        for number, row in enumerate(rows)
+    ]
+    with frozen_in_bf16(encoder.model):
+        encoder.model.train()
+        run = phase_run(encoder, own, phase, PairDraws(caption_rows, phase, SEED), "tuning", SEED)
+        steps = iter(range(phase.steps))
+        seconds, peak = _measured(options.device, lambda: run.step(next(steps)))
+    say(
+        f"tuning by {own.method}, {options.pairs} pairs in {chunks} chunks: {seconds:.2f} s, "
+        f"{options.pairs / seconds:.0f} pairs a second{peak}"
+    )
+
+
+def _load(folder: Path, own: TuneLlm, device: str, precision: str) -> TextEncoder:
+    return load_text_encoder(folder, **own.encoding.model_dump(), device=device, precision=precision)
+
+
+def _measured(device: str, work: Callable[[], Any]) -> tuple[float, str]:
+    """Do work twice; return the seconds of the second time, and its peak of a GPU's memory in words."""
+    is_cuda = device == "cuda"
+    work()
+    if is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start_seconds = time.monotonic()
+    work()
+    if is_cuda:
+        torch.cuda.synchronize()
+    seconds = time.monotonic() - start_seconds
+    return seconds, f", peak {torch.cuda.max_memory_allocated() / GIGA:.1f} GB" if is_cuda else ""
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Weights that do not learn, held in half the bytes while an adapter beside them does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from components.ml.distributed import is_sharded
+
+
+@contextmanager
+def frozen_in_bf16(model: nn.Module) -> Iterator[None]:
+    """Hold the weights of a model that do not learn in bf16 within the block, and as before after it.
+
+    What passes between blocks is then bf16 too, which is most of what a GPU moves. Those that learn stay
+    float32 and meet bf16 under autocast alone, so whoever calls the model within the block needs that. LLMs
+    are published in bf16, which loses nothing; what bf16 cannot hold is kept on the CPU until the end.
+
+    Args:
+        model: With a PEFT adapter. One that is sharded within the block stays as it is then.
+    """
+    from peft.helpers import disable_input_dtype_casting  # seconds
+
+    exact: dict[str, Tensor] = {}
+    frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    for name in frozen:
+        weight = model.get_parameter(name)
+        rounded = weight.data.bfloat16()
+        if not torch.equal(rounded.float(), weight.data):
+            exact[name] = weight.data.cpu()
+        weight.data = rounded
+    try:
+        with disable_input_dtype_casting(model):
+            yield
+    finally:
+        for name in frozen:
+            weight = model.get_parameter(name)
+            if not is_sharded(weight):
+                weight.data = exact[name].to(weight.device) if name in exact else weight.data.float()
