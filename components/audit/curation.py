@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from components.audit.dropped import Dropped
 from components.audit.images import Images
-from components.audit.near_images import near_images
+from components.audit.near_captions import open_caption_vectors
+from components.audit.near_images import Vectors, near_images
 from components.audit.scored import ImageVectors, Scored, open_vectors
 from components.faults import ConfigurationFault, DataFault
 from components.running.progress import Progress
@@ -33,7 +34,7 @@ class Curator:
         self.dropped.add(list(leaked), "leaked", likes=list(leaked.values()))
 
     def curate(self, settings: Curation, scored: Scored, layout: Layout, inputs: Path) -> None:
-        """Apply heads, similarity and near images, in this order, where params ask for them.
+        """Apply heads, similarity, near images and near captions, in this order, where params ask for them.
 
         Raises:
             ConfigurationFault: a head does not fit, a column has no similarity, recaption wrote no scores, or
@@ -46,8 +47,14 @@ class Curator:
                 self._apply_head(head, vectors, inputs)
         if settings.similarity:
             self._apply_similarity(settings.similarity, scored)
+        work = layout.work("audit")
         if settings.near_images:
-            self._apply_near(settings.near_images, vectors, layout.work("audit"))
+            self._apply_near("near_image", settings.near_images, vectors, self._left("train"), work)
+        if of_captions := settings.near_captions:
+            earlier = open_caption_vectors(of_captions, inputs)
+            there = earlier.keys()
+            rows = [row for row in self._left("train").tolist() if self._images.key(row) in there]
+            self._apply_near("near_caption", of_captions, earlier, np.array(rows, np.int64), work)
 
     def _left(self, *splits: str) -> NDArray[np.int64]:
         return np.flatnonzero(self._images.are(*splits) & ~self.dropped.rows)
@@ -101,22 +108,22 @@ class Curator:
         unlike = _too_unlike(known, best, self._images, settings)
         self.dropped.add(unlike, "similarity", best[unlike])
 
-    def _apply_near(self, settings: NearImageFilter, vectors: ImageVectors, work: Path) -> None:
-        rows = self._left("train").tolist()
+    def _apply_near(
+        self, reason: str, settings: NearImageFilter, vectors: Vectors, rows: NDArray[np.int64], work: Path
+    ) -> None:
+        name = f"{reason}s"
         if len(rows) > settings.max_rows:
             raise ConfigurationFault(
-                f"audit.curation.near_images would compare {len(rows)} train images with each other, "
-                f"{len(rows) ** 2 / 2:.1e} pairs; audit.curation.near_images.max_rows allows "
+                f"audit.curation.{name} would compare {len(rows)} train images with each other, "
+                f"{len(rows) ** 2 / 2:.1e} pairs; audit.curation.{name}.max_rows allows "
                 f"{settings.max_rows} images: raise it, or have heads and similarity leave fewer"
             )
-        row_of = {self._images.key(row): row for row in rows}
-        progress = Progress(work, "audit near images", len(rows), "images")
-        found = near_images(
-            list(row_of), vectors, settings.min_cosine, work / "near_images", progress.advance
-        )
+        row_of = {self._images.key(row): row for row in rows.tolist()}
+        progress = Progress(work, f"audit {name.replace('_', ' ')}", len(rows), "images")
+        found = near_images(list(row_of), vectors, settings.min_cosine, work / name, progress.advance)
         self.dropped.add(
             [row_of[key] for key in found],
-            "near_image",
+            reason,
             [near.cosine for near in found.values()],
             [row_of[near.like] for near in found.values()],
         )

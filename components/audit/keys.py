@@ -13,7 +13,7 @@ from components.storage.side_tables import write_keys, write_table
 DROPPED = pa.schema(
     [
         ("key", pa.string()),
-        ("reason", pa.string()),  # leaked, a head's name, similarity, no_similarity or near_image
+        ("reason", pa.string()),  # a head's name, or one of `settings.audit.REASONS`
         ("value", pa.float64()),  # the figure that decided; null for a leak
         ("like", pa.string()),  # the image it is like, of a leak or a near image
     ]

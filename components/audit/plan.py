@@ -39,7 +39,8 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     bounds = [Bound("CPU", milliseconds / 1000 / SECONDS_PER_HOUR)]
     if params.download.data_root:
         bounds.append(network_bound(bytes_in, machine, 1))
-    if params.audit.curation.near_images:
+    curation = params.audit.curation
+    if curation.near_images or curation.near_captions:
         bounds.append(Bound("near images", None, "run a part: its work grows with the square"))
     return Estimate(
         rows=count,

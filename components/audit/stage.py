@@ -2,7 +2,8 @@
 
 Reads:
     artifacts/download/{*.tar, *.parquet, texts}, artifacts/recaption/{captions, scores, image_embeddings}
-    inputs/<download.inputs>/: heads and a reference's summary, where params name them
+    inputs/<download.inputs>/: heads, a reference's summary and an earlier run's embeddings of captions, where
+        params name them
 Writes:
     artifacts/audit/kept/00000.parquet      keys of the shard that go on
     artifacts/audit/dropped/00000.parquet   the others, each with reason, figure and the key it is like

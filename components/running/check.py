@@ -80,6 +80,8 @@ def _inputs(params: Params, layout: Layout) -> str:
         raise ConfigurationFault(f"{folder} not found (download.inputs): make it and put the data there")
     named = [("download.sources", path) for source in params.download.sources for path in paths_of(source)]
     named += [("audit.curation.heads", head.path) for head in params.audit.curation.heads]
+    if near := params.audit.curation.near_captions:
+        named.append(("audit.curation.near_captions", near.embeddings))
     if params.audit.reference:
         named.append(("audit.reference", params.audit.reference.summary))
     for section, path in named:

@@ -10,7 +10,7 @@ from components.settings.section import Count, Name, Positive, RelativePath, Sec
 from components.settings.sources import Split
 
 Cosine = Annotated[float, Field(ge=-1, le=1)]
-REASONS = ("leaked", "similarity", "no_similarity", "near_image")  # of the audit itself; heads have others
+REASONS = ("leaked", "similarity", "no_similarity", "near_image", "near_caption")  # heads have others
 
 
 class Head(Section):
@@ -44,12 +44,23 @@ class NearImageFilter(Section):
     max_rows: Positive  # images; each is compared with all others, and more of them are refused
 
 
+class NearCaptionFilter(NearImageFilter):
+    """Of train images whose captions say nearly the same to an earlier run's encoder, keep the first by key.
+
+    An image that the earlier run had no caption of stays.
+    """
+
+    embeddings: RelativePath  # artifacts/embed_captions/<encoder>, put with all of it below inputs/<inputs>
+    column: Name  # the first caption of it counts
+
+
 class Curation(Section):
-    """What is dropped besides leaks, in this order; needs recaption.scores."""
+    """What is dropped besides leaks, in this order; all but captions need recaption.scores."""
 
     heads: list[Head]
     similarity: SimilarityFilter | None
     near_images: NearImageFilter | None
+    near_captions: NearCaptionFilter | None
 
     @field_validator("heads")
     @classmethod
@@ -62,6 +73,11 @@ class Curation(Section):
     @property
     def is_asked(self) -> bool:
         """Whether anything is to be dropped."""
+        return bool(self.needs_scores or self.near_captions)
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether it looks at what recaption scored."""
         return bool(self.heads or self.similarity or self.near_images)
 
 

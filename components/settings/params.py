@@ -63,8 +63,8 @@ class Params(Section):
                 raise ValueError(f"arm {arm.name}: context_tokens is for text `own`, and needed there")
         if self.train_clip.false_negative_cosine is not None and "tuned" not in self.embed_captions.llms:
             raise ValueError("train_clip.false_negative_cosine needs tuned in embed_captions.llms")
-        if self.audit.curation.is_asked and self.recaption.scores is None:
-            raise ValueError("audit.curation needs recaption.scores, which is null")
+        if self.audit.curation.needs_scores and self.recaption.scores is None:
+            raise ValueError("audit.curation of images needs recaption.scores, which is null")
         return self
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ NAN = float("nan")
 KEYS = ["e", "d", "c", "b", "a", "v", "t"]
 SPLITS = ["train"] * 5 + ["validation", "test"]
 IMAGES = images_of(KEYS, SPLITS)
-NOTHING: dict[str, Any] = {"heads": [], "similarity": None, "near_images": None}
+NOTHING: dict[str, Any] = {"heads": [], "similarity": None, "near_images": None, "near_captions": None}
 SAFE = {"name": "unsafe", "path": "safe.safetensors", "keeps": "at_most", "limit": 0.5, "splits": ["train"]}
 
 
@@ -185,7 +185,7 @@ def test_curation_needs_scores(smoke: Params) -> None:
     tree["recaption"]["scores"] = None
     Params.model_validate(tree)
     tree["audit"]["curation"]["near_images"] = {"min_cosine": 0.9, "max_rows": 5}
-    with pytest.raises(ValidationError, match=r"audit\.curation needs recaption\.scores"):
+    with pytest.raises(ValidationError, match=r"audit\.curation of images needs recaption\.scores"):
         Params.model_validate(tree)
 
 

@@ -120,6 +120,7 @@ CURATION: dict[str, Any] = {
     ],
     "similarity": {"columns": ["alt"], "min_similarity": 0.5, "best_share": None},
     "near_images": {"min_cosine": 0.995, "max_rows": 100},
+    "near_captions": None,
 }
 
 
@@ -172,7 +173,7 @@ def test_a_filter_that_leaves_too_little_stops(
 ) -> None:
     layout = make_data(scene_pairs, similarity=similarity_of)
     best = {"columns": ["alt"], "min_similarity": None, "best_share": 0.1}
-    nothing: dict[str, Any] = {"heads": [], "near_images": None, "similarity": best}
+    nothing: dict[str, Any] = {"heads": [], "near_images": None, "near_captions": None, "similarity": best}
     with pytest.raises(GateFault, match=r"kept_train is 2 of 2 train images that go on; audit\.min_rows"):
         run(with_audit(smoke, curation=nothing), env)
     assert not layout.artifact("audit").exists()
@@ -239,7 +240,7 @@ def test_curation_without_scores_is_refused(
 ) -> None:
     layout = make_data(scene_pairs)
     write_head()
-    nothing: dict[str, Any] = {"heads": [], "similarity": None, "near_images": None}
+    nothing: dict[str, Any] = {"heads": [], "similarity": None, "near_images": None, "near_captions": None}
     with pytest.raises(fault, match=message):
         run(with_audit(smoke, curation={**nothing, **curation}), env)
     assert not layout.artifact("audit").exists()
@@ -265,7 +266,7 @@ def test_scores_that_say_nothing_are_never_fine(
     assert {gate["name"]: gate["verdict"] for gate in verdict["gates"]}[
         "drift of words of alt (en)"
     ] == "passed"
-    nothing = {"heads": [], "near_images": None, "similarity": CURATION["similarity"]}
+    nothing = {"heads": [], "near_images": None, "near_captions": None, "similarity": CURATION["similarity"]}
     with pytest.raises(ConfigurationFault, match="there are none"):
         run(with_audit(smoke, curation=nothing), env)
 

@@ -1,0 +1,107 @@
+"""Images whose captions an earlier run's encoder found nearly the same: the first by key stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from components.audit.curation import Curator
+from components.audit.dropped import Drop
+from components.audit.near_captions import open_caption_vectors
+from components.audit.scored import Scored
+from components.faults import ConfigurationFault, DataFault
+from components.settings.audit import Curation, NearCaptionFilter
+from components.settings.params import Params
+from components.storage.embeddings import EMBEDDED_CAPTIONS, write_embeddings
+from components.storage.layout import Layout
+from components.storage.manifest import write_manifest
+from tests.audit.conftest import images_of
+
+KEYS = ["e", "d", "c", "b", "a", "v", "t"]
+IMAGES = images_of(KEYS, ["train"] * 5 + ["validation", "test"])
+SETTINGS: dict[str, Any] = {
+    "embeddings": "earlier/tuned", "column": "alt", "min_cosine": 0.98, "max_rows": 5,
+}  # fmt: skip
+
+
+@pytest.fixture
+def earlier(workspace: Path) -> Path:
+    """Captions 0 to 90 degrees apart, in two shards: those of e and d are near, b has none, c has two."""
+    degrees = {("e", 0): 0.0, ("d", 0): 5.0, ("c", 1): 5.0, ("c", 0): 60.0, ("a", 0): 80.0, ("v", 0): 0.0}
+    folder = workspace / "inputs" / "earlier" / "tuned" / "alt"
+    for shard, chosen in {"00000": "ec", "00001": "dav"}.items():
+        angles = {caption: angle for caption, angle in degrees.items() if caption[0] in chosen}
+        lines = [
+            {"key": key, "split": "train", "column": "alt", "language": "en", "number": number, "row": row}
+            for row, (key, number) in enumerate(angles)
+        ]
+        radians = torch.deg2rad(torch.tensor(list(angles.values())))
+        vectors = 3 * torch.stack([radians.cos(), radians.sin()], dim=1)  # un-normalised, as the cache is
+        write_embeddings(
+            folder, shard, {"llm": "tuned"}, pa.Table.from_pylist(lines, EMBEDDED_CAPTIONS), vectors
+        )
+    write_manifest(workspace / "inputs" / "earlier")
+    return folder
+
+
+def curated(leaked: dict[int, int] | None = None, **changes: Any) -> dict[str, Drop]:
+    curator = Curator(IMAGES, leaked or {})
+    settings: dict[str, Any] = {
+        "heads": [],
+        "similarity": None,
+        "near_images": None,
+        "near_captions": {**SETTINGS, **changes},
+    }
+    nothing = Scored({}, {})
+    curator.curate(Curation.model_validate(settings), nothing, Layout(Path(".work")), Path("inputs"))
+    drops = {key: curator.dropped.drop(row) for row, key in enumerate(KEYS)}
+    return {key: drop for key, drop in drops.items() if drop}
+
+
+def test_of_near_captions_the_first_by_key_stays(earlier: Path) -> None:
+    found = curated()
+    assert found.keys() == {"e"}
+    assert (found["e"].reason, found["e"].like) == ("near_caption", "d")
+    assert found["e"].value == pytest.approx(0.9962, abs=1e-3)  # cosine of five degrees
+    assert curated(min_cosine=0.999) == {}
+    assert curated(leaked={1: 6}).keys() == {"d"}  # what leaks is near to nobody
+    assert curated(min_cosine=0.85).keys() == {"c", "e"}  # a and c are 20 degrees apart, by c's first caption
+
+
+def test_an_image_that_the_earlier_run_did_not_have_is_not_compared(earlier: Path) -> None:
+    assert open_caption_vectors(NearCaptionFilter(**SETTINGS), Path("inputs")).keys() == {*"ecdav"}
+    with pytest.raises(ConfigurationFault, match=r"near_captions would compare 4 train images .* allows 3"):
+        curated(max_rows=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embeddings": "earlier/none/tuned"}, "holds no manifest.json; expected an earlier run's"),
+        ({"embeddings": "earlier/base"}, "has no embeddings of column alt"),
+        ({"column": "dense"}, "has no embeddings of column dense"),
+    ],
+)
+def test_what_is_not_there_is_named(earlier: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationFault, match=f"audit.curation.near_captions: .*{message}"):
+        curated(**changes)
+
+
+def test_a_damaged_cache_is_not_used(earlier: Path) -> None:
+    path = earlier / "00001.safetensors"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(DataFault, match="00001.safetensors"):
+        curated()
+
+
+def test_it_needs_no_scores(smoke: Params) -> None:
+    tree = smoke.model_dump()
+    tree["recaption"]["scores"] = None
+    tree["audit"]["curation"]["near_captions"] = SETTINGS
+    Params.model_validate(tree)
