@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SECONDS_BETWEEN_LOOKS = 0.05
+PAUSE_IN_LOOKS = 50  # the pause between two, at least, in times of what a look takes
 KIBIBYTE = 1024
 
 
@@ -55,8 +56,13 @@ class _Peak(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        while not self._is_over.wait(SECONDS_BETWEEN_LOOKS):
+        pause_seconds = SECONDS_BETWEEN_LOOKS
+        while not self._is_over.wait(pause_seconds):
+            start_seconds = time.monotonic()
             self.bytes = max(self.bytes, sum(_pss(one) for one in _tree(self._process)))
+            # a look at gigabytes takes long, and what is looked at stands still meanwhile
+            spent_seconds = time.monotonic() - start_seconds
+            pause_seconds = max(SECONDS_BETWEEN_LOOKS, PAUSE_IN_LOOKS * spent_seconds)
 
     def stop(self) -> None:
         self._is_over.set()
