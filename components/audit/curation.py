@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from components.audit.dropped import Dropped
 from components.audit.images import Images
-from components.audit.near_captions import open_caption_vectors
-from components.audit.near_images import Vectors, near_images
+from components.audit.near_captions import keys_of, open_caption_vectors
+from components.audit.near_images import near_images
 from components.audit.scored import ImageVectors, Scored, open_vectors
 from components.faults import ConfigurationFault, DataFault
 from components.running.progress import Progress
@@ -52,7 +52,7 @@ class Curator:
             self._apply_near("near_image", settings.near_images, vectors, self._left("train"), work)
         if of_captions := settings.near_captions:
             earlier = open_caption_vectors(of_captions, inputs)
-            there = earlier.keys()
+            there = keys_of(earlier)
             rows = [row for row in self._left("train").tolist() if self._images.key(row) in there]
             self._apply_near("near_caption", of_captions, earlier, np.array(rows, np.int64), work)
 
@@ -109,7 +109,12 @@ class Curator:
         self.dropped.add(unlike, "similarity", best[unlike])
 
     def _apply_near(
-        self, reason: str, settings: NearImageFilter, vectors: Vectors, rows: NDArray[np.int64], work: Path
+        self,
+        reason: str,
+        settings: NearImageFilter,
+        vectors: ImageVectors,
+        rows: NDArray[np.int64],
+        work: Path,
     ) -> None:
         name = f"{reason}s"
         if len(rows) > settings.max_rows:

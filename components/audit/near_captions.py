@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
+from components.audit.scored import ImageVectors
 from components.faults import ConfigurationFault
 from components.settings.audit import NearCaptionFilter
 from components.storage.embeddings import EMBEDDED_CAPTIONS, read_vectors
-from components.storage.manifest import Entry, read_manifest
+from components.storage.manifest import read_manifest
 from components.storage.side_tables import read_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MEND = "put the earlier run's folder there again, whole"
 
 
-@dataclass(frozen=True)
-class CaptionVectors:
-    """The embedding of each image's first caption of one column, read shard by shard; see `ImageVectors`."""
-
-    folder: Path
-    entries: list[Entry]
-    width: int
-
-    def keys(self) -> set[str]:
-        """Return the images that have a caption."""
-        return {key for entry in self.entries for key in _first_rows(self._table(entry))}
-
-    def shards(self) -> Iterator[tuple[str, list[str], NDArray[np.float16]]]:
-        """Yield each shard's name, keys and embeddings (n, D).
-
-        Raises:
-            DataFault: a file is damaged.
-        """
-        for entry in self.entries:
-            _, vectors, table = read_vectors(self.folder / entry.place, EMBEDDED_CAPTIONS, _MEND)
-            rows = _first_rows(table)
-            yield entry.name, list(rows), vectors.numpy()[list(rows.values())]
-
-    def _table(self, entry: Entry) -> pa.Table:
-        return read_table((self.folder / entry.place).with_suffix(".parquet"), EMBEDDED_CAPTIONS)
+def keys_of(vectors: ImageVectors) -> set[str]:
+    """Return the images that have a caption, by the tables beside the vectors alone."""
+    tables = ((vectors.folder / entry.uri).with_suffix(".parquet") for entry in vectors.entries)
+    return {key for path in tables for key in read_table(path, EMBEDDED_CAPTIONS)["key"].to_pylist()}
 
 
-def open_caption_vectors(settings: NearCaptionFilter, inputs: Path) -> CaptionVectors:
-    """Open what an earlier run's embed_captions wrote.
+def open_caption_vectors(settings: NearCaptionFilter, inputs: Path) -> ImageVectors:
+    """Open what an earlier run's embed_captions made of each image's first caption of a column.
 
     Args:
         settings: Say where it is.
@@ -74,11 +52,13 @@ def open_caption_vectors(settings: NearCaptionFilter, inputs: Path) -> CaptionVe
         raise ConfigurationFault(
             f"{name}: the vectors of {folder} are in a bucket; expected files: fetch them into that folder"
         )
-    _, first, _ = read_vectors(folder.parent / entries[0].place, EMBEDDED_CAPTIONS, _MEND)
-    return CaptionVectors(folder.parent, entries, first.shape[1])
+    _, first = _first_captions(folder.parent / entries[0].uri)
+    return ImageVectors(folder.parent, entries, first.shape[1], _first_captions)
 
 
-def _first_rows(table: pa.Table) -> dict[str, int]:
-    """Return for each key the row of its caption with the lowest number."""
+def _first_captions(path: Path) -> tuple[list[str], Tensor]:
+    """Return the keys of a file, and the embedding (n, D) of the caption of each with the lowest number."""
+    _, vectors, table = read_vectors(path, EMBEDDED_CAPTIONS, _MEND)
     ordered = table.sort_by([("key", "ascending"), ("number", "descending")])
-    return dict(zip(ordered["key"].to_pylist(), ordered["row"].to_pylist(), strict=True))
+    rows = dict(zip(ordered["key"].to_pylist(), ordered["row"].to_pylist(), strict=True))
+    return list(rows), vectors[list(rows.values())]

@@ -10,19 +10,19 @@ find a share of the pairs only, with other seeds other ones; they are not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from components.audit.scored import ImageVectors
 from components.faults import DataFault
 from components.storage.atomic import content_key, remove, reserve
-from components.storage.manifest import Entry
 from components.storage.pieces import piece
 from components.storage.side_tables import read_table, write_table
 
@@ -30,35 +30,6 @@ FORMAT_VERSION = 1  # raised by hand when the same images give others
 BLOCK = 2048
 TABLE = "near.parquet"
 NEAR = pa.schema([("place", pa.int64()), ("like", pa.int64()), ("cosine", pa.float64())])
-
-
-class Vectors(Protocol):
-    """Embeddings of images, or of what is said about them.
-
-    Attributes:
-        folder: Where they are, for messages.
-        entries: Their files.
-        width: Numbers of one.
-    """
-
-    @property
-    def folder(self) -> Path:
-        """See above."""
-        ...
-
-    @property
-    def entries(self) -> list[Entry]:
-        """See above."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """See above."""
-        ...
-
-    def shards(self) -> Iterator[tuple[str, list[str], NDArray[np.float16]]]:
-        """Yield each shard's name, keys and embeddings (n, D)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +42,7 @@ class Near:
 
 def near_images(
     keys: Sequence[str],
-    vectors: Vectors,
+    vectors: ImageVectors,
     min_cosine: float,
     work: Path,
     progress: Callable[[int], None],
@@ -154,7 +125,7 @@ def _unit(rows: NDArray[np.float16]) -> NDArray[np.float32]:
     return exact / np.linalg.norm(exact, axis=1, keepdims=True)
 
 
-def _matrix(ordered: list[str], vectors: Vectors, path: Path) -> Any:  # noqa: ANN401 - a memory map
+def _matrix(ordered: list[str], vectors: ImageVectors, path: Path) -> Any:  # noqa: ANN401 - a memory map
     """Return the embeddings (N, D) in the order of the keys, mapped from disk."""
     place_of = {key: place for place, key in enumerate(ordered)}
     path.parent.mkdir(parents=True, exist_ok=True)

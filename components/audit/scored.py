@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from components.audit.images import Images
 from components.faults import ConfigurationFault, DataFault
 from components.storage.manifest import Entry, read_manifest
 from components.storage.scores import IMAGES_FOLDER, SCORES_FOLDER, read_image_embeddings, read_scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Scores = dict[str, NDArray[np.float32]]
 _MEND = "run `dvc repro --force recaption`"
@@ -62,11 +66,19 @@ def read_scored(recaption: Path, images: Images) -> Scored:
 
 @dataclass(frozen=True)
 class ImageVectors:
-    """The image embeddings of all shards, read shard by shard."""
+    """Embeddings by image of all shards, read shard by shard.
+
+    Attributes:
+        folder: Where they are.
+        entries: Their files.
+        width: Numbers of one.
+        read: Returns the keys and embeddings (n, D) of a file.
+    """
 
     folder: Path
     entries: list[Entry]
     width: int
+    read: Callable[[Path], tuple[list[str], Tensor]]
 
     def shards(self) -> Iterator[tuple[str, list[str], NDArray[np.float16]]]:
         """Yield each shard's name, keys and embeddings (n, D).
@@ -75,7 +87,7 @@ class ImageVectors:
             DataFault: a file is damaged.
         """
         for entry in self.entries:
-            keys, vectors = read_image_embeddings(self.folder / entry.uri)
+            keys, vectors = self.read(self.folder / entry.uri)
             yield entry.name, keys, vectors.numpy()
 
 
@@ -95,4 +107,4 @@ def open_vectors(recaption: Path) -> ImageVectors:
             "recaption.scores and run `dvc repro recaption`"
         )
     _, first = read_image_embeddings(recaption / entries[0].uri)
-    return ImageVectors(recaption, entries, first.shape[1])
+    return ImageVectors(recaption, entries, first.shape[1], read_image_embeddings)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from components.embed_captions.encoder import Encoded, Progress
 from components.faults import DataFault
 from components.running.embedding_headers import llm_folder, llm_header
-from components.running.model_weights import weights_in
-from components.running.planned_llm import WEIGHT_BYTES
+from components.running.model_weights import WEIGHT_BYTES, weights_in
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import read_json
 from components.storage.layout import Layout

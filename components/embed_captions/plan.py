@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from components.running.model_weights import WEIGHT_BYTES
 from components.running.planned_images import PlannedImages, planned_images
-from components.running.planned_llm import (
-    EMBEDDING_SHARE,
-    WEIGHT_BYTES,
-    gpu_hours,
-    llm_weights,
-    llm_width,
-)
+from components.running.planned_llm import EMBEDDING_SHARE, gpu_hours, llm_weights, llm_width
 from components.running.planning import (
     SECONDS_PER_HOUR,
     Bound,

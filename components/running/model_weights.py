@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2}  # of a weight in memory, whatever it is stored in
 CONFIGS = ("config.json", "open_clip_config.json")  # either; EVA02 has the second on the hub
 
 

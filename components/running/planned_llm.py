@@ -15,7 +15,6 @@ TOKENS = 64.0  # of a caption
 # of a GPU's peak of 989 TFLOP/s, seen on one H100 with 1.24e9 weights, bf16: captions of 14 to 53 tokens were
 # embedded at 21 to 38 %; LoRA in chunks of 64 short captions waits for kernels to start
 EMBEDDING_SHARE, TUNING_SHARE = 0.3, 0.06
-WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 LAYER_MATRICES = 4  # of attention, each width x width; the feed-forward part has three
 
 

@@ -21,7 +21,7 @@ Vectors = Callable[[list[str]], Tensor]
 
 
 def llm_recalls(
-    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow], precision: str = "fp32"
+    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow], precision: str
 ) -> dict[str, float]:
     """Return recall@1 of each task by an LLM, without query prompt (METHOD of the paper's table)."""
     return {name: embedded.recall_at_1() for name, embedded in _by_llm(encoder, tasks, rows, precision)}

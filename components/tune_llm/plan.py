@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from components.running.model_weights import WEIGHT_BYTES
 from components.running.planned_images import planned_images
-from components.running.planned_llm import TUNING_SHARE, WEIGHT_BYTES, gpu_hours, llm_weights
+from components.running.planned_llm import TUNING_SHARE, gpu_hours, llm_weights
 from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Figure, Machine, Measured
 from components.settings.params import Params
 from components.settings.tune_llm import Phase, TuneLlm

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,19 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from components.audit.curation import Curator
 from components.audit.dropped import Drop
 from components.audit.images import Images
 from components.audit.scored import Scored, read_scored
 from components.faults import ConfigurationFault, DataFault
 from components.settings.audit import Curation
 from components.settings.params import Params
-from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.storage.scores import EMBEDDED_IMAGES, SCORES, write_image_embeddings
 from components.storage.side_tables import write_table
 from tests.audit.conftest import images_of
+from tests.audit.curated import KEYS, NOTHING, SPLITS, curated
 
 NAN = float("nan")
-KEYS = ["e", "d", "c", "b", "a", "v", "t"]
-SPLITS = ["train"] * 5 + ["validation", "test"]
-IMAGES = images_of(KEYS, SPLITS)
-NOTHING: dict[str, Any] = {"heads": [], "similarity": None, "near_images": None, "near_captions": None}
 SAFE = {"name": "unsafe", "path": "safe.safetensors", "keeps": "at_most", "limit": 0.5, "splits": ["train"]}
 
 
@@ -41,20 +35,6 @@ def by_similarity(**changes: Any) -> dict[str, Any]:
 
 def scored(**columns: list[float]) -> Scored:
     return Scored({name: np.array(values, np.float32) for name, values in columns.items()}, {})
-
-
-def curated(
-    settings: dict[str, Any], scores: Scored | None = None, leaked: dict[int, int] | None = None
-) -> dict[str, Drop]:
-    curator = Curator(IMAGES, leaked or {})
-    curator.curate(
-        Curation.model_validate(settings), scores or Scored({}, {}), Layout(Path(".work")), Path("inputs")
-    )
-    drops = {key: curator.dropped.drop(row) for row, key in enumerate(KEYS)}
-    found = {key: drop for key, drop in drops.items() if drop}
-    assert curator.dropped.rows.tolist() == [key in found for key in KEYS]
-    assert curator.dropped.counts() == Counter(drop.reason for drop in found.values())
-    return found
 
 
 @pytest.fixture

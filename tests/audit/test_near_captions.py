@@ -9,20 +9,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from components.audit.curation import Curator
 from components.audit.dropped import Drop
-from components.audit.near_captions import open_caption_vectors
-from components.audit.scored import Scored
+from components.audit.near_captions import keys_of, open_caption_vectors
 from components.faults import ConfigurationFault, DataFault
-from components.settings.audit import Curation, NearCaptionFilter
+from components.settings.audit import NearCaptionFilter
 from components.settings.params import Params
 from components.storage.embeddings import EMBEDDED_CAPTIONS, write_embeddings
-from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
-from tests.audit.conftest import images_of
+from tests.audit.curated import NOTHING, curated
 
-KEYS = ["e", "d", "c", "b", "a", "v", "t"]
-IMAGES = images_of(KEYS, ["train"] * 5 + ["validation", "test"])
 SETTINGS: dict[str, Any] = {
     "embeddings": "earlier/tuned", "column": "alt", "min_cosine": 0.98, "max_rows": 5,
 }  # fmt: skip
@@ -48,34 +43,27 @@ def earlier(workspace: Path) -> Path:
     return folder
 
 
-def curated(leaked: dict[int, int] | None = None, **changes: Any) -> dict[str, Drop]:
-    curator = Curator(IMAGES, leaked or {})
-    settings: dict[str, Any] = {
-        "heads": [],
-        "similarity": None,
-        "near_images": None,
-        "near_captions": {**SETTINGS, **changes},
-    }
-    nothing = Scored({}, {})
-    curator.curate(Curation.model_validate(settings), nothing, Layout(Path(".work")), Path("inputs"))
-    drops = {key: curator.dropped.drop(row) for row, key in enumerate(KEYS)}
-    return {key: drop for key, drop in drops.items() if drop}
+def without_near(leaked: dict[int, int] | None = None, **changes: Any) -> dict[str, Drop]:
+    return curated({**NOTHING, "near_captions": {**SETTINGS, **changes}}, leaked=leaked)
 
 
 def test_of_near_captions_the_first_by_key_stays(earlier: Path) -> None:
-    found = curated()
+    found = without_near()
     assert found.keys() == {"e"}
     assert (found["e"].reason, found["e"].like) == ("near_caption", "d")
     assert found["e"].value == pytest.approx(0.9962, abs=1e-3)  # cosine of five degrees
-    assert curated(min_cosine=0.999) == {}
-    assert curated(leaked={1: 6}).keys() == {"d"}  # what leaks is near to nobody
-    assert curated(min_cosine=0.85).keys() == {"c", "e"}  # a and c are 20 degrees apart, by c's first caption
+    assert without_near(min_cosine=0.999) == {}
+    assert without_near(leaked={1: 6}).keys() == {"d"}  # what leaks is near to nobody
+    assert without_near(min_cosine=0.85).keys() == {
+        "c",
+        "e",
+    }  # a and c are 20 degrees apart, by c's first caption
 
 
 def test_an_image_that_the_earlier_run_did_not_have_is_not_compared(earlier: Path) -> None:
-    assert open_caption_vectors(NearCaptionFilter(**SETTINGS), Path("inputs")).keys() == {*"ecdav"}
+    assert keys_of(open_caption_vectors(NearCaptionFilter(**SETTINGS), Path("inputs"))) == {*"ecdav"}
     with pytest.raises(ConfigurationFault, match=r"near_captions would compare 4 train images .* allows 3"):
-        curated(max_rows=3)
+        without_near(max_rows=3)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +76,7 @@ def test_an_image_that_the_earlier_run_did_not_have_is_not_compared(earlier: Pat
 )
 def test_what_is_not_there_is_named(earlier: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationFault, match=f"audit.curation.near_captions: .*{message}"):
-        curated(**changes)
+        without_near(**changes)
 
 
 def test_a_damaged_cache_is_not_used(earlier: Path) -> None:
@@ -97,7 +85,7 @@ def test_a_damaged_cache_is_not_used(earlier: Path) -> None:
     damaged[-1] ^= 1
     path.write_bytes(bytes(damaged))
     with pytest.raises(DataFault, match="00001.safetensors"):
-        curated()
+        without_near()
 
 
 def test_it_needs_no_scores(smoke: Params) -> None:
