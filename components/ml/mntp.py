@@ -64,7 +64,7 @@ def masked_loss(
     """Return the summed cross-entropy of masked tokens (arXiv 2404.05961, section 2.2).
 
     Each token of a text is masked with a chance of `masked_share`, by torch's global generator, and told by
-    the hidden state of the position before it. What comes before the text is never masked.
+    the hidden state of the position before it. What comes before and after the text is never masked.
 
     Args:
         encoder: In training mode, attending both ways.
@@ -74,6 +74,8 @@ def masked_loss(
         mask: The token in their place.
     """
     ids, real, of_text = pad(rows)
+    footer = torch.tensor([[len(row.ids) - row.text_end] for row in rows])  # (B, 1), its tokens
+    of_text &= torch.arange(ids.shape[1]) < ids.shape[1] - footer
     of_text[:, 0] = False  # nothing comes before it
     masked = of_text & (torch.rand(ids.shape) < masked_share)
     hidden = hidden_states(

@@ -56,7 +56,7 @@ def masking_run(
         chosen = batch_rows(len(texts), mntp.batch_size, seed, number).tolist()
         tokens = tokenise(encoder, [texts[row] for row in chosen])
         # a number known before any token is masked: parts and processes then need not ask each other
-        expected = mntp.masked_share * sum(len(row.ids) - row.text_start for row in tokens)
+        expected = mntp.masked_share * sum(row.text_end - row.text_start for row in tokens)
         order = shared_order([len(row.ids) for row in tokens])
         loss = torch.zeros((), device=encoder.device)
         for part in own_parts(tokens, order, params.chunks):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 STAGE = "tune_llm"
-FORMAT_VERSION = 2  # raised by hand when equal params and data give other weights
+FORMAT_VERSION = 3  # raised by hand when equal params and data give other weights
 NOT_TRAINING = {
     "phases",
     "mntp",
@@ -155,8 +155,6 @@ def tuned(material: Material, encoder: TextEncoder, env: Environment) -> Trained
 def _phases(material: Material, encoder: TextEncoder) -> list[History]:
     params = material.params
     own, work = params.tune_llm, material.layout.work(STAGE)
-    if own.gradient_checkpointing:
-        encoder.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     histories = []
     for number, (phase, pairs) in enumerate(zip(own.phases, material.draws, strict=True), start=1):
         identity = {
@@ -190,6 +188,8 @@ def _open(encoder: TextEncoder, own: TuneLlm, env: Environment, seed: int) -> It
                 )
             shard(encoder.model, env.device)
         encoder.model.train()
+        if own.gradient_checkpointing:
+            encoder.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         with attention_that_learns(encoder.model, own.precision):
             yield adapter
 

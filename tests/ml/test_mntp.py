@@ -46,6 +46,21 @@ def test_each_masked_token_is_told_by_the_position_before_it(folder: Path) -> No
     torch.testing.assert_close(masked_loss(encoder, head, rows, 0.4, mask), expected)
 
 
+def test_what_stands_around_a_text_is_never_masked(folder: Path) -> None:
+    encoder = load_text_encoder(
+        folder, attention="bidirectional", pooling="mean", template="red {text} blue square", max_tokens=64
+    )
+    rows = tokenise(encoder, ["two dogs", "two dogs play in the snow"])
+    told: list[Tensor] = []
+
+    def head(states: Tensor) -> Tensor:
+        told.append(states)
+        return states @ encoder.model.get_input_embeddings().weight.T  # type: ignore[operator]
+
+    masked_loss(encoder, head, rows, 1.0, mask_token(encoder.tokenizer, "a"))
+    assert len(told[0]) == sum(row.text_end - row.text_start for row in rows)
+
+
 def test_an_untied_head_is_the_models_own_and_stays(folder: Path) -> None:
     from safetensors.torch import load_file
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
-from components.ml.llm import encode, load_text_encoder
+from components.ml.llm import TextEncoder, encode, load_text_encoder
 from components.running.progress import Progress
+from components.running.training import Run
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.tune_llm import MinedNegatives, Mntp
@@ -23,6 +24,8 @@ from components.storage.atomic import read_json, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import listed, write_manifest
 from components.storage.side_tables import Caption, write_captions
+from components.tune_llm import phases
+from components.tune_llm.masking import masking_run
 from components.tune_llm.stage import run
 
 
@@ -178,7 +181,16 @@ def test_mntp_mined_negatives_and_measures_on_the_way(
         false_negative_margin=0.1,
         checkpoint_steps=1,
     )
-    run(params, env)
+    checkpointing: list[bool] = []
+
+    def watched(encoder: TextEncoder, *others: Any) -> Run:
+        checkpointing.append(encoder.model.is_gradient_checkpointing)  # type: ignore[arg-type]
+        return masking_run(encoder, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phases, "masking_run", watched)
+        run(params, env)
+    assert checkpointing == [True]
     undisturbed = hashes(layout)
     metrics = read_json(layout.metrics("tune_llm"))
     assert metrics["mntp"]["first_loss"] > 0
