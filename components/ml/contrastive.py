@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,6 +55,7 @@ def caption_loss(
     temperature: float,
     *,
     symmetric: bool,
+    same_side: bool = False,
     excluded: Excluded | None = None,
 ) -> Tensor:
     """Return the InfoNCE of caption pairs (supervised SimCSE, arXiv 2411.04997 section 3.1).
@@ -65,9 +66,38 @@ def caption_loss(
             All other rows are negatives.
         temperature: tau, by which cosines are divided.
         symmetric: Average it with the same loss from the positives to `first`.
+        same_side: The other rows of `first` are negatives of a query as well, and all other rows of `second`
+            those of a positive (arXiv 2308.03281, section 3.2, with each side's sum of its own).
         excluded: Candidates that are no negatives. None: all are.
     """
-    return _info_nce(first, second, torch.as_tensor(1 / temperature), symmetric, excluded or Excluded())
+    known = excluded or Excluded()
+    if same_side:
+        first, second, known = _from_both_sides(first, second, known, symmetric)
+        symmetric = False  # the mean over rows from both sides is that of both directions
+    return _info_nce(first, second, torch.as_tensor(1 / temperature), symmetric, known)
+
+
+def _from_both_sides(
+    first: Tensor, second: Tensor, excluded: Excluded, symmetric: bool
+) -> tuple[Tensor, Tensor, Excluded]:
+    """Return queries, candidates and what is excluded, where the queries are candidates too."""
+    rows = len(first)
+    itself = torch.arange(rows, device=first.device)[:, None]
+    nobody = torch.full((len(second) - rows, 1), -1, device=first.device)
+    mine, theirs = [itself], [torch.cat([itself, nobody])]
+    if excluded.identities is not None and excluded.candidate_identities is not None:
+        mine[0] = itself + 1 + max(int(excluded.identities.max()), int(excluded.candidate_identities.max()))
+        theirs[0] = torch.cat([mine[0], nobody])
+        mine.append(excluded.identities)
+        theirs.append(excluded.candidate_identities)
+    queries, candidates = torch.cat(mine, dim=1), torch.cat(theirs, dim=1)
+    known = replace(
+        excluded,
+        identities=torch.cat([queries, candidates[:rows]]) if symmetric else queries,
+        candidate_identities=torch.cat([candidates[:rows], queries, candidates[rows:]]),
+    )
+    asking = torch.cat([first, second[:rows]]) if symmetric else first
+    return asking, torch.cat([second[:rows], first, second[rows:]]), known
 
 
 def _info_nce(
@@ -78,7 +108,8 @@ def _info_nce(
     with torch.autocast(first.device.type, enabled=False):
         first, second = first.float(), second.float()
         parts = [
-            _chunk(first, second, logit_scale, excluded, start, rows) for start in range(0, rows, CHUNK_ROWS)
+            _chunk(first, second, logit_scale, symmetric, excluded, start)
+            for start in range(0, rows, CHUNK_ROWS)
         ]
         positives = torch.cat([part[0] for part in parts])  # (B,)
         over_second = torch.cat([part[1] for part in parts])  # (B,)
@@ -90,10 +121,10 @@ def _info_nce(
 
 
 def _chunk(
-    first: Tensor, second: Tensor, logit_scale: Tensor, excluded: Excluded, start: int, rows: int
+    first: Tensor, second: Tensor, logit_scale: Tensor, symmetric: bool, excluded: Excluded, start: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    arguments = (first, second, logit_scale, excluded, start)
-    if rows <= CHUNK_ROWS:
+    arguments = (first, second, logit_scale, symmetric, excluded, start)
+    if len(first) <= CHUNK_ROWS:
         return _sums(*arguments)
     parts: tuple[Tensor, Tensor, Tensor] = checkpoint(
         _sums, *arguments, use_reentrant=False, preserve_rng_state=False
@@ -102,9 +133,12 @@ def _chunk(
 
 
 def _sums(
-    first: Tensor, second: Tensor, logit_scale: Tensor, excluded: Excluded, start: int
+    first: Tensor, second: Tensor, logit_scale: Tensor, symmetric: bool, excluded: Excluded, start: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for C rows of `first` their positives' logits (C,), log-sums over rows (C,) and columns (B,)."""
+    """Return for C rows of `first` their positives' logits (C,), log-sums over rows (C,) and columns (B,).
+
+    The last is empty where it is not asked for.
+    """
     rows = len(first)
     here = torch.arange(start, min(start + CHUNK_ROWS, rows), device=first.device)
     cosines = first[here] @ second.T  # (C, B + N)
@@ -112,18 +146,20 @@ def _sums(
     positives = logits.gather(1, here[:, None])[:, 0]
     known = _known(excluded, here)
     itself = here[:, None] == torch.arange(len(second), device=first.device)
-    of_rows, of_columns = known, known
-    if excluded.margin is not None:
-        with torch.no_grad():
-            own = cosines.gather(1, here[:, None])  # (C, 1)
-            every = (first * second[:rows]).sum(dim=1)  # (B,)
-            of_rows = _either(known, cosines > own + excluded.margin)
-            nearer = torch.zeros_like(itself)
-            nearer[:, :rows] = cosines[:, :rows] > every + excluded.margin
-            of_columns = _either(known, nearer)
+    of_rows = _near(known, cosines, cosines.gather(1, here[:, None]), excluded.margin)
     over_second = torch.logsumexp(_without(logits, of_rows, itself), dim=1)
-    over_first = torch.logsumexp(_without(logits, of_columns, itself)[:, :rows], dim=0)
+    if not symmetric:
+        return positives, over_second, positives[:0]
+    every = (first * second[:rows]).sum(dim=1)  # (B,)
+    of_columns = _near(None if known is None else known[:, :rows], cosines[:, :rows], every, excluded.margin)
+    over_first = torch.logsumexp(_without(logits[:, :rows], of_columns, itself[:, :rows]), dim=0)
     return positives, over_second, over_first
+
+
+@torch.no_grad()
+def _near(known: Tensor | None, cosines: Tensor, own: Tensor, margin: float | None) -> Tensor | None:
+    """Add to what is excluded the candidates that are nearer than a positive is by more than a margin."""
+    return known if margin is None else _either(known, cosines > own + margin)
 
 
 def _known(excluded: Excluded, here: Tensor) -> Tensor | None:

@@ -94,6 +94,7 @@ class TuneLlm(Section):
     encoding: Encoding
     temperature: Rate  # tau
     symmetric: bool
+    same_side_negatives: bool  # queries are told from each other as well, and answers from each other
     false_negative_margin: Weight | None  # nearer than the positive by more than this is no negative
     token_dropout: Annotated[float, Field(ge=0, lt=1)]  # share of a caption's tokens left out at each step
     embedding_rate_factor: (

@@ -147,6 +147,7 @@ def batch_backward(encoder: TextEncoder, params: TuneLlm, batch: Batch, weights:
             unit[len(queries) :],
             params.temperature,
             symmetric=params.symmetric,
+            same_side=params.same_side_negatives,
             excluded=excluded,
         )
 

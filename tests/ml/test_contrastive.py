@@ -107,6 +107,41 @@ def test_what_is_nearer_than_the_positive_by_the_margin_is_no_negative() -> None
     )
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_orthogonal_pairs_told_from_both_sides(symmetric: bool) -> None:
+    # beside its positive each row sees two others of either side
+    loss = caption_loss(torch.eye(3), torch.eye(3), 0.5, symmetric=symmetric, same_side=True)
+    assert loss.item() == pytest.approx(math.log(1 + 4 * math.exp(-2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("margin", [None, 0.2])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_negatives_of_the_same_side_by_their_definition(symmetric: bool, margin: float | None) -> None:
+    first, second = unit(5, 3, 1), unit(7, 3, 2)
+    identities = torch.tensor([[0, 1], [2, 3], [4, 5], [0, 6], [7, 8]])  # 0 and 3 have a text in common
+    further = torch.tensor([[-1, 4], [-1, 9]])  # the first is a text of row 2
+    excluded = Excluded(identities, torch.cat([identities, further]), margin=margin)
+
+    def cost(own: Tensor, others: Tensor, row: int) -> float:
+        positive = float(own[row] @ others[row])
+        seen = [positive]
+        for candidates in (others, own[:5]):
+            for number, candidate in enumerate(candidates):
+                cosine = float(own[row] @ candidate)
+                texts = identities[number] if number < 5 else further[number - 5]
+                is_known = bool((identities[row][:, None] == texts[None]).any())
+                is_near = margin is not None and cosine > positive + margin
+                if number != row and not is_known and not is_near:
+                    seen.append(cosine)
+        return math.log(sum(math.exp(cosine / 0.1) for cosine in seen)) - positive / 0.1
+
+    forth = [cost(first, second, row) for row in range(5)]
+    back = [cost(second, torch.cat([first, second[5:]]), row) for row in range(5)]
+    costs = forth + back if symmetric else forth
+    loss = caption_loss(first, second, 0.1, symmetric=symmetric, same_side=True, excluded=excluded)
+    assert loss.item() == pytest.approx(sum(costs) / len(costs), rel=1e-4)
+
+
 def test_texts_that_a_guide_finds_alike_are_no_negatives() -> None:
     images, texts = unit(3, 4, 1), unit(3, 4, 2)
     guides = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])  # cosines 0.8, 0 and 0.6
@@ -130,9 +165,12 @@ def test_chunks_change_neither_loss_nor_gradients(monkeypatch: pytest.MonkeyPatc
     def loss_and_gradients() -> list[Tensor]:
         first, second = unit(8, 6, 1).requires_grad_(), unit(8, 6, 2).requires_grad_()
         scale = torch.tensor(9.0, requires_grad=True)
-        loss = clip_loss(first, second, scale) + caption_loss(
-            first, second, 0.2, symmetric=True, excluded=Excluded(captions, captions, margin=0.3)
-        )
+        excluded = Excluded(captions, captions, margin=0.3)
+        loss = clip_loss(first, second, scale)
+        for same_side in (False, True):
+            loss = loss + caption_loss(
+                first, second, 0.2, symmetric=True, same_side=same_side, excluded=excluded
+            )
         loss.backward()
         found = [loss.detach()]
         for tensor in (first, second, scale):

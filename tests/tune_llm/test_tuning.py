@@ -61,10 +61,11 @@ def gradients(encoder: TextEncoder, params: TuneLlm, batch: Batch) -> dict[str, 
     return {name: weight.grad for name, weight in encoder.model.named_parameters() if weight.grad is not None}
 
 
+@pytest.mark.parametrize("same_side", [False, True])
 @pytest.mark.parametrize("is_cached", [False, True])
 @pytest.mark.parametrize("chunks", [1, 2, 99])
 def test_neither_chunks_nor_cache_change_a_gradient(
-    folder: Path, own: TuneLlm, chunks: int, is_cached: bool
+    folder: Path, own: TuneLlm, chunks: int, is_cached: bool, same_side: bool
 ) -> None:
     batch = batch_of(FIRST, SECOND, "find: ", negatives=["a horse", "two cats"], negative_rows=[NOBODY, 2])
     encoder = load(folder)
@@ -78,6 +79,7 @@ def test_neither_chunks_nor_cache_change_a_gradient(
         normalize(answers),
         own.temperature,
         symmetric=own.symmetric,
+        same_side=same_side,
         excluded=Excluded(identities, torch.cat([identities, others])),
     )
     plain.backward()
@@ -86,7 +88,9 @@ def test_neither_chunks_nor_cache_change_a_gradient(
         for name, weight in encoder.model.named_parameters()
         if weight.grad is not None
     }
-    params = own.model_copy(update={"chunks": chunks, "gradient_cache": is_cached})
+    params = own.model_copy(
+        update={"chunks": chunks, "gradient_cache": is_cached, "same_side_negatives": same_side}
+    )
     found = gradients(encoder, params, batch)
     assert whole.keys() == found.keys()
     for name, tensor in whole.items():
