@@ -47,7 +47,7 @@ def told(monkeypatch: pytest.MonkeyPatch, env: Environment) -> None:
 
 
 NO_DROPOUT = Lora(rank=4, alpha=8, dropout=0.0, targets=["q_proj", "v_proj", "down_proj"])
-FULL: dict[str, Any] = {"method": "full", "lora": None, "gradient_cache": True}
+FULL: dict[str, Any] = {"method": "full", "lora": None, "gradient_cache": True, "same_side_negatives": True}
 LORA: dict[str, Any] = {"method": "lora", "lora": NO_DROPOUT, "gradient_checkpointing": True}
 
 
