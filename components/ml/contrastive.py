@@ -82,15 +82,13 @@ def _from_both_sides(
 ) -> tuple[Tensor, Tensor, Excluded]:
     """Return queries, candidates and what is excluded, where the queries are candidates too."""
     rows = len(first)
-    itself = torch.arange(rows, device=first.device)[:, None]
-    nobody = torch.full((len(second) - rows, 1), -1, device=first.device)
-    mine, theirs = [itself], [torch.cat([itself, nobody])]
-    if excluded.identities is not None and excluded.candidate_identities is not None:
-        mine[0] = itself + 1 + max(int(excluded.identities.max()), int(excluded.candidate_identities.max()))
-        theirs[0] = torch.cat([mine[0], nobody])
-        mine.append(excluded.identities)
-        theirs.append(excluded.candidate_identities)
-    queries, candidates = torch.cat(mine, dim=1), torch.cat(theirs, dim=1)
+    nobody = torch.full((len(second), 1), -1, device=first.device)
+    queries = nobody[:rows] if excluded.identities is None else excluded.identities
+    candidates = nobody if excluded.candidate_identities is None else excluded.candidate_identities
+    above_all = 1 + max(int(queries.max()), int(candidates.max()))
+    itself = above_all + torch.arange(rows, device=first.device)[:, None]  # no text is a negative of itself
+    queries = torch.cat([queries, itself], dim=1)
+    candidates = torch.cat([candidates, torch.cat([itself, nobody[rows:]])], dim=1)
     known = replace(
         excluded,
         identities=torch.cat([queries, candidates[:rows]]) if symmetric else queries,
