@@ -106,11 +106,14 @@ def caption_figures(tables: Sequence[tuple[Path, str]], work: Path, processes: i
         work: The stage's folder in the work store.
         processes: How many to work with.
     """
-    progress = Progress(work, "audit captions", len(tables), "tables")
-    jobs = (CaptionFigures(path, sha256, work) for path, sha256 in tables)
+    # those of equal bytes, as empty ones are, have one piece, which two processes would make at once
+    distinct = {sha256: path for path, sha256 in tables}
+    progress = Progress(work, "audit captions", len(distinct), "tables")
+    jobs = (CaptionFigures(path, sha256, work) for sha256, path in distinct.items())
     store = work / "captions"
-    with finished_pieces(jobs, min(processes, len(tables)), progress, MODULES, store) as finished:
-        return list(finished)
+    with finished_pieces(jobs, min(processes, len(distinct)), progress, MODULES, store) as finished:
+        made = dict(zip(distinct, finished, strict=True))
+    return [made[sha256] for _, sha256 in tables]
 
 
 def write_figures(path: Path, folder: Path) -> None:

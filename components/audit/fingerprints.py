@@ -108,11 +108,14 @@ def read_fingerprints(download: Path, shards: Sequence[Entry], work: Path, proce
     Raises:
         DataFault: a shard is damaged, or two images have one key.
     """
-    progress = Progress(work, "audit", sum(entry.rows or 0 for entry in shards), "images")
-    jobs = (ShardFingerprints(download, entry, work) for entry in shards)
+    # those of equal bytes, as empty ones are, have one piece, which two processes would make at once
+    distinct = {entry.sha256: entry for entry in shards}
+    progress = Progress(work, "audit", sum(entry.rows or 0 for entry in distinct.values()), "images")
+    jobs = (ShardFingerprints(download, entry, work) for entry in distinct.values())
     store = work / "fingerprints"
-    with finished_pieces(jobs, min(processes, len(shards)), progress, MODULES, store) as finished:
-        found = joined(list(finished), [entry.name for entry in shards])
+    with finished_pieces(jobs, min(processes, len(distinct)), progress, MODULES, store) as finished:
+        made = dict(zip(distinct, finished, strict=True))
+    found = joined([made[entry.sha256] for entry in shards], [entry.name for entry in shards])
     _refuse_equal_keys(found.images.keys)
     return found
 

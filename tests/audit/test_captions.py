@@ -25,7 +25,7 @@ from components.audit.caption_figures import (
 from components.audit.captions import Captions
 from components.faults import DataFault
 from components.storage import digests
-from components.storage.atomic import sha256_of
+from components.storage.atomic import read_json, sha256_of
 from components.storage.digests import digest_of
 from components.storage.side_tables import Caption, read_table, write_captions
 from tests.audit.conftest import captions_of, images_of
@@ -125,6 +125,17 @@ def test_a_table_is_counted_once_and_alike_in_any_number_of_processes(tmp_path: 
     before = [path.stat().st_ino for path in sorted((tmp_path / "one").rglob("*.parquet"))]
     caption_figures(paths, tmp_path / "one", 2)
     assert [path.stat().st_ino for path in sorted((tmp_path / "one").rglob("*.parquet"))] == before
+
+
+def test_tables_of_equal_bytes_are_counted_once_and_never_by_two_at_once(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.parquet", "b.parquet")]
+    for path in paths:
+        write_captions(path, [])  # of shards that a captioner found nothing in
+    tables = [(path, sha256_of(path)) for path in paths]
+    first, second = caption_figures(tables, tmp_path / "work", 2)
+    assert first == second
+    assert read_json(tmp_path / "work" / "progress.json")["total"] == 1
+    assert read_table(first / LINES_FILE).num_rows == 0
 
 
 def test_memory_is_that_of_one_table_and_not_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
