@@ -17,7 +17,7 @@ from components.audit.images import split_places
 from components.ml.words import WORD
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
-from components.running.workers import finished_pieces
+from components.running.workers import pieces_by_content
 from components.storage.atomic import content_key
 from components.storage.digests import digest_of
 from components.storage.pieces import piece
@@ -106,13 +106,9 @@ def caption_figures(tables: Sequence[tuple[Path, str]], work: Path, processes: i
         work: The stage's folder in the work store.
         processes: How many to work with.
     """
-    # those of equal bytes, as empty ones are, have one piece, which two processes would make at once
-    distinct = {sha256: path for path, sha256 in tables}
-    progress = Progress(work, "audit captions", len(distinct), "tables")
-    jobs = (CaptionFigures(path, sha256, work) for sha256, path in distinct.items())
-    store = work / "captions"
-    with finished_pieces(jobs, min(processes, len(distinct)), progress, MODULES, store) as finished:
-        made = dict(zip(distinct, finished, strict=True))
+    jobs = {sha256: CaptionFigures(path, sha256, work) for path, sha256 in tables}
+    progress = Progress(work, "audit captions", len(jobs), "tables")
+    made = pieces_by_content(jobs, processes, progress, MODULES, work / "captions")
     return [made[sha256] for _, sha256 in tables]
 
 

@@ -17,7 +17,7 @@ from components.audit.images import SIZES, Images, Thumbnails, split_places
 from components.faults import DataFault
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
-from components.running.workers import finished_pieces
+from components.running.workers import pieces_by_content
 from components.storage.atomic import content_key, write_bytes
 from components.storage.manifest import Entry
 from components.storage.pieces import piece
@@ -108,13 +108,9 @@ def read_fingerprints(download: Path, shards: Sequence[Entry], work: Path, proce
     Raises:
         DataFault: a shard is damaged, or two images have one key.
     """
-    # those of equal bytes, as empty ones are, have one piece, which two processes would make at once
-    distinct = {entry.sha256: entry for entry in shards}
-    progress = Progress(work, "audit", sum(entry.rows or 0 for entry in distinct.values()), "images")
-    jobs = (ShardFingerprints(download, entry, work) for entry in distinct.values())
-    store = work / "fingerprints"
-    with finished_pieces(jobs, min(processes, len(distinct)), progress, MODULES, store) as finished:
-        made = dict(zip(distinct, finished, strict=True))
+    jobs = {entry.sha256: ShardFingerprints(download, entry, work) for entry in shards}
+    progress = Progress(work, "audit", sum(job.entry.rows or 0 for job in jobs.values()), "images")
+    made = pieces_by_content(jobs, processes, progress, MODULES, work / "fingerprints")
     found = joined([made[entry.sha256] for entry in shards], [entry.name for entry in shards])
     _refuse_equal_keys(found.images.keys)
     return found

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from ctypes import c_int64
 from dataclasses import dataclass, field, replace
@@ -99,6 +99,17 @@ def finished_pieces(
             yield finished
     finally:
         remove_unfinished(store)
+
+
+def pieces_by_content(
+    jobs: Mapping[str, Job[Result]], processes: int, progress: Progress, modules: Modules, store: Path
+) -> dict[str, Result]:
+    """Return the results of jobs that make pieces of a store, by the hash of what each reads.
+
+    Inputs of equal bytes, as empty ones are, have one piece: as one job no two processes make it at once.
+    """
+    with finished_pieces(jobs.values(), processes, progress, modules, store) as finished:
+        return dict(zip(jobs, finished, strict=True))
 
 
 def stop_server() -> None:

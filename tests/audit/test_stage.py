@@ -181,7 +181,7 @@ def test_a_filter_that_leaves_too_little_stops(
 
 @pytest.mark.parametrize(
     ("module", "name", "call"),
-    [(Progress, "advance", 2), (caption_figures, "finished_pieces", 1), (near_images, "near_of_block", 2)],
+    [(Progress, "advance", 2), (caption_figures, "pieces_by_content", 1), (near_images, "near_of_block", 2)],
 )
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     smoke: Params,

@@ -127,7 +127,7 @@ WRONG: dict[str, Callable[[Items], Any]] = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_answer_is_refused(server: EmbeddingServer, layout: Layout, wrong: str) -> None:
     server.behaviours = [changed(WRONG[wrong])]
-    with pytest.raises(ConfigurationFault, match=r"gave no embeddings .* the longest of \d+"):
+    with pytest.raises(ConfigurationFault, match=r"gave no embeddings .* texts, the longest of \d+"):
         encoder(server, layout).encode(TEXTS, lambda _: None)
 
 
