@@ -41,17 +41,17 @@ class Curator:
                 more images than params allow would be compared with each other.
             DataFault: a file is missing or damaged.
         """
+        work = layout.work("audit")
         if settings.heads or settings.near_images:
-            vectors = open_vectors(layout.artifact("recaption"))
+            vectors = open_vectors(layout.artifact("recaption"), work)
             for head in settings.heads:
                 self._apply_head(head, vectors, inputs)
         if settings.similarity:
             self._apply_similarity(settings.similarity, scored)
-        work = layout.work("audit")
         if settings.near_images:
             self._apply_near("near_image", settings.near_images, vectors, self._left("train"), work)
         if of_captions := settings.near_captions:
-            earlier = open_caption_vectors(of_captions, inputs)
+            earlier = open_caption_vectors(of_captions, inputs, work)
             there = keys_of(earlier)
             rows = [row for row in self._left("train").tolist() if self._images.key(row) in there]
             self._apply_near("near_caption", of_captions, earlier, np.array(rows, np.int64), work)

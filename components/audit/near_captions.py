@@ -20,16 +20,17 @@ _MEND = "put the earlier run's folder there again, whole"
 
 def keys_of(vectors: ImageVectors) -> set[str]:
     """Return the images that have a caption, by the tables beside the vectors alone."""
-    tables = ((vectors.folder / entry.uri).with_suffix(".parquet") for entry in vectors.entries)
-    return {key for path in tables for key in read_table(path, EMBEDDED_CAPTIONS)["key"].to_pylist()}
+    tables = (read_table(vectors.lines(entry), EMBEDDED_CAPTIONS) for entry in vectors.entries)
+    return {key for table in tables for key in table["key"].to_pylist()}
 
 
-def open_caption_vectors(settings: NearCaptionFilter, inputs: Path) -> ImageVectors:
+def open_caption_vectors(settings: NearCaptionFilter, inputs: Path, work: Path) -> ImageVectors:
     """Open what an earlier run's embed_captions made of each image's first caption of a column.
 
     Args:
         settings: Say where it is.
         inputs: The folder of inputs.
+        work: The stage's folder in the work store.
 
     Raises:
         ConfigurationFault: it is not there, or has nothing of the column.
@@ -48,17 +49,12 @@ def open_caption_vectors(settings: NearCaptionFilter, inputs: Path) -> ImageVect
             f"{name}: {folder} has no embeddings of column {settings.column}; expected some: name another "
             "column or encoder"
         )
-    if any(entry.is_remote for entry in entries):
-        raise ConfigurationFault(
-            f"{name}: the vectors of {folder} are in a bucket; expected files: fetch them into that folder"
-        )
-    _, first = _first_captions(folder.parent / entries[0].uri)
-    return ImageVectors(folder.parent, entries, first.shape[1], _first_captions)
+    return ImageVectors(folder.parent, entries, _first_captions, work)
 
 
-def _first_captions(path: Path) -> tuple[list[str], Tensor]:
+def _first_captions(path: Path, lines: Path) -> tuple[list[str], Tensor]:
     """Return the keys of a file, and the embedding (n, D) of the caption of each with the lowest number."""
-    _, vectors, table = read_vectors(path, EMBEDDED_CAPTIONS, _MEND)
+    _, vectors, table = read_vectors(path, EMBEDDED_CAPTIONS, _MEND, lines)
     ordered = table.sort_by([("key", "ascending"), ("number", "descending")])
     rows = dict(zip(ordered["key"].to_pylist(), ordered["row"].to_pylist(), strict=True))
     return list(rows), vectors[list(rows.values())]

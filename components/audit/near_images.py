@@ -63,7 +63,7 @@ def near_images(
     if not ordered:
         return {}
     digest = sha256("\n".join(ordered).encode()).hexdigest()
-    sources = [[entry.uri, entry.sha256] for entry in vectors.entries]
+    sources = [[entry.place, entry.sha256] for entry in vectors.entries]
     store = work / content_key([FORMAT_VERSION, BLOCK, digest, sources, min_cosine])
     matrix = _matrix(ordered, vectors, work / "vectors.npy")
     kept = np.ones(len(ordered), bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from components.audit.images import Images
 from components.faults import ConfigurationFault, DataFault
+from components.storage.bulk import local_copy
 from components.storage.manifest import Entry, read_manifest
 from components.storage.scores import IMAGES_FOLDER, SCORES_FOLDER, read_image_embeddings, read_scores
 
@@ -69,16 +71,25 @@ class ImageVectors:
     """Embeddings by image of all shards, read shard by shard.
 
     Attributes:
-        folder: Where they are.
+        folder: Of the manifest that lists them.
         entries: Their files.
-        width: Numbers of one.
-        read: Returns the keys and embeddings (n, D) of a file.
+        read: Returns the keys and embeddings (n, D) of a file, and of that of its lines.
+        work: The stage's folder in the work store, where files of a bucket are for a moment.
     """
 
     folder: Path
     entries: list[Entry]
-    width: int
-    read: Callable[[Path], tuple[list[str], Tensor]]
+    read: Callable[[Path, Path], tuple[list[str], Tensor]]
+    work: Path
+
+    @cached_property
+    def width(self) -> int:
+        """Numbers of one.
+
+        Raises:
+            DataFault: the first file is damaged.
+        """
+        return self._of(self.entries[0])[1].shape[1]
 
     def shards(self) -> Iterator[tuple[str, list[str], NDArray[np.float16]]]:
         """Yield each shard's name, keys and embeddings (n, D).
@@ -87,24 +98,33 @@ class ImageVectors:
             DataFault: a file is damaged.
         """
         for entry in self.entries:
-            keys, vectors = self.read(self.folder / entry.uri)
+            keys, vectors = self._of(entry)
             yield entry.name, keys, vectors.numpy()
 
+    def lines(self, entry: Entry) -> Path:
+        """Return the table beside a file of vectors; it is here wherever those are."""
+        return (self.folder / entry.place).with_suffix(".parquet")
 
-def open_vectors(recaption: Path) -> ImageVectors:
+    def _of(self, entry: Entry) -> tuple[list[str], Tensor]:
+        with local_copy(self.folder, entry, self.work) as path:
+            return self.read(path, self.lines(entry))
+
+
+def open_vectors(recaption: Path, work: Path) -> ImageVectors:
     """Open what recaption wrote.
+
+    Args:
+        recaption: The artifact.
+        work: The stage's folder in the work store.
 
     Raises:
         ConfigurationFault: it wrote none.
         DataFault: a file is missing or damaged.
     """
-    entries = [
-        entry for entry in read_manifest(recaption, f"{IMAGES_FOLDER}/") if entry.uri.endswith(".safetensors")
-    ]
+    entries = [entry for entry in read_manifest(recaption, f"{IMAGES_FOLDER}/") if entry.is_vectors]
     if not entries:
         raise ConfigurationFault(
             f"{recaption} has no image embeddings and audit.curation asks for them; expected some: set "
             "recaption.scores and run `dvc repro recaption`"
         )
-    _, first = read_image_embeddings(recaption / entries[0].uri)
-    return ImageVectors(recaption, entries, first.shape[1], read_image_embeddings)
+    return ImageVectors(recaption, entries, read_image_embeddings, work)

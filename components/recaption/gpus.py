@@ -102,6 +102,17 @@ def fill(params: Params, env: Environment, entries: Sequence[Entry], parts: int,
     total = rows * (parts + (params.recaption.scores is not None))
     progress = Progress(work, f"recaption by {gpus} GPUs", total, "rows")
     share = share_of(env, gpus)
-    jobs = (Filling(params, share, entries[place::gpus], gpu_of(place)) for place in range(gpus))
+    jobs = (
+        Filling(params, share, mine, gpu_of(place)) for place, mine in enumerate(shares_of(entries, gpus))
+    )
     with finished_pieces(jobs, gpus, progress, MODULES, work / "pieces") as ended:
         list(ended)
+
+
+def shares_of(entries: Sequence[Entry], parts: int) -> list[list[Entry]]:
+    """Return each process's shards: those of equal bytes, as empty ones are, share pieces, and so one."""
+    by_content: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_content.setdefault(entry.sha256, []).append(entry)
+    groups = list(by_content.values())
+    return [[entry for group in groups[place::parts] for entry in group] for place in range(parts)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ from components.audit.near_captions import keys_of, open_caption_vectors
 from components.faults import ConfigurationFault, DataFault
 from components.settings.audit import NearCaptionFilter
 from components.settings.params import Params
+from components.storage.bucket import Bucket
+from components.storage.bulk import object_name, open_data_root
 from components.storage.embeddings import EMBEDDED_CAPTIONS, write_embeddings
-from components.storage.manifest import write_manifest
+from components.storage.manifest import read_manifest, write_manifest
 from tests.audit.curated import NOTHING, curated
 
+WORK = Path(".work/audit")
 SETTINGS: dict[str, Any] = {
     "embeddings": "earlier/tuned", "column": "alt", "min_cosine": 0.98, "max_rows": 5,
 }  # fmt: skip
@@ -59,7 +64,7 @@ def test_of_near_captions_the_first_by_key_stays(earlier: Path) -> None:
 
 
 def test_an_image_that_the_earlier_run_did_not_have_is_not_compared(earlier: Path) -> None:
-    assert keys_of(open_caption_vectors(NearCaptionFilter(**SETTINGS), Path("inputs"))) == {*"ecdav"}
+    assert keys_of(open_caption_vectors(NearCaptionFilter(**SETTINGS), Path("inputs"), WORK)) == {*"ecdav"}
     with pytest.raises(ConfigurationFault, match=r"near_captions would compare 4 train images .* allows 3"):
         without_near(max_rows=3)
 
@@ -83,6 +88,33 @@ def test_a_damaged_cache_is_not_used(earlier: Path) -> None:
     damaged[-1] ^= 1
     path.write_bytes(bytes(damaged))
     with pytest.raises(DataFault, match="00001.safetensors"):
+        without_near()
+
+
+def put_in_bucket(earlier: Path, uri: str) -> Bucket:
+    """Have an earlier run's vectors where bulk mode puts them."""
+    root, whole = open_data_root(uri), earlier.parents[1]
+    entries = [entry for entry in read_manifest(whole) if entry.is_vectors]
+    for entry in entries:
+        root.upload_file(whole / entry.uri, object_name(entry), entry.sha256)
+        (whole / entry.uri).unlink()
+    write_manifest(
+        whole, remote=[replace(entry, uri=f"{root.uri}/{object_name(entry)}") for entry in entries]
+    )
+    return root
+
+
+def test_vectors_may_be_in_a_bucket(earlier: Path, s3: str) -> None:
+    of_files = without_near(min_cosine=0.85)
+    root = put_in_bucket(earlier, f"s3://{s3}/run")
+    assert not list(earlier.glob("*.safetensors"))
+    shutil.rmtree(WORK)
+    assert without_near(min_cosine=0.85) == of_files
+    assert not [path for path in WORK.rglob("*") if path.suffix == ".safetensors"]  # nothing stays here
+    lost = next(entry for entry in read_manifest(earlier.parents[1]) if entry.is_remote)
+    root.delete(object_name(lost))
+    shutil.rmtree(WORK)
+    with pytest.raises(DataFault, match=r"tuned\.alt\.00000-.*restore it from a copy"):
         without_near()
 
 

@@ -13,7 +13,7 @@ import torch
 
 from components.faults import ConfigurationFault
 from components.recaption import stage
-from components.recaption.gpus import fill, gpus_of
+from components.recaption.gpus import fill, gpus_of, shares_of
 from components.recaption.stage import run
 from components.recaption.vision_language_writer import TransformersWriter
 from components.running.gpus import gpu_of
@@ -96,6 +96,12 @@ def test_gpus_are_counted_where_there_is_work_for_them(
     assert gpus_of(params, cuda, 3) == 3
     assert gpus_of(with_captioners(smoke, [TINY | {"batch_size": 2}]), cuda, 9) == 8
     assert gpus_of(with_captioners(smoke, [COLUMNS, FAR]), cuda, 9) == 0
+
+
+def test_shards_of_equal_bytes_are_one_process_s_work() -> None:
+    entries = [Entry(f"shards/{place}.tar", 10, sha256, 5) for place, sha256 in enumerate("abcacda")]
+    assert [[entry.uri[7] for entry in mine] for mine in shares_of(entries, 2)] == [list("03624"), list("15")]
+    assert shares_of(entries[3:5], 3) == [[entries[3]], [entries[4]], []]
 
 
 def test_a_gpu_is_one_of_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
