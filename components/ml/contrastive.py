@@ -167,13 +167,28 @@ def _known(excluded: Excluded, here: Tensor) -> Tensor | None:
     """
     found: Tensor | None = None
     if excluded.identities is not None and excluded.candidate_identities is not None:
-        # K times K comparisons, and never a tensor of (C, B, K, K)
-        for one in excluded.identities[here].T:
-            for other in excluded.candidate_identities.T:
-                found = _either(found, (one[:, None] == other) & (one[:, None] >= 0))
+        found = _sharing(excluded.identities[here], excluded.candidate_identities)
     if excluded.guides is not None and excluded.guide_cosine is not None:
         near = excluded.guides[here] @ excluded.guides.T >= excluded.guide_cosine
         found = _either(found, near)
+    return found
+
+
+def _sharing(rows: Tensor, candidates: Tensor) -> Tensor:
+    """Return (C, B + N) which candidates share an identity with which rows.
+
+    Few do: they are looked up among the sorted ones of all candidates, not compared one by one.
+    """
+    wanted = rows.flatten()
+    ordered, places = candidates.flatten().sort()
+    first = torch.searchsorted(ordered, wanted)
+    counts = torch.searchsorted(ordered, wanted, right=True) - first
+    counts[wanted < 0] = 0
+    begin = counts.cumsum(0) - counts
+    within = torch.arange(int(counts.sum()), device=rows.device) + (first - begin).repeat_interleave(counts)
+    of_row = torch.arange(len(wanted), device=rows.device).repeat_interleave(counts) // rows.shape[1]
+    found = torch.zeros(len(rows), len(candidates), dtype=torch.bool, device=rows.device)
+    found[of_row, places[within] // candidates.shape[1]] = True
     return found
 
 

@@ -61,6 +61,23 @@ def test_a_shared_caption_is_no_negative() -> None:
     assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
 
 
+def test_any_shared_identity_counts_and_negative_ones_are_nobody_s() -> None:
+    draw = torch.Generator().manual_seed(3)
+    first, second = unit(40, 5, 1), unit(47, 5, 2)
+    of_first = torch.randint(-3, 60, (40, 3), generator=draw)
+    of_second = torch.randint(-3, 60, (47, 2), generator=draw) + (1 << 41) * torch.tensor([0, 1])
+    shared = [
+        [bool({*map(int, row)} & {int(one) for one in other if one >= 0}) for other in of_second]
+        for row in of_first
+    ]
+    kept = ~torch.tensor(shared) | torch.eye(40, 47, dtype=torch.bool)
+    assert (~kept).any()
+    logits = (first @ second.T / 0.5).masked_fill(~kept, float("-inf"))
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(40))
+    loss = caption_loss(first, second, 0.5, symmetric=False, excluded=Excluded(of_first, of_second))
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
 def test_a_batch_of_one_text_costs_nothing() -> None:
     rows = unit(3, 4, 1)
     captions = torch.zeros(3, 2, dtype=torch.long)
