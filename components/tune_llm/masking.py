@@ -15,7 +15,8 @@ from components.ml.mntp import load_head, mask_token, masked_loss
 from components.running.training import Run, batch_rows
 from components.settings.tune_llm import Mntp, TuneLlm
 from components.tune_llm.caption_rows import CaptionRow
-from components.tune_llm.tuning import check_shares, llm_run, own_parts, shared_order
+from components.tune_llm.shares import check_shares, own_parts, shared_order
+from components.tune_llm.tuning import llm_run
 
 
 def masking_run(

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from components.faults import ConfigurationFault
 from components.ml.contrastive import Excluded, caption_loss
-from components.ml.distributed import processes, share_of
 from components.ml.gradient_cache import backward
 from components.ml.llm import TextEncoder, autocast, embed, tokenise
 from components.ml.template import Tokens
 from components.running.training import Run, clip_gradients, warmup_cosine
 from components.settings.tune_llm import Lora, Mntp, Phase, TuneLlm
 from components.tune_llm.pairs import NOBODY, Batch, PairDraws
+from components.tune_llm.shares import check_shares, own_parts, shared_order
+from components.tune_llm.token_dropout import with_dropout
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -105,19 +104,6 @@ def llm_run(
     )
 
 
-def check_shares(rows: int, section: str) -> None:
-    """Check that a batch can be shared.
-
-    Raises:
-        ConfigurationFault: it cannot.
-    """
-    if rows % processes():
-        raise ConfigurationFault(
-            f"{section}: a batch of {rows} cannot be shared equally by {processes()} processes; expected a "
-            "multiple of their number"
-        )
-
-
 def parameter_groups(model: nn.Module, rate: float, embedding_rate_factor: float) -> list[dict[str, Any]]:
     """Return the weights that learn, token embeddings apart, each group with its peak learning rate."""
     embeddings = {id(weight) for weight in model.get_input_embeddings().parameters()}  # type: ignore[operator]
@@ -157,49 +143,9 @@ def batch_backward(encoder: TextEncoder, params: TuneLlm, batch: Batch, weights:
     return backward(parts, loss_of, weights, len(rows), is_cached=params.gradient_cache)
 
 
-def own_parts(rows: list[Tokens], order: list[int], chunks: int) -> list[list[Tokens]]:
-    """Return this process's share of a batch, in chunks of texts of about equal length."""
-    own = [rows[row] for row in order[share_of(len(rows))]]
-    size = -(-len(own) // chunks)
-    return [own[start : start + size] for start in range(0, len(own), size)]
-
-
 def _part(encoder: TextEncoder, rows: list[Tokens], precision: str) -> Tensor:
     with autocast(encoder.device, precision):
         return embed(encoder, rows)
-
-
-def with_dropout(rows: list[Tokens], share: float) -> list[Tokens]:
-    """Leave out tokens of texts, each with a chance of `share`, by torch's global generator.
-
-    Word dropout of deep averaging networks (Iyyer et al. 2015, section 2.3). Template and prompt stay whole,
-    and a text that would lose all its tokens.
-    """
-    if not share:
-        return rows
-    lengths = [row.text_end - row.text_start for row in rows]
-    stays = torch.rand(sum(lengths)) >= share
-    return [_shortened(row, of_row.tolist()) for row, of_row in zip(rows, stays.split(lengths), strict=True)]
-
-
-def _shortened(row: Tokens, stays: list[bool]) -> Tokens:
-    text = row.ids[row.text_start : row.text_end]
-    kept = [one for one, is_kept in zip(text, stays, strict=True) if is_kept] or text
-    end = row.text_start + len(kept)
-    return replace(row, ids=(*row.ids[: row.text_start], *kept, *row.ids[row.text_end :]), text_end=end)
-
-
-def shared_order(lengths: list[int]) -> list[int]:
-    """Return row numbers, the share of each process behind that of the one before.
-
-    Each process has rows of all lengths, ordered by length, so that a chunk of its share has little padding.
-
-    Raises:
-        ValueError: the rows cannot be shared equally.
-    """
-    share_of(len(lengths))
-    by_length = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    return [row for number in range(processes()) for row in by_length[number :: processes()]]
 
 
 def _excluded(
