@@ -28,7 +28,7 @@ from components.ml.llm import TextEncoder, encode_tokens, load_text_encoder, tok
 from components.ml.tokenizer import train_bpe
 from components.settings.params import Params, load_params
 from components.settings.tune_llm import TuneLlm
-from components.tune_llm.caption_rows import CaptionRow
+from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.pairs import PairDraws
 from components.tune_llm.tuning import open_weights, phase_run
 
@@ -113,10 +113,12 @@ def _tune(
     encoder = _load(folder, own, options.device, "fp32")
     open_weights(encoder, own.lora, SEED)
     columns = {name for kind in phase.pairs for name in (kind.first, kind.second)}
-    caption_rows = [
-        CaptionRow(str(number), dict(zip(sorted(columns), ([text] for text in row), strict=False)))
-        for number, row in enumerate(rows)
-    ]
+    caption_rows = CaptionRows.of(
+        {
+            f"{number:09d}": dict(zip(sorted(columns), ([text] for text in row), strict=False))
+            for number, row in enumerate(rows)
+        }
+    )
     with frozen_in_bf16(encoder.model):
         encoder.model.train()
         run = phase_run(encoder, own, phase, PairDraws(caption_rows, phase, SEED), "tuning", SEED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,13 @@ def batch_rows(rows: int, batch_size: int, seed: int, step: int) -> Tensor:
     """
     batch_size = min(batch_size, rows)
     epoch, number = divmod(step, rows // batch_size)
+    return _epoch_order(rows, seed, epoch)[number * batch_size : (number + 1) * batch_size].clone()
+
+
+@lru_cache(maxsize=8)  # kinds of pairs, each with an order of its own; of 30 million rows one takes a second
+def _epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed * SEED_STRIDE + epoch)
-    return torch.randperm(rows, generator=generator)[number * batch_size : (number + 1) * batch_size]
+    return torch.randperm(rows, generator=generator)
 
 
 def _save(run: Run, checkpoints: Checkpoints, step: int, history: list[dict[str, float]]) -> None:

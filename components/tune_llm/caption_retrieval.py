@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,21 +15,21 @@ from components.ml.retrieval import true_ranks
 from components.ml.spread import alignment, uniformity
 from components.ml.tfidf import TfIdf
 from components.settings.tune_llm import CaptionRetrieval
-from components.tune_llm.caption_rows import CaptionRow
+from components.tune_llm.caption_rows import CaptionRows
 
 BATCH_TOKENS = 8192
 Vectors = Callable[[list[str]], Tensor]
 
 
 def llm_recalls(
-    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow], precision: str
+    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: CaptionRows, precision: str
 ) -> dict[str, float]:
     """Return recall@1 of each task by an LLM, without query prompt (METHOD of the paper's table)."""
     return {name: embedded.recall_at_1() for name, embedded in _by_llm(encoder, tasks, rows, precision)}
 
 
 def llm_figures(
-    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow]
+    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: CaptionRows
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Return the recalls, and alignment and uniformity of each task's captions (`ml.spread`)."""
     recalls, spread = {}, {}
@@ -43,7 +44,7 @@ def llm_figures(
 
 
 def _by_llm(
-    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: list[CaptionRow], precision: str
+    encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: CaptionRows, precision: str
 ) -> Iterator[tuple[str, Embedded]]:
     encoder.model.eval()
 
@@ -54,7 +55,7 @@ def _by_llm(
         yield task.name, embed_pairs(*captions_of(task, rows), vectors)
 
 
-def tfidf_recalls(tasks: list[CaptionRetrieval], rows: list[CaptionRow]) -> dict[str, float]:
+def tfidf_recalls(tasks: list[CaptionRetrieval], rows: CaptionRows) -> dict[str, float]:
     """Return recall@1 of each task by TF-IDF, the control that counts words."""
     recalls = {}
     for task in tasks:
@@ -63,24 +64,24 @@ def tfidf_recalls(tasks: list[CaptionRetrieval], rows: list[CaptionRow]) -> dict
     return recalls
 
 
-def captions_of(task: CaptionRetrieval, rows: list[CaptionRow]) -> tuple[list[str], list[str]]:
+def captions_of(task: CaptionRetrieval, rows: CaptionRows) -> tuple[list[str], list[str]]:
     """Return captions 0 of `first` and 0 of `second` (1 where both are one column) of the rows with both.
 
     Raises:
         ConfigurationFault: fewer than two rows have both.
     """
     other = 1 if task.first == task.second else 0
-    found = [
-        (row.captions[task.first][0], row.captions[task.second][other])
-        for row in rows
-        if row.captions.get(task.first) and len(row.captions.get(task.second, [])) > other
-    ]
+    has_both = (rows.counts(task.first) > 0) & (rows.counts(task.second) > other)
+    found = np.flatnonzero(has_both).tolist()
     if len(found) < 2:
         raise ConfigurationFault(
             f"tune_llm.caption_retrieval {task.name}: {len(found)} validation rows have {task.first} and "
             f"{task.second}; expected 2 or more"
         )
-    return [first for first, _ in found], [second for _, second in found]
+    return (
+        [rows.captions(row, task.first)[0] for row in found],
+        [rows.captions(row, task.second)[other] for row in found],
+    )
 
 
 @dataclass(frozen=True)

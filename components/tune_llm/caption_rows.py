@@ -1,46 +1,113 @@
-"""The captions that tuning sees: text-only rows, and rows with images that the audit kept."""
+"""The captions that tuning sees: text-only rows, and rows with images that the audit kept.
+
+They are held as Arrow columns, in little more than the bytes of their texts: as Python objects, each process
+that trains would hold several times as much, and ten million images are common.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from components.running.rows import Rows
 from components.storage.atomic import content_key
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
-from components.storage.side_tables import Caption, read_captions, read_keys
+from components.storage.side_tables import CAPTIONS, read_keys, read_table
+
+READ = pa.schema([CAPTIONS.field(name) for name in ("key", "split", "column", "number", "text")])
 
 
-@dataclass(frozen=True)
-class CaptionRow:
-    """One row's captions by column, each column's in the order of their numbers."""
+class CaptionRows:
+    """Rows in the order of their keys, and the captions of each by column, in the order of their numbers.
 
-    key: str
-    captions: dict[str, list[str]]
+    Args:
+        tables: Captions, as `READ` has them; a row's are all in one table.
+
+    Attributes:
+        columns: Names of those that any row has captions of.
+    """
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        parts = [(pa.array([], pa.string()), pa.table({})), *map(_by_row, tables)]
+        keys = pa.chunked_array([keys for keys, _ in parts], pa.string())
+        self._places = pc.sort_indices(keys).to_numpy()  # of the rows, in the table
+        # a part that lacks a column of another has nulls there
+        self._table = pa.concat_tables([lists for _, lists in parts], promote_options="default")
+        self.columns: list[str] = sorted(self._table.column_names)
+        self._lists = {name: self._table[name] for name in self.columns}
+
+    @classmethod
+    def of(cls, rows: Mapping[str, Mapping[str, Sequence[str]]]) -> CaptionRows:
+        """Hold captions that are given by key and column."""
+        lines = [
+            {"key": key, "split": "train", "column": column, "number": number, "text": text}
+            for key, captions in rows.items()
+            for column, texts in captions.items()
+            for number, text in enumerate(texts)
+        ]
+        return cls([pa.Table.from_pylist(lines, READ)])
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def captions(self, row: int, column: str) -> list[str]:
+        """Return a row's captions of a column; none where it has none."""
+        if column not in self._lists:
+            return []
+        found: list[str] | None = self._lists[column][int(self._places[row])].as_py()
+        return found or []
+
+    def counts(self, column: str) -> NDArray[np.int64]:
+        """Return how many captions of a column each row has: (N,)."""
+        if column not in self._lists:
+            return np.zeros(len(self), np.int64)
+        lengths = pc.fill_null(pc.list_value_length(self._lists[column]), 0).to_numpy()
+        counts: NDArray[np.int64] = lengths[self._places].astype(np.int64)
+        return counts
 
 
-def read_caption_rows(layout: Layout, split: str, rows: Rows) -> list[CaptionRow]:
-    """Read the rows of one split, by key; `rows` counts those that the audit dropped."""
-    grouped: dict[str, dict[str, list[tuple[int, str]]]] = defaultdict(lambda: defaultdict(list))
-    dropped = set()
-    for caption, is_kept in _captions(layout):
-        if caption.split != split:
-            continue
-        if is_kept:
-            grouped[caption.key][caption.column].append((caption.number, caption.text))
-        else:
-            dropped.add(caption.key)
-    rows.reject("not_kept_by_audit", len(dropped))
-    return [
-        CaptionRow(
-            key,
-            {column: [text for _, text in sorted(numbered)] for column, numbered in sorted(columns.items())},
-        )
-        for key, columns in sorted(grouped.items())
-    ]
+class Texts:
+    """All captions of some columns, in the order of rows, of columns as they are named, and of numbers."""
+
+    def __init__(self, rows: CaptionRows, columns: Sequence[str]) -> None:
+        self._rows, self._columns = rows, columns
+        self._ends = np.cumsum(sum(rows.counts(column) for column in columns))  # (N,)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, place: int) -> str:
+        row = int(np.searchsorted(self._ends, place, side="right"))
+        of_row = [text for column in self._columns for text in self._rows.captions(row, column)]
+        return of_row[place - int(self._ends[row])]
+
+
+def read_caption_rows(layout: Layout, split: str, rows: Rows) -> CaptionRows:
+    """Read the rows of one split; `rows` counts those that the audit dropped.
+
+    Raises:
+        DataFault: a file is missing or damaged.
+    """
+    return CaptionRows(_kept(layout, split, rows))
+
+
+def _kept(layout: Layout, split: str, rows: Rows) -> Iterator[pa.Table]:
+    for path in _tables(layout.artifact("download") / "texts"):
+        yield _read(path, split)
+    dropped = 0
+    for path in _tables(layout.artifact("recaption") / "captions"):
+        table = _read(path, split)
+        kept = pa.array(read_keys(layout.artifact("audit") / "kept" / path.name), pa.string())
+        is_kept = pc.is_in(table["key"], value_set=kept)
+        dropped += len(pc.unique(table["key"].filter(pc.invert(is_kept))))
+        yield table.filter(is_kept)
+    rows.reject("not_kept_by_audit", dropped)
 
 
 def data_key(layout: Layout) -> str:
@@ -54,12 +121,24 @@ def data_key(layout: Layout) -> str:
     )
 
 
-def _captions(layout: Layout) -> Iterator[tuple[Caption, bool]]:
-    for path in _tables(layout.artifact("download") / "texts"):
-        yield from ((caption, True) for caption in read_captions(path))
-    for path in _tables(layout.artifact("recaption") / "captions"):
-        kept = read_keys(layout.artifact("audit") / "kept" / path.name)
-        yield from ((caption, caption.key in kept) for caption in read_captions(path))
+def _read(path: Path, split: str) -> pa.Table:
+    table = read_table(path, READ)
+    return table.filter(pc.equal(table["split"], split))
+
+
+def _by_row(table: pa.Table) -> tuple[pa.Array, pa.Table]:
+    """Return the keys of a table's rows, and their captions: a list a row in each column that has any."""
+    keys = pc.unique(table["key"])
+    lists = {}
+    for name in pc.unique(table["column"]).to_pylist():
+        of_column = table.filter(pc.equal(table["column"], name))
+        row = pc.index_in(of_column["key"], value_set=keys).to_numpy()
+        order = np.lexsort((of_column["number"].to_numpy(), row))
+        # 64-bit offsets: the texts of one file may be more than 2 GB
+        texts = of_column["text"].cast(pa.large_string()).take(order).combine_chunks()
+        ends = np.cumsum(np.bincount(row, minlength=len(keys)))
+        lists[name] = pa.ListArray.from_arrays(np.concatenate([[0], ends]).astype(np.int32), texts)
+    return keys, pa.table(lists)
 
 
 def _tables(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from components.ml.llm import TextEncoder, autocast, tokenise
 from components.ml.mntp import load_head, mask_token, masked_loss
 from components.running.training import Run, batch_rows
 from components.settings.tune_llm import Mntp, TuneLlm
-from components.tune_llm.caption_rows import CaptionRow
+from components.tune_llm.caption_rows import CaptionRows, Texts
 from components.tune_llm.shares import check_shares, own_parts, shared_order
 from components.tune_llm.tuning import llm_run
 
@@ -24,7 +24,7 @@ def masking_run(
     folder: Path,
     params: TuneLlm,
     mntp: Mntp,
-    rows: list[CaptionRow],
+    rows: CaptionRows,
     name: str,
     seed: int,
 ) -> Run:
@@ -42,8 +42,8 @@ def masking_run(
     Raises:
         ConfigurationFault: no caption to learn from, no head, or a mask that is no token.
     """
-    texts = [text for row in rows for column in mntp.columns for text in row.captions.get(column, [])]
-    if not texts:
+    texts = Texts(rows, mntp.columns)
+    if not len(texts):
         raise ConfigurationFault(
             f"tune_llm.mntp: no train row has a caption of {', '.join(mntp.columns)}; expected some"
         )

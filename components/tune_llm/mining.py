@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +20,7 @@ from components.running.ranks import wait_for_all
 from components.settings.tune_llm import MinedNegatives, PairKind
 from components.storage.atomic import content_key
 from components.storage.pieces import is_intact, piece
-from components.tune_llm.caption_rows import CaptionRow
+from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.pairs import NOBODY, PairDraws
 
 NEAR = "near.safetensors"
@@ -29,7 +31,7 @@ Vectors = Callable[[list[str], str], Tensor]
 
 def mined(
     encoder: TextEncoder,
-    rows: list[CaptionRow],
+    rows: CaptionRows,
     pairs: PairDraws,
     precision: str,
     seed: int,
@@ -62,8 +64,7 @@ def mined(
         vectors = shared_vectors(encoder, precision, progress.advance)
         near = {}
         for number, (kind, places) in enumerate(zip(pairs.kinds, pairs.rows, strict=True)):
-            of_kind = [rows[row] for row in places]
-            near[f"{number:03d}"] = near_rows(of_kind, kind, settings, vectors, seed)
+            near[f"{number:03d}"] = near_rows(rows, places, kind, settings, vectors, seed)
         encoder.model.train()
         if place() == 0:
             piece(store, key, lambda folder: save_file(near, folder / NEAR))
@@ -73,9 +74,14 @@ def mined(
 
 
 def near_rows(
-    rows: list[CaptionRow], kind: PairKind, settings: MinedNegatives, vectors: Vectors, seed: int
+    rows: CaptionRows,
+    places: NDArray[np.int64],
+    kind: PairKind,
+    settings: MinedNegatives,
+    vectors: Vectors,
+    seed: int,
 ) -> Tensor:
-    """Return for each row the numbers of those nearest to it, nearest first: (N, kept) int32.
+    """Return for each row of a kind which of them are nearest to it, nearest first: (N, kept) int32.
 
     A row asks with its first caption of `kind.first`; every row answers with its first caption of
     `kind.second`, its second one where both are one column. Rows are compared within random pools. Left out
@@ -83,7 +89,8 @@ def near_rows(
     answer, for that may be as true (the positive-aware rule of NV-Retriever, arXiv 2407.15831, section 3.2).
 
     Args:
-        rows: Those that have the columns of the kind.
+        rows: All of train.
+        places: (N,) which of them have the columns of the kind.
         kind: Of pair.
         settings: How many, among how many.
         vectors: Encodes texts after a prompt: (M, d).
@@ -92,12 +99,13 @@ def near_rows(
     Returns:
         `NOBODY` fills a line that has fewer.
     """
-    near = torch.full((len(rows), settings.kept), NOBODY, dtype=torch.int32)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    near = torch.full((len(places), settings.kept), NOBODY, dtype=torch.int32)
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
+    second = 1 if kind.first == kind.second else 0
     for pool in order.split(settings.pool_rows):
-        captions = [rows[number].captions for number in pool.tolist()]
-        answers = [one[kind.second][1 if kind.first == kind.second else 0] for one in captions]
-        queries = vectors([one[kind.first][0] for one in captions], kind.query_prompt)
+        here = places[pool.numpy()].tolist()
+        answers = [rows.captions(row, kind.second)[second] for row in here]
+        queries = vectors([rows.captions(row, kind.first)[0] for row in here], kind.query_prompt)
         found = _nearest(queries, vectors(answers, ""), answers, settings)
         near[pool] = torch.where(found == NOBODY, NOBODY, pool[found.clamp(min=0)]).int()
     return near

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from components.faults import ConfigurationFault
 from components.running.training import SEED_STRIDE, batch_rows
 from components.settings.tune_llm import PairKind, Phase
-from components.tune_llm.caption_rows import CaptionRow
+from components.tune_llm.caption_rows import CaptionRows
 
 NOBODY = -1
 
@@ -53,7 +55,7 @@ class PairDraws:
         ConfigurationFault: fewer than two rows have the columns of a kind.
     """
 
-    def __init__(self, rows: list[CaptionRow], phase: Phase, seed: int) -> None:
+    def __init__(self, rows: CaptionRows, phase: Phase, seed: int) -> None:
         self.phase = phase
         self.seed = seed
         self.kinds = [kind for kind in phase.pairs if kind.weight > 0]
@@ -82,8 +84,8 @@ class PairDraws:
         earlier = self.kind_at[:step].count(number)
         chosen = batch_rows(len(rows), self.phase.batch_size, self.seed + number, earlier)
         generator = torch.Generator().manual_seed(self.seed * SEED_STRIDE + step)
-        places = [rows[place] for place in chosen.tolist()]
-        pairs = [_draw(self.all_rows[place].captions, kind, generator) for place in places]
+        places = rows[chosen.numpy()].tolist()
+        pairs = [_draw(self.all_rows, place, kind, generator) for place in places]
         negatives = self._written(places, kind, generator) + self._mined(number, chosen, generator)
         return Batch(
             first=[first for first, _ in pairs],
@@ -100,7 +102,7 @@ class PairDraws:
         if kind.negative is None:
             return []
         return [
-            (_one_of(self.all_rows[place].captions[kind.negative], generator), NOBODY) for place in places
+            (_one_of(self.all_rows.captions(place, kind.negative), generator), NOBODY) for place in places
         ]
 
     def _mined(self, number: int, chosen: Tensor, generator: torch.Generator) -> list[tuple[str, int]]:
@@ -114,37 +116,32 @@ class PairDraws:
             there = near[place][near[place] != NOBODY]
             order = torch.randperm(len(there), generator=generator)[:per_pair]
             others = torch.randint(len(rows), (per_pair - len(order),), generator=generator)
-            for other in [*there[order].tolist(), *others.tolist()]:
-                found.append((_one_of(self.all_rows[rows[other]].captions[second], generator), rows[other]))
+            for row in rows[torch.cat([there[order].long(), others]).numpy()].tolist():
+                found.append((_one_of(self.all_rows.captions(row, second), generator), row))
         return found
 
 
-def _rows_with(rows: list[CaptionRow], kind: PairKind) -> list[int]:
+def _rows_with(rows: CaptionRows, kind: PairKind) -> NDArray[np.int64]:
     """Return the numbers of the rows that have what a kind of pair takes."""
     least = {kind.first: 1, kind.second: 1} | ({kind.negative: 1} if kind.negative else {})
     if kind.first == kind.second:
         least[kind.first] = 2
-    found = [
-        number
-        for number, row in enumerate(rows)
-        if all(len(row.captions.get(column, [])) >= count for column, count in least.items())
-    ]
+    found = np.flatnonzero(np.all([rows.counts(column) >= count for column, count in least.items()], axis=0))
     if len(found) < 2:
-        columns = sorted({column for row in rows for column in row.captions})
         raise ConfigurationFault(
             f"tune_llm.phases: {len(found)} train rows have a pair of {kind.first} and {kind.second}"
             f"{f' with {kind.negative}' if kind.negative else ''}; "
-            f"expected 2 or more; the columns of train are {', '.join(columns) or 'none'}"
+            f"expected 2 or more; the columns of train are {', '.join(rows.columns) or 'none'}"
         )
     return found
 
 
-def _draw(captions: dict[str, list[str]], kind: PairKind, generator: torch.Generator) -> tuple[str, str]:
-    first, second = captions[kind.first], captions[kind.second]
+def _draw(rows: CaptionRows, row: int, kind: PairKind, generator: torch.Generator) -> tuple[str, str]:
+    first = rows.captions(row, kind.first)
     if kind.first == kind.second:
         one, other = torch.randperm(len(first), generator=generator)[:2].tolist()
         return first[one], first[other]
-    return _one_of(first, generator), _one_of(second, generator)
+    return _one_of(first, generator), _one_of(rows.captions(row, kind.second), generator)
 
 
 def _one_of(texts: Sequence[str], generator: torch.Generator) -> str:

@@ -9,6 +9,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from components.faults import ConfigurationFault
 from components.ml.attention import attention_that_learns
 from components.ml.distributed import processes, shard
@@ -22,7 +24,7 @@ from components.settings.tune_llm import TuneLlm
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
 from components.tune_llm.caption_retrieval import llm_recalls
-from components.tune_llm.caption_rows import CaptionRow, data_key, read_caption_rows
+from components.tune_llm.caption_rows import CaptionRows, data_key, read_caption_rows
 from components.tune_llm.masking import masking_run
 from components.tune_llm.mining import mined
 from components.tune_llm.pairs import PairDraws
@@ -87,15 +89,15 @@ class Material:
         self._count()
 
     def _count(self) -> None:
-        taking_part = {row for pairs in self.draws for of_kind in pairs.rows for row in of_kind}
+        takes_part = np.zeros(len(self.train_rows), bool)
+        for pairs in self.draws:
+            for of_kind in pairs.rows:
+                takes_part[of_kind] = True
         if mntp := self.params.tune_llm.mntp:
-            taking_part |= {
-                number
-                for number, row in enumerate(self.train_rows)
-                if any(row.captions.get(column) for column in mntp.columns)
-            }
-        self.rows.accept(len(taking_part))
-        self.rows.reject("no_pair_of_columns", len(self.train_rows) - len(taking_part))
+            for column in mntp.columns:
+                takes_part |= self.train_rows.counts(column) > 0
+        self.rows.accept(int(takes_part.sum()))
+        self.rows.reject("no_pair_of_columns", int((~takes_part).sum()))
 
     @cached_property
     def decided_by(self) -> dict[str, Any]:
@@ -200,7 +202,7 @@ def _measures(own: TuneLlm) -> list[Any] | None:
     return [own.caption_retrieval_steps, tasks] if own.caption_retrieval_steps else None
 
 
-def _measured(encoder: TextEncoder, own: TuneLlm, rows: list[CaptionRow]) -> dict[str, float]:
+def _measured(encoder: TextEncoder, own: TuneLlm, rows: CaptionRows) -> dict[str, float]:
     recalls = llm_recalls(encoder, own.caption_retrieval, rows, own.precision)
     encoder.model.train()
     return {f"recall_at_1 {name}": recall for name, recall in recalls.items()}

@@ -13,6 +13,7 @@ from components.ml.llm import TextEncoder, encode, load_text_encoder
 from components.ml.sentence_transformers_layout import write_layout
 from components.settings.tune_llm import TuneLlm
 from components.storage.atomic import read_json, write_json
+from components.tune_llm.caption_rows import Texts
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -35,7 +36,7 @@ def encoding_of(params: TuneLlm) -> dict[str, Any]:
 
 
 def save_tuned(
-    folder: Path, encoder: TextEncoder, adapter: PeftModel | None, params: TuneLlm, texts: list[str]
+    folder: Path, encoder: TextEncoder, adapter: PeftModel | None, params: TuneLlm, texts: Texts
 ) -> TextEncoder:
     """Save `llm/`, `encoding.json` and, for LoRA, `adapter/`; return the encoder loaded from what was saved.
 
@@ -46,7 +47,8 @@ def save_tuned(
         DataFault: the saved model gives other vectors than the trained one.
     """
     encoder.model.eval()
-    trained = encode(encoder, texts[:PROBE_TEXTS], PROBE_BATCH_TOKENS)
+    probe = [texts[number] for number in range(min(PROBE_TEXTS, len(texts)))]
+    trained = encode(encoder, probe, PROBE_BATCH_TOKENS)
     encoding = encoding_of(params)
     write_json(folder / "encoding.json", encoding)
     model: Any = encoder.model
@@ -58,9 +60,7 @@ def save_tuned(
     if reason := write_layout(folder / "llm", encoder):
         log.warning("the tuned LLM will not load in sentence-transformers: %s", reason)
     saved = load_text_encoder(folder / "llm", **encoding, device=str(encoder.device))
-    move = float(
-        (encode(saved, texts[:PROBE_TEXTS], PROBE_BATCH_TOKENS) - trained).abs().max() / trained.abs().max()
-    )
+    move = float((encode(saved, probe, PROBE_BATCH_TOKENS) - trained).abs().max() / trained.abs().max())
     if not move <= MOST_MOVE:
         raise DataFault(
             f"the saved language model's vectors differ from the trained one's by {move:.1e} of their size; "

@@ -23,6 +23,7 @@ from components.storage.atomic import write_bytes, write_json
 from components.storage.kept import require_verdict
 from components.storage.layout import Layout
 from components.tune_llm.caption_retrieval import llm_figures, tfidf_recalls
+from components.tune_llm.caption_rows import Texts
 from components.tune_llm.pairs import PairDraws
 from components.tune_llm.phases import STAGE, History, Material, load_base, tuned
 from components.tune_llm.saving import save_tuned, trained_share
@@ -43,7 +44,7 @@ def run(params: Params, env: Environment) -> None:
     trained = tuned(material, encoder, env)
     share = trained_share(encoder)
     with output(layout, STAGE) as out:
-        texts = [text for row in held_out for texts in row.captions.values() for text in texts]
+        texts = Texts(held_out, held_out.columns)
         saved = save_tuned(out.folder, encoder, trained.adapter, own, texts)
         recalls["tuned"], spread["tuned"] = llm_figures(saved, tasks, held_out)
         write_bytes(out.folder / "history.csv", _csv(trained.histories))

@@ -131,3 +131,10 @@ def test_batches_cover_each_epoch_once_in_a_new_order() -> None:
 def test_schedule_rises_then_falls_to_zero() -> None:
     share = warmup_cosine(2, 6)
     assert [round(share(step), 4) for step in range(6)] == [0.5, 1.0, 1.0, 0.8536, 0.5, 0.1464]
+
+
+def test_a_batch_cannot_change_the_order_of_an_epoch() -> None:
+    first = batch_rows(10, 4, 1, 0)
+    expected = first.tolist()
+    first.zero_()
+    assert batch_rows(10, 4, 1, 0).tolist() == expected

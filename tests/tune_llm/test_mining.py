@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from components.settings.tune_llm import MinedNegatives, PairKind
-from components.tune_llm.caption_rows import CaptionRow
+from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.mining import near_rows
 from components.tune_llm.pairs import NOBODY
 
 DEGREES = {"q0": 0, "a0": 10, "q1": 90, "a1": 95, "a2": 40, "q2": 30, "a3": 95.5, "q3": 180}
 KIND = PairKind(first="ask", second="answer", negative=None, query_prompt="find: ", weight=1.0)
-ROWS = [
-    CaptionRow("0", {"ask": ["q0"], "answer": ["a0"]}),
-    CaptionRow("1", {"ask": ["q1"], "answer": ["a1", "ignored"]}),
-    CaptionRow("2", {"ask": ["q2"], "answer": ["a2"]}),
-    CaptionRow("3", {"ask": ["q3"], "answer": ["a1"]}),  # row 1's text
-]
+ROWS = CaptionRows.of(
+    {
+        "0": {"ask": ["q0"], "answer": ["a0"]},
+        "1": {"ask": ["q1"], "answer": ["a1", "ignored"]},
+        "2": {"ask": ["q2"], "answer": ["a2"]},
+        "3": {"ask": ["q3"], "answer": ["a1"]},  # row 1's text
+        "4": {"ask": ["none"]},  # is asked nothing
+    }
+)
+PLACES = np.arange(4)
 
 
 def vectors(texts: list[str], prompt: str) -> Tensor:
@@ -30,7 +35,7 @@ def vectors(texts: list[str], prompt: str) -> Tensor:
 
 def mined(share: float, kept: int = 3, pool_rows: int = 10) -> Tensor:
     settings = MinedNegatives(per_pair=1, kept=kept, pool_rows=pool_rows, max_share_of_positive=share)
-    return near_rows(ROWS, KIND, settings, vectors, seed=4)
+    return near_rows(ROWS, PLACES, KIND, settings, vectors, seed=4)
 
 
 def test_the_nearest_first_without_itself_and_equal_texts() -> None:

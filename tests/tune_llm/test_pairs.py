@@ -7,15 +7,16 @@ import torch
 
 from components.faults import ConfigurationFault
 from components.settings.tune_llm import MinedNegatives, PairKind, Phase
-from components.tune_llm.caption_rows import CaptionRow
+from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.pairs import NOBODY, Batch, PairDraws
 
-ROWS = [
-    CaptionRow(
-        f"key{number}", {"short": [f"s{number}"], "dense": [f"d{number}{place}" for place in range(4)]}
-    )
-    for number in range(12)
-] + [CaptionRow("key_de", {"short": ["s_de"], "german": ["g_de"]}), CaptionRow("other", {"german": ["g"]})]
+ROWS = CaptionRows.of(
+    {
+        f"key{number:02d}": {"short": [f"s{number}"], "dense": [f"d{number}{place}" for place in range(4)]}
+        for number in range(12)
+    }
+    | {"key_de": {"short": ["s_de"], "german": ["g_de"]}, "other": {"german": ["g"]}}
+)
 
 
 def phase(

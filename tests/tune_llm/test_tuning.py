@@ -15,7 +15,7 @@ from components.ml.llm import TextEncoder, embed, load_text_encoder, tokenise
 from components.settings.params import Params
 from components.settings.tune_llm import CaptionRetrieval, Lora, TuneLlm
 from components.tune_llm.caption_retrieval import captions_of, embed_pairs, tfidf_recalls
-from components.tune_llm.caption_rows import CaptionRow
+from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.pairs import NOBODY, Batch
 from components.tune_llm.tuning import batch_backward, open_weights, parameter_groups
 from tests.captioned import write_llm
@@ -168,16 +168,18 @@ def test_recall_counts_the_first_place_and_takes_equal_texts_as_one() -> None:
 
 
 def test_a_column_with_itself_uses_two_captions() -> None:
-    rows = [CaptionRow(str(number), {"en": [f"a{number}", f"b{number}", "c"]}) for number in range(3)]
-    rows.append(CaptionRow("short", {"en": ["alone"]}))
+    captions = {str(number): {"en": [f"a{number}", f"b{number}", "c"]} for number in range(3)}
+    rows = CaptionRows.of(captions | {"short": {"en": ["alone"]}})
     task = CaptionRetrieval(name="english", first="en", second="en")
     assert captions_of(task, rows) == (["a0", "a1", "a2"], ["b0", "b1", "b2"])
 
 
 def test_tfidf_finds_shared_words() -> None:
-    rows = [
-        CaptionRow("0", {"short": ["a red circle"], "dense": ["the circle in the corner is red"]}),
-        CaptionRow("1", {"short": ["a blue square"], "dense": ["this square, which is blue"]}),
-    ]
+    rows = CaptionRows.of(
+        {
+            "0": {"short": ["a red circle"], "dense": ["the circle in the corner is red"]},
+            "1": {"short": ["a blue square"], "dense": ["this square, which is blue"]},
+        }
+    )
     task = CaptionRetrieval(name="short_to_dense", first="short", second="dense")
     assert tfidf_recalls([task], rows) == {"short_to_dense": 1.0}
