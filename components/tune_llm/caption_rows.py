@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from components.ml.distributed import place
+from components.running.progress import Progress
 from components.running.rows import Rows
 from components.storage.atomic import content_key
 from components.storage.layout import Layout
@@ -98,15 +100,21 @@ def read_caption_rows(layout: Layout, split: str, rows: Rows) -> CaptionRows:
 
 
 def _kept(layout: Layout, split: str, rows: Rows) -> Iterator[pa.Table]:
-    for path in _tables(layout.artifact("download") / "texts"):
+    texts = _tables(layout.artifact("download") / "texts")
+    shards = _tables(layout.artifact("recaption") / "captions")
+    work, files = layout.work("tune_llm"), len(texts) + len(shards)
+    progress = Progress(work, f"tune_llm reads {split}", files, "files", is_told=place() == 0)
+    for path in texts:
         yield _read(path, split)
+        progress.advance()
     dropped = 0
-    for path in _tables(layout.artifact("recaption") / "captions"):
+    for path in shards:
         table = _read(path, split)
         kept = pa.array(read_keys(layout.artifact("audit") / "kept" / path.name), pa.string())
         is_kept = pc.is_in(table["key"], value_set=kept)
         dropped += len(pc.unique(table["key"].filter(pc.invert(is_kept))))
         yield table.filter(is_kept)
+        progress.advance()
     rows.reject("not_kept_by_audit", dropped)
 
 
