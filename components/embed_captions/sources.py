@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -66,7 +66,8 @@ class TextFile:
     @cached_property  # each LLM asks
     def content(self) -> str:
         """A hash of the lines: they are embedded once, whatever else is added to their shard."""
-        return content_key([self.folder, self.name, [asdict(line) for line in self.lines]])
+        # vars, not asdict, which copies every string
+        return content_key([self.folder, self.name, [vars(line) for line in self.lines]])
 
 
 def caption_shards(recaption: Path, audit: Path) -> list[CaptionShard]:
