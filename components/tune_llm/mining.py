@@ -18,7 +18,7 @@ from components.ml.llm import TextEncoder, encode_tokens, tokenise
 from components.running.progress import Progress
 from components.running.ranks import wait_for_all
 from components.settings.tune_llm import MinedNegatives, PairKind
-from components.storage.atomic import content_key
+from components.storage.atomic import content_key, remove
 from components.storage.pieces import is_intact, piece
 from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.pairs import NOBODY, PairDraws
@@ -41,7 +41,7 @@ def mined(
     """Return mined negatives for each kind of pair of a phase; none where it asks for none.
 
     They follow from the weights that the phase starts with, which a resumed run has again: that they are kept
-    saves their time alone.
+    saves their time alone. Of a phase the latest are kept.
 
     Args:
         encoder: As it is when the phase starts.
@@ -55,7 +55,7 @@ def mined(
     settings = pairs.phase.mined_negatives
     if settings is None or not pairs.phase.steps:
         return []
-    key, store = content_key([identity, seed]), work / "mined"
+    key, store = content_key([identity, seed]), work / "mined" / str(seed)  # each phase has its own
     wait_for_all()
     if not is_intact(store / key):
         encoder.model.eval()
@@ -67,6 +67,7 @@ def mined(
             near[f"{number:03d}"] = near_rows(rows, places, kind, settings, vectors, seed)
         encoder.model.train()
         if place() == 0:
+            remove(store)
             piece(store, key, lambda folder: save_file(near, folder / NEAR))
         wait_for_all()
     kept = load_file(store / key / NEAR)
