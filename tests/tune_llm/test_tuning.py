@@ -17,6 +17,7 @@ from components.settings.tune_llm import CaptionRetrieval, Lora, TuneLlm
 from components.tune_llm.caption_retrieval import captions_of, embed_pairs, tfidf_recalls
 from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.pairs import NOBODY, Batch
+from components.tune_llm.token_dropout import with_dropout
 from components.tune_llm.tuning import batch_backward, open_weights, parameter_groups
 from tests.captioned import write_llm
 
@@ -115,6 +116,24 @@ def test_the_cache_draws_the_same_dropout_twice(folder: Path, own: TuneLlm) -> N
         found.append([weight.grad for weight in weights])
     for plain, cached in zip(*found, strict=True):
         torch.testing.assert_close(plain, cached, rtol=1e-5, atol=1e-7)
+
+
+def test_dropout_leaves_out_tokens_of_the_text_alone(folder: Path) -> None:
+    encoder = load(folder)
+    encoder.template = "a cat: {text} dogs"
+    rows = tokenise(encoder, FIRST, "find ")
+    torch.manual_seed(1)
+    dropped = with_dropout(rows, 0.5)
+    assert [one.text_start for one in dropped] == [row.text_start for row in rows]
+    for row, one in zip(rows, dropped, strict=True):
+        assert one.ids[: one.text_start] == row.ids[: row.text_start]
+        assert one.ids[one.text_end :] == row.ids[row.text_end :]
+        kept, text = one.ids[one.text_start : one.text_end], list(row.ids[row.text_start : row.text_end])
+        assert kept and all(token in text for token in kept)
+    assert sum(len(one.ids) for one in dropped) < sum(len(row.ids) for row in rows)
+    assert with_dropout(rows, 0.0) == rows
+    torch.manual_seed(2)
+    assert all(one.text_end > one.text_start for one in with_dropout(rows, 0.99))
 
 
 def test_equal_captions_are_no_negatives_whatever_their_case(folder: Path, own: TuneLlm) -> None:
