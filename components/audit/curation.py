@@ -41,13 +41,13 @@ class Curator:
                 more images than params allow would be compared with each other.
             DataFault: a file is missing or damaged.
         """
-        work = layout.work("audit")
         if settings.heads or settings.near_images:
-            vectors = open_vectors(layout.artifact("recaption"), work)
+            vectors = open_vectors(layout.artifact("recaption"))
             for head in settings.heads:
                 self._apply_head(head, vectors, inputs)
         if settings.similarity:
             self._apply_similarity(settings.similarity, scored)
+        work = layout.work("audit")
         if settings.near_images:
             self._apply_near("near_image", settings.near_images, vectors, self._left("train"), work)
         if of_captions := settings.near_captions:

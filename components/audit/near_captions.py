@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from components.audit.scored import ImageVectors
 from components.faults import ConfigurationFault
 from components.settings.audit import NearCaptionFilter
-from components.storage.embeddings import EMBEDDED_CAPTIONS, read_vectors
-from components.storage.manifest import read_manifest
+from components.storage.embeddings import EMBEDDED_CAPTIONS, lines_of, read_listed
+from components.storage.manifest import Entry, read_manifest
 from components.storage.side_tables import read_table
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _MEND = "put the earlier run's folder there again, whole"
 
 def keys_of(vectors: ImageVectors) -> set[str]:
     """Return the images that have a caption, by the tables beside the vectors alone."""
-    tables = (read_table(vectors.lines(entry), EMBEDDED_CAPTIONS) for entry in vectors.entries)
+    tables = (read_table(lines_of(vectors.folder, entry), EMBEDDED_CAPTIONS) for entry in vectors.entries)
     return {key for table in tables for key in table["key"].to_pylist()}
 
 
@@ -30,7 +30,7 @@ def open_caption_vectors(settings: NearCaptionFilter, inputs: Path, work: Path) 
     Args:
         settings: Say where it is.
         inputs: The folder of inputs.
-        work: The stage's folder in the work store.
+        work: The stage's folder in the work store, where files of a bucket are for a moment.
 
     Raises:
         ConfigurationFault: it is not there, or has nothing of the column.
@@ -49,12 +49,12 @@ def open_caption_vectors(settings: NearCaptionFilter, inputs: Path, work: Path) 
             f"{name}: {folder} has no embeddings of column {settings.column}; expected some: name another "
             "column or encoder"
         )
-    return ImageVectors(folder.parent, entries, _first_captions, work)
+    return ImageVectors(folder.parent, entries, lambda entry: _first_captions(folder.parent, entry, work))
 
 
-def _first_captions(path: Path, lines: Path) -> tuple[list[str], Tensor]:
+def _first_captions(folder: Path, entry: Entry, work: Path) -> tuple[list[str], Tensor]:
     """Return the keys of a file, and the embedding (n, D) of the caption of each with the lowest number."""
-    _, vectors, table = read_vectors(path, EMBEDDED_CAPTIONS, _MEND, lines)
+    _, vectors, table = read_listed(folder, entry, EMBEDDED_CAPTIONS, _MEND, work)
     ordered = table.sort_by([("key", "ascending"), ("number", "descending")])
     rows = dict(zip(ordered["key"].to_pylist(), ordered["row"].to_pylist(), strict=True))
     return list(rows), vectors[list(rows.values())]

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from components.audit.images import Images
 from components.faults import ConfigurationFault, DataFault
-from components.storage.bulk import local_copy
 from components.storage.manifest import Entry, read_manifest
 from components.storage.scores import IMAGES_FOLDER, SCORES_FOLDER, read_image_embeddings, read_scores
 
@@ -73,14 +72,12 @@ class ImageVectors:
     Attributes:
         folder: Of the manifest that lists them.
         entries: Their files.
-        read: Returns the keys and embeddings (n, D) of a file, and of that of its lines.
-        work: The stage's folder in the work store, where files of a bucket are for a moment.
+        read: Returns the keys and embeddings (n, D) of a file.
     """
 
     folder: Path
     entries: list[Entry]
-    read: Callable[[Path, Path], tuple[list[str], Tensor]]
-    work: Path
+    read: Callable[[Entry], tuple[list[str], Tensor]]
 
     @cached_property
     def width(self) -> int:
@@ -89,7 +86,7 @@ class ImageVectors:
         Raises:
             DataFault: the first file is damaged.
         """
-        return self._of(self.entries[0])[1].shape[1]
+        return self.read(self.entries[0])[1].shape[1]
 
     def shards(self) -> Iterator[tuple[str, list[str], NDArray[np.float16]]]:
         """Yield each shard's name, keys and embeddings (n, D).
@@ -98,24 +95,12 @@ class ImageVectors:
             DataFault: a file is damaged.
         """
         for entry in self.entries:
-            keys, vectors = self._of(entry)
+            keys, vectors = self.read(entry)
             yield entry.name, keys, vectors.numpy()
 
-    def lines(self, entry: Entry) -> Path:
-        """Return the table beside a file of vectors; it is here wherever those are."""
-        return (self.folder / entry.place).with_suffix(".parquet")
 
-    def _of(self, entry: Entry) -> tuple[list[str], Tensor]:
-        with local_copy(self.folder, entry, self.work) as path:
-            return self.read(path, self.lines(entry))
-
-
-def open_vectors(recaption: Path, work: Path) -> ImageVectors:
+def open_vectors(recaption: Path) -> ImageVectors:
     """Open what recaption wrote.
-
-    Args:
-        recaption: The artifact.
-        work: The stage's folder in the work store.
 
     Raises:
         ConfigurationFault: it wrote none.
@@ -127,4 +112,4 @@ def open_vectors(recaption: Path, work: Path) -> ImageVectors:
             f"{recaption} has no image embeddings and audit.curation asks for them; expected some: set "
             "recaption.scores and run `dvc repro recaption`"
         )
-    return ImageVectors(recaption, entries, read_image_embeddings, work)
+    return ImageVectors(recaption, entries, lambda entry: read_image_embeddings(recaption / entry.uri))

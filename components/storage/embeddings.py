@@ -146,9 +146,7 @@ def _joined(folder: Path, entries: list[Entry], schema: pa.Schema, work: Path) -
     tables: list[pa.Table] = []
     offset = 0
     for entry in entries:
-        lines = (folder.parent / entry.place).with_suffix(".parquet")
-        with local_copy(folder.parent, entry, work) as path:
-            one, of_file, table = read_vectors(path, schema, _MEND, lines)
+        one, of_file, table = read_listed(folder.parent, entry, schema, _MEND, work)
         about = about or one
         if one != about:
             first = entries[0].place
@@ -158,6 +156,19 @@ def _joined(folder: Path, entries: list[Entry], schema: pa.Schema, work: Path) -
         tables.append(table.set_column(table.schema.get_field_index("row"), "row", rows))
         offset += len(of_file)
     return Embeddings(about, torch.cat(vectors), pa.concat_tables(tables))
+
+
+def lines_of(folder: Path, entry: Entry) -> Path:
+    """Return the table beside a file of vectors; it is in the folder wherever those are."""
+    return (folder / entry.place).with_suffix(".parquet")
+
+
+def read_listed(
+    folder: Path, entry: Entry, schema: pa.Schema, mend: str, work: Path
+) -> tuple[dict[str, Any], Tensor, pa.Table]:
+    """Read one file of a verified manifest, its vectors here or in a bucket, as `read_vectors` does."""
+    with local_copy(folder, entry, work) as path:
+        return read_vectors(path, schema, mend, lines_of(folder, entry))
 
 
 def read_vectors(

@@ -47,12 +47,11 @@ def write_image_embeddings(
     write_embeddings(folder, name, about, table, embeddings, _MEND)
 
 
-def read_image_embeddings(path: Path, lines: Path | None = None) -> tuple[list[str], Tensor]:
+def read_image_embeddings(path: Path) -> tuple[list[str], Tensor]:
     """Read a shard's image embeddings.
 
     Args:
         path: Of the `.safetensors`, verified by the caller through its manifest.
-        lines: Their file, if it is not beside the embeddings.
 
     Returns:
         The keys, and (N, D) fp16 with the embedding of each.
@@ -60,7 +59,7 @@ def read_image_embeddings(path: Path, lines: Path | None = None) -> tuple[list[s
     Raises:
         DataFault: a file is missing or damaged, or an embedding is NaN, infinite or zero.
     """
-    _, vectors, table = read_vectors(path, EMBEDDED_IMAGES, _MEND, lines)
+    _, vectors, table = read_vectors(path, EMBEDDED_IMAGES, _MEND)
     return table["key"].to_pylist(), vectors[table["row"].to_numpy().copy()]
 
 

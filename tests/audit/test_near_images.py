@@ -45,7 +45,7 @@ def write(tmp_path: Path) -> Write:
                 torch.stack(rows) if rows else torch.empty(0, 2),
             )
         write_manifest(tmp_path)
-        return open_vectors(tmp_path, tmp_path / "work")
+        return open_vectors(tmp_path)
 
     return write
 
@@ -129,4 +129,4 @@ def test_an_image_without_an_embedding_is_named(write: Write, tmp_path: Path) ->
 def test_no_embeddings_at_all_is_a_matter_of_params(tmp_path: Path) -> None:
     write_manifest(tmp_path)
     with pytest.raises(ConfigurationFault, match=r"has no image embeddings.*set recaption\.scores"):
-        open_vectors(tmp_path, tmp_path / "work")
+        open_vectors(tmp_path)
