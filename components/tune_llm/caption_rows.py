@@ -38,11 +38,11 @@ class CaptionRows:
     def __init__(self, tables: Iterable[pa.Table]) -> None:
         parts = [(pa.array([], pa.string()), pa.table({})), *map(_by_row, tables)]
         keys = pa.chunked_array([keys for keys, _ in parts], pa.string())
-        self._places = pc.sort_indices(keys).to_numpy()  # of the rows, in the table
+        self._places = pc.sort_indices(keys).to_numpy()  # of the rows, in the lists
         # a part that lacks a column of another has nulls there
-        self._table = pa.concat_tables([lists for _, lists in parts], promote_options="default")
-        self.columns: list[str] = sorted(self._table.column_names)
-        self._lists = {name: self._table[name] for name in self.columns}
+        table = pa.concat_tables([lists for _, lists in parts], promote_options="default")
+        self.columns: list[str] = sorted(table.column_names)
+        self._lists = {name: table[name] for name in self.columns}
 
     @classmethod
     def of(cls, rows: Mapping[str, Mapping[str, Sequence[str]]]) -> CaptionRows:
@@ -103,7 +103,7 @@ def _kept(layout: Layout, split: str, rows: Rows) -> Iterator[pa.Table]:
     texts = _tables(layout.artifact("download") / "texts")
     shards = _tables(layout.artifact("recaption") / "captions")
     work, files = layout.work("tune_llm"), len(texts) + len(shards)
-    progress = Progress(work, f"tune_llm reads {split}", files, "files", is_told=place() == 0)
+    progress = Progress(work, f"{work.name} reads {split}", files, "files", is_told=place() == 0)
     for path in texts:
         yield _read(path, split)
         progress.advance()
