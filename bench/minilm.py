@@ -95,8 +95,9 @@ def _compare(model: Path) -> bool:
     theirs = SentenceTransformer(str(model), device="cpu").encode(
         [of_rows[row] for row in range(len(of_rows))], convert_to_tensor=True, show_progress_bar=False
     )
-    far = float((cache.vectors.float() - theirs).abs().max())
-    cosine = float(torch.nn.functional.cosine_similarity(cache.vectors.float(), theirs).min())
+    ours = cache.vectors.whole().float()
+    far = float((ours - theirs).abs().max())
+    cosine = float(torch.nn.functional.cosine_similarity(ours, theirs).min())
     say(
         f"{len(theirs):,} texts of {len(columns)} columns, {theirs.shape[1]} numbers: largest difference to "
         f"sentence-transformers' encode {far:.1e}, smallest cosine {cosine:.6f}"

@@ -94,7 +94,7 @@ def made(params: Params, env: Environment) -> dict[str, Any]:
     return {
         "listed": listed,
         "files": files,
-        "pixels": (pixels.keys, contents(".work/t/pixels")),
+        "pixels": (pixels.keys().to_pylist(), contents(".work/t/pixels")),
         "labels": held_out.labels,
         "jpegs": read_jpegs(LAYOUT, held_out, set(held_out.keys)),
         "prompts": prompts(params),

@@ -20,7 +20,6 @@ from components.settings.params import Params
 
 HALF_BYTES, FLOAT_BYTES = 2, 4
 LINE_BYTES, CAPTION_BYTES = 40.0, 110.0  # packed, of the table beside vectors and of a caption that is read
-ASSUMED_WIDTH = Figure(4096, "assumed, as Llama-3-8B has, for base_models.llm does not say so here")
 FORWARD = 2  # operations a token and weight
 
 
@@ -30,7 +29,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     images = planned_images(params, measured)
     captions = images.captions + images.written(params.recaption.captioners)
     inputs = measured.layout.inputs(params.download.inputs)
-    width, weights = llm_width(params, inputs) or ASSUMED_WIDTH, llm_weights(params, inputs, machine)
+    width, weights = llm_width(params, inputs), llm_weights(params, inputs, machine)
     run = measured.run("embed_captions", lambda found: _captions_of(found, own.names))
     because = [
         f"{captions:,.0f} captions of {images.images:,.0f} images: what download keeps and recaption writes, "

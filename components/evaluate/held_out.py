@@ -66,8 +66,8 @@ def read_held_out(layout: Layout, image_size: int, rows: Rows) -> HeldOut:
     Raises:
         DataFault: it is empty, or a file is missing or damaged.
     """
-    shards = [shard for shard in kept_shards(layout, SPLIT) if shard.captions or shard.rejected]
-    captions = {key: found for shard in shards for key, found in shard.captions.items()}
+    shards = [shard for shard in kept_shards(layout, SPLIT) if shard.table.num_rows or shard.rejected]
+    captions = {key: found for shard in shards for key, found in shard.captions().items()}
     rows.accept(len(captions))
     rows.reject("not_kept", sum(shard.rejected for shard in shards))
     if not captions:
@@ -76,7 +76,7 @@ def read_held_out(layout: Layout, image_size: int, rows: Rows) -> HeldOut:
         )
     pixels = decoded(layout.artifact("download"), layout.work("evaluate"), shards, image_size, decode_image)
     keys = sorted(captions)
-    places = {key: row for row, key in enumerate(pixels.keys)}
+    places = {key: row for row, key in enumerate(pixels.keys().to_pylist())}
     labels = {pair.key: pair.metadata.get("labels", {}) for pair in _pairs(layout, shards, set(keys))}
     return HeldOut(keys, captions, labels, pixels, torch.tensor([places[key] for key in keys]), shards)
 
@@ -157,7 +157,7 @@ def label_truth(held_out: HeldOut, label: str) -> tuple[list[str], Tensor, Tenso
 def _pairs(layout: Layout, shards: list[KeptShard], keys: set[str]) -> list[Pair]:
     found = []
     for shard in shards:
-        if keys & shard.captions.keys():
+        if keys & set(shard.keys.to_pylist()):
             pairs = read_pairs(layout.artifact("download"), shard.entry, layout.work("evaluate"))
             found += [pair for pair in pairs if pair.key in keys]
     return found

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.evaluate.held_out import HeldOut
+from components.evaluate.held_out import SPLIT, HeldOut
 from components.faults import DataFault
 from components.ml.adapter import load_adapter
 from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
@@ -41,7 +42,8 @@ class CachedTexts:
         check_header(layout, name, params, captions)
         self._vectors = captions.vectors
         names = ("key", "column", "number", "row")
-        lines = [captions.table[name].to_pylist() for name in names]
+        here = captions.table.filter(pc.equal(captions.table["split"], SPLIT))
+        lines = [here[name].to_pylist() for name in names]
         self._rows = {(key, column, number): row for key, column, number, row in zip(*lines, strict=True)}
         self._prompts: dict[tuple[str, str, str], int] = {}
         if with_prompts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -77,11 +78,23 @@ class TextAdapter(nn.Module):
         return F.normalize(self.projection(self.norm(x)).float(), dim=-1)
 
     @torch.no_grad()
-    def fit_statistics(self, embeddings_raw: Tensor) -> None:
-        """Take mean and standard deviation per dimension over the unit rows of (M, d)."""
-        rows = F.normalize(embeddings_raw.double(), dim=-1)
-        self.mean.copy_(rows.mean(dim=0))
-        self.deviation.copy_(rows.std(dim=0, correction=0).clamp(min=MIN_DEVIATION))
+    def fit_statistics(self, parts: Iterable[Tensor]) -> None:
+        """Take mean and standard deviation per dimension over the unit rows of parts (m, d), (n, d), ...
+
+        One part is held at a time; they are joined as by Chan, Golub and LeVeque 1979, "Updating formulae and
+        a pairwise algorithm for computing sample variances".
+        """
+        count, mean = 0, torch.zeros(1)
+        squares = torch.zeros(1)  # the sum of squared distances from the mean
+        for part in parts:
+            rows = F.normalize(part.double(), dim=-1)
+            of_part = rows.mean(dim=0)
+            share = len(rows) / (count + len(rows))
+            squares = squares + (rows - of_part).square().sum(dim=0) + (of_part - mean) ** 2 * count * share
+            mean = mean + (of_part - mean) * share
+            count += len(rows)
+        self.mean.copy_(mean)
+        self.deviation.copy_((squares / count).sqrt().clamp(min=MIN_DEVIATION))
 
 
 def save_adapter(adapter: TextAdapter, folder: Path) -> None:

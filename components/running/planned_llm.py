@@ -15,16 +15,17 @@ TOKENS = 64.0  # of a caption
 # of a GPU's peak of 989 TFLOP/s, seen on one H100 with 1.24e9 weights, bf16: captions of 14 to 53 tokens were
 # embedded at 21 to 38 %; LoRA in chunks of 64 short captions waits for kernels to start
 EMBEDDING_SHARE, TUNING_SHARE = 0.3, 0.06
+ASSUMED_WIDTH = Figure(4096, "assumed, as Llama-3-8B has, for base_models.llm does not say so here")
 LAYER_MATRICES = 4  # of attention, each width x width; the feed-forward part has three
 
 
-def llm_width(params: Params, inputs: Path) -> Figure | None:
+def llm_width(params: Params, inputs: Path) -> Figure:
     """Return the numbers of one of its embeddings."""
     llm = params.base_models.llm
     if isinstance(llm, MadeLlm):
         return Figure(llm.width, "base_models.llm")
     width = config_in(inputs / llm.path).get("hidden_size") if isinstance(llm, FolderModel) else None
-    return Figure(width, str(llm.path)) if width and isinstance(llm, FolderModel) else None
+    return Figure(width, str(llm.path)) if width and isinstance(llm, FolderModel) else ASSUMED_WIDTH
 
 
 def llm_weights(params: Params, inputs: Path, machine: Machine) -> Figure | None:

@@ -146,7 +146,8 @@ def local_copy(folder: Path, entry: Entry, work: Path) -> Iterator[Path]:
 
     A remote file is first brought here whole and its sha256 compared: from a stream, a consumer would have
     decoded, captioned or counted half a shard before its last byte could tell that the object is the wrong
-    one. It takes one shard's room on the disk per reader.
+    one. It takes one shard's room on the disk per reader, and longer than the block only where the file stays
+    mapped.
 
     Args:
         folder: Of the manifest.

@@ -6,13 +6,12 @@ A reader takes the columns it needs, and a column added later leaves the files o
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from components.faults import DataFault
@@ -20,6 +19,7 @@ from components.storage.atomic import new_file
 from components.storage.bulk import local_copy
 from components.storage.manifest import Entry, read_manifest
 from components.storage.side_tables import read_table, write_table
+from components.storage.vectors import Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +38,7 @@ EMBEDDED_CAPTIONS = pa.schema(
 EMBEDDED_PROMPTS = pa.schema(
     [("task", pa.string()), ("label", pa.string()), ("template", pa.string()), ("row", pa.int64())]
 )
+CHECKED_ROWS = 256
 _MEND = "`dvc repro --force embed_captions` makes it again"
 
 
@@ -48,27 +49,13 @@ class Embeddings:
     Attributes:
         about: What made them: llm, its hash, encoding, dtype.
         vectors: (M, d) fp16, un-normalised, finite, no row zero.
-        table: One line per caption (`EMBEDDED_CAPTIONS`) or prompt (`EMBEDDED_PROMPTS`); `row` indexes
+        table: One line per caption (`EMBEDDED_CAPTIONS`) or prompt (`EMBEDDED_PROMPTS`); `row` numbers
             `vectors`, and captions of equal text share one.
     """
 
     about: dict[str, Any]
-    vectors: Tensor
+    vectors: Vectors
     table: pa.Table
-
-    def rows(self, column: str, keys: Iterable[str]) -> list[list[int]]:
-        """Return for each key the rows of its captions in a column, by number; none where it has none."""
-        found = self._rows_of.get(column, {})
-        return [found.get(key, []) for key in keys]
-
-    @cached_property
-    def _rows_of(self) -> dict[str, dict[str, list[int]]]:
-        found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-        ordered = self.table.sort_by([("column", "ascending"), ("key", "ascending"), ("number", "ascending")])
-        names = (ordered[name].to_pylist() for name in ("column", "key", "row"))
-        for column, key, row in zip(*names, strict=True):
-            found[column][key].append(row)
-        return {column: dict(rows) for column, rows in found.items()}
 
 
 def write_embeddings(
@@ -106,7 +93,7 @@ def read_embeddings(folder: Path, columns: Iterable[str], work: Path) -> Embeddi
     Args:
         folder: `artifacts/embed_captions/<llm>`.
         columns: Whose captions; each must be there.
-        work: The stage's folder in the work store, where files of a bucket are for a moment.
+        work: The stage's folder in the work store, for files of a bucket (see `read_listed`).
 
     Raises:
         DataFault: a column or a file is missing or damaged, a vector is NaN or zero, a line has no vector, or
@@ -139,8 +126,6 @@ def _listed(folder: Path, start: str = "") -> list[Entry]:
 
 
 def _joined(folder: Path, entries: list[Entry], schema: pa.Schema, work: Path) -> Embeddings:
-    import torch
-
     about: dict[str, Any] = {}
     vectors: list[Tensor] = []
     tables: list[pa.Table] = []
@@ -155,7 +140,7 @@ def _joined(folder: Path, entries: list[Entry], schema: pa.Schema, work: Path) -
         rows = pa.array(table["row"].to_numpy() + offset, pa.int64())
         tables.append(table.set_column(table.schema.get_field_index("row"), "row", rows))
         offset += len(of_file)
-    return Embeddings(about, torch.cat(vectors), pa.concat_tables(tables))
+    return Embeddings(about, Vectors(vectors), pa.concat_tables(tables))
 
 
 def lines_of(folder: Path, entry: Entry) -> Path:
@@ -166,7 +151,11 @@ def lines_of(folder: Path, entry: Entry) -> Path:
 def read_listed(
     folder: Path, entry: Entry, schema: pa.Schema, mend: str, work: Path
 ) -> tuple[dict[str, Any], Tensor, pa.Table]:
-    """Read one file of a verified manifest, its vectors here or in a bucket, as `read_vectors` does."""
+    """Read one file of a verified manifest, its vectors here or in a bucket, as `read_vectors` does.
+
+    The vectors are mapped, not read. Those of a bucket are then of a file without a name, which takes its
+    room on the disk for as long as they are held.
+    """
     with local_copy(folder, entry, work) as path:
         return read_vectors(path, schema, mend, lines_of(folder, entry))
 
@@ -203,13 +192,13 @@ def _check(path: Path, vectors: Tensor, table: pa.Table, mend: str) -> None:
 
     if vectors.dtype != torch.float16 or vectors.dim() != 2:
         raise DataFault(f"{path} holds {vectors.dtype} {tuple(vectors.shape)}; expected fp16 (M, d); {mend}")
-    finite = torch.isfinite(vectors).all(dim=1)
-    zero = (vectors == 0).all(dim=1)
-    if bad := int((~finite | zero).sum()):
+    # a few rows at once: of large blocks that come and go, between tables that stay, memory is left in holes
+    parts = vectors.split(CHECKED_ROWS)
+    if bad := sum(int((~torch.isfinite(part).all(dim=1) | (part == 0).all(dim=1)).sum()) for part in parts):
         raise DataFault(
             f"{path}: {bad} of {len(vectors)} embeddings are NaN, infinite or zero; expected none; {mend}"
         )
-    if set(table["row"].to_pylist()) != set(range(len(vectors))):
+    if not np.array_equal(np.unique(table["row"].to_numpy()), np.arange(len(vectors))):
         raise DataFault(
             f"{path} has {len(vectors)} embeddings, its {len(table)} captions name other rows; {mend}"
         )

@@ -5,21 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from components.faults import GateFault
 from components.storage.atomic import read_json
 from components.storage.layout import Layout
 from components.storage.manifest import Entry, read_manifest
-from components.storage.side_tables import Caption, read_captions, read_keys
+from components.storage.side_tables import CAPTIONS, Caption, captions_in, read_keys, read_table
 
 
 @dataclass(frozen=True)
 class KeptShard:
-    """The rows of one split of one shard that the audit kept."""
+    """The rows of one split of one shard that the audit kept.
 
-    name: str  # 00000
-    entry: Entry  # of the tar, in the manifest of `artifacts/download`
-    captions: dict[str, list[Caption]]  # by key, keys sorted
-    rejected: int  # rows of the split that the audit took out
+    Attributes:
+        name: `00000`.
+        entry: Of the tar, in the manifest of `artifacts/download`.
+        table: Their captions (`CAPTIONS`, or fewer columns of it), those of a row in the order of the file.
+        rejected: Rows of the split that the audit took out.
+    """
+
+    name: str
+    entry: Entry
+    table: pa.Table
+    rejected: int
+
+    @property
+    def keys(self) -> pa.Array:
+        """The keys of the rows, sorted."""
+        return pc.unique(self.table["key"]).sort()
+
+    def captions(self) -> dict[str, list[Caption]]:
+        """Return all captions by key, keys sorted."""
+        found: dict[str, list[Caption]] = {key: [] for key in self.keys.to_pylist()}
+        for caption in captions_in(self.table):
+            found[caption.key].append(caption)
+        return found
 
 
 def require_verdict(layout: Layout) -> None:
@@ -37,8 +59,8 @@ def require_verdict(layout: Layout) -> None:
         )
 
 
-def kept_shards(layout: Layout, split: str) -> Iterator[KeptShard]:
-    """Read each image shard's kept rows of a split.
+def kept_shards(layout: Layout, split: str, schema: pa.Schema = CAPTIONS) -> Iterator[KeptShard]:
+    """Read each image shard's kept rows of a split: the columns of a schema.
 
     Raises:
         DataFault: a file is missing or damaged.
@@ -47,11 +69,16 @@ def kept_shards(layout: Layout, split: str) -> Iterator[KeptShard]:
     read_manifest(layout.artifact("recaption"), "captions/")
     read_manifest(layout.artifact("audit"), "kept/")
     for entry in shards:
-        name = entry.name
-        kept = read_keys(layout.artifact("audit") / "kept" / f"{name}.parquet")
-        captions: dict[str, list[Caption]] = {}
-        for caption in read_captions(layout.artifact("recaption") / "captions" / f"{name}.parquet"):
-            if caption.split == split:
-                captions.setdefault(caption.key, []).append(caption)
-        passed = {key: captions[key] for key in sorted(captions) if key in kept}
-        yield KeptShard(name, entry, passed, len(captions) - len(passed))
+        yield KeptShard(entry.name, entry, *kept_captions(layout, entry.name, split, schema))
+
+
+def kept_captions(layout: Layout, name: str, split: str, schema: pa.Schema) -> tuple[pa.Table, int]:
+    """Read the captions of one shard's kept rows of a split, and how many rows of it the audit took out.
+
+    The caller verifies the files by their manifests, before or after.
+    """
+    table = read_table(layout.artifact("recaption") / "captions" / f"{name}.parquet", schema)
+    table = table.filter(pc.equal(table["split"], split))
+    kept = pa.array(read_keys(layout.artifact("audit") / "kept" / f"{name}.parquet"), pa.string())
+    is_kept = pc.is_in(table["key"], value_set=kept)
+    return table.filter(is_kept), len(pc.unique(table["key"].filter(pc.invert(is_kept))))

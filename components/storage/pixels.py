@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from components.faults import DataFault
 from components.storage.atomic import content_key, reserve
@@ -23,19 +24,21 @@ IMAGES, KEYS = "images.npy", "keys.parquet"
 
 
 class Pixels:
-    """The images of several shards; row i is the image of `keys[i]`."""
+    """The images of several shards, numbered on from shard to shard."""
 
     def __init__(self, pieces: list[Path]) -> None:
         self.names = [piece.name for piece in pieces]
-        self.keys: list[str] = []
-        self._parts = []
-        for folder in pieces:
-            self._parts.append(np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False))
-            self.keys += read_table(folder / KEYS).column("key").to_pylist()
+        self._pieces = pieces
+        self._parts = [np.load(piece / IMAGES, mmap_mode="r", allow_pickle=False) for piece in pieces]
         self._starts = np.cumsum([0, *(len(part) for part in self._parts)])
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return int(self._starts[-1])
+
+    def keys(self) -> pa.ChunkedArray:
+        """Read the key of each image: (N,)."""
+        parts = [read_table(piece / KEYS)["key"].combine_chunks() for piece in self._pieces]
+        return pa.chunked_array(parts, pa.string())
 
     def batch(self, rows: Tensor) -> Tensor:
         """Return the images (B, 3, size, size) uint8 of row numbers (B,)."""
@@ -67,8 +70,8 @@ def decoded(
     """
     pieces = []
     for shard in shards:
-        if shard.captions:
-            key = content_key([FORMAT_VERSION, shard.entry.sha256, sorted(shard.captions), size])
+        if shard.table.num_rows:
+            key = content_key([FORMAT_VERSION, shard.entry.sha256, shard.keys.to_pylist(), size])
             pieces.append(piece(work / "pixels", key, _maker(download, work, shard, size, decode)))
     return Pixels(pieces)
 
@@ -77,7 +80,7 @@ def _maker(
     download: Path, work: Path, shard: KeptShard, size: int, decode: Callable[[bytes, int], Tensor]
 ) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
-        keys = sorted(shard.captions)
+        keys = shard.keys.to_pylist()
         rows = {key: row for row, key in enumerate(keys)}
         shape = (len(keys), 3, size, size)
         images: Any = np.lib.format.open_memmap(folder / IMAGES, mode="w+", dtype=np.uint8, shape=shape)

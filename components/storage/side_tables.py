@@ -27,6 +27,9 @@ CAPTIONS = pa.schema(
     ]
 )
 
+# what readers of texts alone need
+CAPTION_TEXTS = pa.schema([CAPTIONS.field(name) for name in ("key", "split", "column", "number", "text")])
+
 DRAFTS = pa.schema([*CAPTIONS, ("reason", pa.string())])
 
 
@@ -50,7 +53,7 @@ def write_captions(path: Path, captions: Iterable[Caption]) -> None:
 
 def read_captions(path: Path) -> list[Caption]:
     """Read one shard's captions."""
-    return _captions(read_table(path, CAPTIONS))
+    return captions_in(read_table(path, CAPTIONS))
 
 
 def _columns(captions: list[Caption]) -> dict[str, list[Any]]:
@@ -58,7 +61,8 @@ def _columns(captions: list[Caption]) -> dict[str, list[Any]]:
     return {name: [getattr(caption, name) for caption in captions] for name in CAPTIONS.names}
 
 
-def _captions(table: pa.Table) -> list[Caption]:
+def captions_in(table: pa.Table) -> list[Caption]:
+    """Return the lines of a table that has all of `CAPTIONS`."""
     columns = (table[name].to_pylist() for name in CAPTIONS.names)  # in the order of the fields
     return [Caption(*values) for values in zip(*columns, strict=True)]
 
@@ -82,7 +86,7 @@ def read_drafts(path: Path) -> list[Draft]:
     """Read one shard's drafts."""
     table = read_table(path, DRAFTS)
     reasons = table["reason"].to_pylist()
-    return [Draft(caption, reason) for caption, reason in zip(_captions(table), reasons, strict=True)]
+    return [Draft(caption, reason) for caption, reason in zip(captions_in(table), reasons, strict=True)]
 
 
 def write_keys(path: Path, keys: Iterable[str]) -> None:

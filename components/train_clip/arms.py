@@ -41,11 +41,10 @@ class LlmArm(nn.Module):
     Args:
         clip: Folder of the base CLIP.
         settings: Params of train_clip.
-        vectors: (M, d) cached embeddings of the captions, un-normalised.
-        rows: (captions,) which of `vectors` belongs to each caption.
+        texts: Cached embeddings of the captions.
     """
 
-    def __init__(self, clip: Path, settings: TrainClip, vectors: Tensor, rows: Tensor) -> None:
+    def __init__(self, clip: Path, settings: TrainClip, texts: CachedTexts) -> None:
         super().__init__()
         model = load_base(clip)
         width = embedding_width(model)
@@ -57,16 +56,18 @@ class LlmArm(nn.Module):
         self.vision_encoder = vision_encoder_of(
             model, settings.projection_dim if settings.new_projection else None
         )
-        config = AdapterConfig(vectors.shape[1], settings.projection_dim, **settings.adapter.model_dump())
+        config = AdapterConfig(
+            texts.vectors.shape[1], settings.projection_dim, **settings.adapter.model_dump()
+        )
         self.text_adapter = TextAdapter(config)
         if config.standardise:
-            self.text_adapter.fit_statistics(vectors[rows.unique()])
+            self.text_adapter.fit_statistics(texts.vectors.in_parts(texts.rows.unique()))
         self.log_logit_scale = nn.Parameter(_first_scale(settings, model).reshape(()))
-        self._vectors, self._rows = vectors, rows
+        self._texts = texts
 
     def forward(self, images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
         """Embed uint8 images (B, 3, H, W) and captions by number (B,): (B, D) each, rows of length 1."""
-        vectors = self._vectors[self._rows[captions]].to(images.device)
+        vectors = self._texts.vectors[self._texts.rows[captions]].to(images.device)
         return encode_images(self.vision_encoder, images), self.text_adapter(vectors)
 
     def vision_parameters(self) -> dict[str, nn.Parameter]:
@@ -157,7 +158,7 @@ def build_arm(clip: Path, settings: ArmSettings, training: TrainClip, text: Cach
         ValueError: the base CLIP cannot be loaded, or params do not fit it.
     """
     if isinstance(text, CachedTexts):
-        return LlmArm(clip, training, text.vectors, text.rows)
+        return LlmArm(clip, training, text)
     return OwnTextArm(clip, training, settings.context_tokens, text.texts, text.rows)
 
 

@@ -1,18 +1,30 @@
-"""The training rows: images with their captions in the columns of the caption mix."""
+"""The training rows: images with their captions in the columns of the caption mix.
+
+Captions are held as Arrow columns, as tune_llm holds its own: as Python objects they would take several times
+the bytes of their texts.
+"""
 
 from __future__ import annotations
 
 from hashlib import sha256
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from components.faults import ConfigurationFault, DataFault
 from components.running.rows import Rows
+from components.storage.column_lines import column_lines
 from components.storage.embeddings import Embeddings
 from components.storage.kept import KeptShard
 from components.storage.pixels import Pixels
 from components.train_clip.mix import CaptionMix
+
+DIGEST_LINES = 1 << 14
+NOTHING, ZERO_BYTE = pa.scalar("", pa.large_string()), pa.scalar("\0", pa.large_string())
 
 
 class Examples:
@@ -21,45 +33,58 @@ class Examples:
     Attributes:
         pixels: The decoded images.
         image_rows: (N,) which of `pixels` is the image of each example.
-        mix: Draws a caption, as an index of `captions`, for examples.
-        captions: (key, column, number, text), ordered by example, column of the mix, and number.
+        columns: Of the mix, sorted.
+        mix: Draws a caption, as a line of `captions`, for examples.
+        captions: A line each with key and text, ordered by example, column and number.
+
+    Args:
+        pixels: The decoded images of `shards`.
+        shards: Kept rows, with the columns of `CAPTION_TEXTS`.
+        weights: Of the columns of the mix.
+        rows: Counts which take part.
+
+    Raises:
+        ConfigurationFault: the mix names a column that no row has.
+        DataFault: no row is left, or the images are of other rows.
     """
 
     def __init__(
         self, pixels: Pixels, shards: list[KeptShard], weights: dict[str, float], rows: Rows
     ) -> None:
         _check_columns(shards, weights)
-        texts = _texts_by_key(shards, set(weights))
-        counts: list[list[int]] = []
-        image_rows: list[int] = []
+        _check_images(pixels, shards)
         self.columns = sorted(weights)
-        self.captions: list[tuple[str, str, int, str]] = []
-        for row, key in enumerate(pixels.keys):
-            of_row = texts[key]
-            if not any(of_row.get(column) for column in self.columns if weights[column]):
-                rows.reject("no_caption")
-                continue
-            rows.accept()
-            image_rows.append(row)
-            counts.append([len(of_row.get(column, [])) for column in self.columns])
-            for column in self.columns:
-                self.captions += [(key, column, n, text) for n, text in enumerate(of_row.get(column, []))]
+        lines, row, column = _lines(shards, self.columns)
+        counts = np.zeros((len(pixels), len(self.columns)), np.int64)
+        np.add.at(counts, (row, column), 1)
+        is_drawn = np.array([weights[name] > 0 for name in self.columns])
+        takes_part: NDArray[np.bool_] = np.any(counts[:, is_drawn] > 0, axis=1)
+        rows.accept(int(takes_part.sum()))
+        if without := int((~takes_part).sum()):
+            rows.reject("no_caption", without)
         for shard in shards:
             rows.reject("not_kept", shard.rejected)
-        if not image_rows:
+        if not takes_part.any():
             raise DataFault("no training row is left; expected rows of split train that audit keeps")
         self.pixels = pixels
-        self.image_rows = torch.tensor(image_rows)
-        self.mix = CaptionMix(torch.tensor(counts), torch.tensor([weights[name] for name in self.columns]))
+        self.image_rows = torch.from_numpy(np.flatnonzero(takes_part))
+        counts = counts[takes_part]
+        self.mix = CaptionMix(
+            torch.from_numpy(counts), torch.tensor([weights[name] for name in self.columns])
+        )
+        self.captions = lines.filter(pa.array(takes_part[row]))
+        self._column = column[takes_part[row]]  # (M,) of each caption, its place in `columns`
+        of_group = counts[counts > 0]  # captions of an example in a column, in the order of the captions
+        self._count = np.repeat(of_group.astype(np.int32), of_group)  # (M,)
+        self._place = np.arange(len(self._count)) - np.repeat(np.cumsum(of_group) - of_group, of_group)
 
     def __len__(self) -> int:
         return len(self.image_rows)
 
     def texts(self) -> tuple[list[str], Tensor]:
         """Return the distinct texts and, for each caption (M,), which of them it is."""
-        numbers: dict[str, int] = {}
-        rows = [numbers.setdefault(text, len(numbers)) for _, _, _, text in self.captions]
-        return list(numbers), torch.tensor(rows)
+        found = self.captions["text"].cast(pa.large_string()).combine_chunks().dictionary_encode()
+        return found.dictionary.to_pylist(), torch.from_numpy(found.indices.to_numpy().astype(np.int64))
 
     def embedding_rows(self, embeddings: Embeddings) -> Tensor:
         """Return, for each caption (M,), its row of the cached embeddings.
@@ -67,48 +92,72 @@ class Examples:
         Raises:
             DataFault: a caption has none.
         """
-        keys = list(dict.fromkeys(key for key, _, _, _ in self.captions))
-        found = {
-            column: dict(zip(keys, embeddings.rows(column, keys), strict=True)) for column in self.columns
-        }
-        expected = self._counts()
-        for (key, column), count in expected.items():
-            if len(found[column][key]) != count:
+        rows = np.empty(len(self.captions), np.int64)
+        for number, column in enumerate(self.columns):
+            here = self._column == number
+            lines = column_lines(embeddings.table, column)
+            keys = self.captions["key"].filter(pa.array(here)).cast(pa.large_string())
+            key = pc.fill_null(pc.index_in(keys, value_set=lines.keys), -1).to_numpy()
+            found = np.where(key < 0, 0, np.append(lines.counts, 0)[key])
+            expected = self._count[here]
+            if (odd := np.flatnonzero(found != expected)).size:
                 raise DataFault(
-                    f"{len(found[column][key])} embeddings for the {count} captions {column} of {key}; "
-                    "expected one each: run `dvc repro --force embed_captions`"
+                    f"{found[odd[0]]} embeddings for the {expected[odd[0]]} captions {column} of "
+                    f"{keys[odd[0]]}; expected one each: run `dvc repro --force embed_captions`"
                 )
-        return torch.tensor([found[column][key][number] for key, column, number, _ in self.captions])
+            rows[here] = lines.rows[lines.first[key] + self._place[here]]
+        return torch.from_numpy(rows)
 
     def digest(self) -> str:
         """Return one hash for all captions, their order and their rows."""
-        digest = sha256()
-        for key, column, number, text in self.captions:
-            digest.update(f"{key}\0{column}\0{number}\0{text}\0".encode())
+        digest, columns = sha256(), pa.array(self.columns, pa.large_string())
+        for start in range(0, len(self.captions), DIGEST_LINES):
+            part = self.captions.slice(start, DIGEST_LINES)
+            key, text = (part[name].cast(pa.large_string()) for name in ("key", "text"))
+            place = pa.array(self._place[start : start + DIGEST_LINES]).cast(pa.large_string())
+            column = columns.take(pa.array(self._column[start : start + DIGEST_LINES]))
+            # the zero byte stands between two values, and so after the text as well
+            for lines in pc.binary_join_element_wise(key, column, place, text, NOTHING, ZERO_BYTE).chunks:
+                _, ends, data = lines.buffers()
+                first, *_, last = np.frombuffer(ends, np.int64)[: len(lines) + 1]
+                digest.update(memoryview(data)[first:last])
         return digest.hexdigest()
 
-    def _counts(self) -> dict[tuple[str, str], int]:
-        counts: dict[tuple[str, str], int] = {}
-        for key, column, _, _ in self.captions:
-            counts[key, column] = counts.get((key, column), 0) + 1
-        return counts
 
+def _lines(
+    shards: list[KeptShard], columns: list[str]
+) -> tuple[pa.Table, NDArray[np.int64], NDArray[np.int32]]:
+    """Return the captions of some columns in order, the image of each (M,), and its column (M,) as a number.
 
-def _texts_by_key(shards: list[KeptShard], columns: set[str]) -> dict[str, dict[str, list[str]]]:
-    found: dict[str, dict[str, list[str]]] = {}
+    Images are numbered as `Pixels` has them: shard by shard, by key.
+    """
+    names = pa.array(columns, pa.string())
+    tables, rows, numbers, images = [], [], [], 0
     for shard in shards:
-        for key, captions in shard.captions.items():
-            of_key = found.setdefault(key, {})
-            for caption in sorted(captions, key=lambda caption: caption.number):
-                if caption.column in columns:
-                    of_key.setdefault(caption.column, []).append(caption.text)
-    return found
+        keys = shard.keys
+        table = shard.table.filter(pc.is_in(shard.table["column"], value_set=names))
+        row = pc.index_in(table["key"], value_set=keys).to_numpy()
+        column = pc.index_in(table["column"], value_set=names).to_numpy()
+        order = np.lexsort((table["number"].to_numpy(), column, row))
+        tables.append(table.select(["key", "text"]).take(order))
+        rows.append(images + row[order].astype(np.int64))
+        numbers.append(column[order])
+        images += len(keys)
+    return pa.concat_tables(tables), np.concatenate(rows), np.concatenate(numbers)
+
+
+def _check_images(pixels: Pixels, shards: list[KeptShard]) -> None:
+    """Make sure that image and captions of a row, which are numbered apart, have one key."""
+    keys = pa.chunked_array([shard.keys for shard in shards], pa.string())
+    if keys != pixels.keys():
+        raise DataFault(
+            f"{len(pixels)} decoded images and {len(keys)} rows with captions; expected the same keys in the "
+            "same order: please report this"
+        )
 
 
 def _check_columns(shards: list[KeptShard], weights: dict[str, float]) -> None:
-    present = {
-        caption.column for shard in shards for captions in shard.captions.values() for caption in captions
-    }
+    present = {name for shard in shards for name in pc.unique(shard.table["column"]).to_pylist()}
     if missing := sorted(set(weights) - present):
         raise ConfigurationFault(
             f"train_clip.caption_mix names {', '.join(missing)}, which no training row has; "

@@ -13,6 +13,8 @@ from components.settings.params import Params
 
 CHANNELS = 3
 HALF_BYTES = 2  # of a number of an embedding
+BASE_BYTES = 0.5e9
+CAPTION_BYTES = Figure(400.0, "`python -m bench.text_side`, 12 words each")
 ASSUMED_SIDE = 224  # pixels, of CLIP ViT-L/14
 
 
@@ -22,22 +24,20 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     inputs = measured.layout.inputs(params.download.inputs)
     count = images.images_of({"train"})
     side, width = _side(params, inputs), llm_width(params, inputs)
-    columns = len(params.train_clip.caption_mix)
     settings = params.train_clip
+    captions = len(settings.caption_mix) * count
+    vectors = captions * width.value * HALF_BYTES
     epochs = settings.steps * settings.batch_size / max(count, 1)
     because = [
         f"{count:,.0f} train images at most: what download keeps and audit may drop",
         f"{settings.steps:,} steps of {settings.batch_size} are {epochs:.1f} epochs",
         f"decoded once to {side.value:.0f} x {side.value:.0f} pixels of {CHANNELS} bytes: {side.origin}",
+        f"memory: {BASE_BYTES / 1e9:g} GB and {CAPTION_BYTES.value:g} bytes for each of "
+        f"{len(settings.caption_mix)} captions an image: {CAPTION_BYTES.origin}; an arm whose text is `own` "
+        "has their tokens as well",
+        f"their embeddings by one LLM are {vectors / 1e9:,.1f} GB: {width.value:.0f} numbers of "
+        f"{HALF_BYTES} bytes each: {width.origin}",
     ]
-    if width is None:
-        because.append("memory: base_models.llm does not say here how wide its embeddings are")
-    else:
-        because.append(
-            f"memory, of embeddings alone: {columns} captions an image, {width.value:.0f} numbers of "
-            f"{HALF_BYTES} bytes each: "
-            f"{width.origin}"
-        )
     return Estimate(
         rows=count,
         unit="images",
@@ -49,9 +49,12 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         bytes_out=Figure(count * CHANNELS * side.value**2, "of decoded pixels to the work store"),
         cpu_hours=None,
         bounds=[Bound("GPU", None, "run some steps and see")],
-        memory_bytes=columns * count * width.value * HALF_BYTES if width else None,
+        memory_bytes=BASE_BYTES + captions * CAPTION_BYTES.value,
         because=because,
-        cautions=["one GPU: a batch has to fit it; the embeddings of the caption mix are all in memory"],
+        cautions=[
+            "one GPU: a batch has to fit it; embeddings are read from the disk in random order, fast where "
+            "memory is left that holds them",
+        ],
     )
 
 

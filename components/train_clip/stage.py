@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from components.faults import ConfigurationFault, DataFault
@@ -31,12 +32,14 @@ from components.running.rows import Rows
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.train_clip import Arm as ArmSettings
+from components.settings.train_clip import TrainClip
 from components.storage.atomic import content_key, read_json, remove, write_bytes, write_json
 from components.storage.kept import kept_shards, require_verdict
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
 from components.storage.pieces import piece, put_files
 from components.storage.pixels import decoded
+from components.storage.side_tables import CAPTION_TEXTS
 from components.train_clip.arms import about_arm, build_arm
 from components.train_clip.examples import Examples
 from components.train_clip.texts import CachedTexts, Guide, PlainTexts, cached_texts
@@ -58,14 +61,16 @@ def run(params: Params, env: Environment) -> None:
         image_size = image_size_of(load_base(clip))
     except ValueError as error:
         raise DataFault(f"{error}; `dvc repro --force base_models` makes it again") from None
-    shards = list(kept_shards(layout, "train"))
-    pixels = decoded(layout.artifact("download"), work, shards, image_size, decode_image)
     rows = Rows()
-    examples = Examples(pixels, shards, settings.caption_mix, rows)
+    examples = _examples(layout, settings, image_size, rows)
     identity = {
         "params": settings.model_dump(exclude={"arms", "checkpoint_steps"}),
         "seed": params.seed,
-        "data": {"captions": examples.digest(), "images": content_key(pixels.names), "clip": clip_key},
+        "data": {
+            "captions": examples.digest(),
+            "images": content_key(examples.pixels.names),
+            "clip": clip_key,
+        },
         "stage_version": FORMAT_VERSION,
     }
 
@@ -75,6 +80,7 @@ def run(params: Params, env: Environment) -> None:
     cached = {
         name: cached_texts(layout, name, examples, params.embed_captions) for name in sorted(needed - {OWN})
     }
+    pa.default_memory_pool().release_unused()  # what reading took, for hours of training to come
     guide = Guide(cached[GUIDE], cosine) if cosine is not None else None
     texts: dict[str, CachedTexts | PlainTexts] = {**cached}
     if OWN in needed:
@@ -93,6 +99,12 @@ def run(params: Params, env: Environment) -> None:
         write_json(out.folder / "arms.json", [arm.model_dump() for arm in settings.arms])
     models = {arm.name: read_json(layout.artifact(STAGE) / arm.name / "model.json") for arm in settings.arms}
     write_metrics(layout, STAGE, {**rows.figures(), "captions": len(examples.captions), "arms": models})
+
+
+def _examples(layout: Layout, settings: TrainClip, image_size: int, rows: Rows) -> Examples:
+    shards = list(kept_shards(layout, "train", CAPTION_TEXTS))
+    pixels = decoded(layout.artifact("download"), layout.work(STAGE), shards, image_size, decode_image)
+    return Examples(pixels, shards, settings.caption_mix, rows)
 
 
 def _train(

@@ -13,9 +13,8 @@ from components.running.embedding_headers import check_header
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.embeddings import read_embeddings
 from components.storage.layout import Layout
+from components.storage.vectors import Vectors
 from components.train_clip.examples import Examples
-
-DIGEST_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,12 @@ class CachedTexts:
     """Embeddings of the captions by one LLM.
 
     Attributes:
-        vectors: (M, d) fp16, un-normalised.
+        vectors: (M, d) fp16, un-normalised; read from the disk as they are asked for.
         rows: (captions,) which of `vectors` belongs to each caption.
         digest: Hash of the embeddings in the captions' order.
     """
 
-    vectors: Tensor
+    vectors: Vectors
     rows: Tensor
     digest: str
 
@@ -67,6 +66,6 @@ def cached_texts(layout: Layout, name: str, examples: Examples, params: EmbedCap
     check_header(layout, name, params, embeddings)
     rows = examples.embedding_rows(embeddings)
     digest = sha256()
-    for start in range(0, len(rows), DIGEST_ROWS):
-        digest.update(embeddings.vectors[rows[start : start + DIGEST_ROWS]].numpy().tobytes())
+    for part in embeddings.vectors.in_parts(rows):
+        digest.update(part.numpy().tobytes())
     return CachedTexts(embeddings.vectors, rows, digest.hexdigest())

@@ -7,7 +7,6 @@ that trains would hold several times as much, and ten million images are common.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,18 +17,17 @@ from components.ml.distributed import place
 from components.running.progress import Progress
 from components.running.rows import Rows
 from components.storage.atomic import content_key
+from components.storage.kept import kept_captions
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
-from components.storage.side_tables import CAPTIONS, read_keys, read_table
-
-READ = pa.schema([CAPTIONS.field(name) for name in ("key", "split", "column", "number", "text")])
+from components.storage.side_tables import CAPTION_TEXTS, read_table
 
 
 class CaptionRows:
     """Rows in the order of their keys, and the captions of each by column, in the order of their numbers.
 
     Args:
-        tables: Captions, as `READ` has them; a row's are all in one table.
+        tables: Captions, as `CAPTION_TEXTS` has them; a row's are all in one table.
 
     Attributes:
         columns: Names of those that any row has captions of.
@@ -53,7 +51,7 @@ class CaptionRows:
             for column, texts in captions.items()
             for number, text in enumerate(texts)
         ]
-        return cls([pa.Table.from_pylist(lines, READ)])
+        return cls([pa.Table.from_pylist(lines, CAPTION_TEXTS)])
 
     def __len__(self) -> int:
         return len(self._places)
@@ -100,20 +98,19 @@ def read_caption_rows(layout: Layout, split: str, rows: Rows) -> CaptionRows:
 
 
 def _kept(layout: Layout, split: str, rows: Rows) -> Iterator[pa.Table]:
-    texts = _tables(layout.artifact("download") / "texts")
-    shards = _tables(layout.artifact("recaption") / "captions")
+    texts = sorted((layout.artifact("download") / "texts").glob("*.parquet"))
+    shards = sorted((layout.artifact("recaption") / "captions").glob("*.parquet"))
     work, files = layout.work("tune_llm"), len(texts) + len(shards)
     progress = Progress(work, f"{work.name} reads {split}", files, "files", is_told=place() == 0)
     for path in texts:
-        yield _read(path, split)
+        table = read_table(path, CAPTION_TEXTS)
+        yield table.filter(pc.equal(table["split"], split))
         progress.advance()
     dropped = 0
     for path in shards:
-        table = _read(path, split)
-        kept = pa.array(read_keys(layout.artifact("audit") / "kept" / path.name), pa.string())
-        is_kept = pc.is_in(table["key"], value_set=kept)
-        dropped += len(pc.unique(table["key"].filter(pc.invert(is_kept))))
-        yield table.filter(is_kept)
+        table, not_kept = kept_captions(layout, path.stem, split, CAPTION_TEXTS)
+        dropped += not_kept
+        yield table
         progress.advance()
     rows.reject("not_kept_by_audit", dropped)
 
@@ -129,11 +126,6 @@ def data_key(layout: Layout) -> str:
     )
 
 
-def _read(path: Path, split: str) -> pa.Table:
-    table = read_table(path, READ)
-    return table.filter(pc.equal(table["split"], split))
-
-
 def _by_row(table: pa.Table) -> tuple[pa.Array, pa.Table]:
     """Return the keys of a table's rows, and their captions: a list a row in each column that has any."""
     keys = pc.unique(table["key"])
@@ -147,7 +139,3 @@ def _by_row(table: pa.Table) -> tuple[pa.Array, pa.Table]:
         ends = np.cumsum(np.bincount(row, minlength=len(keys)))
         lists[name] = pa.ListArray.from_arrays(np.concatenate([[0], ends]).astype(np.int32), texts)
     return keys, pa.table(lists)
-
-
-def _tables(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.parquet"))

@@ -21,6 +21,7 @@ from components.storage.manifest import write_manifest
 from components.storage.side_tables import read_captions
 from tests.base_models.test_text_encoders import write_encoder
 from tests.embed_captions.test_stage import tuned  # noqa: F401 - a fixture
+from tests.embedded import rows_of
 
 MINE = {
     "kind": "sentence_transformers",
@@ -76,8 +77,8 @@ def test_the_stage_fills_a_cache_by_it(brought: Layout, smoke: Params, env: Envi
     assert found.about["encoder"] == "other"
     encoder = SentenceEncoder(brought.artifact("base_models") / "text_encoders" / "mine", "cpu", "fp32")
     expected = encoder.encode([caption.text for caption in dense], 1, lambda _: None)
-    rows = [found.rows("dense", [caption.key])[0][caption.number] for caption in dense]
-    torch.testing.assert_close(found.vectors[rows].float(), expected, rtol=1e-3, atol=1e-3)
+    rows = [rows_of(found, "dense", [caption.key])[0][caption.number] for caption in dense]
+    torch.testing.assert_close(found.vectors[torch.tensor(rows)].float(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_an_absent_package_is_named(

@@ -36,6 +36,7 @@ from tests.embed_captions.embedding_server import (
     well,
 )
 from tests.embed_captions.test_stage import tuned  # noqa: F401 - a fixture
+from tests.embedded import rows_of
 
 KEY = SecretStr(token_hex())
 REQUESTS = {
@@ -173,9 +174,10 @@ def test_the_stage_fills_a_cache_by_it(
     dense = [caption for caption in captions if caption.column == "dense"]
     found = read_embeddings(tuned.artifact("embed_captions") / "far", ["dense"], Path(".work"))
     assert found.about["revision"] == "1"
+    vectors = found.vectors.whole()
     for caption in dense:
-        row = found.rows("dense", [caption.key])[0][caption.number]
-        assert found.vectors[row].tolist() == torch.tensor(vector_of(caption.text)).half().tolist()
+        row = rows_of(found, "dense", [caption.key])[0][caption.number]
+        assert vectors[row].tolist() == torch.tensor(vector_of(caption.text)).half().tolist()
     figures = read_json(tuned.metrics("embed_captions"))["llms"]["far"]
     assert (figures["dimension"], figures["tokens"], figures["recheck_min_cosine"]) == (WIDTH, None, 1.0)
     asked = len(server.asked)

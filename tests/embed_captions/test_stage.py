@@ -21,6 +21,7 @@ from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.storage.side_tables import read_captions, read_keys, write_captions, write_keys
 from tests.captioned import write_llm
+from tests.embedded import rows_of
 
 HOSTILE = ["👩\u200d👩\u200d👧", "\u202eمرحبا", "\u200b", "a <eos> <bos> dog", "cut " * 250_000]
 
@@ -73,11 +74,12 @@ def test_every_kept_caption_has_its_own_embedding(tuned: Layout, smoke: Params, 
         assert len(found.table) == len(captions)
         encoder = load_text_encoder(tuned.artifact(artifact) / "llm", **encoding)
         expected = encode(encoder, [caption.text for caption in captions], 1000)
-        rows = [found.rows(caption.column, [caption.key])[0][caption.number] for caption in captions]
-        cosines = torch.nn.functional.cosine_similarity(found.vectors[rows].float(), expected)
+        vectors = found.vectors.whole()
+        rows = [rows_of(found, caption.column, [caption.key])[0][caption.number] for caption in captions]
+        cosines = torch.nn.functional.cosine_similarity(vectors[rows].float(), expected)
         assert float(cosines.min()) > 0.9999
         # stored as the LLM gives them
-        assert not torch.allclose(found.vectors.float().norm(dim=1), torch.ones(len(found.vectors)))
+        assert not torch.allclose(vectors.float().norm(dim=1), torch.ones(len(vectors)))
 
 
 def test_metrics_balance_and_prompts_cover_the_classes_of_test(
@@ -151,12 +153,13 @@ def test_rows_in_another_order_find_the_same_embeddings(
     write_manifest(tuned.artifact("recaption"))
     run(smoke, env)
     after = read_embeddings(folder, ["alt", "dense"], Path(".work"))
+    old, new = before.vectors.whole(), after.vectors.whole()
     keys = sorted(set(before.table["key"].to_pylist()))
     for column in ("alt", "dense"):
-        one, other = before.rows(column, keys), after.rows(column, keys)
+        one, other = rows_of(before, column, keys), rows_of(after, column, keys)
         assert [len(rows) for rows in one] == [len(rows) for rows in other]
         for rows, others in zip(one, other, strict=True):
-            torch.testing.assert_close(before.vectors[rows], after.vectors[others], rtol=1e-2, atol=1e-3)
+            torch.testing.assert_close(old[rows], new[others], rtol=1e-2, atol=1e-3)
 
 
 def test_hostile_captions_are_embedded_like_any(tuned: Layout, smoke: Params, env: Environment) -> None:
@@ -170,7 +173,7 @@ def test_hostile_captions_are_embedded_like_any(tuned: Layout, smoke: Params, en
     write_manifest(tuned.artifact("recaption"))
     run(changed(smoke, llms=["tuned"]), env)
     found = read_embeddings(tuned.artifact("embed_captions") / "tuned", ["hostile"], Path(".work"))
-    assert len(found.rows("hostile", [lines[0].key])[0]) == len(HOSTILE)
+    assert len(rows_of(found, "hostile", [lines[0].key])[0]) == len(HOSTILE)
     assert read_json(tuned.metrics("embed_captions"))["llms"]["tuned"]["cut_captions"] == 1
 
 

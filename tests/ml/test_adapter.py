@@ -66,21 +66,31 @@ def test_dropout_works_in_training_only() -> None:
 def test_statistics_centre_and_scale_the_unit_rows() -> None:
     adapter = _adapter(replace(CONFIG, standardise=True))
     captions = torch.randn(200, 6) + 5
-    adapter.fit_statistics(captions)
+    adapter.fit_statistics(captions.split(64))
     rows = (F.normalize(captions, dim=1) - adapter.mean) / adapter.deviation
     assert torch.allclose(rows.mean(dim=0), torch.zeros(6), atol=1e-5)
     assert torch.allclose(rows.std(dim=0, correction=0), torch.ones(6), atol=1e-4)
 
 
+def test_statistics_are_those_of_all_parts_together() -> None:
+    captions = torch.randn(30, 6) + torch.arange(6)
+    unit = F.normalize(captions.double(), dim=1)
+    for sizes in ([30], [1, 29], [7, 7, 7, 7, 2]):
+        adapter = _adapter(replace(CONFIG, standardise=True))
+        adapter.fit_statistics(captions.split(sizes))
+        torch.testing.assert_close(adapter.mean, unit.mean(dim=0).float())
+        torch.testing.assert_close(adapter.deviation, unit.std(dim=0, correction=0).float())
+
+
 def test_a_constant_dimension_stays_finite() -> None:
     adapter = _adapter(replace(CONFIG, standardise=True))
-    adapter.fit_statistics(torch.ones(4, 6))
+    adapter.fit_statistics([torch.ones(4, 6)])
     assert adapter(torch.ones(2, 6)).isfinite().all()
 
 
 def test_round_trip_and_equal_bytes(tmp_path: Path) -> None:
     adapter = _adapter(replace(CONFIG, standardise=True))
-    adapter.fit_statistics(torch.randn(9, 6))
+    adapter.fit_statistics([torch.randn(9, 6)])
     save_adapter(adapter, tmp_path / "a")
     save_adapter(adapter, tmp_path / "b")
     loaded, embeddings = load_adapter(tmp_path / "a"), torch.randn(3, 6)

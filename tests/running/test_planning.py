@@ -365,7 +365,9 @@ def test_the_command_names_a_preset_that_is_none(monkeypatch: pytest.MonkeyPatch
 
 def test_train_clip_knows_its_models_where_they_are(mine: Params, measured: Measured) -> None:
     blind = of_train_clip.plan(mine, MACHINE, measured)
-    assert blind.memory_bytes is None
+    of_captions = 2 * 1e6 * of_train_clip.CAPTION_BYTES.value  # raw and dense
+    assert blind.memory_bytes == of_train_clip.BASE_BYTES + of_captions
+    assert [line for line in blind.because if "are 16.4 GB: 4096 numbers of 2 bytes each: assumed" in line]
     assert blind.bytes_out.value == pytest.approx(1e6 * 3 * 224**2)
     for name, config in (
         ("Llama-3.2-1B", {"hidden_size": 2048}),
@@ -373,7 +375,8 @@ def test_train_clip_knows_its_models_where_they_are(mine: Params, measured: Meas
     ):
         write_json(Path("inputs/cc3m/models") / name / "config.json", config)
     found = of_train_clip.plan(mine, MACHINE, measured)
-    assert found.memory_bytes == pytest.approx(2 * 1e6 * 2048 * 2)  # raw and dense, fp16
+    assert found.memory_bytes == blind.memory_bytes
+    assert [line for line in found.because if "are 8.2 GB: 2048 numbers of 2 bytes each: models/" in line]
     assert found.bytes_out.value == pytest.approx(1e6 * 3 * 336**2)
     assert found.binding is None
 

@@ -20,6 +20,7 @@ from components.storage.embeddings import (
     write_embeddings,
 )
 from components.storage.manifest import write_manifest
+from tests.embedded import rows_of
 
 ABOUT = {"llm": "tuned", "llm_key": "abc", "pooling": "mean", "max_tokens": 64}
 SHORT = [
@@ -58,16 +59,16 @@ def folder(tmp_path: Path) -> Path:
 def test_round_trip_over_shards(folder: Path) -> None:
     found = read_embeddings(folder, COLUMNS, Path(".work"))
     assert found.about == ABOUT
-    assert found.vectors.dtype == torch.float16
+    assert found.vectors.whole().dtype == torch.float16
     expected = [*vectors(2, 50.0).tolist(), *vectors(1).tolist(), *vectors(1, 100.0).tolist()]
-    assert found.vectors.tolist() == expected
-    assert found.rows("short", ["c", "a", "b", "z"]) == [[3], [2], [2], []]
-    assert found.rows("dense", ["a", "b"]) == [[0, 1], []]
-    assert found.rows("none", ["a"]) == [[]]
+    assert found.vectors.whole().tolist() == expected
+    assert rows_of(found, "short", ["c", "a", "b", "z"]) == [[3], [2], [2], []]
+    assert rows_of(found, "dense", ["a", "b"]) == [[0, 1], []]
+    assert rows_of(found, "none", ["a"]) == [[]]
 
 
 def test_chosen_columns_and_prompts(folder: Path) -> None:
-    assert read_embeddings(folder, ["dense"], Path(".work")).rows("short", ["c"]) == [[]]
+    assert rows_of(read_embeddings(folder, ["dense"], Path(".work")), "short", ["c"]) == [[]]
     prompts = read_prompts(folder, Path(".work"))
     assert prompts.table.to_pylist() == [
         {"task": "object", "label": "red circle", "template": "a {label}", "row": 0}
@@ -90,7 +91,7 @@ def test_join_is_by_key_whatever_the_order_of_rows(folder: Path) -> None:
     write_manifest(folder.parent)
     after = read_embeddings(folder, COLUMNS, Path(".work"))
     for column in COLUMNS:
-        assert after.rows(column, "abc") == before.rows(column, "abc")
+        assert rows_of(after, column, "abc") == rows_of(before, column, "abc")
 
 
 def test_bytes_depend_on_the_content_alone(folder: Path, tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_a_damaged_shard_is_refused(folder: Path, suffix: str, damage: str) -> N
         path.write_bytes(data)
     with pytest.raises(DataFault):
         read_embeddings(folder, COLUMNS, Path(".work"))
-    assert read_embeddings(folder, ["dense"], Path(".work")).rows("dense", ["a"]) == [[0, 1]]
+    assert rows_of(read_embeddings(folder, ["dense"], Path(".work")), "dense", ["a"]) == [[0, 1]]
 
 
 def test_shards_of_different_models_are_refused(folder: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -11,15 +12,13 @@ from components.storage.kept import KeptShard
 from components.storage.manifest import Entry
 from components.storage.pixels import Pixels, decoded
 from components.storage.shards import Pair, write_shard
-from components.storage.side_tables import Caption
 
 
 def _shard(folder: Path, name: str, keys: list[str], kept: list[str]) -> KeptShard:
     path = folder / f"{name}.tar"
     write_shard(path, (Pair(key, key.encode(), "") for key in keys))
     entry = Entry(path.name, path.stat().st_size, sha256_of(path), len(keys))
-    captions = {key: [Caption(key, "train", "alt", "en", 0, "", "")] for key in sorted(kept)}
-    return KeptShard(name, entry, captions, 0)
+    return KeptShard(name, entry, pa.table({"key": pa.array(kept, pa.string())}), 0)
 
 
 def _decode(data: bytes, size: int) -> torch.Tensor:
@@ -39,7 +38,7 @@ def test_rows_come_by_number_across_shards(tmp_path: Path) -> None:
         _shard(tmp_path, "2", ["k6", "k5"], ["k5", "k6"]),
     ]
     pixels = _pixels(tmp_path, shards)
-    assert pixels.keys == ["k1", "k2", "k5", "k6"]
+    assert pixels.keys().to_pylist() == ["k1", "k2", "k5", "k6"]
     assert pixels.batch(torch.tensor([3, 0, 2, 2]))[:, 0, 0, 0].tolist() == [6, 1, 5, 5]
     assert pixels.batch(torch.tensor([1])).shape == (1, 3, 2, 2)
 

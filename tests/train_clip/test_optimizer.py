@@ -7,8 +7,10 @@ import torch
 
 from components.settings.params import Params
 from components.storage.layout import Layout
+from components.storage.vectors import Vectors
 from components.train_clip.arms import LlmArm
 from components.train_clip.optimizer import build_optimizer, layer_of
+from components.train_clip.texts import CachedTexts
 from tests.clip_project import make_artifacts, small
 
 
@@ -32,7 +34,8 @@ def test_rates_and_decay(workspace: Path, smoke: Params) -> None:
     layout = Layout(Path(".work"))
     make_artifacts(layout, llms=())
     settings = small(smoke).train_clip.model_copy(update={"layer_decay": 0.5})
-    arm = LlmArm(layout.artifact("base_models") / "clip", settings, torch.randn(4, 24), torch.arange(4))
+    texts = CachedTexts(Vectors([torch.randn(4, 24)]), torch.arange(4), "")
+    arm = LlmArm(layout.artifact("base_models") / "clip", settings, texts)
     groups = build_optimizer(arm, settings.arms[0], settings).param_groups
     found = {
         id(parameter): (group["peak"], group["weight_decay"])

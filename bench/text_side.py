@@ -1,0 +1,196 @@
+"""What train_clip holds of its captions and of their cached embeddings: memory, and how long a batch waits.
+
+    python -m bench.text_side [--rows 100000 400000] [--captions 3] [--dimensions 1024]
+
+Captions of twelve random words and random vectors lie in shards as recaption and embed_captions leave them.
+A process reads them as train_clip does, joins them, takes the adapter's statistics and draws batches; then
+it draws the same batches from a copy in memory. Its memory is counted without the pages of mapped files: the
+system takes those back when it wants to. The last line is what one more caption takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from bench.audit import WORDS
+from bench.measuring import SECONDS_BETWEEN_LOOKS, say
+from components.ml.adapter import AdapterConfig, TextAdapter
+from components.running.rows import Rows
+from components.storage.embeddings import EMBEDDED_CAPTIONS, read_embeddings, write_embeddings
+from components.storage.kept import KeptShard, kept_shards
+from components.storage.layout import Layout
+from components.storage.manifest import write_manifest
+from components.storage.side_tables import CAPTION_TEXTS, CAPTIONS, write_keys, write_table
+from components.storage.vectors import Vectors
+from components.train_clip.examples import Examples
+
+ROOT = Path(__file__).parents[1]
+SHARD_ROWS = 10_000
+WORDS_OF_CAPTION = 12
+BATCH, BATCHES = 4096, 20
+KIBIBYTE = 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 400_000])
+    parser.add_argument("--captions", type=int, default=3, help="of an image")
+    parser.add_argument("--dimensions", type=int, default=1024)
+    parser.add_argument("--held", type=Path, help="nothing else: what a process holds of this folder")
+    options = parser.parse_args(arguments)
+    if options.held:
+        _hold(Layout(Path(".work"), options.held), [f"c{number}" for number in range(options.captions)])
+        return
+    if odd := [rows for rows in options.rows if rows % SHARD_ROWS]:
+        parser.error(f"--rows {odd[0]}; expected multiples of {SHARD_ROWS}, which a shard has")
+    peaks = []
+    for rows in options.rows:
+        with tempfile.TemporaryDirectory() as name:
+            _write(Layout(Path(".work"), Path(name)), rows, options.captions, options.dimensions)
+            command = [sys.executable, "-m", "bench.text_side", "--held", name]
+            done = subprocess.run(
+                [*command, "--captions", str(options.captions)], cwd=ROOT, check=True, stdout=subprocess.PIPE
+            )
+        found = json.loads(done.stdout)
+        peaks.append(found["peak"])
+        vectors = 2 * rows * options.captions * options.dimensions
+        say(
+            f"{rows} images, {options.captions} captions each, {vectors / 1e9:.2f} GB of vectors: "
+            f"{found['peak'] / 1e6:.0f} MB at most in {found['seconds']:.0f} s, {found['held'] / 1e6:.0f} MB "
+            f"held; {BATCH} vectors {found['mapped_ms']:.1f} ms, of a copy in memory "
+            f"{found['copied_ms']:.1f} ms"
+        )
+    for (rows, few), (more, many) in pairwise(zip(options.rows, peaks, strict=True)):
+        slope = (many - few) / (more - rows) / options.captions
+        say(f"{slope:.0f} bytes of peak memory a caption from {rows} to {more}")
+
+
+def _write(layout: Layout, rows: int, captions: int, dimensions: int) -> None:
+    """Write what the stages before train_clip would have left, but for images."""
+    draw = np.random.default_rng(7)
+    columns = [f"c{number}" for number in range(captions)]
+    for number, start in enumerate(range(0, rows, SHARD_ROWS)):
+        name, keys = f"{number:05d}", [f"images_{row:012d}" for row in range(start, start + SHARD_ROWS)]
+        words = np.array(WORDS)[draw.integers(0, len(WORDS), (SHARD_ROWS * captions, WORDS_OF_CAPTION))]
+        table = {
+            "key": np.repeat(keys, captions),
+            "split": ["train"] * len(words),
+            "column": columns * SHARD_ROWS,
+            "language": ["en"] * len(words),
+            "number": pa.array([0] * len(words), pa.int32()),
+            "text": [" ".join(line) for line in words],
+            "writer": ["w"] * len(words),
+        }
+        write_table(layout.artifact("recaption") / "captions" / f"{name}.parquet", pa.table(table, CAPTIONS))
+        write_keys(layout.artifact("audit") / "kept" / f"{name}.parquet", keys)
+        shard = layout.artifact("download") / "shards" / f"{name}.tar"
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        shard.write_bytes(name.encode())
+        lines = pa.table(
+            {
+                "key": keys,
+                "split": ["train"] * SHARD_ROWS,
+                "column": ["c0"] * SHARD_ROWS,
+                "language": ["en"] * SHARD_ROWS,
+                "number": pa.array([0] * SHARD_ROWS, pa.int32()),
+                "row": pa.array(range(SHARD_ROWS), pa.int64()),
+            },
+            EMBEDDED_CAPTIONS,
+        )
+        place = lines.schema.get_field_index("column")
+        for column in columns:
+            of_column = lines.set_column(place, "column", pa.array([column] * SHARD_ROWS))
+            vectors = torch.from_numpy(draw.standard_normal((SHARD_ROWS, dimensions), np.float32))
+            folder = layout.artifact("embed_captions") / "tuned" / column
+            write_embeddings(folder, name, {"llm": "none"}, of_column, vectors)
+    for stage in ("download", "recaption", "audit", "embed_captions"):
+        write_manifest(layout.artifact(stage))
+
+
+class _NoPixels:
+    """In the place of decoded images, which lie in files of their own."""
+
+    def __init__(self, shards: list[KeptShard]) -> None:
+        self._shards = shards
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def keys(self) -> pa.ChunkedArray:
+        return pa.chunked_array([shard.keys for shard in self._shards])
+
+
+def _hold(layout: Layout, columns: list[str]) -> None:
+    torch.set_num_threads(1)
+    start_seconds, peak = time.monotonic(), _Peak()
+    examples = _examples(layout, columns)
+    vectors, rows = _joined(layout, examples)
+    adapter = TextAdapter(AdapterConfig(vectors.shape[1], 64, 1, 1, 0.0, standardise=True))
+    adapter.fit_statistics(vectors.in_parts(torch.unique(rows)))
+    pa.default_memory_pool().release_unused()
+    held, seconds = _own_bytes(), time.monotonic() - start_seconds
+    peak.stop()
+    generator = torch.Generator().manual_seed(7)
+    drawn = [rows[torch.randint(len(rows), (BATCH,), generator=generator)] for _ in range(BATCHES)]
+    mapped = _milliseconds(vectors.__getitem__, drawn)
+    copied = _milliseconds(vectors.whole().__getitem__, drawn)
+    found = {"held": held, "peak": peak.bytes, "seconds": seconds, "mapped_ms": mapped, "copied_ms": copied}
+    say(json.dumps(found))
+
+
+def _examples(layout: Layout, columns: list[str]) -> Examples:
+    shards = list(kept_shards(layout, "train", CAPTION_TEXTS))
+    return Examples(_NoPixels(shards), shards, dict.fromkeys(columns, 1.0), Rows())  # type: ignore[arg-type]
+
+
+def _joined(layout: Layout, examples: Examples) -> tuple[Vectors, Tensor]:
+    folder = layout.artifact("embed_captions") / "tuned"
+    embeddings = read_embeddings(folder, examples.columns, layout.work("bench"))
+    return embeddings.vectors, examples.embedding_rows(embeddings)
+
+
+def _milliseconds(take: Callable[[Tensor], Tensor], drawn: list[Tensor]) -> float:
+    start_seconds = time.monotonic()
+    for rows in drawn:
+        take(rows)
+    return 1000 * (time.monotonic() - start_seconds) / len(drawn)
+
+
+class _Peak(threading.Thread):
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.bytes, self._is_over = 0, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._is_over.wait(SECONDS_BETWEEN_LOOKS):
+            self.bytes = max(self.bytes, _own_bytes())
+
+    def stop(self) -> None:
+        self._is_over.set()
+        self.join()
+
+
+def _own_bytes() -> int:
+    """Return this process's memory but for mapped files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(KIBIBYTE * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+
+
+if __name__ == "__main__":
+    main()
