@@ -1,11 +1,12 @@
-"""What train_clip holds of its captions and of their cached embeddings: memory, and how long a batch waits.
+"""What tune_llm and train_clip hold of captions and their cached embeddings: memory; how long a batch waits.
 
     python -m bench.text_side [--rows 100000 400000] [--captions 3] [--dimensions 1024]
 
 Captions of twelve random words and random vectors lie in shards as recaption and embed_captions leave them.
-A process reads them as train_clip does, joins them, takes the adapter's statistics and draws batches; then
-it draws the same batches from a copy in memory. Its memory is counted without the pages of mapped files: the
-system takes those back when it wants to. The last line is what one more caption takes.
+One process reads captions as tune_llm does. Another reads them as train_clip does, joins both, takes the
+adapter's statistics and draws batches; then it draws the same batches from a copy in memory. Memory is
+counted without the pages of mapped files: the system takes those back when it wants to. The last lines are
+what one more caption takes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,8 +39,10 @@ from components.storage.manifest import write_manifest
 from components.storage.side_tables import CAPTION_TEXTS, CAPTIONS, write_keys, write_table
 from components.storage.vectors import Vectors
 from components.train_clip.examples import Examples
+from components.tune_llm.caption_rows import read_caption_rows
 
 ROOT = Path(__file__).parents[1]
+STAGES = ("tune_llm", "train_clip")
 SHARD_ROWS = 10_000
 WORDS_OF_CAPTION = 12
 BATCH, BATCHES = 4096, 20
@@ -51,39 +55,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 400_000])
     parser.add_argument("--captions", type=int, default=3, help="of an image")
     parser.add_argument("--dimensions", type=int, default=1024)
-    parser.add_argument("--held", type=Path, help="nothing else: what a process holds of this folder")
+    parser.add_argument("--held", nargs=2, metavar=("STAGE", "FOLDER"), help="nothing else: what it holds")
     options = parser.parse_args(arguments)
     if options.held:
-        _hold(Layout(Path(".work"), options.held), [f"c{number}" for number in range(options.captions)])
+        stage, folder = options.held
+        _hold(stage, Layout(Path(".work"), Path(folder)), _columns(options.captions))
         return
     if odd := [rows for rows in options.rows if rows % SHARD_ROWS]:
         parser.error(f"--rows {odd[0]}; expected multiples of {SHARD_ROWS}, which a shard has")
-    peaks = []
+    peaks: dict[str, list[int]] = {stage: [] for stage in STAGES}
     for rows in options.rows:
         with tempfile.TemporaryDirectory() as name:
             _write(Layout(Path(".work"), Path(name)), rows, options.captions, options.dimensions)
-            command = [sys.executable, "-m", "bench.text_side", "--held", name]
-            done = subprocess.run(
-                [*command, "--captions", str(options.captions)], cwd=ROOT, check=True, stdout=subprocess.PIPE
-            )
-        found = json.loads(done.stdout)
-        peaks.append(found["peak"])
+            for stage in STAGES:
+                found = _held(stage, Path(name), options.captions)
+                peaks[stage].append(found["peak"])
+                say(
+                    f"{stage}, {rows} images, {options.captions} captions each: {found['peak'] / 1e6:.0f} MB "
+                    f"at most in {found['seconds']:.0f} s, {found['held'] / 1e6:.0f} MB in the end"
+                )
         vectors = 2 * rows * options.captions * options.dimensions
         say(
-            f"{rows} images, {options.captions} captions each, {vectors / 1e9:.2f} GB of vectors: "
-            f"{found['peak'] / 1e6:.0f} MB at most in {found['seconds']:.0f} s, {found['held'] / 1e6:.0f} MB "
-            f"held; {BATCH} vectors {found['mapped_ms']:.1f} ms, of a copy in memory "
+            f"{BATCH} of {vectors / 1e9:.2f} GB of vectors: {found['mapped_ms']:.1f} ms, of a copy in memory "
             f"{found['copied_ms']:.1f} ms"
         )
-    for (rows, few), (more, many) in pairwise(zip(options.rows, peaks, strict=True)):
-        slope = (many - few) / (more - rows) / options.captions
-        say(f"{slope:.0f} bytes of peak memory a caption from {rows} to {more}")
+    for stage, of_stage in peaks.items():
+        for (rows, few), (more, many) in pairwise(zip(options.rows, of_stage, strict=True)):
+            slope = (many - few) / (more - rows) / options.captions
+            say(f"{stage}: {slope:.0f} bytes of peak memory a caption from {rows} to {more}")
+
+
+def _columns(captions: int) -> list[str]:
+    return [f"c{number}" for number in range(captions)]
+
+
+def _held(stage: str, folder: Path, captions: int) -> dict[str, Any]:
+    itself = [sys.executable, "-m", "bench.text_side", "--captions", str(captions)]
+    command = [*itself, "--held", stage, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def _write(layout: Layout, rows: int, captions: int, dimensions: int) -> None:
     """Write what the stages before train_clip would have left, but for images."""
     draw = np.random.default_rng(7)
-    columns = [f"c{number}" for number in range(captions)]
+    columns = _columns(captions)
     for number, start in enumerate(range(0, rows, SHARD_ROWS)):
         name, keys = f"{number:05d}", [f"images_{row:012d}" for row in range(start, start + SHARD_ROWS)]
         words = np.array(WORDS)[draw.integers(0, len(WORDS), (SHARD_ROWS * captions, WORDS_OF_CAPTION))]
@@ -126,31 +143,32 @@ class _NoPixels:
     """In the place of decoded images, which lie in files of their own."""
 
     def __init__(self, shards: list[KeptShard]) -> None:
-        self._shards = shards
+        self._keys = pa.chunked_array([shard.keys for shard in shards])
 
     def __len__(self) -> int:
-        return len(self.keys())
+        return len(self._keys)
 
     def keys(self) -> pa.ChunkedArray:
-        return pa.chunked_array([shard.keys for shard in self._shards])
+        return self._keys
 
 
-def _hold(layout: Layout, columns: list[str]) -> None:
+def _hold(stage: str, layout: Layout, columns: list[str]) -> None:
     torch.set_num_threads(1)
     start_seconds, peak = time.monotonic(), _Peak()
-    examples = _examples(layout, columns)
-    vectors, rows = _joined(layout, examples)
-    adapter = TextAdapter(AdapterConfig(vectors.shape[1], 64, 1, 1, 0.0, standardise=True))
-    adapter.fit_statistics(vectors.in_parts(torch.unique(rows)))
+    kept = _examples(layout, columns) if stage == "train_clip" else read_caption_rows(layout, "train", Rows())
+    cached = _joined(layout, kept) if isinstance(kept, Examples) else None
     pa.default_memory_pool().release_unused()
-    held, seconds = _own_bytes(), time.monotonic() - start_seconds
+    seconds = time.monotonic() - start_seconds
     peak.stop()
+    found: dict[str, Any] = {"held": _own_bytes(), "peak": peak.bytes, "seconds": seconds}
+    say(json.dumps(found | (_waits(*cached) if cached else {})))
+
+
+def _waits(vectors: Vectors, rows: Tensor) -> dict[str, float]:
     generator = torch.Generator().manual_seed(7)
     drawn = [rows[torch.randint(len(rows), (BATCH,), generator=generator)] for _ in range(BATCHES)]
     mapped = _milliseconds(vectors.__getitem__, drawn)
-    copied = _milliseconds(vectors.whole().__getitem__, drawn)
-    found = {"held": held, "peak": peak.bytes, "seconds": seconds, "mapped_ms": mapped, "copied_ms": copied}
-    say(json.dumps(found))
+    return {"mapped_ms": mapped, "copied_ms": _milliseconds(vectors.whole().__getitem__, drawn)}
 
 
 def _examples(layout: Layout, columns: list[str]) -> Examples:
@@ -161,7 +179,10 @@ def _examples(layout: Layout, columns: list[str]) -> Examples:
 def _joined(layout: Layout, examples: Examples) -> tuple[Vectors, Tensor]:
     folder = layout.artifact("embed_captions") / "tuned"
     embeddings = read_embeddings(folder, examples.columns, layout.work("bench"))
-    return embeddings.vectors, examples.embedding_rows(embeddings)
+    rows = examples.embedding_rows(embeddings)
+    adapter = TextAdapter(AdapterConfig(embeddings.vectors.shape[1], 64, 1, 1, 0.0, standardise=True))
+    adapter.fit_statistics(embeddings.vectors.in_parts(torch.unique(rows)))
+    return embeddings.vectors, rows
 
 
 def _milliseconds(take: Callable[[Tensor], Tensor], drawn: list[Tensor]) -> float:

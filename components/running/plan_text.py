@@ -12,8 +12,8 @@ UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 UNKNOWN = "unknown"
 MEASURED = (
     "Figures of `python -m bench...` are CPU time on shared cores of an AMD EPYC (AVX-512), measured on "
-    "2026-11-25. On another machine run a part of the data first: once 10,000 rows are through a stage, "
-    "its own figures are taken. The seconds in which a stage starts are not counted."
+    "2026-11-25 and 26. On another machine run a part of the data first: once 10,000 rows are through a "
+    "stage, its own figures are taken. The seconds in which a stage starts are not counted."
 )
 
 

@@ -72,7 +72,7 @@ class Examples:
         self.mix = CaptionMix(
             torch.from_numpy(counts), torch.tensor([weights[name] for name in self.columns])
         )
-        self.captions = lines.filter(pa.array(takes_part[row]))
+        self.captions = lines if takes_part.all() else lines.filter(pa.array(takes_part[row]))
         self._column = column[takes_part[row]]  # (M,) of each caption, its place in `columns`
         of_group = counts[counts > 0]  # captions of an example in a column, in the order of the captions
         self._count = np.repeat(of_group.astype(np.int32), of_group)  # (M,)

@@ -13,6 +13,7 @@ from components.settings.tune_llm import Phase, TuneLlm
 
 FLOAT_BYTES = 4
 OF_ADAM = 4  # weight, gradient and two moments, where all weights learn
+CAPTION_BYTES = Figure(160.0, "`python -m bench.text_side`, 12 words each")
 FORWARD = 2  # operations a token and weight; the gradient of activations costs as much, that of weights too
 AUTHORS = (
     "the authors: one to two days on 8 A100 for CC3M, with Llama-3-8B, 10,000 steps of 512 and E5's longer "
@@ -23,7 +24,9 @@ AUTHORS = (
 def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     """Estimate; see `components.running.planning`."""
     own = params.tune_llm
-    images = planned_images(params, measured).images_of({"train"})
+    planned = planned_images(params, measured)
+    images = planned.images_of({"train"})
+    held_captions = planned.captions + planned.written(params.recaption.captioners)
     captions = sum(_captions_of(phase) for phase in own.phases) + _masked_captions(own)
     weights = llm_weights(params, measured.layout.inputs(params.download.inputs), machine)
     pairs = sum(phase.steps * phase.batch_size for phase in own.phases)
@@ -41,6 +44,10 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     because.append(why)
     if own.method == "lora":
         because.append(AUTHORS)
+    because.append(
+        f"memory: the weights, and {CAPTION_BYTES.value:g} bytes for each of {held_captions:,.0f} captions "
+        f"at most: {CAPTION_BYTES.origin}"
+    )
     # of a weight: that of LoRA stays as it is
     held = FLOAT_BYTES * OF_ADAM if own.method == "full" else WEIGHT_BYTES[own.precision]
     return Estimate(
@@ -51,11 +58,11 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         bytes_out=Figure(weights.value * FLOAT_BYTES if weights else 0, "to this disk"),
         cpu_hours=None,
         bounds=[hours],
-        memory_bytes=weights.value * held if weights else None,
+        memory_bytes=weights.value * held + held_captions * CAPTION_BYTES.value if weights else None,
         because=because,
         cautions=[
-            "memory is that of the weights alone, on each GPU, or shared by all with "
-            "LLM2CLIP_TRAINING_LAYOUT=sharded; a chunk's activations come on top"
+            "weights are on each GPU, or shared by all with LLM2CLIP_TRAINING_LAYOUT=sharded, captions in "
+            "each process that trains; a chunk's activations come on top"
         ],
     )
 

@@ -403,7 +403,8 @@ def test_tuning_costs_its_passes_through_the_llm(mine: Params, measured: Measure
     # forward, backward of activations and of weights, and forward again for the cache
     seconds = 10_000 * TOKENS * (4 * 2) * 1e9 / (2 * 1e12 * TUNING_SHARE)
     assert found.binding is not None and found.binding.hours == pytest.approx(seconds / 3600)
-    assert found.memory_bytes == 4 * 4 * 1e9
+    of_captions = 3e6 * of_tune_llm.CAPTION_BYTES.value  # three an image
+    assert found.memory_bytes == pytest.approx(4 * 4 * 1e9 + of_captions)
     nobody = of_tune_llm.plan(params, replace(machine, llm_weights=None, gpu_flops=None), measured)
     assert nobody.binding is None
     assert nobody.bounds[0].to_know == "give --gpu-tflops and --llm-billions, or run a part"
