@@ -41,7 +41,8 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         hours, why = gpu_hours(captions * len(own.llms), FORWARD, weights, machine, EMBEDDING_SHARE)
     because.append(why)
     numbers = sum(one.dimensions for one in own.others if one.kind == "endpoint")
-    numbers += int(width.value) * len(own.llms)
+    members = {"base": 1, "tuned": params.tune_llm.members}
+    numbers += sum(int(width.value) * members[name] for name in own.llms)
     because.append(f"{width.value:.0f} numbers of {HALF_BYTES} bytes a caption: {width.origin}")
     if any(one.kind == "sentence_transformers" for one in own.others):
         because.append("sentence encoders of others are not in it: their width is known once they are here")

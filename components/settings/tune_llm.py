@@ -108,6 +108,7 @@ class TuneLlm(Section):
     precision: Literal["fp32", "bf16"]
     mntp: Mntp | None
     phases: list[Phase] = Field(min_length=1)
+    members: Positive  # tuned by draws of their own, then joined into one model, so many times as wide
     caption_retrieval: list[CaptionRetrieval] = Field(min_length=1)
     caption_retrieval_steps: Positive | None  # measured every so many steps for the history; null: at the end
     min_caption_retrieval_gain: float  # of the first entry's recall_at_1 over the untuned LLM; else exit 5
@@ -117,4 +118,10 @@ class TuneLlm(Section):
     def _lora_is_given(self) -> TuneLlm:
         if self.method == "lora" and self.lora is None:
             raise ValueError("method is lora and lora is null; expected rank, alpha, dropout and targets")
+        return self
+
+    @model_validator(mode="after")
+    def _members_are_whole(self) -> TuneLlm:
+        if self.members > 1 and (self.method == "lora" or self.mntp):
+            raise ValueError(f"members is {self.members}; expected 1 with method lora or with mntp")
         return self

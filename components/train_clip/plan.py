@@ -26,7 +26,8 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     side, width = _side(params, inputs), llm_width(params, inputs)
     settings = params.train_clip
     captions = len(settings.caption_mix) * count
-    vectors = captions * width.value * HALF_BYTES
+    numbers = width.value * params.tune_llm.members
+    vectors = captions * numbers * HALF_BYTES
     epochs = settings.steps * settings.batch_size / max(count, 1)
     because = [
         f"{count:,.0f} train images at most: what download keeps and audit may drop",
@@ -35,7 +36,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         f"memory: {BASE_BYTES / 1e9:g} GB and {CAPTION_BYTES.value:g} bytes for each of "
         f"{len(settings.caption_mix)} captions an image: {CAPTION_BYTES.origin}; an arm whose text is `own` "
         "has their tokens as well",
-        f"their embeddings by one LLM are {vectors / 1e9:,.1f} GB: {width.value:.0f} numbers of "
+        f"their embeddings by the tuned LLM are {vectors / 1e9:,.1f} GB: {numbers:.0f} numbers of "
         f"{HALF_BYTES} bytes each: {width.origin}",
     ]
     return Estimate(

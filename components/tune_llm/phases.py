@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from components.faults import ConfigurationFault
 from components.ml.attention import attention_that_learns
 from components.ml.distributed import processes, shard
 from components.ml.frozen import frozen_in_bf16
+from components.ml.joined import check_joinable, joined
 from components.ml.llm import TextEncoder, load_text_encoder
 from components.running.rows import Rows
 from components.running.training import train
@@ -36,8 +38,10 @@ if TYPE_CHECKING:
 
 STAGE = "tune_llm"
 FORMAT_VERSION = 3  # raised by hand when equal params and data give other weights
+MEMBER_STRIDE = 100_003  # between the seeds of two members
 NOT_TRAINING = {
     "phases",
+    "members",
     "mntp",
     "caption_retrieval",
     "caption_retrieval_steps",
@@ -71,7 +75,7 @@ class Material:
         rows: Row counts.
         train_rows: Captions to learn from.
         validation_rows: Captions to measure on.
-        draws: The batches of each phase.
+        draws: The batches of each phase, of the first member.
 
     Args:
         params: Of the run.
@@ -82,11 +86,17 @@ class Material:
         self.params, self.layout, self.rows = params, layout, Rows()
         self.train_rows = read_caption_rows(layout, "train", self.rows)
         self.validation_rows = read_caption_rows(layout, "validation", Rows())
-        self.draws = [
-            PairDraws(self.train_rows, phase, params.seed + number)
-            for number, phase in enumerate(params.tune_llm.phases, start=1)
-        ]
+        self.draws = self.draws_of(0)
         self._count()
+
+    def draws_of(self, member: int) -> list[PairDraws]:
+        """Return the batches of each phase of a member."""
+        phases = enumerate(self.params.tune_llm.phases, start=1)
+        return [PairDraws(self.train_rows, phase, self.seed_of(member, number)) for number, phase in phases]
+
+    def seed_of(self, member: int, number: int) -> int:
+        """Return the seed of a member's phase, numbered from 1."""
+        return self.params.seed + number + member * MEMBER_STRIDE
 
     def _count(self) -> None:
         takes_part = np.zeros(len(self.train_rows), bool)
@@ -130,14 +140,38 @@ def load_base(material: Material, device: str) -> TextEncoder:
         raise ConfigurationFault(f"tune_llm.encoding and base_models.llm do not fit: {error}") from None
 
 
-def tuned(material: Material, encoder: TextEncoder, env: Environment) -> Trained:
-    """Tune a base model, phase by phase; goes on where an earlier run stopped.
+def tuned_members(material: Material, encoder: TextEncoder, env: Environment) -> list[Trained]:
+    """Tune a base model, phase by phase, and again for each further member; goes on where a run stopped.
 
     Args:
-        material: What it sees.
-        encoder: The base model; changed in place.
+        material: What they see.
+        encoder: The base model; changed in place, and the first member.
         env: Where it happens.
+
+    Raises:
+        ConfigurationFault: params ask for several, and such models cannot be joined.
     """
+    members = material.params.tune_llm.members
+    if members > 1:
+        try:
+            check_joinable(encoder.model)
+        except ValueError as error:
+            raise ConfigurationFault(f"tune_llm.members is {members}: {error}") from None
+    others = (load_base(material, env.device) for _ in range(1, members))
+    return [_tuned(material, one, env, number) for number, one in enumerate(chain([encoder], others))]
+
+
+def join(members: list[Trained]) -> Trained:
+    """Return the only member, or all as one model (`ml.joined`)."""
+    first = members[0]
+    if len(members) == 1:
+        return first
+    model = joined([member.encoder.model for member in members])
+    histories = [history for member in members for history in member.histories]
+    return Trained(replace(first.encoder, model=model), None, histories, [])
+
+
+def _tuned(material: Material, encoder: TextEncoder, env: Environment, member: int) -> Trained:
     params = material.params
     own, work = params.tune_llm, material.layout.work(STAGE)
     masking: History = []
@@ -150,23 +184,24 @@ def tuned(material: Material, encoder: TextEncoder, env: Environment) -> Trained
         if adapter is not None:
             encoder.model = adapter.merge_and_unload()
     with _open(encoder, own, env, params.seed) as adapter:
-        histories = _phases(material, encoder)
+        histories = _phases(material, encoder, member)
     return Trained(encoder, adapter, histories, masking)
 
 
-def _phases(material: Material, encoder: TextEncoder) -> list[History]:
-    params = material.params
-    own, work = params.tune_llm, material.layout.work(STAGE)
+def _phases(material: Material, encoder: TextEncoder, member: int) -> list[History]:
+    own, work = material.params.tune_llm, material.layout.work(STAGE)
+    name = f"{STAGE}_member{member + 1}" if member else STAGE
     histories = []
-    for number, (phase, pairs) in enumerate(zip(own.phases, material.draws, strict=True), start=1):
+    for number, (phase, pairs) in enumerate(zip(own.phases, material.draws_of(member), strict=True), start=1):
         identity = {
             **material.decided_by,
+            **({"member": member} if member else {}),
             "phases": [one.model_dump() for one in own.phases[:number]],
             "measured": _measures(own),
         }
-        seed = params.seed + number
+        seed = material.seed_of(member, number)
         pairs.near = mined(encoder, material.train_rows, pairs, own.precision, seed, work, identity)
-        run = phase_run(encoder, own, phase, pairs, f"{STAGE}_phase{number}", seed)
+        run = phase_run(encoder, own, phase, pairs, f"{name}_phase{number}", seed)
         run = replace(
             run,
             measure=partial(_measured, encoder, own, material.validation_rows),

@@ -27,9 +27,9 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     planned = planned_images(params, measured)
     images = planned.images_of({"train"})
     held_captions = planned.captions + planned.written(params.recaption.captioners)
-    captions = sum(_captions_of(phase) for phase in own.phases) + _masked_captions(own)
+    captions = own.members * sum(_captions_of(phase) for phase in own.phases) + _masked_captions(own)
     weights = llm_weights(params, measured.layout.inputs(params.download.inputs), machine)
-    pairs = sum(phase.steps * phase.batch_size for phase in own.phases)
+    pairs = own.members * sum(phase.steps * phase.batch_size for phase in own.phases)
     because = [
         f"{pairs:,.0f} pairs in {len(own.phases)} phases are {pairs / max(images, 1):.1f} epochs of "
         f"{images:,.0f} train images: what download keeps and audit may drop; text-only rows come on top",
@@ -55,7 +55,8 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         unit="captions",
         requests=0,
         bytes_in=Figure(0, "but captions from this disk"),
-        bytes_out=Figure(weights.value * FLOAT_BYTES if weights else 0, "to this disk"),
+        # joined matrices hold zeros between members
+        bytes_out=Figure(weights.value * FLOAT_BYTES * own.members**2 if weights else 0, "to this disk"),
         cpu_hours=None,
         bounds=[hours],
         memory_bytes=weights.value * held + held_captions * CAPTION_BYTES.value if weights else None,
@@ -86,10 +87,10 @@ def _passes(own: TuneLlm) -> int:
 def _captions_of_run(found: dict[str, Any], own: TuneLlm) -> int:
     """Return the captions that a run of as many phases trained on; 0 if it had others."""
     steps = [phase["steps"] for phase in found["phases"]]
-    if len(steps) != len(own.phases):
+    phases = own.phases * own.members
+    if len(steps) != len(phases):
         return 0
     of_phases = sum(
-        count * _captions_of(phase) // max(phase.steps, 1)
-        for count, phase in zip(steps, own.phases, strict=True)
+        count * _captions_of(phase) // max(phase.steps, 1) for count, phase in zip(steps, phases, strict=True)
     )
     return of_phases + _masked_captions(own)

@@ -4,7 +4,8 @@ Reads:
     artifacts/base_models/llm/, artifacts/download/texts/, artifacts/recaption/captions/,
     artifacts/audit/kept/ and verdict.json.
 Writes:
-    artifacts/tune_llm/llm/ (merged), adapter/ (PEFT, for LoRA), encoding.json, history.csv;
+    artifacts/tune_llm/llm/ (merged), adapter/ (PEFT, for LoRA), encoding.json, history.csv (the
+    phases of all members, one behind the other);
     metrics/tune_llm.json.
 """
 
@@ -25,7 +26,7 @@ from components.storage.layout import Layout
 from components.tune_llm.caption_retrieval import llm_figures, tfidf_recalls
 from components.tune_llm.caption_rows import Texts
 from components.tune_llm.pairs import PairDraws
-from components.tune_llm.phases import STAGE, History, Material, load_base, tuned
+from components.tune_llm.phases import STAGE, History, Material, join, load_base, tuned_members
 from components.tune_llm.saving import save_tuned, trained_share
 
 
@@ -41,11 +42,13 @@ def run(params: Params, env: Environment) -> None:
     encoder = load_base(material, env.device)
     spread = {}
     recalls["base"], spread["base"] = llm_figures(encoder, tasks, held_out)
-    trained = tuned(material, encoder, env)
-    share = trained_share(encoder)
+    members = tuned_members(material, encoder, env)
+    share = trained_share(encoder)  # of one
+    apart = [llm_figures(one.encoder, tasks, held_out)[0] for one in members] if len(members) > 1 else []
+    trained, draws = join(members), material.draws * len(members)
     with output(layout, STAGE) as out:
         texts = Texts(held_out, held_out.columns)
-        saved = save_tuned(out.folder, encoder, trained.adapter, own, texts)
+        saved = save_tuned(out.folder, trained.encoder, trained.adapter, own, texts)
         recalls["tuned"], spread["tuned"] = llm_figures(saved, tasks, held_out)
         write_bytes(out.folder / "history.csv", _csv(trained.histories))
         metrics = {
@@ -55,7 +58,8 @@ def run(params: Params, env: Environment) -> None:
             "spread": _by_task(spread),
             "loads_in_sentence_transformers": (out.folder / "llm" / "modules.json").is_file(),
             "mntp": _losses(trained.masking),
-            "phases": [_figures(*phase) for phase in zip(trained.histories, material.draws, strict=True)],
+            "members": apart,
+            "phases": [_figures(*phase) for phase in zip(trained.histories, draws, strict=True)],
         }
         _check_gain(own, recalls, metrics, layout.work(STAGE) / "failed.json")
     write_metrics(layout, STAGE, metrics)
@@ -64,7 +68,7 @@ def run(params: Params, env: Environment) -> None:
 def train(params: Params, env: Environment) -> None:
     """Train with other processes; the checkpoint of the last step is what is left (`running.ranks`)."""
     material = Material(params, Layout(env.work_store))
-    tuned(material, load_base(material, env.device), env)
+    tuned_members(material, load_base(material, env.device), env)
 
 
 def _by_task(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

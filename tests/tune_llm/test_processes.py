@@ -58,6 +58,7 @@ LORA: dict[str, Any] = {"method": "lora", "lora": NO_DROPOUT, "gradient_checkpoi
         ("replicated", FULL),
         pytest.param("replicated", LORA, marks=pytest.mark.slow),
         pytest.param("sharded", FULL, marks=pytest.mark.slow),
+        pytest.param("sharded", {**FULL, "members": 2}, marks=pytest.mark.slow),
         pytest.param("sharded", LORA, marks=pytest.mark.slow),
     ],
 )

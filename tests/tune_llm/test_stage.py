@@ -19,7 +19,7 @@ from components.running.progress import Progress
 from components.running.training import Run
 from components.settings.environment import Environment
 from components.settings.params import Params
-from components.settings.tune_llm import MinedNegatives, Mntp
+from components.settings.tune_llm import MinedNegatives, Mntp, TuneLlm
 from components.storage.atomic import read_json, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import listed, write_manifest
@@ -303,3 +303,54 @@ def test_damage_and_a_model_that_does_not_fit_are_refused(
     path.write_text(json.dumps({**json.loads(path.read_text()), "rms_norm_eps": 0.5}))
     with pytest.raises(DataFault, match="damaged"):
         run(smoke, env)
+
+
+def test_members_are_tuned_apart_and_joined(
+    layout: Layout,
+    smoke: Params,
+    env: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    phase = smoke.tune_llm.phases[0].model_copy(update={"steps": 3})
+    alone = changed(smoke, method="full", phases=[phase])
+    params = changed(smoke, method="full", phases=[phase], members=2)
+    run(alone, env)
+    folder, texts = layout.artifact("tune_llm"), ["a red circle", "ein blaues Quadrat ist links"]
+    encoding = read_json(folder / "encoding.json")
+    first = encode(load_text_encoder(folder / "llm", **encoding), texts, 512)
+    recall = read_json(layout.metrics("tune_llm"))["caption_retrieval"]
+    assert read_json(layout.metrics("tune_llm"))["members"] == []
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(patch, "tune_llm_member2_phase1", 2)
+        run(params, env)
+    with caplog.at_level(logging.INFO):
+        run(params, env)
+    assert "tune_llm_member2_phase1: resumed at step 2 of" in caplog.text
+    resumed = hashes(layout)
+    run(params, Environment(work_store=Path("from_nothing")))
+    assert hashes(layout) == resumed
+
+    both = encode(load_text_encoder(folder / "llm", **encoding), texts, 512)
+    width = first.shape[1]
+    assert both.shape == (2, 2 * width)
+    cosine = torch.nn.functional.cosine_similarity
+    assert float(cosine(both[:, :width], first).min()) > 0.9999
+    assert float(cosine(both[:, width:], first).max()) < 0.9999  # by other draws
+    metrics = read_json(layout.metrics("tune_llm"))
+    assert metrics["members"][0] == {task: figures["tuned"] for task, figures in recall.items()}
+    assert len(metrics["members"]) == len(metrics["phases"]) == 2
+    assert metrics["loads_in_sentence_transformers"]
+
+
+def test_members_of_models_that_cannot_be_joined_are_refused(
+    layout: Layout, smoke: Params, env: Environment
+) -> None:
+    config = layout.artifact("base_models") / "llm" / "config.json"
+    write_json(config, {**read_json(config), "model_type": "mistral"})
+    write_manifest(layout.artifact("base_models"))
+    with pytest.raises(ConfigurationFault, match="tune_llm.members is 2: models of type mistral cannot be"):
+        run(changed(smoke, method="full", members=2), env)
+    with pytest.raises(ValueError, match="members is 2; expected 1 with method lora or with mntp"):
+        TuneLlm.model_validate({**smoke.tune_llm.model_dump(), "members": 2})
