@@ -30,6 +30,8 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     captions = images.captions + images.written(params.recaption.captioners)
     inputs = measured.layout.inputs(params.download.inputs)
     width, weights = llm_width(params, inputs), llm_weights(params, inputs, machine)
+    members = {"base": 1, "tuned": params.tune_llm.members}
+    widest = max((members[name] for name in own.llms), default=1)
     run = measured.run("embed_captions", lambda found: _captions_of(found, own.names))
     because = [
         f"{captions:,.0f} captions of {images.images:,.0f} images: what download keeps and recaption writes, "
@@ -38,14 +40,16 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     if run:
         hours, why = _hours_as_before(captions * len(own.names), run)
     else:
-        hours, why = gpu_hours(captions * len(own.llms), FORWARD, weights, machine, EMBEDDING_SHARE)
+        # a joined LLM multiplies by the zeros between its members as well
+        work = captions * sum(members[name] ** 2 for name in own.llms)
+        hours, why = gpu_hours(work, FORWARD, weights, machine, EMBEDDING_SHARE)
     because.append(why)
     numbers = sum(one.dimensions for one in own.others if one.kind == "endpoint")
-    members = {"base": 1, "tuned": params.tune_llm.members}
     numbers += sum(int(width.value) * members[name] for name in own.llms)
-    because.append(f"{width.value:.0f} numbers of {HALF_BYTES} bytes a caption: {width.origin}")
+    because.append(f"{width.value * widest:.0f} numbers of {HALF_BYTES} bytes a caption: {width.origin}")
     if any(one.kind == "sentence_transformers" for one in own.others):
         because.append("sentence encoders of others are not in it: their width is known once they are here")
+    held = weights.value * widest**2 if weights else None
     endpoints = [one for one in own.others if one.kind == "endpoint"]
     return Estimate(
         rows=captions,
@@ -55,7 +59,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         bytes_out=Figure(captions * (numbers * HALF_BYTES + LINE_BYTES * len(own.names)), "to this disk"),
         cpu_hours=None,
         bounds=[hours],
-        memory_bytes=_memory(captions, images, params, width, weights),
+        memory_bytes=_memory(captions, images, params, width.value * widest, held),
         because=because,
         cautions=["one machine: a process a GPU, or some on its cores, each with the whole LLM"],
     )
@@ -75,11 +79,11 @@ def _hours_as_before(captions: float, run: Run) -> tuple[Bound, str]:
 
 
 def _memory(
-    captions: float, images: PlannedImages, params: Params, width: Figure, weights: Figure | None
+    captions: float, images: PlannedImages, params: Params, width: float, weights: float | None
 ) -> float | None:
     """Return the LLM and the vectors of one shard; None where its weights are not known."""
     if weights is None:
         return None
     of_shard = captions / max(images.images, 1) * min(images.images, params.download.shard_rows)
-    held = weights.value * WEIGHT_BYTES[params.embed_captions.precision]
-    return held + of_shard * width.value * (FLOAT_BYTES + HALF_BYTES)
+    held = weights * WEIGHT_BYTES[params.embed_captions.precision]
+    return held + of_shard * width * (FLOAT_BYTES + HALF_BYTES)

@@ -36,7 +36,7 @@ def joined(models: Sequence[Any]) -> Any:  # noqa: ANN401 - models of transforme
     do that were tuned from one model.
 
     Args:
-        models: Of one shape and vocabulary.
+        models: Of one shape and vocabulary, on the CPU; so is the new one.
 
     Raises:
         ValueError: they cannot be joined.
@@ -47,9 +47,10 @@ def joined(models: Sequence[Any]) -> Any:  # noqa: ANN401 - models of transforme
     config.head_dim = first.config.head_dim
     for name in WIDTHS:
         setattr(config, name, len(models) * getattr(first.config, name))
-    whole = type(first)(config).to(first.device)
-    weights = [model.state_dict() for model in models]
-    whole.load_state_dict({name: _side_by_side(name, [one[name] for one in weights]) for name in weights[0]})
+    whole = type(first)(config)
+    of_members = [dict(model.named_parameters()) for model in models]
+    for name, weight in whole.named_parameters():
+        weight.copy_(_side_by_side(name, [one[name] for one in of_members]))
     return whole
 
 

@@ -140,13 +140,16 @@ def load_base(material: Material, device: str) -> TextEncoder:
         raise ConfigurationFault(f"tune_llm.encoding and base_models.llm do not fit: {error}") from None
 
 
-def tuned_members(material: Material, encoder: TextEncoder, env: Environment) -> list[Trained]:
+def tuned_members(material: Material, encoder: TextEncoder, env: Environment) -> Iterator[Trained]:
     """Tune a base model, phase by phase, and again for each further member; goes on where a run stopped.
 
     Args:
         material: What they see.
         encoder: The base model; changed in place, and the first member.
         env: Where it happens.
+
+    Yields:
+        Each member when it is tuned.
 
     Raises:
         ConfigurationFault: params ask for several, and such models cannot be joined.
@@ -158,15 +161,16 @@ def tuned_members(material: Material, encoder: TextEncoder, env: Environment) ->
         except ValueError as error:
             raise ConfigurationFault(f"tune_llm.members is {members}: {error}") from None
     others = (load_base(material, env.device) for _ in range(1, members))
-    return [_tuned(material, one, env, number) for number, one in enumerate(chain([encoder], others))]
+    for number, one in enumerate(chain([encoder], others)):
+        yield _tuned(material, one, env, number)
 
 
-def join(members: list[Trained]) -> Trained:
-    """Return the only member, or all as one model (`ml.joined`)."""
+def join(members: list[Trained], device: str) -> Trained:
+    """Return the only member, or all, which are on the CPU, as one model on a device (`ml.joined`)."""
     first = members[0]
     if len(members) == 1:
         return first
-    model = joined([member.encoder.model for member in members])
+    model = joined([member.encoder.model for member in members]).to(device)
     histories = [history for member in members for history in member.histories]
     return Trained(replace(first.encoder, model=model), None, histories, [])
 
@@ -191,8 +195,9 @@ def _tuned(material: Material, encoder: TextEncoder, env: Environment, member: i
 def _phases(material: Material, encoder: TextEncoder, member: int) -> list[History]:
     own, work = material.params.tune_llm, material.layout.work(STAGE)
     name = f"{STAGE}_member{member + 1}" if member else STAGE
+    draws = material.draws_of(member) if member else material.draws
     histories = []
-    for number, (phase, pairs) in enumerate(zip(own.phases, material.draws_of(member), strict=True), start=1):
+    for number, (phase, pairs) in enumerate(zip(own.phases, draws, strict=True), start=1):
         identity = {
             **material.decided_by,
             **({"member": member} if member else {}),

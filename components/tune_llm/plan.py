@@ -29,9 +29,10 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     held_captions = planned.captions + planned.written(params.recaption.captioners)
     captions = own.members * sum(_captions_of(phase) for phase in own.phases) + _masked_captions(own)
     weights = llm_weights(params, measured.layout.inputs(params.download.inputs), machine)
-    pairs = own.members * sum(phase.steps * phase.batch_size for phase in own.phases)
+    pairs = sum(phase.steps * phase.batch_size for phase in own.phases)
+    each = f"each of {own.members} members sees " if own.members > 1 else ""
     because = [
-        f"{pairs:,.0f} pairs in {len(own.phases)} phases are {pairs / max(images, 1):.1f} epochs of "
+        f"{each}{pairs:,.0f} pairs in {len(own.phases)} phases are {pairs / max(images, 1):.1f} epochs of "
         f"{images:,.0f} train images: what download keeps and audit may drop; text-only rows come on top",
         f"{captions:,.0f} captions go through the LLM, {_passes(own)} times its forward pass each",
     ]
@@ -50,12 +51,14 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     )
     # of a weight: that of LoRA stays as it is
     held = FLOAT_BYTES * OF_ADAM if own.method == "full" else WEIGHT_BYTES[own.precision]
+    if own.members > 1:  # when they are joined, all are there and the joined one
+        held = max(held, FLOAT_BYTES * (own.members + own.members**2))
     return Estimate(
         rows=captions,
         unit="captions",
         requests=0,
         bytes_in=Figure(0, "but captions from this disk"),
-        # joined matrices hold zeros between members
+        # at most: joined matrices hold zeros between members, embeddings do not
         bytes_out=Figure(weights.value * FLOAT_BYTES * own.members**2 if weights else 0, "to this disk"),
         cpu_hours=None,
         bounds=[hours],

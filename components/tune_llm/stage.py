@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.faults import GateFault
+from components.ml.llm import TextEncoder
 from components.running.output import output, write_metrics
 from components.running.ranks import train_apart
 from components.settings.environment import Environment
@@ -26,7 +27,7 @@ from components.storage.layout import Layout
 from components.tune_llm.caption_retrieval import llm_figures, tfidf_recalls
 from components.tune_llm.caption_rows import Texts
 from components.tune_llm.pairs import PairDraws
-from components.tune_llm.phases import STAGE, History, Material, join, load_base, tuned_members
+from components.tune_llm.phases import STAGE, History, Material, Trained, join, load_base, tuned_members
 from components.tune_llm.saving import save_tuned, trained_share
 
 
@@ -42,10 +43,9 @@ def run(params: Params, env: Environment) -> None:
     encoder = load_base(material, env.device)
     spread = {}
     recalls["base"], spread["base"] = llm_figures(encoder, tasks, held_out)
-    members = tuned_members(material, encoder, env)
-    share = trained_share(encoder)  # of one
-    apart = [llm_figures(one.encoder, tasks, held_out)[0] for one in members] if len(members) > 1 else []
-    trained, draws = join(members), material.draws * len(members)
+    members, apart = _members(material, encoder, env)
+    share = trained_share(encoder)  # of one member
+    trained, draws = join(members, env.device), material.draws * len(members)
     with output(layout, STAGE) as out:
         texts = Texts(held_out, held_out.columns)
         saved = save_tuned(out.folder, trained.encoder, trained.adapter, own, texts)
@@ -68,7 +68,23 @@ def run(params: Params, env: Environment) -> None:
 def train(params: Params, env: Environment) -> None:
     """Train with other processes; the checkpoint of the last step is what is left (`running.ranks`)."""
     material = Material(params, Layout(env.work_store))
-    tuned_members(material, load_base(material, env.device), env)
+    for _ in tuned_members(material, load_base(material, env.device), env):
+        pass
+
+
+def _members(
+    material: Material, encoder: TextEncoder, env: Environment
+) -> tuple[list[Trained], list[dict[str, float]]]:
+    """Tune all members; return them and, of several, the recalls of each."""
+    own = material.params.tune_llm
+    members, apart = [], []
+    for member in tuned_members(material, encoder, env):
+        members.append(member)
+        if own.members > 1:
+            apart.append(llm_figures(member.encoder, own.caption_retrieval, material.validation_rows)[0])
+            member.encoder.model.zero_grad(set_to_none=True)
+            member.encoder.model.cpu()  # until the last one is tuned
+    return members, apart
 
 
 def _by_task(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

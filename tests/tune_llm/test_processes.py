@@ -66,25 +66,30 @@ def test_two_processes_train_what_one_does(
     layout: Layout,
     env: Environment,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     layout_name: str,
     changes: dict[str, Any],
 ) -> None:
     params = change_params(**changes, chunks=2, caption_retrieval_steps=6)
     run(params, env)
-    alone = load_file(layout.work("tune_llm") / CHECKPOINTS / "tensors.safetensors")
-    history = read_json(layout.work("tune_llm") / CHECKPOINTS / "state.json")["history"]
+    last = CHECKPOINTS.replace("tune_llm", f"tune_llm_member{params.tune_llm.members}")
+    last = last if params.tune_llm.members > 1 else CHECKPOINTS
+    alone = load_file(layout.work("tune_llm") / last / "tensors.safetensors")
+    history = read_json(layout.work("tune_llm") / last / "state.json")["history"]
     metrics = read_json(layout.metrics("tune_llm"))
 
     two = in_two(env, layout_name)
     told(monkeypatch, two)
-    run(params, two)
+    with caplog.at_level(logging.INFO):
+        run(params, two)
+    assert f"{Path(last).parent.name}: resumed at step 12 of 12" in caplog.text  # what the two have done
     work = Layout(two.work_store).work("tune_llm")
-    together = load_file(work / CHECKPOINTS / "tensors.safetensors")
+    together = load_file(work / last / "tensors.safetensors")
     assert together.keys() == alone.keys()
     for name, tensor in alone.items():
         moved = (together[name] - tensor).float().norm() / tensor.float().norm().clamp(min=1e-9)
         assert float(moved) < 2e-3, name
-    again = read_json(work / CHECKPOINTS / "state.json")["history"]
+    again = read_json(work / last / "state.json")["history"]
     for one, other in zip(history, again, strict=True):
         assert one.keys() == other.keys()
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
