@@ -119,8 +119,8 @@ class Examples:
             # the zero byte stands between two values, and so after the text as well
             for lines in pc.binary_join_element_wise(key, column, place, text, NOTHING, ZERO_BYTE).chunks:
                 _, ends, data = lines.buffers()
-                first, *_, last = np.frombuffer(ends, np.int64)[: len(lines) + 1]
-                digest.update(memoryview(data)[first:last])
+                offsets = np.frombuffer(ends, np.int64)[: len(lines) + 1]
+                digest.update(memoryview(data)[offsets[0] : offsets[-1]])
         return digest.hexdigest()
 
 
