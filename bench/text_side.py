@@ -36,8 +36,8 @@ from components.storage.embeddings import EMBEDDED_CAPTIONS, read_embeddings, wr
 from components.storage.kept import KeptShard, kept_shards
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
+from components.storage.mapped_rows import MappedRows
 from components.storage.side_tables import CAPTION_TEXTS, CAPTIONS, write_keys, write_table
-from components.storage.vectors import Vectors
 from components.train_clip.examples import Examples
 from components.tune_llm.caption_rows import read_caption_rows
 
@@ -164,7 +164,7 @@ def _hold(stage: str, layout: Layout, columns: list[str]) -> None:
     say(json.dumps(found | (_waits(*cached) if cached else {})))
 
 
-def _waits(vectors: Vectors, rows: Tensor) -> dict[str, float]:
+def _waits(vectors: MappedRows, rows: Tensor) -> dict[str, float]:
     generator = torch.Generator().manual_seed(7)
     drawn = [rows[torch.randint(len(rows), (BATCH,), generator=generator)] for _ in range(BATCHES)]
     mapped = _milliseconds(vectors.__getitem__, drawn)
@@ -176,7 +176,7 @@ def _examples(layout: Layout, columns: list[str]) -> Examples:
     return Examples(_NoPixels(shards), shards, dict.fromkeys(columns, 1.0), Rows())  # type: ignore[arg-type]
 
 
-def _joined(layout: Layout, examples: Examples) -> tuple[Vectors, Tensor]:
+def _joined(layout: Layout, examples: Examples) -> tuple[MappedRows, Tensor]:
     folder = layout.artifact("embed_captions") / "tuned"
     embeddings = read_embeddings(folder, examples.columns, layout.work("bench"))
     rows = examples.embedding_rows(embeddings)

@@ -44,7 +44,6 @@ def joined(models: Sequence[Any]) -> Any:  # noqa: ANN401 - models of transforme
     first = models[0]
     check_joinable(first)
     config = copy.deepcopy(first.config)
-    config.head_dim = first.config.head_dim
     for name in WIDTHS:
         setattr(config, name, len(models) * getattr(first.config, name))
     whole = type(first)(config)

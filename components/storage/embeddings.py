@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from components.faults import DataFault
 from components.storage.atomic import new_file
 from components.storage.bulk import local_copy
 from components.storage.manifest import Entry, read_manifest
+from components.storage.mapped_rows import MappedRows
 from components.storage.side_tables import read_table, write_table
-from components.storage.vectors import Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +55,7 @@ class Embeddings:
     """
 
     about: dict[str, Any]
-    vectors: Vectors
+    vectors: MappedRows
     table: pa.Table
 
 
@@ -127,7 +128,7 @@ def _listed(folder: Path, start: str = "") -> list[Entry]:
 
 def _joined(folder: Path, entries: list[Entry], schema: pa.Schema, work: Path) -> Embeddings:
     about: dict[str, Any] = {}
-    vectors: list[Tensor] = []
+    vectors: list[NDArray[np.float16]] = []
     tables: list[pa.Table] = []
     offset = 0
     for entry in entries:
@@ -136,11 +137,11 @@ def _joined(folder: Path, entries: list[Entry], schema: pa.Schema, work: Path) -
         if one != about:
             first = entries[0].place
             raise DataFault(f"{folder}: {entry.place} was made by {one}, {first} by {about}; {_MEND}")
-        vectors.append(of_file)
+        vectors.append(of_file.numpy())
         rows = pa.array(table["row"].to_numpy() + offset, pa.int64())
         tables.append(table.set_column(table.schema.get_field_index("row"), "row", rows))
         offset += len(of_file)
-    return Embeddings(about, Vectors(vectors), pa.concat_tables(tables))
+    return Embeddings(about, MappedRows(vectors), pa.concat_tables(tables))
 
 
 def lines_of(folder: Path, entry: Entry) -> Path:

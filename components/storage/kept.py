@@ -12,7 +12,7 @@ from components.faults import GateFault
 from components.storage.atomic import read_json
 from components.storage.layout import Layout
 from components.storage.manifest import Entry, read_manifest
-from components.storage.side_tables import CAPTIONS, Caption, captions_in, read_keys, read_table
+from components.storage.side_tables import CAPTIONS, Caption, captions_in, key_column, read_table
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,6 @@ def kept_captions(layout: Layout, name: str, split: str, schema: pa.Schema) -> t
     """
     table = read_table(layout.artifact("recaption") / "captions" / f"{name}.parquet", schema)
     table = table.filter(pc.equal(table["split"], split))
-    kept = pa.array(read_keys(layout.artifact("audit") / "kept" / f"{name}.parquet"), pa.string())
+    kept = key_column(layout.artifact("audit") / "kept" / f"{name}.parquet")
     is_kept = pc.is_in(table["key"], value_set=kept)
     return table.filter(is_kept), len(pc.unique(table["key"].filter(pc.invert(is_kept))))

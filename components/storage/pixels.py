@@ -12,9 +12,10 @@ import pyarrow as pa
 from components.faults import DataFault
 from components.storage.atomic import content_key, reserve
 from components.storage.kept import KeptShard
+from components.storage.mapped_rows import MappedRows
 from components.storage.pieces import piece
 from components.storage.shards import read_pairs
-from components.storage.side_tables import read_table, write_keys
+from components.storage.side_tables import key_column, write_keys
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,28 +30,21 @@ class Pixels:
     def __init__(self, pieces: list[Path]) -> None:
         self.names = [piece.name for piece in pieces]
         self._pieces = pieces
-        self._parts = [np.load(piece / IMAGES, mmap_mode="r", allow_pickle=False) for piece in pieces]
-        self._starts = np.cumsum([0, *(len(part) for part in self._parts)])
+        self._images = MappedRows(
+            [np.load(piece / IMAGES, mmap_mode="r", allow_pickle=False) for piece in pieces]
+        )
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self._images)
 
     def keys(self) -> pa.ChunkedArray:
         """Read the key of each image: (N,)."""
-        parts = [read_table(piece / KEYS)["key"].combine_chunks() for piece in self._pieces]
+        parts = [key_column(piece / KEYS).combine_chunks() for piece in self._pieces]
         return pa.chunked_array(parts, pa.string())
 
     def batch(self, rows: Tensor) -> Tensor:
         """Return the images (B, 3, size, size) uint8 of row numbers (B,)."""
-        import torch
-
-        wanted = rows.numpy()
-        shards = np.searchsorted(self._starts, wanted, side="right") - 1
-        images = np.empty((len(wanted), *self._parts[0].shape[1:]), np.uint8)
-        for shard in np.unique(shards):
-            of_shard = shards == shard
-            images[of_shard] = self._parts[shard][wanted[of_shard] - self._starts[shard]]
-        return torch.from_numpy(images)
+        return self._images[rows]
 
 
 def decoded(

@@ -96,7 +96,12 @@ def write_keys(path: Path, keys: Iterable[str]) -> None:
 
 def read_keys(path: Path) -> set[str]:
     """Read the keys of one shard that go on."""
-    return set(read_table(path, pa.schema([("key", pa.string())])).column("key").to_pylist())
+    return set(key_column(path).to_pylist())
+
+
+def key_column(path: Path) -> pa.ChunkedArray:
+    """Read the same in the order of the file."""
+    return read_table(path, pa.schema([("key", pa.string())]))["key"]
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -13,7 +13,7 @@ from components.running.embedding_headers import check_header
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.embeddings import read_embeddings
 from components.storage.layout import Layout
-from components.storage.vectors import Vectors
+from components.storage.mapped_rows import MappedRows
 from components.train_clip.examples import Examples
 
 
@@ -27,7 +27,7 @@ class CachedTexts:
         digest: Hash of the embeddings in the captions' order.
     """
 
-    vectors: Vectors
+    vectors: MappedRows
     rows: Tensor
     digest: str
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,9 +159,8 @@ def tuned_members(material: Material, encoder: TextEncoder, env: Environment) ->
             check_joinable(encoder.model)
         except ValueError as error:
             raise ConfigurationFault(f"tune_llm.members is {members}: {error}") from None
-    others = (load_base(material, env.device) for _ in range(1, members))
-    for number, one in enumerate(chain([encoder], others)):
-        yield _tuned(material, one, env, number)
+    for number in range(members):
+        yield _tuned(material, load_base(material, env.device) if number else encoder, env, number)
 
 
 def join(members: list[Trained], device: str) -> Trained:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 
 from components.evaluate.models import CachedTexts
 from components.faults import DataFault
@@ -18,7 +18,7 @@ from components.storage.atomic import write_json
 from components.storage.embeddings import Embeddings, read_embeddings
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
-from components.storage.vectors import Vectors
+from components.storage.mapped_rows import MappedRows
 from components.train_clip import stage
 from tests.clip_project import make_artifacts, small
 
@@ -87,7 +87,7 @@ def test_a_server_is_known_by_model_and_revision_and_another_encoder_by_its_file
          "precision": "fp32"}
     )  # fmt: skip
     params = changed(smoke.embed_captions, others=[far, mine])
-    empty = Vectors([torch.empty(0, 4)])
+    empty = MappedRows([np.empty((0, 4), np.float16)])
     for one in (far, mine):
         found = Embeddings(other_header(layout, one, verify=True), empty, None)
         check_header(layout, one.name, params, found)

@@ -3,18 +3,18 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from components.faults import ConfigurationFault, DataFault
 from components.running.rows import Rows
 from components.storage.embeddings import EMBEDDED_CAPTIONS, Embeddings
 from components.storage.kept import KeptShard
 from components.storage.manifest import Entry
+from components.storage.mapped_rows import MappedRows
 from components.storage.pixels import Pixels
 from components.storage.side_tables import CAPTION_TEXTS
-from components.storage.vectors import Vectors
 from components.train_clip import examples as module
 from components.train_clip.examples import Examples
 
@@ -66,7 +66,9 @@ def cache(lines: list[tuple[str, str, int, int]]) -> Embeddings:
         {"key": key, "split": "train", "column": column, "language": "en", "number": number, "row": row}
         for key, column, number, row in lines
     ]
-    return Embeddings({}, Vectors([torch.ones(9, 2)]), pa.Table.from_pylist(table, EMBEDDED_CAPTIONS))
+    return Embeddings(
+        {}, MappedRows([np.ones((9, 2), np.float16)]), pa.Table.from_pylist(table, EMBEDDED_CAPTIONS)
+    )
 
 
 def test_captions_stand_by_image_column_and_number() -> None:

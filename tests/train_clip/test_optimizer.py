@@ -7,7 +7,7 @@ import torch
 
 from components.settings.params import Params
 from components.storage.layout import Layout
-from components.storage.vectors import Vectors
+from components.storage.mapped_rows import MappedRows
 from components.train_clip.arms import LlmArm
 from components.train_clip.optimizer import build_optimizer, layer_of
 from components.train_clip.texts import CachedTexts
@@ -34,7 +34,7 @@ def test_rates_and_decay(workspace: Path, smoke: Params) -> None:
     layout = Layout(Path(".work"))
     make_artifacts(layout, llms=())
     settings = small(smoke).train_clip.model_copy(update={"layer_decay": 0.5})
-    texts = CachedTexts(Vectors([torch.randn(4, 24)]), torch.arange(4), "")
+    texts = CachedTexts(MappedRows([torch.randn(4, 24).numpy()]), torch.arange(4), "")
     arm = LlmArm(layout.artifact("base_models") / "clip", settings, texts)
     groups = build_optimizer(arm, settings.arms[0], settings).param_groups
     found = {

@@ -21,7 +21,7 @@ from components.settings.train_clip import Arm
 from components.storage.atomic import read_json, sha256_of, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest, write_manifest
-from components.storage.vectors import Vectors
+from components.storage.mapped_rows import MappedRows
 from components.train_clip import arms, stage, training
 from components.train_clip.texts import CachedTexts
 from tests.clip_project import CONTEXT, COUNTS, make_artifacts, small
@@ -230,7 +230,7 @@ def test_nan_in_a_gradient_saves_no_checkpoint(
 def test_gradients_reach_what_should_learn(project: Layout, params: Params, env: Environment) -> None:
     clip = project.artifact("base_models") / "clip"
     vectors, rows = torch.randn(9, 24).half(), torch.arange(9)
-    llm_arm = arms.LlmArm(clip, params.train_clip, CachedTexts(Vectors([vectors]), rows, ""))
+    llm_arm = arms.LlmArm(clip, params.train_clip, CachedTexts(MappedRows([vectors.numpy()]), rows, ""))
     own_arm = arms.OwnTextArm(clip, params.train_clip, None, ["red circle", "blue"], torch.tensor([0, 1, 1]))
     assert own_arm.context_tokens == CONTEXT
     for arm in (llm_arm, own_arm):

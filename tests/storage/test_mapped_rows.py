@@ -4,32 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from components.storage import vectors as module
+from components.storage import mapped_rows as module
 from components.storage.embeddings import EMBEDDED_CAPTIONS, read_embeddings, write_embeddings
 from components.storage.manifest import write_manifest
-from components.storage.vectors import Vectors
+from components.storage.mapped_rows import MappedRows
 from tests.storage.test_embeddings import ABOUT, table
 
 SIZES = (3, 1, 0, 4)
 
 
 @pytest.fixture
-def parted() -> Vectors:
-    return Vectors(torch.arange(16.0).half().view(8, 2).split(SIZES))
+def parted() -> MappedRows:
+    return MappedRows(np.split(np.arange(16, dtype=np.float16).reshape(8, 2), np.cumsum(SIZES)[:-1]))
 
 
 @pytest.mark.parametrize("rows", [[7, 0, 3, 3, 2], [4], [], list(range(8))])
-def test_rows_by_number_over_files(parted: Vectors, rows: list[int]) -> None:
+def test_rows_by_number_over_files(parted: MappedRows, rows: list[int]) -> None:
     assert (len(parted), parted.shape) == (8, (8, 2))
     found = parted[torch.tensor(rows, dtype=torch.long)]
     assert found.dtype == torch.float16
     assert found.tolist() == [[2.0 * row, 2.0 * row + 1] for row in rows]
 
 
-def test_whole_and_in_parts(parted: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_and_in_parts(parted: MappedRows, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(parted.whole(), parted[torch.arange(8)])
     monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
     rows = torch.tensor([5, 1, 0, 7])
@@ -39,7 +40,7 @@ def test_whole_and_in_parts(parted: Vectors, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("row", [8, -1])
-def test_a_row_that_is_not_there_is_an_error(parted: Vectors, row: int) -> None:
+def test_a_row_that_is_not_there_is_an_error(parted: MappedRows, row: int) -> None:
     with pytest.raises(IndexError):
         parted[torch.tensor([0, row])]
 
