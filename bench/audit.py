@@ -138,7 +138,7 @@ def _write_tables(rows: int, captions: int, workspace: Path) -> None:
         names[f"{name}.tar"] = len(keys)
         status = [{"key": key, "url": "https://images.example/x.jpg", "status": "success"} for key in keys]
         write_table(download / f"{name}.parquet", pa.Table.from_pylist(status, LEDGER))
-        table = _captions(draw, keys, splits, captions)
+        table = captions_table(draw, keys, splits, captions)
         write_table(recaption / "captions" / f"{number:05d}.parquet", table)
     write_manifest(download, names)
     write_manifest(recaption)
@@ -151,7 +151,8 @@ def _write_tables(rows: int, captions: int, workspace: Path) -> None:
             piece(store, key, partial(write_fingerprints, found=found))
 
 
-def _captions(draw: np.random.Generator, keys: list[str], splits: list[str], captions: int) -> pa.Table:
+def captions_table(draw: np.random.Generator, keys: list[str], splits: list[str], captions: int) -> pa.Table:
+    """Return captions of twelve random words, one for each key and column `c0`, `c1`, ..."""
     words = np.array(WORDS)[draw.integers(0, len(WORDS), (len(keys) * captions, 12))]
     return pa.table(
         {

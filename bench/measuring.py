@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def run_measured(command: Sequence[str], folder: Path, environment: Mapping[str,
         process = subprocess.Popen(
             command, cwd=folder, env={**os.environ, **environment}, stdout=file, stderr=subprocess.STDOUT
         )
-        peak = _Peak(process.pid)
+        peak = Peak(lambda: sum(_pss(one) for one in _tree(process.pid)))
         _, status, usage = os.wait4(process.pid, 0)
         wall_seconds = time.monotonic() - start_seconds
         peak.stop()
@@ -46,25 +46,27 @@ def run_measured(command: Sequence[str], folder: Path, environment: Mapping[str,
     return Cost(usage.ru_utime + usage.ru_stime, wall_seconds, peak.bytes)
 
 
-class _Peak(threading.Thread):
-    """Watches a process and its descendants."""
+class Peak(threading.Thread):
+    """Watches memory from its making until it is stopped: `bytes` is the most that `look` has returned."""
 
-    def __init__(self, process: int) -> None:
+    def __init__(self, look: Callable[[], int]) -> None:
         super().__init__(daemon=True)
         self.bytes = 0
-        self._process, self._is_over = process, threading.Event()
+        self._look, self._is_over = look, threading.Event()
         self.start()
 
     def run(self) -> None:
+        """Look, again and again."""
         pause_seconds = SECONDS_BETWEEN_LOOKS
         while not self._is_over.wait(pause_seconds):
             start_seconds = time.monotonic()
-            self.bytes = max(self.bytes, sum(_pss(one) for one in _tree(self._process)))
+            self.bytes = max(self.bytes, self._look())
             # a look at gigabytes takes long, and what is looked at stands still meanwhile
             spent_seconds = time.monotonic() - start_seconds
             pause_seconds = max(SECONDS_BETWEEN_LOOKS, PAUSE_IN_LOOKS * spent_seconds)
 
     def stop(self) -> None:
+        """Look no more."""
         self._is_over.set()
         self.join()
 

@@ -16,7 +16,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -28,8 +27,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from bench.audit import WORDS
-from bench.measuring import SECONDS_BETWEEN_LOOKS, say
+from bench.audit import captions_table
+from bench.measuring import KIBIBYTE, Peak, say
 from components.ml.adapter import AdapterConfig, TextAdapter
 from components.running.rows import Rows
 from components.storage.embeddings import EMBEDDED_CAPTIONS, read_embeddings, write_embeddings
@@ -37,16 +36,14 @@ from components.storage.kept import KeptShard, kept_shards
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.storage.mapped_rows import MappedRows
-from components.storage.side_tables import CAPTION_TEXTS, CAPTIONS, write_keys, write_table
+from components.storage.side_tables import CAPTION_TEXTS, write_keys, write_table
 from components.train_clip.examples import Examples
 from components.tune_llm.caption_rows import read_caption_rows
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("tune_llm", "train_clip")
 SHARD_ROWS = 10_000
-WORDS_OF_CAPTION = 12
 BATCH, BATCHES = 4096, 20
-KIBIBYTE = 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -103,38 +100,24 @@ def _write(layout: Layout, rows: int, captions: int, dimensions: int) -> None:
     columns = _columns(captions)
     for number, start in enumerate(range(0, rows, SHARD_ROWS)):
         name, keys = f"{number:05d}", [f"images_{row:012d}" for row in range(start, start + SHARD_ROWS)]
-        words = np.array(WORDS)[draw.integers(0, len(WORDS), (SHARD_ROWS * captions, WORDS_OF_CAPTION))]
-        table = {
-            "key": np.repeat(keys, captions),
-            "split": ["train"] * len(words),
-            "column": columns * SHARD_ROWS,
-            "language": ["en"] * len(words),
-            "number": pa.array([0] * len(words), pa.int32()),
-            "text": [" ".join(line) for line in words],
-            "writer": ["w"] * len(words),
-        }
-        write_table(layout.artifact("recaption") / "captions" / f"{name}.parquet", pa.table(table, CAPTIONS))
+        table = captions_table(draw, keys, ["train"] * SHARD_ROWS, captions)
+        write_table(layout.artifact("recaption") / "captions" / f"{name}.parquet", table)
         write_keys(layout.artifact("audit") / "kept" / f"{name}.parquet", keys)
         shard = layout.artifact("download") / "shards" / f"{name}.tar"
         shard.parent.mkdir(parents=True, exist_ok=True)
         shard.write_bytes(name.encode())
-        lines = pa.table(
-            {
+        for column in columns:
+            lines = {
                 "key": keys,
                 "split": ["train"] * SHARD_ROWS,
-                "column": ["c0"] * SHARD_ROWS,
+                "column": [column] * SHARD_ROWS,
                 "language": ["en"] * SHARD_ROWS,
                 "number": pa.array([0] * SHARD_ROWS, pa.int32()),
                 "row": pa.array(range(SHARD_ROWS), pa.int64()),
-            },
-            EMBEDDED_CAPTIONS,
-        )
-        place = lines.schema.get_field_index("column")
-        for column in columns:
-            of_column = lines.set_column(place, "column", pa.array([column] * SHARD_ROWS))
+            }
             vectors = torch.from_numpy(draw.standard_normal((SHARD_ROWS, dimensions), np.float32))
             folder = layout.artifact("embed_captions") / "tuned" / column
-            write_embeddings(folder, name, {"llm": "none"}, of_column, vectors)
+            write_embeddings(folder, name, {"llm": "none"}, pa.table(lines, EMBEDDED_CAPTIONS), vectors)
     for stage in ("download", "recaption", "audit", "embed_captions"):
         write_manifest(layout.artifact(stage))
 
@@ -154,7 +137,7 @@ class _NoPixels:
 
 def _hold(stage: str, layout: Layout, columns: list[str]) -> None:
     torch.set_num_threads(1)
-    start_seconds, peak = time.monotonic(), _Peak()
+    start_seconds, peak = time.monotonic(), Peak(_own_bytes)
     kept = _examples(layout, columns) if stage == "train_clip" else read_caption_rows(layout, "train", Rows())
     cached = _joined(layout, kept) if isinstance(kept, Examples) else None
     pa.default_memory_pool().release_unused()
@@ -190,21 +173,6 @@ def _milliseconds(take: Callable[[Tensor], Tensor], drawn: list[Tensor]) -> floa
     for rows in drawn:
         take(rows)
     return 1000 * (time.monotonic() - start_seconds) / len(drawn)
-
-
-class _Peak(threading.Thread):
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.bytes, self._is_over = 0, threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        while not self._is_over.wait(SECONDS_BETWEEN_LOOKS):
-            self.bytes = max(self.bytes, _own_bytes())
-
-    def stop(self) -> None:
-        self._is_over.set()
-        self.join()
 
 
 def _own_bytes() -> int:

@@ -27,7 +27,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     """Estimate; see `components.running.planning`."""
     images = planned_images(params, measured)
     count = images.images
-    captions = images.captions + images.written(params.recaption.captioners)
+    captions = images.captions_with(params.recaption.captioners)
     image, because = IMAGE, [f"{CAPTION.value:g} CPU ms a caption: {CAPTION.origin}"]
     shared, alone = count * IMAGE.value, captions * CAPTION.value
     if run := measured.run("audit", lambda metrics: metrics["images"] if images.run else 0):

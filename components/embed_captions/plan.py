@@ -27,7 +27,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     """Estimate; see `components.running.planning`."""
     own = params.embed_captions
     images = planned_images(params, measured)
-    captions = images.captions + images.written(params.recaption.captioners)
+    captions = images.captions_with(params.recaption.captioners)
     inputs = measured.layout.inputs(params.download.inputs)
     width, weights = llm_width(params, inputs), llm_weights(params, inputs, machine)
     members = {"base": 1, "tuned": params.tune_llm.members}

@@ -106,6 +106,10 @@ class PlannedImages:
             self.images_of(set(splits)) for captioner in captioners for _, splits in captioner.written()
         )
 
+    def captions_with(self, captioners: Iterable[Captioner]) -> float:
+        """Return the captions of sources and captioners."""
+        return self.captions + self.written(captioners)
+
     def because(self) -> list[str]:
         """Return in words where rows and images are from."""
         rows: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The embedded captions of one column by key, as arrays: a cache has tens of millions of lines."""
+"""Lines of a column by key, as arrays: there are tens of millions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,13 @@ def column_lines(table: pa.Table, column: str) -> ColumnLines:
     found = table.filter(pc.equal(table["column"], column))
     of_line = found["key"].cast(pa.large_string())
     keys = pc.unique(of_line)
-    place = pc.index_in(of_line, value_set=keys).to_numpy()
-    order = np.lexsort((found["number"].to_numpy(), place))
-    counts = np.bincount(place, minlength=len(keys))
+    order, counts = by_key(of_line, found["number"], keys)
     return ColumnLines(keys, np.cumsum(counts) - counts, counts, found["row"].to_numpy()[order])
+
+
+def by_key(
+    of_line: pa.ChunkedArray, number: pa.ChunkedArray, keys: pa.Array
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the order of lines by key, as `keys` has them, and number; and how many each key has: (K,)."""
+    place = pc.index_in(of_line, value_set=keys).to_numpy()
+    return np.lexsort((number.to_numpy(), place)), np.bincount(place, minlength=len(keys))

@@ -17,6 +17,7 @@ from components.ml.distributed import place
 from components.running.progress import Progress
 from components.running.rows import Rows
 from components.storage.atomic import content_key
+from components.storage.column_lines import by_key
 from components.storage.kept import kept_captions
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
@@ -132,10 +133,9 @@ def _by_row(table: pa.Table) -> tuple[pa.Array, pa.Table]:
     lists = {}
     for name in pc.unique(table["column"]).to_pylist():
         of_column = table.filter(pc.equal(table["column"], name))
-        row = pc.index_in(of_column["key"], value_set=keys).to_numpy()
-        order = np.lexsort((of_column["number"].to_numpy(), row))
+        order, counts = by_key(of_column["key"], of_column["number"], keys)
         # 64-bit offsets: the texts of one file may be more than 2 GB
         texts = of_column["text"].cast(pa.large_string()).take(order).combine_chunks()
-        ends = np.cumsum(np.bincount(row, minlength=len(keys)))
-        lists[name] = pa.ListArray.from_arrays(np.concatenate([[0], ends]).astype(np.int32), texts)
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        lists[name] = pa.ListArray.from_arrays(ends.astype(np.int32), texts)
     return keys, pa.table(lists)

@@ -26,7 +26,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     own = params.tune_llm
     planned = planned_images(params, measured)
     images = planned.images_of({"train"})
-    held_captions = planned.captions + planned.written(params.recaption.captioners)
+    held_captions = planned.captions_with(params.recaption.captioners)
     captions = own.members * sum(_captions_of(phase) for phase in own.phases) + _masked_captions(own)
     weights = llm_weights(params, measured.layout.inputs(params.download.inputs), machine)
     pairs = sum(phase.steps * phase.batch_size for phase in own.phases)

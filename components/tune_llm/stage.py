@@ -26,8 +26,9 @@ from components.storage.kept import require_verdict
 from components.storage.layout import Layout
 from components.tune_llm.caption_retrieval import llm_figures, tfidf_recalls
 from components.tune_llm.caption_rows import Texts
+from components.tune_llm.material import Material
 from components.tune_llm.pairs import PairDraws
-from components.tune_llm.phases import STAGE, History, Material, Trained, join, load_base, tuned_members
+from components.tune_llm.phases import STAGE, History, Trained, join, load_base, tuned_members
 from components.tune_llm.saving import save_tuned, trained_share
 
 

@@ -72,8 +72,7 @@ def test_two_processes_train_what_one_does(
 ) -> None:
     params = change_params(**changes, chunks=2, caption_retrieval_steps=6)
     run(params, env)
-    last = CHECKPOINTS.replace("tune_llm", f"tune_llm_member{params.tune_llm.members}")
-    last = last if params.tune_llm.members > 1 else CHECKPOINTS
+    last = CHECKPOINTS if params.tune_llm.members == 1 else CHECKPOINTS.replace("phase2", "member2_phase2")
     alone = load_file(layout.work("tune_llm") / last / "tensors.safetensors")
     history = read_json(layout.work("tune_llm") / last / "state.json")["history"]
     metrics = read_json(layout.metrics("tune_llm"))
@@ -154,8 +153,8 @@ def test_processes_that_see_different_things_train_nothing(
     Path("sitecustomize.py").write_text(
         "import os\n"
         "if os.environ.get('RANK') == '1':\n"
-        "    from components.tune_llm import phases\n"
-        "    phases.FORMAT_VERSION += 1\n"
+        "    from components.tune_llm import material\n"
+        "    material.FORMAT_VERSION += 1\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{Path.cwd()}{os.pathsep}{ROOT}")
     with pytest.raises(DataFault, match=r"process \d would go on from step 0, another one .* machines share"):

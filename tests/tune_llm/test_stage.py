@@ -55,6 +55,23 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, name: str, steps: int) -> None:
     monkeypatch.setattr(Progress, "advance", advance)
 
 
+def stop_and_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    params: Params,
+    env: Environment,
+    name: str,
+    steps: int,
+) -> None:
+    """Stop the stage in a run of that name, and start it again: it says that it goes on there."""
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(patch, name, steps)
+        run(params, env)
+    with caplog.at_level(logging.INFO):
+        run(params, env)
+    assert f"{name}: resumed at step {steps} of" in caplog.text
+
+
 def test_outputs_metrics_and_exact_resume(
     layout: Layout,
     smoke: Params,
@@ -76,12 +93,7 @@ def test_outputs_metrics_and_exact_resume(
 
     # again from nothing, stopped by a signal in the second phase
     other = Environment(work_store=Path("other"))
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_at(patch, "tune_llm_phase2", 2)
-        run(smoke, other)
-    with caplog.at_level(logging.INFO):
-        run(smoke, other)
-    assert "tune_llm_phase2: resumed at step 2 of" in caplog.text
+    stop_and_go_on(monkeypatch, caplog, smoke, other, "tune_llm_phase2", 2)
     assert hashes(layout) == undisturbed
 
 
@@ -203,12 +215,7 @@ def test_mntp_mined_negatives_and_measures_on_the_way(
     assert measured == [["1", "1"], ["1", "3"], ["2", "1"], ["2", "3"]]
 
     for name, steps in (("tune_llm_mntp", 2), ("tune_llm_phase2", 3)):
-        other = Environment(work_store=Path(name))
-        with monkeypatch.context() as patch, pytest.raises(Stopped):
-            stop_at(patch, name, steps)
-            run(params, other)
-        with caplog.at_level(logging.INFO):
-            run(params, other)
+        stop_and_go_on(monkeypatch, caplog, params, Environment(work_store=Path(name)), name, steps)
         assert f"{name}: resumed at step {steps} of 4" in caplog.text
         assert hashes(layout) == undisturbed
 
@@ -322,12 +329,7 @@ def test_members_are_tuned_apart_and_joined(
     recall = read_json(layout.metrics("tune_llm"))["caption_retrieval"]
     assert read_json(layout.metrics("tune_llm"))["members"] == []
 
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_at(patch, "tune_llm_member2_phase1", 2)
-        run(params, env)
-    with caplog.at_level(logging.INFO):
-        run(params, env)
-    assert "tune_llm_member2_phase1: resumed at step 2 of" in caplog.text
+    stop_and_go_on(monkeypatch, caplog, params, env, "tune_llm_member2_phase1", 2)
     resumed = hashes(layout)
     run(params, Environment(work_store=Path("from_nothing")))
     assert hashes(layout) == resumed

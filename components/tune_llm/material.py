@@ -1,0 +1,88 @@
+"""What training sees, and what decides its result: the same for every process."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.running.rows import Rows
+from components.settings.params import Params
+from components.storage.layout import Layout
+from components.storage.manifest import folder_key
+from components.tune_llm.caption_rows import data_key, read_caption_rows
+from components.tune_llm.pairs import PairDraws
+
+FORMAT_VERSION = 3  # raised by hand when equal params and data give other weights
+MEMBER_STRIDE = 100_003  # between the seeds of two members
+NOT_TRAINING = {
+    "phases",
+    "members",
+    "mntp",
+    "caption_retrieval",
+    "caption_retrieval_steps",
+    "min_caption_retrieval_gain",
+    "checkpoint_steps",
+}
+
+
+class Material:
+    """What training sees, the same for every process.
+
+    Attributes:
+        rows: Row counts.
+        train_rows: Captions to learn from.
+        validation_rows: Captions to measure on.
+        draws: The batches of each phase, of the first member.
+
+    Args:
+        params: Of the run.
+        layout: Where things are.
+    """
+
+    def __init__(self, params: Params, layout: Layout) -> None:
+        self.params, self.layout, self.rows = params, layout, Rows()
+        self.train_rows = read_caption_rows(layout, "train", self.rows)
+        self.validation_rows = read_caption_rows(layout, "validation", Rows())
+        self.draws = self.draws_of(0)
+        self._count()
+
+    def draws_of(self, member: int) -> list[PairDraws]:
+        """Return the batches of each phase of a member."""
+        phases = enumerate(self.params.tune_llm.phases, start=1)
+        return [PairDraws(self.train_rows, phase, self.seed_of(member, number)) for number, phase in phases]
+
+    def seed_of(self, member: int, number: int) -> int:
+        """Return the seed of a member's phase, numbered from 1."""
+        return self.params.seed + number + member * MEMBER_STRIDE
+
+    def _count(self) -> None:
+        takes_part = np.zeros(len(self.train_rows), bool)
+        for pairs in self.draws:
+            for of_kind in pairs.rows:
+                takes_part[of_kind] = True
+        if mntp := self.params.tune_llm.mntp:
+            for column in mntp.columns:
+                takes_part |= self.train_rows.counts(column) > 0
+        self.rows.accept(int(takes_part.sum()))
+        self.rows.reject("no_pair_of_columns", int((~takes_part).sum()))
+
+    @cached_property
+    def decided_by(self) -> dict[str, Any]:
+        """What decides all phases, for the identity of a training run; verifies what was read."""
+        own = self.params.tune_llm
+        return {
+            "version": FORMAT_VERSION,
+            "seed": self.params.seed,
+            "llm": folder_key(self.layout.artifact("base_models"), "llm/"),
+            "data": data_key(self.layout),
+            "params": own.model_dump(exclude=NOT_TRAINING),
+            "mntp": own.mntp.model_dump() if own.mntp else None,
+        }
+
+    @property
+    def llm(self) -> Path:
+        """Folder of the base model."""
+        return self.layout.artifact("base_models") / "llm"
