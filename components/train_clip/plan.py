@@ -14,7 +14,7 @@ from components.settings.params import Params
 CHANNELS = 3
 HALF_BYTES = 2  # of a number of an embedding
 BASE_BYTES = 0.42e9
-CAPTION_BYTES = Figure(330.0, "`python -m bench.text_side`, 12 words each")
+CAPTION_BYTES = Figure(550.0, "`python -m bench.text_side`, 12 words each, the most of four runs")
 ASSUMED_SIDE = 224  # pixels, of CLIP ViT-L/14
 
 
