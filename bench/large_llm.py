@@ -1,11 +1,13 @@
 """What tuning and embedding by an LLM of a true size take on one device: captions a second, memory.
 
-    python -m bench.large_llm --data FOLDER --device cuda [--chunks 64 32 16]
+    python -m bench.large_llm --data FOLDER --device cuda [--llm llama_3_8b] [--chunks 64 32 16]
 
-The LLM is made on the spot, with the sizes of Llama-3.2-1B and random weights, which cost what trained ones
-do. Captions are real ones of Multi30k, as they are and four in one, for dense captions are so long.
+The LLM is made on the spot, with the sizes of a published one and random weights, which cost what trained
+ones do. Captions are real ones of Multi30k, as they are and four in one, for dense captions are so long.
 Embedding goes the way of embed_captions; tuning is a step of LoRA by the params of the preset cc3m, once for
-each number of chunks. Each figure is of one run after another of the same kind that is not counted.
+each number of chunks. Each figure is of one run after another of the same kind that is not counted. Last,
+what was tuned is merged, saved and proven as tune_llm does it, once; that takes no more of a GPU than what
+was there before.
 """
 
 from __future__ import annotations
@@ -20,23 +22,40 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from transformers import LlamaConfig, LlamaModel
+from transformers import AutoModel, LlamaConfig
 
 from bench.measuring import say
-from components.ml.frozen import frozen_in_bf16
 from components.ml.llm import TextEncoder, encode_tokens, load_text_encoder, tokenise
 from components.ml.tokenizer import train_bpe
 from components.settings.params import Params, load_params
 from components.settings.tune_llm import TuneLlm
-from components.tune_llm.caption_rows import CaptionRows
+from components.tune_llm.caption_rows import CaptionRows, Texts
+from components.tune_llm.held import held_precision
 from components.tune_llm.pairs import PairDraws
-from components.tune_llm.tuning import open_weights, phase_run
+from components.tune_llm.phases import opened
+from components.tune_llm.plan import passes
+from components.tune_llm.saving import save_tuned
+from components.tune_llm.tuning import phase_run
 
 PRESET = Path(__file__).parents[1] / "presets" / "cc3m.yaml"
 CAPTIONS_OF_TOKENIZER, TOKENS_OF_TOKENIZER = 20_000, 12_000
 SEED = 7
 FORWARD = 2  # operations a token and weight
 GIGA, TERA = 1e9, 1e12
+LLMS = {
+    "llama_3_8b": {
+        "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8,
+    },
+    "llama_3_2_1b": {
+        "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+        "num_attention_heads": 32, "num_key_value_heads": 8,
+    },
+    "tiny": {
+        "vocab_size": 12_000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1,
+    },
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,9 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--captions", type=int, default=20_000, help="embedded; four in one, a quarter of them"
     )
     parser.add_argument("--pairs", type=int, default=2048, help="of a step of tuning")
-    parser.add_argument("--layers", type=int, default=16)
-    parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--vocabulary", type=int, default=128_256)
+    parser.add_argument("--llm", choices=LLMS, default="llama_3_2_1b")
+    parser.add_argument("--checkpointing", action="store_true", help="of gradients: less memory, slower")
     options = parser.parse_args(arguments)
     table = pq.read_table(options.data / "text" / "multi30k_task2_text_only.parquet", columns=["en"])
     rows: list[list[str]] = [row["en"] for row in table.to_pylist()]
@@ -62,26 +80,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(f"{_device_name(options.device)}, torch {torch.__version__}: an LLM of {weights:,} weights")
         _embed(folder, rows, params, options, weights)
         for chunks in options.chunks:
-            _tune(folder, rows, params, options, chunks)
+            _tune(folder, rows, params, options, chunks, weights)
 
 
 def _make(folder: Path, rows: list[list[str]], options: argparse.Namespace) -> int:
-    """Write the LLM and return how many weights it has."""
+    """Write the LLM, in bf16 as it is published, and return how many weights it has."""
+    sizes = LLMS[options.llm]
     texts = [text for row in rows for text in row][:CAPTIONS_OF_TOKENIZER]
-    train_bpe(texts, min(TOKENS_OF_TOKENIZER, options.vocabulary), 512).save_pretrained(folder)
+    train_bpe(texts, TOKENS_OF_TOKENIZER, 512).save_pretrained(folder)
     torch.manual_seed(SEED)
     with torch.device(options.device):
-        model = LlamaModel(
-            LlamaConfig(
-                vocab_size=options.vocabulary,
-                hidden_size=options.width,
-                intermediate_size=4 * options.width,
-                num_hidden_layers=options.layers,
-                num_attention_heads=options.width // 64,
-                num_key_value_heads=max(1, options.width // 256),
-                max_position_embeddings=8192,
-            )
-        ).bfloat16()
+        config = LlamaConfig(**sizes, max_position_embeddings=8192)
+        model = AutoModel.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     return sum(weight.numel() for weight in model.parameters())
 
@@ -106,12 +116,20 @@ def _embed(
 
 
 def _tune(
-    folder: Path, rows: list[list[str]], params: Params, options: argparse.Namespace, chunks: int
+    folder: Path,
+    rows: list[list[str]],
+    params: Params,
+    options: argparse.Namespace,
+    chunks: int,
+    weights: int,
 ) -> None:
     phase = params.tune_llm.phases[0].model_copy(update={"batch_size": options.pairs, "steps": 2})
-    own = params.tune_llm.model_copy(update={"chunks": chunks, "phases": [phase]})
-    encoder = _load(folder, own, options.device, "fp32")
-    open_weights(encoder, own.lora, SEED)
+    own = params.tune_llm.model_copy(
+        update={"chunks": chunks, "phases": [phase], "gradient_checkpointing": options.checkpointing}
+    )
+    _forget_peak(options.device)
+    encoder = _load(folder, own, options.device, held_precision(own, folder))
+    say(f"loaded to be tuned, in {encoder.precision}{_peak(options.device)}")
     columns = {name for kind in phase.pairs for name in (kind.first, kind.second)}
     caption_rows = CaptionRows.of(
         {
@@ -119,15 +137,26 @@ def _tune(
             for number, row in enumerate(rows)
         }
     )
-    with frozen_in_bf16(encoder.model):
-        encoder.model.train()
-        run = phase_run(encoder, own, phase, PairDraws(caption_rows, phase, SEED), "tuning", SEED)
+    draws = PairDraws(caption_rows, phase, SEED)
+    with opened(encoder, own, "replicated", SEED) as adapter:
+        run = phase_run(encoder, own, phase, draws, "tuning", SEED)
         steps = iter(range(phase.steps))
         seconds, peak = _measured(options.device, lambda: run.step(next(steps)))
+    batch = draws.batch(phase.steps - 1)
+    tokens = tokenise(encoder, batch.first, batch.query_prompt) + tokenise(encoder, batch.second)
+    count = sum(len(row.ids) for row in tokens)
     say(
-        f"tuning by {own.method}, {options.pairs} pairs in {chunks} chunks: {seconds:.2f} s, "
-        f"{options.pairs / seconds:.0f} pairs a second{peak}"
+        f"tuning by {own.method}, {options.pairs} pairs of captions of {count / len(tokens):.0f} tokens in "
+        f"{chunks} chunks: {seconds:.2f} s, {options.pairs / seconds:.0f} pairs a second, "
+        f"{FORWARD * passes(own) * weights * count / seconds / TERA:.0f} TFLOP/s{peak}"
     )
+    if chunks == options.chunks[-1]:
+        del run
+        _forget_peak(options.device)
+        start_seconds = time.monotonic()
+        save_tuned(folder / "tuned", encoder, adapter, own, Texts(caption_rows, caption_rows.columns))
+        seconds = time.monotonic() - start_seconds
+        say(f"merging, saving and proving it: {seconds:.0f} s{_peak(options.device)}")
 
 
 def _load(folder: Path, own: TuneLlm, device: str, precision: str) -> TextEncoder:
@@ -136,17 +165,23 @@ def _load(folder: Path, own: TuneLlm, device: str, precision: str) -> TextEncode
 
 def _measured(device: str, work: Callable[[], Any]) -> tuple[float, str]:
     """Do work twice; return the seconds of the second time, and its peak of a GPU's memory in words."""
-    is_cuda = device == "cuda"
     work()
-    if is_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
+    _forget_peak(device)
     start_seconds = time.monotonic()
     work()
-    if is_cuda:
+    if device == "cuda":
         torch.cuda.synchronize()
-    seconds = time.monotonic() - start_seconds
-    return seconds, f", peak {torch.cuda.max_memory_allocated() / GIGA:.1f} GB" if is_cuda else ""
+    return time.monotonic() - start_seconds, _peak(device)
+
+
+def _forget_peak(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak(device: str) -> str:
+    return f", peak {torch.cuda.max_memory_allocated() / GIGA:.1f} GB" if device == "cuda" else ""
 
 
 def _device_name(device: str) -> str:

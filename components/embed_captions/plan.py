@@ -6,7 +6,7 @@ from typing import Any
 
 from components.running.model_weights import WEIGHT_BYTES
 from components.running.planned_images import PlannedImages, planned_images
-from components.running.planned_llm import EMBEDDING_SHARE, gpu_hours, llm_weights, llm_width
+from components.running.planned_llm import EMBEDDING_SHARES, gpu_hours, llm_weights, llm_width
 from components.running.planning import (
     SECONDS_PER_HOUR,
     Bound,
@@ -42,7 +42,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     else:
         # a joined LLM multiplies by the zeros between its members as well
         work = captions * sum(members[name] ** 2 for name in own.llms)
-        hours, why = gpu_hours(work, FORWARD, weights, machine, EMBEDDING_SHARE)
+        hours, why = gpu_hours(work, FORWARD, weights, machine, EMBEDDING_SHARES)
     because.append(why)
     numbers = sum(one.dimensions for one in own.others if one.kind == "endpoint")
     numbers += sum(int(width.value) * members[name] for name in own.llms)

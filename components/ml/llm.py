@@ -52,6 +52,11 @@ class TextEncoder:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    @property
+    def precision(self) -> str:
+        """In which its weights are held: `fp32` or `bf16`."""
+        return {dtype: name for name, dtype in DTYPES.items()}[next(self.model.parameters()).dtype]
+
 
 def load_text_encoder(
     folder: Path,

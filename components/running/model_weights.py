@@ -18,6 +18,22 @@ def weights_in(folder: Path) -> int:
     return sum(_weights_of(path) for path in sorted(folder.glob("*.safetensors")))
 
 
+def is_stored_in_bf16(folder: Path) -> bool:
+    """Say by the headers of a folder's safetensors files whether all weights are there in bf16, and no other.
+
+    Raises:
+        SafetensorError: one is damaged.
+    """
+    return set().union(*(_kinds_of(path) for path in folder.glob("*.safetensors"))) == {"BF16"}
+
+
+def _kinds_of(path: Path) -> set[str]:
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        return {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - no mapping
+
+
 def _weights_of(path: Path) -> int:
     from safetensors import safe_open
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from components.settings.params import Params
 from components.storage.atomic import read_json
 
 TOKENS = 64.0  # of a caption
-# of a GPU's peak of 989 TFLOP/s, seen on one H100 with 1.24e9 weights, bf16: captions of 14 to 53 tokens were
-# embedded at 21 to 38 %; LoRA in chunks of 64 short captions waits for kernels to start
-EMBEDDING_SHARE, TUNING_SHARE = 0.3, 0.06
+# of a GPU's peak of 989 TFLOP/s, by weights of the LLM, seen on one H100 with `bench.large_llm`, bf16:
+# captions of 15 tokens were embedded, those of 57 faster; LoRA in chunks of 64 short captions waits for
+# kernels to start, in half as many chunks a quarter to a half more was reached
+EMBEDDING_SHARES = {1.24e9: 0.35, 7.5e9: 0.45}
+TUNING_SHARES = {1.24e9: 0.07, 7.5e9: 0.21}
 ASSUMED_WIDTH = Figure(4096, "assumed, as Llama-3-8B has, for base_models.llm does not say so here")
 LAYER_MATRICES = 4  # of attention, each width x width; the feed-forward part has three
 
@@ -41,7 +45,11 @@ def llm_weights(params: Params, inputs: Path, machine: Machine) -> Figure | None
 
 
 def gpu_hours(
-    captions: float, flop_per_weight: int, weights: Figure | None, machine: Machine, busy_share: float
+    captions: float,
+    flop_per_weight: int,
+    weights: Figure | None,
+    machine: Machine,
+    busy_shares: Mapping[float, float],
 ) -> tuple[Bound, str]:
     """Return how long the GPUs of one machine take, and why.
 
@@ -50,7 +58,7 @@ def gpu_hours(
         flop_per_weight: For each token: 2 forward, 2 to 4 backward.
         weights: Of the LLM.
         machine: Its GPUs, and how fast one is.
-        busy_share: Of a GPU's peak.
+        busy_shares: Of a GPU's peak, by weights of an LLM; that of the nearest one is taken.
     """
     if weights is None or machine.gpu_flops is None:
         lacks = [
@@ -60,7 +68,8 @@ def gpu_hours(
         return Bound("GPU", None, f"give {' and '.join(lacks)}, or run a part"), (
             "nobody has measured this LLM on this machine"
         )
-    gpus = max(1, machine.gpus)
+    gpus, size = max(1, machine.gpus), weights.value
+    busy_share = busy_shares[min(busy_shares, key=lambda known: abs(log(known / size)))]
     flop = captions * TOKENS * flop_per_weight * weights.value
     hours = flop / (machine.gpu_flops * busy_share * gpus) / SECONDS_PER_HOUR
     return Bound("GPU", hours), (

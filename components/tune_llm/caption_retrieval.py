@@ -31,9 +31,12 @@ def llm_recalls(
 def llm_figures(
     encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: CaptionRows
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Return the recalls, and alignment and uniformity of each task's captions (`ml.spread`)."""
+    """Return the recalls, and alignment and uniformity of each task's captions (`ml.spread`).
+
+    They are in the precision in which the weights are held.
+    """
     recalls, spread = {}, {}
-    for name, embedded in _by_llm(encoder, tasks, rows, "fp32"):
+    for name, embedded in _by_llm(encoder, tasks, rows, encoder.precision):
         second = embedded.candidates[embedded.groups]
         recalls[name] = embedded.recall_at_1()
         spread[name] = {

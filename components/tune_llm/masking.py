@@ -60,7 +60,7 @@ def masking_run(
         expected = mntp.masked_share * sum(row.text_end - row.text_start for row in tokens)
         order = shared_order([len(row.ids) for row in tokens])
         loss = torch.zeros((), device=encoder.device)
-        for part in own_parts(tokens, order, params.chunks):
+        for part in own_parts(tokens, order, params.chunks, is_lean=True):
             with autocast(encoder.device, params.precision):
                 of_part = masked_loss(encoder, head, part, mntp.masked_share, mask) / expected
             (of_part * gradient_factor(weights)).backward()

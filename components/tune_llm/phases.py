@@ -19,6 +19,7 @@ from components.settings.environment import Environment
 from components.settings.tune_llm import TuneLlm
 from components.tune_llm.caption_retrieval import llm_recalls
 from components.tune_llm.caption_rows import CaptionRows
+from components.tune_llm.held import held_precision
 from components.tune_llm.masking import masking_run
 from components.tune_llm.material import Material
 from components.tune_llm.mining import mined
@@ -55,8 +56,11 @@ def load_base(material: Material, device: str) -> TextEncoder:
     Raises:
         ConfigurationFault: they do not fit.
     """
+    own = material.params.tune_llm
     try:
-        return load_text_encoder(material.llm, **encoding_of(material.params.tune_llm), device=device)
+        return load_text_encoder(
+            material.llm, **encoding_of(own), device=device, precision=held_precision(own, material.llm)
+        )
     except ValueError as error:
         raise ConfigurationFault(f"tune_llm.encoding and base_models.llm do not fit: {error}") from None
 
@@ -85,12 +89,12 @@ def tuned_members(material: Material, encoder: TextEncoder, env: Environment) ->
         yield _tuned(material, load_base(material, env.device) if number else encoder, env, number)
 
 
-def join(members: list[Trained], device: str) -> Trained:
-    """Return the only member, or all, which are on the CPU, as one model on a device (`ml.joined`)."""
+def join(members: list[Trained]) -> Trained:
+    """Return the only member, or all, which are on the CPU, as one model that is there too (`ml.joined`)."""
     first = members[0]
     if len(members) == 1:
         return first
-    model = joined([member.encoder.model for member in members]).to(device)
+    model = joined([member.encoder.model for member in members])
     histories = [history for member in members for history in member.histories]
     return Trained(replace(first.encoder, model=model), None, histories, [])
 
@@ -100,14 +104,14 @@ def _tuned(material: Material, encoder: TextEncoder, env: Environment, member: i
     own, work = params.tune_llm, material.layout.work(STAGE)
     masking: History = []
     if own.mntp:
-        with _open(encoder, own, env, params.seed) as adapter:
+        with opened(encoder, own, env.training_layout, params.seed) as adapter:
             run = masking_run(
                 encoder, material.llm, own, own.mntp, material.train_rows, f"{STAGE}_mntp", params.seed
             )
             masking = train(run, work, {**material.decided_by, "what": "mntp"}, own.checkpoint_steps)
         if adapter is not None:
             encoder.model = adapter.merge_and_unload()
-    with _open(encoder, own, env, params.seed) as adapter:
+    with opened(encoder, own, env.training_layout, params.seed) as adapter:
         histories = _phases(material, encoder, member)
     return Trained(encoder, adapter, histories, masking)
 
@@ -137,18 +141,22 @@ def _phases(material: Material, encoder: TextEncoder, member: int) -> list[Histo
 
 
 @contextmanager
-def _open(encoder: TextEncoder, own: TuneLlm, env: Environment, seed: int) -> Iterator[PeftModel | None]:
-    """Have a model ready to learn within the block: which weights do, in which bytes, spread over whom."""
+def opened(encoder: TextEncoder, own: TuneLlm, training_layout: str, seed: int) -> Iterator[PeftModel | None]:
+    """Have a model ready to learn within the block: which weights do, in which bytes, spread over whom.
+
+    Yields:
+        The wrapper of the LoRA; None where all weights learn.
+    """
     adapter = open_weights(encoder, own.lora if own.method == "lora" else None, seed)
     is_half = adapter is not None and own.precision == "bf16"
     with frozen_in_bf16(encoder.model) if is_half else nullcontext():
-        if env.training_layout == "sharded" and processes() > 1:
+        if training_layout == "sharded" and processes() > 1:
             if own.mntp or any(phase.mined_negatives for phase in own.phases):
                 raise ConfigurationFault(
                     "tune_llm.mntp and mined_negatives need the whole model in each process; expected "
                     "LLM2CLIP_TRAINING_LAYOUT=replicated"
                 )
-            shard(encoder.model, env.device)
+            shard(encoder.model, encoder.device.type)
         encoder.model.train()
         if own.gradient_checkpointing:
             encoder.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]

@@ -6,7 +6,7 @@ from typing import Any
 
 from components.running.model_weights import WEIGHT_BYTES
 from components.running.planned_images import planned_images
-from components.running.planned_llm import TUNING_SHARE, gpu_hours, llm_weights
+from components.running.planned_llm import TUNING_SHARES, gpu_hours, llm_weights
 from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Figure, Machine, Measured
 from components.settings.params import Params
 from components.settings.tune_llm import Phase, TuneLlm
@@ -34,14 +34,14 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     because = [
         f"{each}{pairs:,.0f} pairs in {len(own.phases)} phases are {pairs / max(images, 1):.1f} epochs of "
         f"{images:,.0f} train images: what download keeps and audit may drop; text-only rows come on top",
-        f"{captions:,.0f} captions go through the LLM, {_passes(own)} times its forward pass each",
+        f"{captions:,.0f} captions go through the LLM, {passes(own)} times its forward pass each",
     ]
     run = measured.run("tune_llm", lambda found: _captions_of_run(found, own))
     if run:
         seconds = run.seconds / run.rows
         hours, why = Bound("the LLM", captions * seconds / SECONDS_PER_HOUR), f"{seconds:.2g} s: {run.origin}"
     else:
-        hours, why = gpu_hours(captions, FORWARD * _passes(own), weights, machine, TUNING_SHARE)
+        hours, why = gpu_hours(captions, FORWARD * passes(own), weights, machine, TUNING_SHARES)
     because.append(why)
     if own.method == "lora":
         because.append(AUTHORS)
@@ -49,8 +49,8 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         f"memory: the weights, and {CAPTION_BYTES.value:g} bytes for each of {held_captions:,.0f} captions "
         f"at most: {CAPTION_BYTES.origin}"
     )
-    # of a weight: that of LoRA stays as it is
-    held = FLOAT_BYTES * OF_ADAM if own.method == "full" else WEIGHT_BYTES[own.precision]
+    # of a weight: LoRA's are float32 when they are saved, on the CPU
+    held = FLOAT_BYTES * (OF_ADAM if own.method == "full" else 1)
     if own.members > 1:  # when they are joined, all are there and the joined one
         held = max(held, FLOAT_BYTES * (own.members + own.members**2))
     return Estimate(
@@ -65,10 +65,20 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         memory_bytes=weights.value * held + held_captions * CAPTION_BYTES.value if weights else None,
         because=because,
         cautions=[
-            "weights are on each GPU, or shared by all with LLM2CLIP_TRAINING_LAYOUT=sharded, captions in "
-            "each process that trains; a chunk's activations come on top"
+            f"weights are on each GPU, {_gpu_bytes(own)}, or shared by all with "
+            "LLM2CLIP_TRAINING_LAYOUT=sharded, captions in each process that trains; a chunk's activations "
+            "come on top"
         ],
     )
+
+
+def _gpu_bytes(own: TuneLlm) -> str:
+    """Say how many bytes a weight takes while it learns, or stands beside what does (`held_precision`)."""
+    if own.method == "full":
+        return f"{FLOAT_BYTES * OF_ADAM} bytes each"
+    if own.precision == "fp32" or own.mntp:
+        return f"{FLOAT_BYTES} bytes each"
+    return f"{WEIGHT_BYTES[own.precision]} bytes each where they were published in bf16"
 
 
 def _captions_of(phase: Phase) -> int:
@@ -81,7 +91,7 @@ def _masked_captions(own: TuneLlm) -> int:
     return own.mntp.steps * own.mntp.batch_size if own.mntp else 0
 
 
-def _passes(own: TuneLlm) -> int:
+def passes(own: TuneLlm) -> int:
     """Return how many forward passes a step costs as much as."""
     backward = 1 if own.method == "lora" else 2
     return 1 + backward + own.gradient_cache + own.gradient_checkpointing

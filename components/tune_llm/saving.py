@@ -37,16 +37,18 @@ def encoding_of(params: TuneLlm) -> dict[str, Any]:
 
 def save_tuned(
     folder: Path, encoder: TextEncoder, adapter: PeftModel | None, params: TuneLlm, texts: Texts
-) -> TextEncoder:
-    """Save `llm/`, `encoding.json` and, for LoRA, `adapter/`; return the encoder loaded from what was saved.
+) -> None:
+    """Save `llm/`, `encoding.json` and, for LoRA, `adapter/`, in float32, and prove what was saved.
 
     `llm/` loads in transformers, and in sentence-transformers with the same vectors where that can say how a
-    text is encoded.
+    text is encoded. All happens on the CPU, one model at a time: a GPU that can tune one may not hold it in
+    float32. The trained model has no weights afterwards.
 
     Raises:
         DataFault: the saved model gives other vectors than the trained one.
     """
-    encoder.model.eval()
+    encoder.model.zero_grad(set_to_none=True)
+    encoder.model.eval().cpu().float()
     probe = [texts[number] for number in range(min(PROBE_TEXTS, len(texts)))]
     trained = encode(encoder, probe, PROBE_BATCH_TOKENS)
     encoding = encoding_of(params)
@@ -59,14 +61,21 @@ def save_tuned(
     encoder.tokenizer.save_pretrained(folder / "llm")
     if reason := write_layout(folder / "llm", encoder):
         log.warning("the tuned LLM will not load in sentence-transformers: %s", reason)
-    saved = load_text_encoder(folder / "llm", **encoding, device=str(encoder.device))
+    model.to("meta")
+    saved = load_text_encoder(folder / "llm", **encoding)
     move = float((encode(saved, probe, PROBE_BATCH_TOKENS) - trained).abs().max() / trained.abs().max())
     if not move <= MOST_MOVE:
         raise DataFault(
             f"the saved language model's vectors differ from the trained one's by {move:.1e} of their size; "
             f"expected {MOST_MOVE:g} or less: the model does not survive saving, report its architecture"
         )
-    return saved
+
+
+def load_tuned(folder: Path, device: str, precision: str) -> TextEncoder:
+    """Load what `save_tuned` saved, its weights held in `precision`."""
+    return load_text_encoder(
+        folder / "llm", **read_json(folder / "encoding.json"), device=device, precision=precision
+    )
 
 
 def _save_adapter(folder: Path, adapter: PeftModel, encoding: dict[str, Any]) -> None:

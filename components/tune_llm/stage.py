@@ -26,10 +26,11 @@ from components.storage.kept import require_verdict
 from components.storage.layout import Layout
 from components.tune_llm.caption_retrieval import llm_figures, tfidf_recalls
 from components.tune_llm.caption_rows import Texts
+from components.tune_llm.held import held_precision
 from components.tune_llm.material import Material
 from components.tune_llm.pairs import PairDraws
 from components.tune_llm.phases import STAGE, History, Trained, join, load_base, tuned_members
-from components.tune_llm.saving import save_tuned, trained_share
+from components.tune_llm.saving import load_tuned, save_tuned, trained_share
 
 
 def run(params: Params, env: Environment) -> None:
@@ -46,10 +47,11 @@ def run(params: Params, env: Environment) -> None:
     recalls["base"], spread["base"] = llm_figures(encoder, tasks, held_out)
     members, apart = _members(material, encoder, env)
     share = trained_share(encoder)  # of one member
-    trained, draws = join(members, env.device), material.draws * len(members)
+    trained, draws = join(members), material.draws * len(members)
     with output(layout, STAGE) as out:
         texts = Texts(held_out, held_out.columns)
-        saved = save_tuned(out.folder, trained.encoder, trained.adapter, own, texts)
+        save_tuned(out.folder, trained.encoder, trained.adapter, own, texts)
+        saved = load_tuned(out.folder, env.device, held_precision(own, material.llm))
         recalls["tuned"], spread["tuned"] = llm_figures(saved, tasks, held_out)
         write_bytes(out.folder / "history.csv", _csv(trained.histories))
         metrics = {

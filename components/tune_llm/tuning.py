@@ -138,7 +138,8 @@ def batch_backward(encoder: TextEncoder, params: TuneLlm, batch: Batch, weights:
         )
 
     parts = [
-        partial(_part, encoder, part, params.precision) for part in own_parts(rows, order, params.chunks)
+        partial(_part, encoder, part, params.precision)
+        for part in own_parts(rows, order, params.chunks, is_lean=params.gradient_cache)
     ]
     return backward(parts, loss_of, weights, len(rows), is_cached=params.gradient_cache)
 

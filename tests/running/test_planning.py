@@ -21,7 +21,7 @@ from components.embed_captions import plan as of_embed_captions
 from components.faults import ConfigurationFault, DataFault
 from components.recaption import plan as of_recaption
 from components.running.plan_text import plan_lines
-from components.running.planned_llm import EMBEDDING_SHARE, TOKENS, TUNING_SHARE
+from components.running.planned_llm import EMBEDDING_SHARES, TOKENS, TUNING_SHARES
 from components.running.planning import Bound, Figure, Machine, Measured, plan_stages
 from components.settings.base_models import HubModel
 from components.settings.params import Params, load_params
@@ -401,13 +401,37 @@ def test_tuning_costs_its_passes_through_the_llm(mine: Params, measured: Measure
     found = of_tune_llm.plan(params, machine, measured)
     assert found.rows == 10_000
     # forward, backward of activations and of weights, and forward again for the cache
-    seconds = 10_000 * TOKENS * (4 * 2) * 1e9 / (2 * 1e12 * TUNING_SHARE)
+    seconds = 10_000 * TOKENS * (4 * 2) * 1e9 / (2 * 1e12 * TUNING_SHARES[1.24e9])
     assert found.binding is not None and found.binding.hours == pytest.approx(seconds / 3600)
     of_captions = 3e6 * of_tune_llm.CAPTION_BYTES.value  # three an image
     assert found.memory_bytes == pytest.approx(4 * 4 * 1e9 + of_captions)
+    assert "on each GPU, 16 bytes each" in found.cautions[0]
+    larger = of_tune_llm.plan(params, replace(machine, llm_weights=8e9), measured)
+    assert larger.binding is not None  # a large LLM waits less for kernels to start
+    share = TUNING_SHARES[7.5e9] / TUNING_SHARES[1.24e9]
+    assert larger.binding.hours == pytest.approx(8 / share * seconds / 3600)
     nobody = of_tune_llm.plan(params, replace(machine, llm_weights=None, gpu_flops=None), measured)
     assert nobody.binding is None
     assert nobody.bounds[0].to_know == "give --gpu-tflops and --llm-billions, or run a part"
+
+
+@pytest.mark.parametrize(
+    ("precision", "on_gpu"),
+    [("bf16", "2 bytes each where they were published in bf16"), ("fp32", "4 bytes each")],
+)
+def test_weights_beside_a_lora_are_float32_when_they_are_saved(
+    mine: Params, measured: Measured, precision: str, on_gpu: str
+) -> None:
+    hub = HubModel(kind="hub", id="some/llm", revision="0" * 40)
+    tuning = mine.tune_llm.model_copy(update={"precision": precision})
+    params = mine.model_copy(
+        update={"tune_llm": tuning, "base_models": mine.base_models.model_copy(update={"llm": hub})}
+    )
+    assert tuning.method == "lora"
+    found = of_tune_llm.plan(params, replace(MACHINE, llm_weights=1e9), measured)
+    of_captions = 3e6 * of_tune_llm.CAPTION_BYTES.value
+    assert found.memory_bytes == pytest.approx(4e9 + of_captions)
+    assert found.cautions[0].startswith(f"weights are on each GPU, {on_gpu}, or shared by all")
 
 
 def test_embed_captions_counts_bytes_and_hours(mine: Params, measured: Measured) -> None:
@@ -423,7 +447,7 @@ def test_embed_captions_counts_bytes_and_hours(mine: Params, measured: Measured)
     found = of_embed_captions.plan(params, replace(MACHINE, gpu_flops=1e9), measured)
     assert found.bytes_out.value == pytest.approx(found.rows * 2 * (2048 * 2 + 40))
     assert found.binding is not None
-    seconds = found.rows * 2 * 64 * 2 * 1e6 / (1e9 * EMBEDDING_SHARE)
+    seconds = found.rows * 2 * 64 * 2 * 1e6 / (1e9 * EMBEDDING_SHARES[1.24e9])
     assert found.binding.hours == pytest.approx(seconds / HOUR)
     assert found.memory_bytes is not None and found.memory_bytes > 2e6
 

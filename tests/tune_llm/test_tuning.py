@@ -12,11 +12,14 @@ from torch.nn.functional import normalize
 
 from components.ml.contrastive import Excluded, caption_loss
 from components.ml.llm import TextEncoder, embed, load_text_encoder, tokenise
+from components.ml.template import Tokens
 from components.settings.params import Params
 from components.settings.tune_llm import CaptionRetrieval, Lora, TuneLlm
+from components.tune_llm import tuning
 from components.tune_llm.caption_retrieval import captions_of, embed_pairs, tfidf_recalls
 from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.pairs import NOBODY, Batch
+from components.tune_llm.shares import own_parts
 from components.tune_llm.token_dropout import with_dropout
 from components.tune_llm.tuning import batch_backward, open_weights, parameter_groups
 from tests.captioned import write_llm
@@ -99,7 +102,13 @@ def test_neither_chunks_nor_cache_change_a_gradient(
     assert loss_of(encoder, params, batch) == pytest.approx(plain.item(), rel=1e-5)
 
 
-def test_the_cache_draws_the_same_dropout_twice(folder: Path, own: TuneLlm) -> None:
+def test_the_cache_draws_the_same_dropout_twice(
+    folder: Path, own: TuneLlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def same_parts(*batch: Any, is_lean: bool) -> list[list[Tokens]]:
+        return own_parts(*batch, is_lean=True)
+
+    monkeypatch.setattr(tuning, "own_parts", same_parts)
     lora = Lora(rank=4, alpha=8, dropout=0.5, targets=["q_proj", "v_proj"])
     found = []
     for is_cached in (False, True):

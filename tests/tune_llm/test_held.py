@@ -1,0 +1,93 @@
+"""A language model that was published in bf16 is held so, and nothing of what it learns is lost."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from components.ml.llm import TextEncoder
+from components.running import training
+from components.running.training import Run
+from components.settings.environment import Environment
+from components.settings.params import Params
+from components.storage.layout import Layout
+from components.storage.manifest import write_manifest
+from components.tune_llm import caption_retrieval, phases, stage, tuning
+from components.tune_llm.held import held_precision
+
+
+def store(layout: Layout, dtype: torch.dtype) -> Path:
+    """Store the base model's weights, rounded to bf16, in files of `dtype`."""
+    base = layout.artifact("base_models")
+    model = AutoModel.from_pretrained(base / "llm", dtype=torch.float32)
+    model.bfloat16().to(dtype).save_pretrained(base / "llm")
+    write_manifest(base)
+    return base / "llm"
+
+
+def test_equal_weights_in_either_kind_of_file_learn_the_same_to_the_bit(
+    layout: Layout, smoke: Params, env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[set[torch.dtype]] = []
+    measured: list[str] = []
+    train, llm_figures, open_weights = training.train, caption_retrieval.llm_figures, tuning.open_weights
+
+    def watched_train(run: Run, *more: Any) -> list[dict[str, float]]:  # noqa: ANN401 - what `train` takes
+        weights = run.modules["llm"].parameters()
+        trained.append({weight.dtype for weight in weights if not weight.requires_grad})
+        return train(run, *more)
+
+    def watched_figures(encoder: TextEncoder, *more: Any) -> Any:  # noqa: ANN401 - what `llm_figures` takes
+        measured.append(encoder.precision)
+        return llm_figures(encoder, *more)
+
+    def rounded_start(encoder: TextEncoder, *more: Any) -> Any:  # noqa: ANN401 - what `open_weights` takes
+        adapter = open_weights(encoder, *more)
+        for name, weight in encoder.model.named_parameters():
+            if "lora_A" in name:  # which PEFT draws in the precision of the weight beside it
+                weight.data = weight.data.bfloat16().float()
+        return adapter
+
+    monkeypatch.setattr(phases, "open_weights", rounded_start)
+    monkeypatch.setattr(phases, "train", watched_train)
+    monkeypatch.setattr(stage, "llm_figures", watched_figures)
+    params = smoke.model_copy(
+        update={"tune_llm": smoke.tune_llm.model_copy(update={"precision": "bf16", "mntp": None})}
+    )
+    saved = []
+    for dtype in (torch.bfloat16, torch.float32):
+        store(layout, dtype)
+        stage.run(params, env)
+        folder = layout.artifact("tune_llm")
+        saved.append(
+            [
+                hashlib.sha256((folder / name).read_bytes()).hexdigest()
+                for name in ("adapter/adapter_model.safetensors", "llm/model.safetensors", "history.csv")
+            ]
+        )
+        assert AutoModel.from_pretrained(folder / "llm", dtype="auto").dtype is torch.float32
+    assert saved[0] == saved[1]
+    assert trained == [{torch.bfloat16}] * 4  # two phases each
+    assert measured == ["bf16", "bf16", "fp32", "fp32"]  # base and tuned
+
+
+@pytest.mark.parametrize(
+    ("dtype", "update", "expected"),
+    [
+        (torch.bfloat16, {"precision": "bf16"}, "bf16"),
+        (torch.bfloat16, {"precision": "fp32"}, "fp32"),
+        (torch.bfloat16, {"precision": "bf16", "method": "full", "lora": None}, "fp32"),
+        (torch.bfloat16, {"precision": "bf16", "mntp": True}, "fp32"),
+        (torch.float32, {"precision": "bf16"}, "fp32"),
+    ],
+)
+def test_float32_is_for_what_bf16_would_lose(
+    layout: Layout, smoke: Params, dtype: torch.dtype, update: dict[str, Any], expected: str
+) -> None:
+    own = smoke.tune_llm.model_copy(update={"mntp": None, **update})
+    assert held_precision(own, store(layout, dtype)) == expected
