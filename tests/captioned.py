@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
 from components.ml.tokenizer import train_bpe
 from components.sources.scenes import COLUMN_LANGUAGES, draw_scenes, scene_captions, scene_labels
@@ -51,6 +51,15 @@ def write_llm(folder: Path, texts: Iterable[str], *, seed: int = 0) -> None:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def store_llm(layout: Layout, dtype: torch.dtype) -> Path:
+    """Store the base model's weights, rounded to bf16, in files of `dtype`; return its folder."""
+    base = layout.artifact("base_models")
+    model = AutoModel.from_pretrained(base / "llm", dtype=torch.float32)
+    model.bfloat16().to(dtype).save_pretrained(base / "llm")
+    write_manifest(base)
+    return base / "llm"
 
 
 def write_artifacts(layout: Layout) -> None:

@@ -198,10 +198,10 @@ def write_gemma2(folder: Path) -> None:
     _write(folder, Gemma2Config, gemma_tokenizer(), sliding_window=WINDOW, layer_types=kinds)
 
 
-def write_gemma3(folder: Path) -> None:
+def write_gemma3(folder: Path, **sizes: int) -> None:
     """Gemma 3, text alone: norms of queries and keys, two ropes."""
     kinds = ["sliding_attention", "full_attention"]
-    _write(folder, Gemma3TextConfig, gemma_tokenizer(), sliding_window=WINDOW, layer_types=kinds)
+    _write(folder, Gemma3TextConfig, gemma_tokenizer(), sliding_window=WINDOW, layer_types=kinds, **sizes)
 
 
 FAMILIES: dict[str, tuple[Callable[[Path], None], str]] = {

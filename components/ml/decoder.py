@@ -17,10 +17,28 @@ from transformers.models.auto.modeling_auto import (
 def load_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """Load the tokenizer and the model of a folder, the weights as `dtype`, whatever they are stored in.
 
+    What is in no file, but computed from the config, stays float32.
+
     Raises:
         ValueError: they do not load, or are no decoder, or not whole, or do not fit each other.
     """
-    return _load(folder, dtype=dtype)
+    tokenizer, model = _load(folder, dtype=dtype)
+    if dtype is not torch.float32:
+        _compute_buffers(model)
+    return tokenizer, model
+
+
+def _compute_buffers(model: Any) -> None:  # noqa: ANN401 - as transformers has it
+    """Compute anew what transformers rounded with the weights, as Gemma's scale of embeddings."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        exact = AutoModel.from_config(model.config, dtype=torch.float32)
+    stored = model.state_dict().keys()
+    for name, buffer in exact.named_buffers():
+        if name not in stored:
+            part, _, own = name.rpartition(".")
+            setattr(model.get_submodule(part), own, buffer)
 
 
 def check_decoder(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 from components.ml.attention import check_attention, hidden_states, set_attention
 from components.ml.decoder import load_decoder
 from components.ml.padded_keys import padded_keys
+from components.ml.precision import DTYPES, autocast
 from components.ml.template import Tokens, wrap
 
 LEAST_SHARE = 0.75  # of a batch's longest row, that its shortest one has
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -178,8 +177,3 @@ def token_batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
         batch.append(number)
     if batch:
         yield batch
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Run what follows in `precision`: `fp32`, or `bf16` where torch deems it safe."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.ml.llm import DTYPES, autocast, token_batches
+from components.ml.llm import token_batches
+from components.ml.precision import DTYPES, autocast
 
 
 class SentenceEncoder:

@@ -22,7 +22,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from components.ml.precision import DTYPES
+
 PLACE_IMAGE_THEMSELVES = ("florence2", "blip-2")  # their processors put the image before the text
 NAMED = 5
 LOCAL = {"local_files_only": True, "trust_remote_code": False}

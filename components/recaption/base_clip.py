@@ -22,7 +22,7 @@ from components.ml.clip import (
     text_embeddings,
 )
 from components.ml.images import decode_image
-from components.ml.llm import autocast
+from components.ml.precision import autocast
 from components.ml.vision import embedding_width, image_size_of
 from components.settings.recaption import Scores
 from components.storage.manifest import folder_key

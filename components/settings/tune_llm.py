@@ -102,8 +102,10 @@ class TuneLlm(Section):
     )
     weight_decay: Weight
     max_gradient_norm: Rate
-    chunks: Positive  # length-sorted chunks that a process's share of a batch is split into
-    gradient_cache: bool  # one chunk in memory at a time, for another forward pass
+    chunks: Positive  # length-sorted chunks of a process's share of a batch, at most; see gradient_cache
+    # one chunk in memory at a time, for another forward pass; the largest then has the fewest tokens that are
+    # possible, else each has as many captions
+    gradient_cache: bool
     gradient_checkpointing: bool  # one block in memory at a time, for another forward pass
     precision: Literal["fp32", "bf16"]
     mntp: Mntp | None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from components.ml.augmentation import augment
 from components.ml.contrastive import clip_loss
+from components.ml.precision import autocast
 from components.running.training import Run, batch_rows, clip_gradients, train, warmup_cosine
 from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
@@ -59,7 +60,7 @@ def train_arm(
         captions = examples.mix.draw(rows)
         images = examples.pixels.batch(examples.image_rows[rows])
         images = augment(images, look.min_crop, look.flip, look.colour_jitter).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with autocast(device, settings.precision):
             image_embeddings, text_embeddings = arm(images, captions)
         excluded = guide.near(captions, device) if guide else None
         loss = clip_loss(image_embeddings, text_embeddings, arm.log_logit_scale.exp(), excluded)

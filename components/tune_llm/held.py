@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from components.running.model_weights import is_stored_in_bf16
 from components.settings.tune_llm import TuneLlm
 
@@ -20,4 +22,7 @@ def held_precision(own: TuneLlm, llm: Path) -> str:
         llm: Folder of the base model.
     """
     is_frozen = own.method == "lora" and own.mntp is None
-    return "bf16" if is_frozen and own.precision == "bf16" and is_stored_in_bf16(llm) else "fp32"
+    try:
+        return "bf16" if is_frozen and own.precision == "bf16" and is_stored_in_bf16(llm) else "fp32"
+    except SafetensorError:  # who loads it says what is wrong
+        return "fp32"

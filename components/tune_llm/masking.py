@@ -10,8 +10,9 @@ from torch import Tensor
 
 from components.faults import ConfigurationFault
 from components.ml.distributed import gradient_factor, sum_gradients, total
-from components.ml.llm import TextEncoder, autocast, tokenise
+from components.ml.llm import TextEncoder, tokenise
 from components.ml.mntp import load_head, mask_token, masked_loss
+from components.ml.precision import autocast
 from components.running.training import Run, batch_rows
 from components.settings.tune_llm import Mntp, TuneLlm
 from components.tune_llm.caption_rows import CaptionRows, Texts

@@ -73,7 +73,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
 
 
 def _gpu_bytes(own: TuneLlm) -> str:
-    """Say how many bytes a weight takes while it learns, or stands beside what does (`held_precision`)."""
+    """Say how many bytes a weight takes, the most at any time (`held_precision`)."""
     if own.method == "full":
         return f"{FLOAT_BYTES * OF_ADAM} bytes each"
     if own.precision == "fp32" or own.mntp:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from components.ml.contrastive import Excluded, caption_loss
 from components.ml.gradient_cache import backward
-from components.ml.llm import TextEncoder, autocast, embed, tokenise
+from components.ml.llm import TextEncoder, embed, tokenise
+from components.ml.precision import autocast
 from components.ml.template import Tokens
 from components.running.training import Run, clip_gradients, warmup_cosine
 from components.settings.tune_llm import Lora, Mntp, Phase, TuneLlm

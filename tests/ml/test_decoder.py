@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertConfig, BertModel, Gemma3Config, Gemma3Model, T5Config, T5Model
 
 from components.ml.decoder import check_decoder, load_decoder
-from tests.language_models import FAMILIES, gemma_tokenizer, write_llama3, write_llama32
+from tests.language_models import FAMILIES, gemma_tokenizer, write_gemma3, write_llama3, write_llama32
 
 PROJECTION = "model.layers.1.self_attn.q_proj.weight"
 
@@ -100,3 +100,13 @@ def test_a_config_of_another_size_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
     with pytest.raises(ValueError, match="6 weights are missing or of another shape"):
         check_decoder(tmp_path)
+
+
+def test_what_is_computed_from_the_config_is_not_rounded_with_the_weights(tmp_path: Path) -> None:
+    write_gemma3(tmp_path, hidden_size=72)  # of which the root, Gemma's scale, is 0.2 % off in bf16
+    (_, exact), (_, halved) = load_decoder(tmp_path), load_decoder(tmp_path, torch.bfloat16)
+    assert {weight.dtype for weight in halved.parameters()} == {torch.bfloat16}
+    buffers = dict(halved.named_buffers())
+    assert float(buffers["embed_tokens.embed_scale"]) == pytest.approx(72**0.5, rel=1e-6)
+    for name, buffer in exact.named_buffers():
+        assert torch.equal(buffers[name], buffer), name

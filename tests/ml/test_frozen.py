@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from components.ml.frozen import frozen_in_bf16
-from components.ml.llm import TextEncoder, autocast, embed, load_text_encoder, tokenise
+from components.ml.llm import TextEncoder, embed, load_text_encoder, tokenise
+from components.ml.precision import autocast
 from components.settings.tune_llm import Lora
 from components.tune_llm.tuning import open_weights
 from tests.captioned import write_llm

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+import shutil
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModel
 
+from components.faults import ConfigurationFault
 from components.ml.llm import TextEncoder
 from components.running import training
 from components.running.training import Run
@@ -19,15 +20,14 @@ from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.tune_llm import caption_retrieval, phases, stage, tuning
 from components.tune_llm.held import held_precision
+from tests.captioned import store_llm
+from tests.language_models import write_gemma3
 
 
-def store(layout: Layout, dtype: torch.dtype) -> Path:
-    """Store the base model's weights, rounded to bf16, in files of `dtype`."""
-    base = layout.artifact("base_models")
-    model = AutoModel.from_pretrained(base / "llm", dtype=torch.float32)
-    model.bfloat16().to(dtype).save_pretrained(base / "llm")
-    write_manifest(base)
-    return base / "llm"
+def halved(smoke: Params) -> Params:
+    return smoke.model_copy(
+        update={"tune_llm": smoke.tune_llm.model_copy(update={"precision": "bf16", "mntp": None})}
+    )
 
 
 def test_equal_weights_in_either_kind_of_file_learn_the_same_to_the_bit(
@@ -56,12 +56,10 @@ def test_equal_weights_in_either_kind_of_file_learn_the_same_to_the_bit(
     monkeypatch.setattr(phases, "open_weights", rounded_start)
     monkeypatch.setattr(phases, "train", watched_train)
     monkeypatch.setattr(stage, "llm_figures", watched_figures)
-    params = smoke.model_copy(
-        update={"tune_llm": smoke.tune_llm.model_copy(update={"precision": "bf16", "mntp": None})}
-    )
+    params = halved(smoke)
     saved = []
     for dtype in (torch.bfloat16, torch.float32):
-        store(layout, dtype)
+        store_llm(layout, dtype)
         stage.run(params, env)
         folder = layout.artifact("tune_llm")
         saved.append(
@@ -90,4 +88,22 @@ def test_float32_is_for_what_bf16_would_lose(
     layout: Layout, smoke: Params, dtype: torch.dtype, update: dict[str, Any], expected: str
 ) -> None:
     own = smoke.tune_llm.model_copy(update={"mntp": None, **update})
-    assert held_precision(own, store(layout, dtype)) == expected
+    assert held_precision(own, store_llm(layout, dtype)) == expected
+
+
+def test_gemma_survives_saving_too(layout: Layout, smoke: Params, env: Environment) -> None:
+    base = layout.artifact("base_models")
+    shutil.rmtree(base / "llm")
+    write_gemma3(base / "llm", hidden_size=72)
+    params = halved(smoke)
+    assert held_precision(params.tune_llm, store_llm(layout, torch.bfloat16)) == "bf16"
+    stage.run(params, env)
+    assert (layout.artifact("tune_llm") / "llm" / "model.safetensors").is_file()
+
+
+def test_a_damaged_model_is_refused_by_who_loads_it(layout: Layout, smoke: Params, env: Environment) -> None:
+    path = store_llm(layout, torch.bfloat16) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    write_manifest(layout.artifact("base_models"))
+    with pytest.raises(ConfigurationFault, match="holds no language model and tokenizer that load"):
+        stage.run(halved(smoke), env)

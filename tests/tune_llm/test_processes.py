@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault, Stopped
@@ -19,6 +20,7 @@ from components.settings.tune_llm import Lora
 from components.storage.atomic import read_json
 from components.storage.layout import Layout
 from components.tune_llm.stage import run
+from tests.captioned import store_llm
 from tests.conftest import ROOT
 from tests.tune_llm.params_file import change_params
 
@@ -49,6 +51,7 @@ def told(monkeypatch: pytest.MonkeyPatch, env: Environment) -> None:
 NO_DROPOUT = Lora(rank=4, alpha=8, dropout=0.0, targets=["q_proj", "v_proj", "down_proj"])
 FULL: dict[str, Any] = {"method": "full", "lora": None, "gradient_cache": True, "same_side_negatives": True}
 LORA: dict[str, Any] = {"method": "lora", "lora": NO_DROPOUT, "gradient_checkpointing": True}
+HALF: dict[str, Any] = {**LORA, "gradient_cache": True, "precision": "bf16"}
 
 
 # without dropout, whose draws are each process's own
@@ -60,6 +63,8 @@ LORA: dict[str, Any] = {"method": "lora", "lora": NO_DROPOUT, "gradient_checkpoi
         pytest.param("sharded", FULL, marks=pytest.mark.slow),
         pytest.param("sharded", {**FULL, "members": 2}, marks=pytest.mark.slow),
         pytest.param("sharded", LORA, marks=pytest.mark.slow),
+        pytest.param("sharded", HALF, marks=pytest.mark.slow),
+        pytest.param("replicated", HALF, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_train_what_one_does(
@@ -70,6 +75,8 @@ def test_two_processes_train_what_one_does(
     layout_name: str,
     changes: dict[str, Any],
 ) -> None:
+    if changes == HALF:  # other chunks are rounded otherwise
+        store_llm(layout, torch.bfloat16)
     params = change_params(**changes, chunks=2, caption_retrieval_steps=6)
     run(params, env)
     last = CHECKPOINTS if params.tune_llm.members == 1 else CHECKPOINTS.replace("phase2", "member2_phase2")
@@ -87,11 +94,11 @@ def test_two_processes_train_what_one_does(
     assert together.keys() == alone.keys()
     for name, tensor in alone.items():
         moved = (together[name] - tensor).float().norm() / tensor.float().norm().clamp(min=1e-9)
-        assert float(moved) < 2e-3, name
+        assert float(moved) < (2e-2 if changes == HALF else 2e-3), name
     again = read_json(work / last / "state.json")["history"]
     for one, other in zip(history, again, strict=True):
         assert one.keys() == other.keys()
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-2 if changes == HALF else 1e-4)
     assert read_json(layout.metrics("tune_llm"))["rows_out"] == metrics["rows_out"]
 
 

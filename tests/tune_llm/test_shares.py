@@ -55,11 +55,11 @@ def test_few_long_texts_or_many_short_ones() -> None:
 
 
 @pytest.mark.parametrize("is_lean", [True, False])
-@pytest.mark.parametrize("chunks", [1, 2, 3, 5])
+@pytest.mark.parametrize(("seed", "chunks"), [(5, 1), (5, 2), (2, 3), (0, 5), (5, 5)])
 def test_every_process_has_as_many_chunks_of_as_many_texts(
-    monkeypatch: pytest.MonkeyPatch, chunks: int, is_lean: bool
+    monkeypatch: pytest.MonkeyPatch, seed: int, chunks: int, is_lean: bool
 ) -> None:
-    lengths = np.random.default_rng(chunks).choice([1, 2, 3, 40], 12).tolist()
+    lengths = np.random.default_rng(seed).integers(1, 41, 36).tolist()
     for module in (distributed, shares):
         monkeypatch.setattr(module, "processes", lambda: 3)
     order = shared_order(lengths)
@@ -70,4 +70,4 @@ def test_every_process_has_as_many_chunks_of_as_many_texts(
         sizes.append([len(part) for part in parts])
         seen += [row.ids[0] for part in parts for row in part]
     assert sizes[0] == sizes[1] == sizes[2]
-    assert sorted(seen) == list(range(12))
+    assert sorted(seen) == list(range(36))
