@@ -28,6 +28,7 @@ from ruamel.yaml import YAML
 
 from bench.measuring import Cost, run_measured, say
 from components.ml.precision import is_bf16_fast
+from components.settings.environment import Environment
 from components.storage.atomic import read_json, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows = caption_rows(options.data)
     recipe = YAML(typ="safe").load(RECIPE.read_text("utf-8"))
-    if not is_bf16_fast():
+    if Environment().device == "cpu" and not is_bf16_fast():
         say("this processor has no AVX-512: in float32 instead of bf16, which takes longer than with it")
         recipe["tune_llm"]["precision"] = "fp32"
     if options.memory:
