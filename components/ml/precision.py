@@ -19,8 +19,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     Once a process, a warning says that bf16 is slow on the processor at hand.
     """
     is_half = precision == "bf16"
-    if is_half and device.type == "cpu" and not is_bf16_fast():
-        _warn()
+    if is_half and device.type == "cpu":
+        _warn_if_slow()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_half)
 
 
@@ -35,8 +35,9 @@ def is_bf16_fast() -> bool:
 
 
 @cache
-def _warn() -> None:
-    log.warning(
-        "precision is bf16, and this processor has no AVX-512: float32 is many times faster here; set "
-        "precision: fp32 in params, or LLM2CLIP_DEVICE=cuda on a machine with a GPU"
-    )
+def _warn_if_slow() -> None:
+    if not is_bf16_fast():
+        log.warning(
+            "precision is bf16, and this processor has no AVX-512: float32 is many times faster here; set "
+            "precision: fp32 in params, or LLM2CLIP_DEVICE=cuda on a machine with a GPU"
+        )

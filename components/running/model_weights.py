@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def weights_in(folder: Path) -> int:
     Raises:
         SafetensorError: one is damaged.
     """
-    return sum(_weights_of(path) for path in sorted(folder.glob("*.safetensors")))
+    return sum(prod(shape) for _, shape in _headers(folder))
 
 
 def is_stored_in_bf16(folder: Path) -> bool:
@@ -24,18 +25,15 @@ def is_stored_in_bf16(folder: Path) -> bool:
     Raises:
         SafetensorError: one is damaged.
     """
-    return set().union(*(_kinds_of(path) for path in folder.glob("*.safetensors"))) == {"BF16"}
+    return {kind for kind, _ in _headers(folder)} == {"BF16"}
 
 
-def _kinds_of(path: Path) -> set[str]:
+def _headers(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """Yield the kind and the shape of each weight."""
     from safetensors import safe_open
 
-    with safe_open(path, "np") as file:
-        return {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - no mapping
-
-
-def _weights_of(path: Path) -> int:
-    from safetensors import safe_open
-
-    with safe_open(path, "np") as file:
-        return sum(prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - no mapping
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "np") as file:
+            for key in file.keys():  # noqa: SIM118 - no mapping
+                weight = file.get_slice(key)
+                yield weight.get_dtype(), weight.get_shape()

@@ -113,6 +113,7 @@ def _tuned(material: Material, encoder: TextEncoder, env: Environment, member: i
             encoder.model = adapter.merge_and_unload()
     with opened(encoder, own, env.training_layout, params.seed) as adapter:
         histories = _phases(material, encoder, member)
+    encoder.model.zero_grad(set_to_none=True)  # those of the last step take as much memory as the weights
     return Trained(encoder, adapter, histories, masking)
 
 

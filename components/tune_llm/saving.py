@@ -47,7 +47,6 @@ def save_tuned(
     Raises:
         DataFault: the saved model gives other vectors than the trained one.
     """
-    encoder.model.zero_grad(set_to_none=True)
     encoder.model.eval().cpu().float()
     probe = [texts[number] for number in range(min(PROBE_TEXTS, len(texts)))]
     trained = encode(encoder, probe, PROBE_BATCH_TOKENS)
@@ -62,7 +61,7 @@ def save_tuned(
     if reason := write_layout(folder / "llm", encoder):
         log.warning("the tuned LLM will not load in sentence-transformers: %s", reason)
     model.to("meta")
-    saved = load_text_encoder(folder / "llm", **encoding)
+    saved = load_tuned(folder, "cpu", "fp32")
     move = float((encode(saved, probe, PROBE_BATCH_TOKENS) - trained).abs().max() / trained.abs().max())
     if not move <= MOST_MOVE:
         raise DataFault(

@@ -26,7 +26,6 @@ from components.storage.kept import require_verdict
 from components.storage.layout import Layout
 from components.tune_llm.caption_retrieval import llm_figures, tfidf_recalls
 from components.tune_llm.caption_rows import Texts
-from components.tune_llm.held import held_precision
 from components.tune_llm.material import Material
 from components.tune_llm.pairs import PairDraws
 from components.tune_llm.phases import STAGE, History, Trained, join, load_base, tuned_members
@@ -43,7 +42,7 @@ def run(params: Params, env: Environment) -> None:
     train_apart(STAGE, env, layout.work(STAGE))
 
     encoder = load_base(material, env.device)
-    spread = {}
+    held, spread = encoder.precision, {}
     recalls["base"], spread["base"] = llm_figures(encoder, tasks, held_out)
     members, apart = _members(material, encoder, env)
     share = trained_share(encoder)  # of one member
@@ -51,7 +50,7 @@ def run(params: Params, env: Environment) -> None:
     with output(layout, STAGE) as out:
         texts = Texts(held_out, held_out.columns)
         save_tuned(out.folder, trained.encoder, trained.adapter, own, texts)
-        saved = load_tuned(out.folder, env.device, held_precision(own, material.llm))
+        saved = load_tuned(out.folder, env.device, held)
         recalls["tuned"], spread["tuned"] = llm_figures(saved, tasks, held_out)
         write_bytes(out.folder / "history.csv", _csv(trained.histories))
         metrics = {
@@ -85,7 +84,6 @@ def _members(
         members.append(member)
         if own.members > 1:
             apart.append(llm_figures(member.encoder, own.caption_retrieval, material.validation_rows)[0])
-            member.encoder.model.zero_grad(set_to_none=True)
             member.encoder.model.cpu()  # until the last one is tuned
     return members, apart
 

@@ -21,7 +21,7 @@ def product(kind: str) -> torch.dtype:
 def processor(monkeypatch: pytest.MonkeyPatch, architecture: str, **has: bool) -> None:
     known = {"architecture": architecture, **has}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
-    precision._warn.cache_clear()
+    precision._warn_if_slow.cache_clear()
 
 
 def test_a_processor_without_avx512_is_named_once(
