@@ -19,6 +19,7 @@ images = model.embed_images([Image.open("picture.jpg")])  # (1, D), rows of leng
 texts = model.embed_texts(["a red circle", "zwei blaue Quadrate"])  # (2, D)
 probabilities = (model.logit_scale * images @ texts.T).softmax(dim=1)
 ```"""
+ON_A_GPU = """`load_release(Path("."), "cuda", "bf16")` needs half the memory for the language model."""
 PLAIN_VISION = """The vision tower alone loads with plain transformers:
 
 ```python
@@ -59,7 +60,7 @@ def model_card(folder: Path, lineage: dict[str, Any], metrics: dict[str, Any], l
             "## Use",
             "With this pipeline's package installed:",
             USE,
-            *([] if own else [vision_text(folder)]),
+            *([] if own else [ON_A_GPU, vision_text(folder)]),
             "## Training data",
             _data(lineage, about),
             "## Results on the test split",

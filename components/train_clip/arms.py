@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.faults import ConfigurationFault
 from components.ml.adapter import AdapterConfig, TextAdapter, save_adapter
 from components.ml.clip import (
     image_embeddings,
@@ -91,12 +92,11 @@ class OwnTextArm(nn.Module):
         clip: Folder of the base CLIP.
         settings: Params of train_clip.
         context_tokens: Length of the text tower's context; None leaves it.
-        texts: The distinct captions.
-        rows: (captions,) which of `texts` each caption is.
+        texts: The captions; a batch's are tokenised when it is drawn, for all would not fit memory.
     """
 
     def __init__(
-        self, clip: Path, settings: TrainClip, context_tokens: int | None, texts: list[str], rows: Tensor
+        self, clip: Path, settings: TrainClip, context_tokens: int | None, texts: PlainTexts
     ) -> None:
         super().__init__()
         model, self._tokenizer = load_clip(clip), load_clip_tokenizer(clip)
@@ -104,9 +104,7 @@ class OwnTextArm(nn.Module):
         self.clip.logit_scale = nn.Parameter(_first_scale(settings, model))
         self.context_tokens = int(self.clip.config.text_config.max_position_embeddings)
         self._tokenizer.model_max_length = self.context_tokens
-        ids, mask = text_tokens(self.clip, self._tokenizer, texts)
-        self._ids, self._mask = ids.int(), mask.bool()  # (texts, T)
-        self._rows = rows
+        self._texts = texts
 
     @property
     def log_logit_scale(self) -> nn.Parameter:
@@ -116,19 +114,21 @@ class OwnTextArm(nn.Module):
 
     def forward(self, images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
         """Embed uint8 images (B, 3, H, W) and captions by number (B,): (B, D) each, rows of length 1."""
-        rows = self._rows[captions]
-        lengths, order = self._mask[rows].sum(dim=1).sort()
-        parts = [
-            self._features(rows[part], int(lengths[start : start + TEXT_CHUNK].max()), images.device)
-            for start, part in zip(range(0, len(rows), TEXT_CHUNK), order.split(TEXT_CHUNK), strict=True)
-        ]
-        features = torch.cat(parts)[order.argsort().to(images.device)]
+        features = self._features(self._texts[captions], images.device)
         return image_embeddings(self.clip, images), F.normalize(features, dim=-1)
 
-    def _features(self, rows: Tensor, longest: int, device: torch.device) -> Tensor:
-        """Return the features (b, D) of texts of similar length; padding stands on the right."""
-        ids, mask = (part[rows, :longest].long().to(device) for part in (self._ids, self._mask))
-        return text_features(self.clip, ids, mask)
+    def _features(self, texts: list[str], device: torch.device) -> Tensor:
+        """Return the features (B, D) of texts, those of similar length together; padding is on the right."""
+        try:
+            ids, mask = text_tokens(self.clip, self._tokenizer, texts)  # (B, T) each
+        except ValueError as error:
+            raise ConfigurationFault(f"base_models.clip: {error}") from None
+        lengths, order = mask.sum(dim=1).sort()
+        parts = []
+        for part, length in zip(order.split(TEXT_CHUNK), lengths.split(TEXT_CHUNK), strict=True):
+            own = (whole[part, : int(length.max())].to(device) for whole in (ids, mask))
+            parts.append(text_features(self.clip, *own))
+        return torch.cat(parts)[order.argsort().to(device)]
 
     def vision_parameters(self) -> dict[str, nn.Parameter]:
         """Return the vision tower's parameters by name."""
@@ -159,7 +159,7 @@ def build_arm(clip: Path, settings: ArmSettings, training: TrainClip, text: Cach
     """
     if isinstance(text, CachedTexts):
         return LlmArm(clip, training, text)
-    return OwnTextArm(clip, training, settings.context_tokens, text.texts, text.rows)
+    return OwnTextArm(clip, training, settings.context_tokens, text)
 
 
 def about_arm(arm: Arm, settings: ArmSettings) -> dict[str, Any]:

@@ -81,11 +81,6 @@ class Examples:
     def __len__(self) -> int:
         return len(self.image_rows)
 
-    def texts(self) -> tuple[list[str], Tensor]:
-        """Return the distinct texts and, for each caption (M,), which of them it is."""
-        found = self.captions["text"].cast(pa.large_string()).combine_chunks().dictionary_encode()
-        return found.dictionary.to_pylist(), torch.from_numpy(found.indices.to_numpy().astype(np.int64))
-
     def embedding_rows(self, embeddings: Embeddings) -> Tensor:
         """Return, for each caption (M,), its row of the cached embeddings.
 

@@ -34,8 +34,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         f"{settings.steps:,} steps of {settings.batch_size} are {epochs:.1f} epochs",
         f"decoded once to {side.value:.0f} x {side.value:.0f} pixels of {CHANNELS} bytes: {side.origin}",
         f"memory: {BASE_BYTES / 1e9:g} GB and {CAPTION_BYTES.value:g} bytes for each of "
-        f"{len(settings.caption_mix)} captions an image: {CAPTION_BYTES.origin}; an arm whose text is `own` "
-        "has their tokens as well",
+        f"{len(settings.caption_mix)} captions an image: {CAPTION_BYTES.origin}",
         f"their embeddings by the tuned LLM are {vectors / 1e9:,.1f} GB: {numbers:.0f} numbers of "
         f"{HALF_BYTES} bytes each: {width.origin}",
     ]

@@ -84,7 +84,7 @@ def run(params: Params, env: Environment) -> None:
     guide = Guide(cached[GUIDE], cosine) if cosine is not None else None
     texts: dict[str, CachedTexts | PlainTexts] = {**cached}
     if OWN in needed:
-        texts[OWN] = PlainTexts(*examples.texts())
+        texts[OWN] = PlainTexts(examples.captions["text"])
     for arm in settings.arms:
         text = texts[arm.text]
         digests = [getattr(one, "digest", None) for one in (text, guide and guide.texts)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -48,10 +49,14 @@ class Guide:
 
 @dataclass(frozen=True)
 class PlainTexts:
-    """The distinct captions, and for each caption (captions,) which of them it is."""
+    """The captions themselves, by number."""
 
-    texts: list[str]
-    rows: Tensor
+    captions: pa.ChunkedArray
+
+    def __getitem__(self, captions: Tensor) -> list[str]:
+        """Return the texts of captions by number (B,)."""
+        # taken all at once, as of pyarrow 26, they would cost a look at every chunk
+        return [self.captions[number].as_py() for number in captions.tolist()]
 
 
 def cached_texts(layout: Layout, name: str, examples: Examples, params: EmbedCaptions) -> CachedTexts:

@@ -64,6 +64,20 @@ def test_release_gives_the_vectors_that_were_trained(
             embed([])
 
 
+def test_a_release_can_hold_its_llm_in_bf16(smoke: Params, env: Environment, trained: Layout) -> None:
+    run(smoke, env)
+    folder = trained.artifact("register")
+    whole, half = load_release(folder), load_release(folder, llm_precision="bf16")
+    assert isinstance(half, LlmRelease)
+    assert half.llm.precision == "bf16"
+    assert {weight.dtype for weight in half.text_adapter.parameters()} == {torch.float32}
+    rows = half.embed_texts(TEXTS)
+    assert rows.dtype == torch.float32
+    assert float((rows * whole.embed_texts(TEXTS)).sum(1).min()) > 0.999
+    with pytest.raises(ValueError, match="llm_precision is 'int8'; expected fp32 or bf16"):
+        load_release(folder, llm_precision="int8")
+
+
 @pytest.mark.parametrize(("arm", "kind"), [("llm2clip_untuned", LlmRelease), ("clip", ClipRelease)])
 def test_controls_register_too(
     smoke: Params, env: Environment, trained: Layout, arm: str, kind: type[object]

@@ -90,12 +90,6 @@ def test_a_column_of_weight_0_alone_makes_no_example() -> None:
     assert rows.rejected["no_caption"] == 3
 
 
-def test_distinct_texts() -> None:
-    texts, which = examples().texts()
-    assert texts == ["a alt", "same", "b long 0", "b long 1"]
-    assert which.tolist() == [0, 1, 2, 3, 1]
-
-
 @pytest.mark.parametrize("lines_at_once", [1, 2, 1000])
 def test_the_digest_is_of_all_captions_in_order(monkeypatch: pytest.MonkeyPatch, lines_at_once: int) -> None:
     monkeypatch.setattr(module, "DIGEST_LINES", lines_at_once)

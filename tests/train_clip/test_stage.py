@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,7 +24,7 @@ from components.storage.layout import Layout
 from components.storage.manifest import read_manifest, write_manifest
 from components.storage.mapped_rows import MappedRows
 from components.train_clip import arms, stage, training
-from components.train_clip.texts import CachedTexts
+from components.train_clip.texts import CachedTexts, PlainTexts
 from tests.clip_project import CONTEXT, COUNTS, make_artifacts, small
 
 OUT = Path("artifacts/train_clip")
@@ -227,11 +228,15 @@ def test_nan_in_a_gradient_saves_no_checkpoint(
     assert not OUT.exists()
 
 
+def plain(texts: list[str]) -> PlainTexts:
+    return PlainTexts(pa.chunked_array([[text] for text in texts]))
+
+
 def test_gradients_reach_what_should_learn(project: Layout, params: Params, env: Environment) -> None:
     clip = project.artifact("base_models") / "clip"
     vectors, rows = torch.randn(9, 24).half(), torch.arange(9)
     llm_arm = arms.LlmArm(clip, params.train_clip, CachedTexts(MappedRows([vectors.numpy()]), rows, ""))
-    own_arm = arms.OwnTextArm(clip, params.train_clip, None, ["red circle", "blue"], torch.tensor([0, 1, 1]))
+    own_arm = arms.OwnTextArm(clip, params.train_clip, None, plain(["red circle", "blue", "blue"]))
     assert own_arm.context_tokens == CONTEXT
     for arm in (llm_arm, own_arm):
         images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
@@ -246,10 +251,10 @@ def test_gradients_reach_what_should_learn(project: Layout, params: Params, env:
 def test_long_captions_are_read_by_the_long_context_only(project: Layout, params: Params) -> None:
     clip = project.artifact("base_models") / "clip"
     start = "a red circle and a blue square and a green star and a grey ring " * 3
-    texts, rows = [f"{start} left", f"{start} right"], torch.tensor([0, 1])
+    texts, rows = plain([f"{start} left", f"{start} right"]), torch.tensor([0, 1])
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    short = arms.OwnTextArm(clip, params.train_clip, None, texts, rows).eval()
-    long = arms.OwnTextArm(clip, params.train_clip, 160, texts, rows).eval()
+    short = arms.OwnTextArm(clip, params.train_clip, None, texts).eval()
+    long = arms.OwnTextArm(clip, params.train_clip, 160, texts).eval()
     assert torch.equal(*short(images, rows)[1])
     assert not torch.equal(*long(images, rows)[1])
 
@@ -278,10 +283,13 @@ def test_captions_grouped_by_length_are_embedded_as_one_by_one(
     clip = project.artifact("base_models") / "clip"
     texts = ["a circle", "a large red circle and a small blue square", "red", "a grey star and a cross"]
     order = torch.tensor([2, 0, 3, 1, 1, 0])
-    arm = arms.OwnTextArm(clip, params.train_clip, 32, texts, torch.arange(4)).eval()
+    arm = arms.OwnTextArm(clip, params.train_clip, 32, plain(texts)).eval()
     images = torch.zeros(6, 3, 32, 32, dtype=torch.uint8)
     together = arm(images, order)[1]
     monkeypatch.setattr(arms, "TEXT_CHUNK", 2)
     assert torch.allclose(arm(images, order)[1], together, atol=1e-6)
     singly = torch.cat([arm(images[:1], order[row : row + 1])[1] for row in range(6)])
     assert torch.allclose(singly, together, atol=1e-6)
+    monkeypatch.setattr(arm.clip.config.text_config, "vocab_size", 7)
+    with pytest.raises(ConfigurationFault, match=r"base_models\.clip: .* the model knows 7 tokens"):
+        arm(images, order)
