@@ -28,6 +28,8 @@ from components.tune_llm import phases
 from components.tune_llm.masking import masking_run
 from components.tune_llm.stage import run
 
+MINED = MinedNegatives(per_pair=1, kept=4, pool_rows=8, max_share_of_positive=0.95)
+
 
 def changed(smoke: Params, **update: Any) -> Params:
     return smoke.model_copy(update={"tune_llm": smoke.tune_llm.model_copy(update=update)})
@@ -169,13 +171,12 @@ def test_mntp_mined_negatives_and_measures_on_the_way(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    mined = MinedNegatives(per_pair=1, kept=4, pool_rows=8, max_share_of_positive=0.95)
     first, second = smoke.tune_llm.phases
     params = changed(
         smoke,
         phases=[
             first.model_copy(update={"steps": 4}),
-            second.model_copy(update={"steps": 4, "mined_negatives": mined}),
+            second.model_copy(update={"steps": 4, "mined_negatives": MINED}),
         ],
         mntp=Mntp(
             columns=["short", "dense"],
@@ -312,14 +313,16 @@ def test_damage_and_a_model_that_does_not_fit_are_refused(
         run(smoke, env)
 
 
+@pytest.mark.parametrize("negatives", [None, MINED])
 def test_members_are_tuned_apart_and_joined(
     layout: Layout,
     smoke: Params,
     env: Environment,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    negatives: MinedNegatives | None,
 ) -> None:
-    phase = smoke.tune_llm.phases[0].model_copy(update={"steps": 3})
+    phase = smoke.tune_llm.phases[0].model_copy(update={"steps": 3, "mined_negatives": negatives})
     alone = changed(smoke, method="full", phases=[phase])
     params = changed(smoke, method="full", phases=[phase], members=2)
     run(alone, env)
@@ -333,6 +336,7 @@ def test_members_are_tuned_apart_and_joined(
     resumed = hashes(layout)
     run(params, Environment(work_store=Path("from_nothing")))
     assert hashes(layout) == resumed
+    assert len(list(Path("from_nothing/tune_llm").glob("mined/*/*"))) == (2 if negatives else 0)
 
     both = encode(load_text_encoder(folder / "llm", **encoding), texts, 512)
     width = first.shape[1]
