@@ -86,3 +86,25 @@ def test_its_plan_is_what_the_command_prints(tmp_path: Path, monkeypatch: pytest
     assert done.exit_code == 0, done.stderr
     assert f"```\n{done.stdout}```\n</details>" in section
     assert README.count("\nplan of ") == 1
+
+
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        ("cc3m", "for `cc3m` tune_llm (.*) h and embed_captions (.*) h,"),
+        ("full", r"for `full`\n(.*) h and (.*) h\."),
+    ],
+)
+def test_its_hours_at_the_papers_size_are_what_the_command_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, said: str
+) -> None:
+    (tmp_path / "presets").symlink_to(ROOT / "presets")
+    monkeypatch.chdir(tmp_path)
+    (options,) = re.findall(r"`llm2clip plan PRESET ([^`]*)`, which is", README)
+    done = CliRunner().invoke(app, ["plan", preset, *options.split()])
+    assert done.exit_code == 0, done.stderr
+    hours = [
+        re.search(rf"^{stage}\n(?:  .*\n)*?  wall +(\S+) h", done.stdout, re.MULTILINE)
+        for stage in ("tune_llm", "embed_captions")
+    ]
+    assert [tuple(found[1] for found in hours if found)] == re.findall(said, README)

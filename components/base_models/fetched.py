@@ -53,7 +53,7 @@ def fetch(
 
         def fill(folder: Path) -> None:
             bring(section, workshop.work, folder, with_modules=with_modules)
-            model_files(folder, place, with_modules=with_modules)
+            _keep(folder, model_files(folder, place, with_modules=with_modules))
     else:
         source = _source(section, workshop, with_modules=with_modules)
         digests = {path: sha256_of(path) for path in model_files(source, place, with_modules=with_modules)}
@@ -81,6 +81,12 @@ def fetch(
         write_json(folder / "about.json", {**about, "steps": None, "final_loss": None, "held_out": None})
 
     return workshop.piece(name, identity, make)
+
+
+def _keep(folder: Path, taken: list[Path]) -> None:
+    """Remove weights that are there a second time."""
+    for path in set(folder.rglob(f"*{WEIGHTS}")) - set(taken):
+        path.unlink()
 
 
 def check_llm(folder: Path) -> None:

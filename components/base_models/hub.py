@@ -9,11 +9,12 @@ from hashlib import sha1
 from pathlib import Path
 
 from components.base_models.model_files import WEIGHTS, WORDS
-from components.faults import ConfigurationFault, DataFault, InfrastructureFault
+from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
 from components.settings.base_models import HubModel
 
-SERVER_ERROR = 500
+SERVER_ERROR, TOO_MANY = 500, 429
 BELOW_THE_TOP = "*/*"
+ORIGINALS = f"consolidated*{WEIGHTS}"  # the same once more, as Mistral's own code reads it
 GIT_SHA1, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def snapshot(section: HubModel, *, with_modules: bool) -> Path:
     Raises:
         ConfigurationFault: there is no such model, it may not be read, or it is not in the cache and the hub
             cannot be reached.
-        InfrastructureFault: the hub answers, but not now.
+        InfrastructureFault: the hub answers, but not now, or is lost on the way.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -40,6 +41,7 @@ def snapshot(section: HubModel, *, with_modules: bool) -> Path:
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
     )
+    from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
 
     try:
         return Path(
@@ -47,27 +49,36 @@ def snapshot(section: HubModel, *, with_modules: bool) -> Path:
                 section.id,
                 revision=section.revision,
                 allow_patterns=[f"*{WEIGHTS}", *WORDS],
-                ignore_patterns=None if with_modules else [BELOW_THE_TOP],
+                ignore_patterns=[ORIGINALS] if with_modules else [ORIGINALS, BELOW_THE_TOP],
                 max_workers=4,
             )
         )
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        raise ConfigurationFault(
-            f"{section.id} at {section.revision} is not in the hub's cache and the hub cannot be reached; "
-            "expected either: run once with network and without HF_HUB_OFFLINE, or take kind: folder"
-        ) from None
     except HFValidationError as error:
         raise ConfigurationFault(
             f"{str(error).splitlines()[0]}; expected an id of the hub, owner/name"
         ) from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else SERVER_ERROR
-        found = f"the hub answers {status} for {section.id} at {section.revision}"
-        if status >= SERVER_ERROR:
-            raise InfrastructureFault(f"{found}; try again later") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        # says so of a hub that answers as well, where the revision is not in the cache
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _answer(section, error.__cause__.response.status_code) from None
         raise ConfigurationFault(
-            f"{found}; expected a model and revision that exist and that HF_TOKEN may read"
+            f"{section.id} at {section.revision} is not in the hub's cache and the hub cannot be reached; "
+            "expected either: run once with network and without HF_HUB_OFFLINE, or take kind: folder"
         ) from None
+    except HfHubHTTPError as error:
+        raise _answer(section, error.response.status_code) from None
+    except ClientError as error:  # of the HTTP client below, whichever that is
+        raise InfrastructureFault(
+            f"the hub was lost while {section.id} at {section.revision} came ({type(error).__name__}: "
+            f"{error}); what came is kept, run again"
+        ) from None
+
+
+def _answer(section: HubModel, status: int) -> Fault:
+    found = f"the hub answers {status} for {section.id} at {section.revision}"
+    if status >= SERVER_ERROR or status == TOO_MANY:
+        return InfrastructureFault(f"{found}; try again later")
+    return ConfigurationFault(f"{found}; expected a model and revision that exist and that HF_TOKEN may read")
 
 
 def check_hashes(digests: dict[Path, str]) -> None:

@@ -11,6 +11,7 @@ from components.faults import ConfigurationFault
 from components.running.model_weights import CONFIGS
 
 WEIGHTS = ".safetensors"
+WHOLE = f"model{WEIGHTS}"
 WORDS = (
     "*.json",
     "merges.txt",
@@ -97,13 +98,29 @@ def model_files(source: Path, place: str, *, with_modules: bool) -> list[Path]:
             f"{place} has no config.json; expected a model in Hugging Face layout, or an EVA02 checkpoint "
             "with the config of EVA-CLIP, open_clip or timm"
         )
-    listed = _listed(source / "model.safetensors.index.json")
+    listed = _listed(source / f"{WHOLE}.index.json")
     if missing := sorted(listed - weights):
         raise ConfigurationFault(
             f"{place} lacks {missing[0]}, which its index lists ({len(missing)} of {len(listed)} missing); "
             "expected all: download it again"
         )
+    if read := _read_by_transformers(source, weights, listed):
+        taken = [path for path in taken if path.suffix != WEIGHTS or path.name in read]
     return [*taken, *_files_of_modules(source, place)] if with_modules else taken
+
+
+def _read_by_transformers(source: Path, weights: set[str], listed: set[str]) -> set[str]:
+    """Return the files of weights that transformers reads, of a folder in its layout; none in another.
+
+    Others hold the same weights once more, as `consolidated.safetensors` does.
+    """
+    try:
+        tree = json.loads((source / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):  # who loads it says what is wrong
+        return set()
+    if not (isinstance(tree, dict) and "model_type" in tree):
+        return set()
+    return {WHOLE} if WHOLE in weights else listed
 
 
 def _files_of_modules(source: Path, place: str) -> list[Path]:

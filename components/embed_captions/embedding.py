@@ -15,7 +15,7 @@ from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import TextFile
 from components.faults import ConfigurationFault, DataFault
 from components.settings.embed_captions import EmbedCaptions
-from components.storage.atomic import content_key, write_json
+from components.storage.atomic import content_key, remove, write_json
 from components.storage.bucket import Bucket
 from components.storage.bulk import forget_lost, keep_remote, local_copy
 from components.storage.embeddings import read_vectors, write_embeddings
@@ -54,10 +54,11 @@ class Known:
 class Embedder:
     """Embeds with one encoder; `progress` is told the number of texts of each finished batch.
 
-    A piece is decided by the lines of its file. Where they change, the vectors of texts that an earlier piece
-    of the same encoder holds are taken from there and only new ones are computed. A vector depends on its
-    batch by rounding, so one that was taken equals that of a run from scratch to about the last bit of fp16,
-    and pieces made from scratch are equal to the bit.
+    A piece is decided by the lines of its file. Where they change, the vectors of texts that the earlier
+    piece of the same encoder holds are taken from there, only new ones are computed, and the earlier piece is
+    removed. A vector depends on its batch by rounding: one that was taken equals that of a run from scratch
+    to about the last bit of fp16 where the encoder works in float32, and to `min_recheck_cosine` in bf16.
+    Pieces made from scratch are equal to the bit.
     """
 
     encoder: Encoder
@@ -75,10 +76,7 @@ class Embedder:
         """Return where the piece of a file is, or will be: named by a hash of all that decides it."""
         own = self.params
         key = content_key([self._of_encoder, file.content, own.batch_tokens, own.recheck_rows, self.seed])
-        return self._siblings(file) / key
-
-    def _siblings(self, file: TextFile) -> Path:
-        return self.store / self._of_encoder / (file.folder or ".") / file.name
+        return self.store / self._of_encoder / (file.folder or ".") / file.name / key
 
     def is_there(self, file: TextFile) -> bool:
         """Say whether a file's piece is finished and intact, its vectors where they belong."""
@@ -92,14 +90,20 @@ class Embedder:
         piece(folder.parent, folder.name, partial(self._write, file))
         if self.root:
             keep_remote(folder, self.root, f"{self.encoder.name}/{file.folder}".rstrip("/"))
+        for path in self._earlier(file):  # the next one takes its vectors from this one
+            remove(path)
         return folder
+
+    def _earlier(self, file: TextFile) -> list[Path]:
+        own = self.folder(file)
+        return [path for path in own.parent.glob("[0-9a-f]" * len(own.name)) if path != own]
 
     def _write(self, file: TextFile, folder: Path) -> None:
         """Write the embeddings of one file's lines, those of equal text sharing one, and the figures."""
         import torch
 
         rows, texts, keys = distinct([line.text for line in file.lines])
-        known = self._known(file, folder)
+        known = self._known(file)
         new = [place for place, key in enumerate(keys) if key not in known.rows]
         encoded = self.encoder.encode([texts[place] for place in new], self.progress)
         self.progress(len(texts) - len(new))
@@ -123,11 +127,11 @@ class Embedder:
         check_again(figures, self.params)
         write_json(folder / f"{file.name}.json", figures)
 
-    def _known(self, file: TextFile, folder: Path) -> Known:
+    def _known(self, file: TextFile) -> Known:
         """Return what the latest intact earlier piece of the same encoder, column and shard holds."""
         import torch
 
-        earlier = [path for path in self._siblings(file).glob("[0-9a-f]*") if path != folder]
+        earlier = self._earlier(file)
         for path in sorted(earlier, key=lambda one: (one.stat().st_mtime, one.name), reverse=True):
             if not is_intact(path):
                 continue

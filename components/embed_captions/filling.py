@@ -92,16 +92,15 @@ def make(embedder: Embedder, shards: Sequence[CaptionShard | None], prompts: lis
     embedder.encoder.release()
 
 
-def fill(params: Params, env: Environment, encoders: Sequence[Encoder], found: Sequence[Missing],
-         prompts: list[Prompt]) -> None:  # fmt: skip
-    """Make all pieces that are missing.
+def fill(parts: int, params: Params, env: Environment, encoders: Sequence[Encoder],
+         found: Sequence[Missing], prompts: list[Prompt]) -> None:  # fmt: skip
+    """Make all pieces that are missing, by so many processes.
 
     Raises:
         Fault: as an encoder does.
     """
     layout = Layout(env.work_store)
     progress = Progress(layout.work(STAGE), STAGE, sum(missing.texts for missing in found), "texts")
-    parts = parts_of(env, encoders, found)
     if parts > 1:
         _fill_by(parts, params, env, encoders, found, prompts, progress)
     for embedder, missing in zip(

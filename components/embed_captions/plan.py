@@ -56,10 +56,13 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         unit="captions",
         requests=sum(captions / one.batch_size for one in endpoints),
         bytes_in=Figure(captions * CAPTION_BYTES, "from this disk"),
-        bytes_out=Figure(captions * (numbers * HALF_BYTES + LINE_BYTES * len(own.names)), "to this disk"),
+        bytes_out=Figure(
+            captions * (numbers * HALF_BYTES + LINE_BYTES * len(own.names)),
+            f"to {params.download.data_root or 'this disk'}",
+        ),
         cpu_hours=None,
         bounds=[hours],
-        memory_bytes=_memory(captions, images, params, width.value * widest, held),
+        memory_bytes=_memory(captions, images, params, width.value * widest, held, max(1, machine.gpus)),
         because=because,
         cautions=["one machine: a process a GPU, or some on its cores, each with the whole LLM"],
     )
@@ -79,11 +82,19 @@ def _hours_as_before(captions: float, run: Run) -> tuple[Bound, str]:
 
 
 def _memory(
-    captions: float, images: PlannedImages, params: Params, width: float, weights: float | None
+    captions: float,
+    images: PlannedImages,
+    params: Params,
+    width: float,
+    weights: float | None,
+    processes: int,
 ) -> float | None:
-    """Return the LLM and the vectors of one shard; None where its weights are not known."""
+    """Return an LLM, which a GPU's is while it loads, and the vectors of a shard for each process.
+
+    None where the weights are not known.
+    """
     if weights is None:
         return None
     of_shard = captions / max(images.images, 1) * min(images.images, params.download.shard_rows)
     held = weights * WEIGHT_BYTES[params.embed_captions.precision]
-    return held + of_shard * width * (FLOAT_BYTES + HALF_BYTES)
+    return processes * (held + of_shard * width * (FLOAT_BYTES + HALF_BYTES))

@@ -17,7 +17,7 @@ from typing import Any
 
 from components.embed_captions.embedding import TEXTS, check_again
 from components.embed_captions.encoders import encoders_of
-from components.embed_captions.filling import STAGE, embedders_of, fill
+from components.embed_captions.filling import STAGE, embedders_of, fill, parts_of
 from components.embed_captions.sources import (
     caption_files,
     caption_shards,
@@ -53,8 +53,10 @@ def run(params: Params, env: Environment) -> None:
         pieces += [
             (one.folder(file), Path(one.encoder.name, file.folder)) for one in embedders for file in files
         ]
-    check_room(tell(encoders, found), (layout.work(STAGE), layout.artifact(STAGE)))
-    fill(params, env, encoders, found, prompts)
+    parts = parts_of(env, encoders, found)
+    room = tell(encoders, found, parts, is_bulk=bool(params.download.data_root))
+    check_room(room, (layout.work(STAGE), layout.artifact(STAGE)))
+    fill(parts, params, env, encoders, found, prompts)
     with output(layout, STAGE) as out:
         for folder, place in pieces:
             out.remote += put_files(folder, out.folder / place, leave=TEXTS)

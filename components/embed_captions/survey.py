@@ -28,12 +28,14 @@ class Missing:
     Attributes:
         captions: All of them.
         texts: Distinct within their files; fewer are computed where an earlier run embedded some.
+        most_texts: Distinct in one file, of the file that has the most.
         shards: Names of the shards that they are in; `None` stands for the prompts.
         sample: Some of the texts.
     """
 
     captions: int = 0
     texts: int = 0
+    most_texts: int = 0
     shards: list[CaptionShard | None] = field(default_factory=list)
     sample: list[str] = field(default_factory=list)
 
@@ -45,6 +47,7 @@ class Missing:
             texts = distinct([line.text for line in file.lines])[1]
             self.captions += len(file.lines)
             self.texts += len(texts)
+            self.most_texts = max(self.most_texts, len(texts))
             if len(self.sample) < SAMPLED_TEXTS:
                 self.sample += texts[:TEXTS_A_FILE]
 
@@ -57,15 +60,29 @@ def survey(
         missing.add(shard, [file for file in files if not embedder.is_there(file)])
 
 
-def tell(encoders: Sequence[Encoder], found: Sequence[Missing]) -> float:
-    """Log what each encoder will do; return the bytes that will be written."""
-    total = 0.0
+def tell(
+    encoders: Sequence[Encoder], found: Sequence[Missing], files_at_once: int, *, is_bulk: bool
+) -> float:
+    """Log what each encoder will do; return the bytes that this disk has to take at most.
+
+    Args:
+        encoders: Of the run; none holds a model afterwards.
+        found: What each has to embed.
+        files_at_once: That are being made at a time.
+        is_bulk: A file's vectors go to a bucket when it is finished. Beside one that is being made lies the
+            earlier one that it takes vectors from.
+    """
+    lines, vectors, in_flight = 0, 0, 0
     for encoder, missing in zip(encoders, found, strict=True):
         if not missing.texts:
             continue
-        count = missing.texts * (encoder.dimension * HALF_BYTES) + missing.captions * LINE_BYTES
-        total += count
+        of_text = encoder.dimension * HALF_BYTES
+        lines += missing.captions * LINE_BYTES
+        vectors += missing.texts * of_text
+        in_flight = max(in_flight, 2 * files_at_once * missing.most_texts * of_text)
+        count = missing.texts * of_text + missing.captions * LINE_BYTES
         tokens = encoder.tokens_of(missing.sample)
+        encoder.release()
         words = "tokens unknown"
         if tokens is not None:
             words = f"about {tokens / len(missing.sample) * missing.texts:,.0f} tokens"
@@ -77,7 +94,7 @@ def tell(encoders: Sequence[Encoder], found: Sequence[Missing]) -> float:
             words,
             count / 1e6,
         )
-    return total
+    return lines + (min(vectors, in_flight) if is_bulk else vectors)
 
 
 def check_room(count: float, folders: Iterable[Path]) -> None:
@@ -99,7 +116,7 @@ def check_room(count: float, folders: Iterable[Path]) -> None:
         free = shutil.disk_usage(there).free
         if count and free < count + SPARE_BYTES:
             raise InfrastructureFault(
-                f"disk of {folder} has {free / 1e6:,.0f} MB free, embed_captions will write "
+                f"disk of {folder} has {free / 1e6:,.0f} MB free, embed_captions needs "
                 f"{count / 1e6:,.0f} MB and leaves {SPARE_BYTES / 1e6:.0f}: free some, or point "
                 "LLM2CLIP_WORK_STORE elsewhere"
             )

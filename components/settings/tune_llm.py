@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.settings.section import Count, Name, Positive, Rate, Section, Share, Weight
+
+Item = TypeVar("Item")
+
+
+def _twice(items: list[Item]) -> Item | None:
+    """Return the first item that stands there a second time."""
+    return next((item for place, item in enumerate(items) if item in items[:place]), None)
 
 
 class Lora(Section):
@@ -48,6 +55,12 @@ class Phase(Section):
     mined_negatives: MinedNegatives | None
 
     @model_validator(mode="after")
+    def _kinds_differ(self) -> Phase:
+        if twice := _twice([(kind.first, kind.second) for kind in self.pairs]):
+            raise ValueError(f"pairs of {' and '.join(twice)} stand twice; expected once in a phase")
+        return self
+
+    @model_validator(mode="after")
     def _keeps_enough(self) -> Phase:
         mined = self.mined_negatives
         if mined and mined.kept < mined.per_pair:
@@ -74,8 +87,15 @@ class Encoding(Section):
 
     attention: Literal["bidirectional", "causal"]
     pooling: Literal["mean", "last"]
-    template: Annotated[str, Field(pattern=r"\{text\}")]  # chat wrap; "{text}" for none
+    template: str  # chat wrap; "{text}" for none
     max_tokens: Positive
+
+    @field_validator("template")
+    @classmethod
+    def _holds_the_text_once(cls, template: str) -> str:
+        if (times := template.count("{text}")) != 1:
+            raise ValueError(f"expected {{text}} once, found it {times} times in {template!r}")
+        return template
 
 
 class CaptionRetrieval(Section):
@@ -115,6 +135,22 @@ class TuneLlm(Section):
     caption_retrieval_steps: Positive | None  # measured every so many steps for the history; null: at the end
     min_caption_retrieval_gain: float  # of the first entry's recall_at_1 over the untuned LLM; else exit 5
     checkpoint_steps: Positive
+
+    @field_validator("caption_retrieval")
+    @classmethod
+    def _distinct(cls, tasks: list[CaptionRetrieval]) -> list[CaptionRetrieval]:
+        if twice := _twice([task.name for task in tasks]):
+            raise ValueError(f"{twice} stands twice; expected a name for each")
+        return tasks
+
+    @field_validator("phases")
+    @classmethod
+    def _one_prompt_each(cls, phases: list[Phase]) -> list[Phase]:
+        kinds = {(kind.first, kind.second, kind.query_prompt) for phase in phases for kind in phase.pairs}
+        prompted = sorted((first, second) for first, second, prompt in kinds if prompt)
+        if twice := _twice(prompted):
+            raise ValueError(f"pairs of {' and '.join(twice)} have two query prompts; expected one")
+        return phases
 
     @model_validator(mode="after")
     def _lora_is_given(self) -> TuneLlm:

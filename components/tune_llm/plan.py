@@ -45,14 +45,17 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     because.append(why)
     if own.method == "lora":
         because.append(AUTHORS)
+    holders = machine.gpus + 1 if machine.gpus > 1 else 1  # who starts them reads captions as well
+    times = f"{holders} times, for a process a GPU and who starts them, " if holders > 1 else ""
     because.append(
-        f"memory: the weights, and {CAPTION_BYTES.value:g} bytes for each of {held_captions:,.0f} captions "
-        f"at most: {CAPTION_BYTES.origin}"
+        f"memory: the weights, and {times}{CAPTION_BYTES.value:g} bytes for each of {held_captions:,.0f} "
+        f"captions at most: {CAPTION_BYTES.origin}"
     )
     # of a weight: LoRA's are float32 when they are saved, on the CPU
     held = FLOAT_BYTES * (OF_ADAM if own.method == "full" else 1)
     if own.members > 1:  # when they are joined, all are there and the joined one
         held = max(held, FLOAT_BYTES * (own.members + own.members**2))
+    of_captions = held_captions * CAPTION_BYTES.value
     return Estimate(
         rows=captions,
         unit="captions",
@@ -62,12 +65,11 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         bytes_out=Figure(weights.value * FLOAT_BYTES * own.members**2 if weights else 0, "to this disk"),
         cpu_hours=None,
         bounds=[hours],
-        memory_bytes=weights.value * held + held_captions * CAPTION_BYTES.value if weights else None,
+        memory_bytes=weights.value * held + holders * of_captions if weights else None,
         because=because,
         cautions=[
             f"weights are on each GPU, {_gpu_bytes(own)}, or shared by all with "
-            "LLM2CLIP_TRAINING_LAYOUT=sharded, captions in each process that trains; a chunk's activations "
-            "come on top"
+            "LLM2CLIP_TRAINING_LAYOUT=sharded; a chunk's activations come on top"
         ],
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from components.faults import ConfigurationFault
 from components.ml.contrastive import Excluded, caption_loss
 from components.ml.gradient_cache import backward
 from components.ml.llm import TextEncoder, embed, tokenise
@@ -27,12 +28,17 @@ ROWS_FROM = 1 << 40  # identities of rows are numbered from here, those of texts
 
 
 def open_weights(encoder: TextEncoder, lora: Lora | None, seed: int) -> PeftModel | None:
-    """Let all weights learn, or those of a LoRA that is added, and return its wrapper."""
+    """Let all weights learn, or those of a LoRA that is added, and return its wrapper.
+
+    Raises:
+        ConfigurationFault: a target is no layer of the model.
+    """
     if lora is None:
         encoder.model.requires_grad_(True)
         return None
     from peft import LoraConfig, get_peft_model
 
+    _check_targets(encoder.model, lora.targets)
     torch.manual_seed(seed)
     config = LoraConfig(
         r=lora.rank,
@@ -43,6 +49,17 @@ def open_weights(encoder: TextEncoder, lora: Lora | None, seed: int) -> PeftMode
         task_type="FEATURE_EXTRACTION",
     )
     return get_peft_model(encoder.model, config)
+
+
+def _check_targets(model: nn.Module, targets: list[str]) -> None:
+    """See that there is a layer of each name; PEFT says nothing where only some are there."""
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Embedding)]
+    if odd := [one for one in targets if not any(f".{name}".endswith(f".{one}") for name in layers)]:
+        known = sorted({name.rpartition(".")[2] for name in layers})
+        raise ConfigurationFault(
+            f"tune_llm.lora.targets names {', '.join(odd)}, which the language model has not; expected "
+            f"some of {', '.join(known)}"
+        )
 
 
 def phase_run(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from components.base_models.fetched import check_clip, check_llm, fetch
 from components.base_models.workshop import Workshop
 from components.faults import ConfigurationFault
 from components.ml.llm import encode, load_text_encoder
+from components.running.model_weights import weights_in
 from components.running.rows import Rows
 from components.settings.base_models import FolderModel
 from components.storage.atomic import read_json
@@ -116,6 +118,22 @@ def test_a_missing_part_of_the_weights_is_named(workshop: Workshop) -> None:
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ConfigurationFault, match="lacks model-00002-of-00002"):
         fetch(folder_model(), "llm", check_llm, workshop)
+
+
+@pytest.mark.parametrize("is_in_parts", [False, True])
+def test_weights_that_are_there_twice_are_taken_once(workshop: Workshop, is_in_parts: bool) -> None:
+    source = write_llama(workshop.inputs / "mine")
+    known = weights_in(source)
+    shutil.copyfile(source / "model.safetensors", source / "consolidated.safetensors")
+    if is_in_parts:
+        model = LlamaForCausalLM.from_pretrained(source)
+        (source / "model.safetensors").unlink()
+        model.save_pretrained(source, max_shard_size="4KB")
+    folder = fetch(folder_model(), "llm", check_llm, workshop)
+    names = [path.name for path in folder.glob("*.safetensors")]
+    assert (len(names) > 1) == is_in_parts
+    assert "consolidated.safetensors" not in names
+    assert weights_in(folder) == read_json(folder / "about.json")["parameters"] == known
 
 
 def test_a_language_model_is_no_clip(workshop: Workshop) -> None:

@@ -54,10 +54,12 @@ def test_weights_and_words_come_once(
     (source / "pytorch_model.bin").write_bytes(b"a pickle")
     (source / "deeper").mkdir()
     (source / "deeper" / "config.json").write_text("{}")
+    (source / "consolidated.safetensors").write_bytes((source / "model.safetensors").read_bytes())
     section = uploaded(source, s3)
     folder = fetch(section, "llm", check_llm, workshop)
     assert {path.name for path in folder.iterdir()} == {
-        *(path.name for path in source.iterdir() if path.suffix in (".json", ".safetensors")),
+        *(path.name for path in source.iterdir() if path.suffix == ".json"),
+        "model.safetensors",
         "about.json",
         "manifest.json",
     }

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils._paths import filter_repo_objects
 
 from components.base_models.fetched import check_llm, check_text_encoder, fetch
+from components.base_models.hub import snapshot
 from components.base_models.workshop import Workshop
-from components.faults import ConfigurationFault, DataFault
+from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
 from components.running.rows import Rows
 from components.settings.base_models import HubModel
 from components.storage.atomic import read_json
@@ -95,6 +102,79 @@ def test_parts_below_the_top_come_from_the_cache(workshop: Workshop, cache: Path
     blob.write_bytes(blob.read_bytes() + b" ")
     with pytest.raises(DataFault, match=r"1_Pooling/config\.json is damaged"):
         fetch(section, name, check_text_encoder, workshop, with_modules=True)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers every question with one status and reason, or hangs up where the status is 0."""
+
+    answer: tuple[int, str] = (0, "")
+
+    def do_GET(self) -> None:
+        status, reason = self.answer
+        if not status:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response(status)
+        self.send_header("x-error-code", reason)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have a hub on loopback asked, which no attempt waits for."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"),
+    [
+        ((404, "RevisionNotFound"), ConfigurationFault, "answers 404 .*a model and revision that exist"),
+        ((404, "RepoNotFound"), ConfigurationFault, "answers 404 .*a model and revision that exist"),
+        ((401, ""), ConfigurationFault, "answers 401 .*that HF_TOKEN may read"),
+        ((403, "GatedRepo"), ConfigurationFault, "answers 403 .*that HF_TOKEN may read"),
+        ((500, ""), InfrastructureFault, "answers 500 .*try again later"),
+        ((429, ""), InfrastructureFault, "answers 429 .*try again later"),
+        ((0, ""), InfrastructureFault, "the hub was lost while someone/llama .*run again"),
+    ],
+)
+def test_what_the_hub_answers_is_said(
+    workshop: Workshop,
+    hub: None,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: tuple[int, str],
+    kind: type[Fault],
+    message: str,
+) -> None:
+    monkeypatch.setattr(Hub, "answer", answer)
+    with pytest.raises(kind, match=message):
+        fetch(LLAMA, "llm", check_llm, workshop)
+
+
+def test_weights_that_are_there_twice_are_not_asked_for(
+    workshop: Workshop, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["consolidated.safetensors", "model.safetensors", "1_Pooling/config.json"]
+
+    def chosen(*_: Any, allow_patterns: list[str], ignore_patterns: list[str], **_others: Any) -> str:
+        kept = filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        assert list(kept) == names[1:]
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", chosen)
+    assert snapshot(LLAMA, with_modules=True) == cache
 
 
 def test_an_id_that_is_none_is_named(workshop: Workshop) -> None:

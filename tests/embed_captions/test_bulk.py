@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import boto3
 import pytest
 
+from components.embed_captions import survey
 from components.embed_captions.stage import run
-from components.faults import DataFault
+from components.faults import DataFault, InfrastructureFault
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.embeddings import read_embeddings, read_prompts
@@ -55,6 +57,25 @@ def test_the_same_embeddings_wherever_they_are(
     assert not [path for path in WORK.rglob("*") if path.is_file()]
     run(params, env)  # and back
     assert stored(tuned) == before
+
+
+def test_the_disk_holds_what_is_on_its_way_to_the_bucket_alone(
+    tuned: Layout,  # noqa: F811
+    smoke: Params,
+    env: Environment,
+    s3: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    params = changed(smoke, llms=["base", "tuned"])
+    usage = shutil.disk_usage(".")
+    free = survey.SPARE_BYTES + 25_000
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+    with pytest.raises(InfrastructureFault, match="embed_captions needs"):
+        run(params, env)
+    run(in_bucket(params, s3), env)
+    free = survey.SPARE_BYTES + 1_000
+    with pytest.raises(InfrastructureFault, match="embed_captions needs"):
+        run(in_bucket(params, s3), Environment(work_store=Path("from_scratch")))
 
 
 def test_an_object_that_is_lost_or_another_one_is_refused_and_made_again(

@@ -96,7 +96,7 @@ def test_a_disk_without_room_stops_the_stage_before_it_starts(
     no_llm(monkeypatch)
     usage = shutil.disk_usage(".")._replace(free=survey.SPARE_BYTES)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(InfrastructureFault, match="has 200 MB free, embed_captions will write"):
+    with pytest.raises(InfrastructureFault, match="has 200 MB free, embed_captions needs"):
         run(smoke, env)
     assert not tuned.artifact("embed_captions").exists()
     check_room(0, [Path("anywhere")])

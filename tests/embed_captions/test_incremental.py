@@ -56,6 +56,11 @@ def test_one_new_caption_is_computed_alone(
     change_one(tuned, NEW)
     run(params, env)
     assert asked == [NEW]
+    run(params.model_copy(update={"seed": 8}), env)
+    assert asked == [NEW]
+    of_work = list(env.work_store.rglob("pieces/**/*.safetensors"))
+    assert len(of_work) == len(list(tuned.artifact("embed_captions").rglob("*.safetensors")))
+    run(params, env)
     grown, metrics = (
         read_embeddings(tuned.artifact("embed_captions") / "tuned", ["dense"], Path(".work")),
         tuned.metrics("embed_captions"),

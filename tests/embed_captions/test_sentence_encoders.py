@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from components.embed_captions import stage
 from components.embed_captions.stage import run
+from components.embed_captions.survey import check_room
 from components.faults import ConfigurationFault
 from components.ml.sentence_encoder import SentenceEncoder
 from components.settings.environment import Environment
@@ -79,6 +84,28 @@ def test_the_stage_fills_a_cache_by_it(brought: Layout, smoke: Params, env: Envi
     expected = encoder.encode([caption.text for caption in dense], 1, lambda _: None)
     rows = [rows_of(found, "dense", [caption.key])[0][caption.number] for caption in dense]
     torch.testing.assert_close(found.vectors[torch.tensor(rows)].float(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_was_loaded_to_be_measured_is_let_go_of(
+    brought: Layout, smoke: Params, env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, times = WeakSet[SentenceEncoder](), []
+    start = SentenceEncoder.__init__
+
+    def watched(self: SentenceEncoder, *arguments: Any) -> None:
+        start(self, *arguments)
+        loaded.add(self)
+        times.append(1)
+
+    def checked(count: float, folders: Iterable[Path]) -> None:
+        gc.collect()
+        assert not loaded
+        check_room(count, folders)
+
+    monkeypatch.setattr(SentenceEncoder, "__init__", watched)
+    monkeypatch.setattr(stage, "check_room", checked)
+    run(with_mine(smoke), env)
+    assert len(times) == 2  # to be measured, and to embed
 
 
 def test_an_absent_package_is_named(

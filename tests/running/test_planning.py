@@ -404,7 +404,7 @@ def test_tuning_costs_its_passes_through_the_llm(mine: Params, measured: Measure
     seconds = 10_000 * TOKENS * (4 * 2) * 1e9 / (2 * 1e12 * TUNING_SHARES[1.24e9])
     assert found.binding is not None and found.binding.hours == pytest.approx(seconds / 3600)
     of_captions = 3e6 * of_tune_llm.CAPTION_BYTES.value  # three an image
-    assert found.memory_bytes == pytest.approx(4 * 4 * 1e9 + of_captions)
+    assert found.memory_bytes == pytest.approx(4 * 4 * 1e9 + (2 + 1) * of_captions)  # two GPUs
     assert "on each GPU, 16 bytes each" in found.cautions[0]
     larger = of_tune_llm.plan(params, replace(machine, llm_weights=8e9), measured)
     assert larger.binding is not None  # a large LLM waits less for kernels to start
@@ -432,6 +432,9 @@ def test_weights_beside_a_lora_are_float32_when_they_are_saved(
     of_captions = 3e6 * of_tune_llm.CAPTION_BYTES.value
     assert found.memory_bytes == pytest.approx(4e9 + of_captions)
     assert found.cautions[0].startswith(f"weights are on each GPU, {on_gpu}, or shared by all")
+    eight = of_tune_llm.plan(params, replace(MACHINE, llm_weights=1e9, gpus=8), measured)
+    assert eight.memory_bytes == pytest.approx(4e9 + 9 * of_captions)
+    assert any("9 times, for a process a GPU and who starts them, 160 bytes" in why for why in eight.because)
 
 
 def test_embed_captions_counts_bytes_and_hours(mine: Params, measured: Measured) -> None:
@@ -450,6 +453,13 @@ def test_embed_captions_counts_bytes_and_hours(mine: Params, measured: Measured)
     seconds = found.rows * 2 * 64 * 2 * 1e6 / (1e9 * EMBEDDING_SHARES[1.24e9])
     assert found.binding.hours == pytest.approx(seconds / HOUR)
     assert found.memory_bytes is not None and found.memory_bytes > 2e6
+    eight = of_embed_captions.plan(params, replace(MACHINE, gpus=8), measured)
+    assert eight.memory_bytes == pytest.approx(8 * found.memory_bytes)
+    assert found.bytes_out.origin == "to this disk"
+    bulk = params.model_copy(
+        update={"download": params.download.model_copy(update={"data_root": "s3://bucket/prefix"})}
+    )
+    assert of_embed_captions.plan(bulk, MACHINE, measured).bytes_out.origin == "to s3://bucket/prefix"
 
 
 def test_members_multiply_pairs_widths_and_weights(mine: Params, measured: Measured) -> None:

@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
 from components.ml.llm import TextEncoder, encode, load_text_encoder
@@ -24,9 +26,11 @@ from components.storage.atomic import read_json, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import listed, write_manifest
 from components.storage.side_tables import Caption, write_captions
-from components.tune_llm import phases
+from components.tune_llm import phases, tuning
 from components.tune_llm.masking import masking_run
+from components.tune_llm.pairs import Batch
 from components.tune_llm.stage import run
+from components.tune_llm.tuning import batch_backward
 
 MINED = MinedNegatives(per_pair=1, kept=4, pool_rows=8, max_share_of_positive=0.95)
 
@@ -110,6 +114,7 @@ def test_saved_models_give_the_trained_vectors(layout: Layout, smoke: Params, en
     adapter = read_json(folder / "adapter" / "adapter_config.json")
     assert adapter["target_modules"] == sorted(smoke.tune_llm.lora.targets)  # type: ignore[union-attr]
     assert adapter["base_model_name_or_path"] is None
+    assert read_json(folder / "adapter" / "encoding.json") == encoding
 
     texts = ["a red circle", "ein blaues Quadrat ist links"]
     tuned = encode(load_text_encoder(folder / "llm", **encoding), texts, 512)
@@ -195,15 +200,24 @@ def test_mntp_mined_negatives_and_measures_on_the_way(
         checkpoint_steps=1,
     )
     checkpointing: list[bool] = []
+    mined_per_pair: list[float] = []
 
     def watched(encoder: TextEncoder, *others: Any) -> Run:
         checkpointing.append(encoder.model.is_gradient_checkpointing)  # type: ignore[arg-type]
         return masking_run(encoder, *others)
 
+    def watched_backward(
+        encoder: TextEncoder, own: TuneLlm, batch: Batch, weights: Sequence[Tensor]
+    ) -> Tensor:
+        mined_per_pair.append(len(batch.negatives) / len(batch.first))
+        return batch_backward(encoder, own, batch, weights)
+
     with monkeypatch.context() as patch:
         patch.setattr(phases, "masking_run", watched)
+        patch.setattr(tuning, "batch_backward", watched_backward)
         run(params, env)
     assert checkpointing == [True]
+    assert mined_per_pair == [0] * 4 + [MINED.per_pair] * 4
     undisturbed = hashes(layout)
     metrics = read_json(layout.metrics("tune_llm"))
     assert metrics["mntp"]["first_loss"] > 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from torch import Tensor, nn
+from torch.nn.functional import dropout, normalize
 
 from components.ml.contrastive import Excluded, caption_loss
 from components.ml.llm import TextEncoder, embed, load_text_encoder, tokenise
@@ -21,7 +23,7 @@ from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.pairs import NOBODY, Batch
 from components.tune_llm.shares import own_parts
 from components.tune_llm.token_dropout import with_dropout
-from components.tune_llm.tuning import batch_backward, open_weights, parameter_groups
+from components.tune_llm.tuning import batch_backward, llm_run, open_weights, parameter_groups
 from tests.captioned import write_llm
 
 FIRST = ["a red circle", "two dogs play in the snow", "a cat", "a red circle", "blue squares everywhere"]
@@ -127,6 +129,55 @@ def test_the_cache_draws_the_same_dropout_twice(
         torch.testing.assert_close(plain, cached, rtol=1e-5, atol=1e-7)
 
 
+def test_the_cache_embeds_each_chunk_twice_and_holds_one_graph_at_a_time(
+    folder: Path, own: TuneLlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    calls: list[tuple[bool, int]] = []
+
+    def watched(*arguments: Any) -> Tensor:
+        calls.append((torch.is_grad_enabled(), len(waiting)))
+        embeddings = embed(*arguments)
+        if embeddings.requires_grad:
+            waiting.add(embeddings)
+        return embeddings
+
+    def equal_parts(*batch: Any, is_lean: bool) -> list[list[Tokens]]:
+        return own_parts(*batch, is_lean=False)
+
+    monkeypatch.setattr(tuning, "embed", watched)
+    monkeypatch.setattr(tuning, "own_parts", equal_parts)
+    encoder = load(folder)
+    for is_cached, expected in (
+        (True, [(False, 0)] * 3 + [(True, 0)] * 3),
+        (False, [(True, 0), (True, 1), (True, 2)]),
+    ):
+        params = own.model_copy(update={"chunks": 3, "gradient_cache": is_cached})
+        loss_of(encoder, params, batch_of(FIRST, SECOND))
+        assert calls == expected
+        calls.clear()
+
+
+def test_a_step_sees_captions_short_of_tokens(
+    folder: Path, own: TuneLlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tokens] = []
+
+    def watched(encoder: TextEncoder, rows: list[Tokens]) -> Tensor:
+        seen.extend(rows)
+        return embed(encoder, rows)
+
+    monkeypatch.setattr(tuning, "embed", watched)
+    encoder = load(folder)
+    rows = tokenise(encoder, FIRST, "find: ") + tokenise(encoder, SECOND)
+    torch.manual_seed(5)
+    expected = with_dropout(rows, 0.5)
+    assert expected != rows
+    torch.manual_seed(5)
+    loss_of(encoder, own.model_copy(update={"token_dropout": 0.5}), batch_of(FIRST, SECOND, "find: "))
+    assert sorted(row.ids for row in seen) == sorted(row.ids for row in expected)
+
+
 def test_dropout_leaves_out_tokens_of_the_text_alone(folder: Path) -> None:
     encoder = load(folder)
     encoder.template = "a cat: {text} dogs"
@@ -156,6 +207,53 @@ def test_equal_captions_are_no_negatives_whatever_their_case(folder: Path, own: 
     )
     assert own_share == pytest.approx(0, abs=1e-6)
     assert doubled < apart + 0.5
+
+
+def test_nearer_than_the_answer_by_more_than_the_margin_is_no_negative(folder: Path, own: TuneLlm) -> None:
+    encoder = load(folder)
+    # each answers the other's question better
+    batch = batch_of(["a cat", "two dogs play"], ["dogs play in the snow", "a cat on a mat"])
+    within = [
+        loss_of(encoder, own.model_copy(update={"false_negative_margin": margin}), batch)
+        for margin in (0.0, 2.0, None)
+    ]
+    assert within[0] == pytest.approx(0, abs=1e-6)
+    assert within[1] == within[2] > 0.1
+
+
+def test_a_lora_adds_its_product_by_alpha_over_rank_to_inputs_of_which_some_are_dropped(
+    folder: Path,
+) -> None:
+    encoder = load(folder)
+    plain: nn.Linear = encoder.model.layers[0].self_attn.q_proj  # type: ignore[union-attr, index]
+    open_weights(encoder, Lora(rank=4, alpha=12, dropout=0.25, targets=["q_proj"]), seed=1)
+    wrapped: Any = encoder.model.layers[0].self_attn.q_proj  # type: ignore[union-attr, index]
+    down, up = wrapped.lora_A["default"].weight, wrapped.lora_B["default"].weight
+    nn.init.normal_(up)
+    inputs = torch.randn(5, encoder.dimension)
+    torch.manual_seed(3)
+    expected = plain(inputs) + 12 / 4 * dropout(inputs, 0.25) @ down.T @ up.T
+    torch.manual_seed(3)
+    torch.testing.assert_close(wrapped.train()(inputs), expected)
+
+
+def test_weights_decay_by_their_rate_where_nothing_is_learned(folder: Path, own: TuneLlm) -> None:
+    encoder = load(folder)
+    open_weights(encoder, None, seed=1)
+    before = [weight.detach().clone() for weight in encoder.model.parameters()]
+
+    def no_gradient(_number: int, weights: Sequence[Tensor]) -> Tensor:
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        return torch.zeros(())
+
+    params = own.model_copy(update={"weight_decay": 0.1})
+    run = llm_run(encoder, params, own.phases[0], "decay", 1, no_gradient)
+    for group in run.optimizer.param_groups:
+        group["lr"] = 0.5
+    run.step(0)
+    for weight, old in zip(encoder.model.parameters(), before, strict=True):
+        torch.testing.assert_close(weight.detach(), old * (1 - 0.5 * 0.1))
 
 
 def test_lora_learns_its_own_weights_only(folder: Path, own: TuneLlm) -> None:
