@@ -1,4 +1,4 @@
-"""What is there and what is missing, told before anything starts: captions, tokens, bytes."""
+"""What is there and what is missing, told before anything starts: captions, tokens, bytes, minutes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from components.embed_captions.embedding import Embedder, distinct
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import CaptionShard, TextFile
 from components.faults import InfrastructureFault
+from components.running.planning import Run
 
 SAMPLED_TEXTS, TEXTS_A_FILE = 512, 16  # for the count of tokens
 HALF_BYTES = 2
 LINE_BYTES = 40  # of a caption in the table beside the vectors, packed
 SPARE_BYTES = 200_000_000
+SECONDS_PER_MINUTE = 60
 log = logging.getLogger("llm2clip")
 
 
@@ -58,6 +60,20 @@ def survey(
     """Add what each encoder lacks of a shard's files, or of the prompts, to what is found so far."""
     for embedder, missing in zip(embedders, found, strict=True):
         missing.add(shard, [file for file in files if not embedder.is_there(file)])
+
+
+def tell_time(found: Sequence[Missing], earlier: Run | None) -> None:
+    """Log how long all will take, by an earlier run; without one, progress says so as soon as it can."""
+    captions = sum(missing.captions for missing in found)
+    if not captions:
+        return
+    log.info(
+        "embed_captions: %s",
+        f"about {captions * earlier.seconds / earlier.rows / SECONDS_PER_MINUTE:,.1f} minutes at "
+        f"{earlier.seconds / earlier.rows:.2g} s a caption: {earlier.origin}"
+        if earlier
+        else "how long it takes is told from the first batch on",
+    )
 
 
 def tell(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from components.embed_captions.survey import Missing, check_room
 from components.faults import InfrastructureFault
 from components.settings.environment import Environment
 from components.settings.params import Params
+from components.storage.atomic import write_json
 from components.storage.layout import Layout
 from tests.embed_captions.test_stage import changed, no_llm, stored, tuned  # noqa: F401 - a fixture
 
@@ -81,10 +83,29 @@ def test_what_will_be_done_is_told_before_it_is(
     figures = sum(path.stat().st_size for path in files)
     assert float(words[words.index("MB") - 1]) == pytest.approx(figures / 1e6, abs=0.1)
     assert "about" in words and "tokens" in words
+    assert "embed_captions: how long it takes is told from the first batch on" in caplog.messages
     assert all("to embed" not in line for line in later)
     caplog.clear()
     run(params, env)
-    assert not [line for line in caplog.messages if "to embed" in line]
+    assert not [line for line in caplog.messages if "to embed" in line or "minutes" in line]
+
+
+def test_minutes_follow_from_an_earlier_run(
+    tuned: Layout,  # noqa: F811
+    smoke: Params,
+    env: Environment,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    params = changed(smoke, llms=["tuned"])
+    write_json(tuned.metrics("embed_captions"), {"llms": {"tuned": {"captions": 20_000}}})
+    costs = {"seconds": 4e5, "cpu_seconds": 4e5, "machine": platform.machine()}
+    write_json(tuned.costs("embed_captions"), costs)
+    with caplog.at_level(logging.INFO, "llm2clip"):
+        run(params, env)
+    captions, time = [line for line in caplog.messages if "minutes at" in line or "to embed" in line]
+    count = int(captions.split()[2])
+    said = f"about {count * 20 / 60:,.1f} minutes at 20 s a caption: your last run, 20,000 of them"
+    assert time == f"embed_captions: {said}"
 
 
 def test_a_disk_without_room_stops_the_stage_before_it_starts(
