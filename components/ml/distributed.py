@@ -2,8 +2,8 @@
 
 Each embeds its share of a batch. The embeddings of all are put together, every process computes the whole
 loss from them, which costs little beside a language model, and the gradients of all shares are summed. So one
-process is the special case that needs none of it. What a model draws for itself is drawn in each process:
-dropout within it, and which tokens MNTP masks, differ by the number of processes.
+process is the special case that needs none of it. Dropout within a model is drawn by each process for its
+share, and so differs by their number.
 
 Where each process holds the whole model, gradients are summed once a step, after the last part of a batch was
 through: DistributedDataParallel would sum them in each backward pass, of which a gradient cache has many.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def tokenise(encoder: TextEncoder, texts: list[str], prompt: str = "") -> list[T
     return wrap(encoder.tokenizer, texts, encoder.template, prompt, encoder.max_tokens)
 
 
-def pad(rows: list[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
+def pad(rows: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
     """Return token ids padded on the left, which of them are real, and which are of the text: (B, T) each."""
     longest = max(len(row.ids) for row in rows)
     ids = torch.tensor([(*(0,) * (longest - len(row.ids)), *row.ids) for row in rows])

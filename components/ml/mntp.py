@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,30 +55,44 @@ def mask_token(tokenizer: Any, text: str) -> int:  # noqa: ANN401 - types of tra
     raise ValueError(f"the mask {text!r} is {len(ids)} tokens, or an unknown one; expected one token")
 
 
-def masked_loss(
-    encoder: TextEncoder,
-    head: Callable[[Tensor], Tensor],
-    rows: list[Tokens],
-    masked_share: float,
-    mask: int,
-) -> Tensor:
-    """Return the summed cross-entropy of masked tokens (arXiv 2404.05961, section 2.2).
+@dataclass(frozen=True)
+class Gapped(Tokens):
+    """A text some of whose tokens are to be told: `gaps` has a flag for each of `ids`."""
 
-    Each token of a text is masked with a chance of `masked_share`, by torch's global generator, and told by
-    the hidden state of the position before it. What comes before and after the text is never masked.
+    gaps: tuple[bool, ...] = ()
+
+
+def with_gaps(rows: list[Tokens], masked_share: float) -> list[Gapped]:
+    """Draw which tokens are masked (arXiv 2404.05961, section 2.2), by torch's global generator.
+
+    Each token of a text is, with a chance of `masked_share`; what comes before and after the text is not, nor
+    is a first token, which no position comes before.
+    """
+    lengths = [row.text_end - row.text_start for row in rows]
+    drawn = torch.rand(sum(lengths)) < masked_share
+    return [_gapped(row, of_text.tolist()) for row, of_text in zip(rows, drawn.split(lengths), strict=True)]
+
+
+def _gapped(row: Tokens, of_text: list[bool]) -> Gapped:
+    before, after = [False] * row.text_start, [False] * (len(row.ids) - row.text_end)
+    gaps = (False, *[*before, *of_text, *after][1:])
+    return Gapped(row.ids, row.text_start, row.text_end, row.is_cut, gaps)
+
+
+def masked_loss(
+    encoder: TextEncoder, head: Callable[[Tensor], Tensor], rows: list[Gapped], mask: int
+) -> Tensor:
+    """Return the summed cross-entropy of masked tokens, each told by the position before it.
 
     Args:
         encoder: In training mode, attending both ways.
         head: Of `load_head`.
-        rows: Of `tokenise`.
-        masked_share: 0..1.
+        rows: Of `with_gaps`.
         mask: The token in their place.
     """
-    ids, real, of_text = pad(rows)
-    footer = torch.tensor([[len(row.ids) - row.text_end] for row in rows])  # (B, 1), its tokens
-    of_text &= torch.arange(ids.shape[1]) < ids.shape[1] - footer
-    of_text[:, 0] = False  # nothing comes before it
-    masked = of_text & (torch.rand(ids.shape) < masked_share)
+    ids, real, _ = pad(rows)
+    longest = ids.shape[1]
+    masked = torch.tensor([(*(False,) * (longest - len(row.gaps)), *row.gaps) for row in rows])
     hidden = hidden_states(
         encoder.model, ids.masked_fill(masked, mask).to(encoder.device), real.to(encoder.device)
     )

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from components.faults import ConfigurationFault
-from components.ml.distributed import gradient_factor, sum_gradients, total
+from components.ml.distributed import sum_gradients, total
 from components.ml.llm import TextEncoder, tokenise
-from components.ml.mntp import load_head, mask_token, masked_loss
+from components.ml.mntp import load_head, mask_token, masked_loss, with_gaps
 from components.ml.precision import autocast
 from components.running.training import Run, batch_rows
 from components.settings.tune_llm import Mntp, TuneLlm
@@ -60,11 +60,12 @@ def masking_run(
         # a number known before any token is masked: parts and processes then need not ask each other
         expected = mntp.masked_share * sum(row.text_end - row.text_start for row in tokens)
         order = shared_order([len(row.ids) for row in tokens])
+        rows = with_gaps(tokens, mntp.masked_share)  # of the whole batch, so that shares change no draw
         loss = torch.zeros((), device=encoder.device)
-        for part in own_parts(tokens, order, params.chunks, is_lean=True):
+        for part in own_parts(rows, order, params.chunks, is_lean=True):
             with autocast(encoder.device, params.precision):
-                of_part = masked_loss(encoder, head, part, mntp.masked_share, mask) / expected
-            (of_part * gradient_factor(weights)).backward()
+                of_part = masked_loss(encoder, head, part, mask) / expected
+            of_part.backward()
             loss += of_part.detach()
         sum_gradients(weights)
         return total(loss)

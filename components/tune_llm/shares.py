@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TypeVar
 
 from components.faults import ConfigurationFault
 from components.ml.distributed import processes, share_of
 from components.ml.template import Tokens
+
+Row = TypeVar("Row", bound=Tokens)
 
 
 def check_shares(rows: int, section: str) -> None:
@@ -35,7 +38,7 @@ def shared_order(lengths: list[int]) -> list[int]:
     return [row for number in range(processes()) for row in by_length[number :: processes()]]
 
 
-def own_parts(rows: list[Tokens], order: list[int], chunks: int, *, is_lean: bool) -> list[list[Tokens]]:
+def own_parts(rows: list[Row], order: list[int], chunks: int, *, is_lean: bool) -> list[list[Row]]:
     """Return this process's share of a batch, in chunks of texts of about equal length.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components.ml.llm import TextEncoder, load_text_encoder, tokenise
-from components.ml.mntp import load_head, mask_token, masked_loss
+from components.ml.mntp import load_head, mask_token, masked_loss, with_gaps
 from tests.captioned import write_llm
 
 TEXTS = ["a red circle and a blue square", "a blue square and a red circle", "two dogs play in the snow"]
@@ -33,8 +34,9 @@ def test_each_masked_token_is_told_by_the_position_before_it(folder: Path) -> No
     head, mask = load_head(folder, encoder), mask_token(encoder.tokenizer, "a")
     rows = tokenise(encoder, TEXTS[:1])
     torch.manual_seed(3)
-    is_masked = torch.rand(1, len(rows[0].ids)) < 0.4
-    is_masked[:, : rows[0].text_start] = False
+    start, end = rows[0].text_start, rows[0].text_end
+    is_masked = torch.zeros(1, len(rows[0].ids), dtype=torch.bool)
+    is_masked[0, start:end] = torch.rand(end - start) < 0.4
     assert 0 < int(is_masked.sum()) < len(rows[0].ids)
     ids = torch.tensor([rows[0].ids])
     states = encoder.model(input_ids=ids.masked_fill(is_masked, mask)).last_hidden_state[0]
@@ -43,7 +45,7 @@ def test_each_masked_token_is_told_by_the_position_before_it(folder: Path) -> No
         for place in is_masked[0].nonzero()[:, 0].tolist()
     )
     torch.manual_seed(3)
-    torch.testing.assert_close(masked_loss(encoder, head, rows, 0.4, mask), expected)
+    torch.testing.assert_close(masked_loss(encoder, head, with_gaps(rows, 0.4), mask), expected)
 
 
 def test_what_stands_around_a_text_is_never_masked(folder: Path) -> None:
@@ -57,8 +59,19 @@ def test_what_stands_around_a_text_is_never_masked(folder: Path) -> None:
         told.append(states)
         return states @ encoder.model.get_input_embeddings().weight.T  # type: ignore[operator]
 
-    masked_loss(encoder, head, rows, 1.0, mask_token(encoder.tokenizer, "a"))
+    masked_loss(encoder, head, with_gaps(rows, 1.0), mask_token(encoder.tokenizer, "a"))
     assert len(told[0]) == sum(row.text_end - row.text_start for row in rows)
+
+
+def test_a_first_token_is_never_masked_and_padding_moves_no_gap(folder: Path) -> None:
+    encoder = load(folder)
+    head, mask = load_head(folder, encoder), mask_token(encoder.tokenizer, "a")
+    bare = [replace(row, ids=row.ids[row.text_start :], text_start=0, text_end=len(row.ids) - row.text_start)
+            for row in tokenise(encoder, TEXTS)]  # fmt: skip
+    rows = with_gaps(bare, 1.0)
+    assert [row.gaps for row in rows] == [(False, *(True,) * (len(row.ids) - 1)) for row in bare]
+    alone = sum(masked_loss(encoder, head, [row], mask) for row in rows)
+    torch.testing.assert_close(masked_loss(encoder, head, rows, mask), alone)
 
 
 def test_an_untied_head_is_the_models_own_and_stays(folder: Path) -> None:
@@ -69,7 +82,7 @@ def test_an_untied_head_is_the_models_own_and_stays(folder: Path) -> None:
     weight = load_file(folder / "model.safetensors")["lm_head.weight"]
     head = load_head(folder, encoder)
     torch.testing.assert_close(head(states), states @ weight.T)
-    masked_loss(encoder, head, tokenise(encoder, TEXTS), 0.5, 5).backward()
+    masked_loss(encoder, head, with_gaps(tokenise(encoder, TEXTS), 0.5), 5).backward()
     assert encoder.model.get_input_embeddings().weight.grad is not None  # type: ignore[operator]
 
 
@@ -101,7 +114,7 @@ def test_some_steps_teach_it_to_fill_gaps(tied: Path) -> None:
 
     def loss_at(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return masked_loss(encoder, head, rows, 0.3, mask)
+        return masked_loss(encoder, head, with_gaps(rows, 0.3), mask)
 
     before = loss_at(1000).item()
     for step in range(80):

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from components.ml.distributed import is_sharded, whole
 from components.ml.llm import load_text_encoder
 from components.settings.params import load_params
-from components.settings.tune_llm import TuneLlm
+from components.settings.tune_llm import Mntp, TuneLlm
+from components.tune_llm.caption_rows import CaptionRows
+from components.tune_llm.masking import masking_run
 from components.tune_llm.pairs import NOBODY, Batch
 from components.tune_llm.phases import opened
 from components.tune_llm.tuning import batch_backward, parameter_groups
@@ -45,6 +48,30 @@ def learnt(folder: Path, own: TuneLlm, layout: str) -> dict[str, Any]:
         }
 
 
+def masked(folder: Path) -> dict[str, Any]:
+    """Return the loss of the first step of masked prediction and its gradients."""
+    encoder = load_text_encoder(
+        folder, attention="bidirectional", pooling="mean", template="{text}", max_tokens=64
+    )
+    own = own_of(False).model_copy(update={"max_gradient_norm": 1e9})
+    mntp = Mntp(
+        columns=["short"],
+        steps=1,
+        batch_size=6,
+        learning_rate=1e-9,
+        warmup_steps=0,
+        masked_share=0.4,
+        mask="a",
+    )
+    rows = CaptionRows.of({str(row): {"short": [text]} for row, text in enumerate(FIRST + SECOND)})
+    encoder.model.requires_grad_(True)
+    torch.manual_seed(5)
+    loss = masking_run(encoder, folder, own, mntp, rows, "mntp", 3).step(0)
+    named = dict(encoder.model.named_parameters())
+    gradients = {name: weight.grad for name, weight in named.items() if weight.grad is not None}
+    return {"loss": loss.item(), "sharded": [], "gradients": gradients}
+
+
 def own_of(is_cached: bool) -> TuneLlm:
     smoke = load_params(ROOT / "presets" / "smoke.yaml").tune_llm
     return smoke.model_copy(
@@ -59,11 +86,12 @@ def own_of(is_cached: bool) -> TuneLlm:
 
 
 def all_learnt(folder: Path) -> dict[str, Any]:
-    """Return what is learnt in each layout, without the gradient cache and with it."""
-    return {
+    """Return what is learnt in each layout, without the gradient cache and with it, and from masked texts."""
+    found = {
         f"{layout} {is_cached}": learnt(folder, own_of(is_cached), layout)
         for layout, is_cached in product(LAYOUTS, CACHED)
     }
+    return {**found, "masked": masked(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +113,21 @@ def test_two_processes_have_the_gradients_of_one(
     folder: Path, together: list[dict[str, Any]], layout: str, is_cached: bool
 ) -> None:
     alone = learnt(folder, own_of(is_cached), layout)
-    names = sorted(alone["gradients"])
     assert not alone["sharded"]
+    names = sorted(alone["gradients"])
     for found in (one[f"{layout} {is_cached}"] for one in together):
         assert found["sharded"] == (names if layout == "sharded" else [])
-        assert found["loss"] == pytest.approx(alone["loss"], rel=CLOSE)
-        assert sorted(found["gradients"]) == names
-        for name, gradient in alone["gradients"].items():
-            away = (found["gradients"][name] - gradient).norm() / gradient.norm()  # NaN were nothing learnt
-            assert float(away) < CLOSE, name
+        check_equal(found, alone)
+
+
+def test_two_processes_mask_the_tokens_that_one_masks(folder: Path, together: list[dict[str, Any]]) -> None:
+    for found in together:
+        check_equal(found["masked"], masked(folder))
+
+
+def check_equal(found: dict[str, Any], alone: dict[str, Any]) -> None:
+    assert found["loss"] == pytest.approx(alone["loss"], rel=CLOSE)
+    assert sorted(found["gradients"]) == sorted(alone["gradients"])
+    for name, gradient in alone["gradients"].items():
+        away = (found["gradients"][name] - gradient).norm() / gradient.norm()  # NaN were nothing learnt
+        assert float(away) < CLOSE, name
