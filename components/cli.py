@@ -87,8 +87,9 @@ def plan(
     """Say what stages will take: rows, bytes, hours, memory, and where each figure is from."""
 
     def work() -> list[str]:
+        from components.running.measured import Measured
         from components.running.plan_text import plan_lines
-        from components.running.planning import Measured, machine_of, plan_stages
+        from components.running.planning import machine_of, plan_stages
         from components.running.presets import preset_path
         from components.settings.environment import load_environment
         from components.settings.params import load_params

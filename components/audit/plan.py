@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
+from components.running.measured import Figure, Measured
 from components.running.planned_images import planned_images
-from components.running.planning import (
-    SECONDS_PER_HOUR,
-    Bound,
-    Estimate,
-    Figure,
-    Machine,
-    Measured,
-    network_bound,
-)
+from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Machine, network_bound
 from components.running.shard_sizes import shard_size
 from components.settings.params import Params
 

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from math import ceil
 
+from components.running.measured import Figure, Measured
 from components.running.planned_images import PlannedImages, planned_images
-from components.running.planning import (
-    SECONDS_PER_HOUR,
-    Bound,
-    Estimate,
-    Figure,
-    Machine,
-    Measured,
-    cpu_bound,
-    network_bound,
-)
+from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Machine, cpu_bound, network_bound
 from components.running.shard_sizes import original_size, shard_size
 from components.settings.params import Params
 from components.sources.needs import is_far

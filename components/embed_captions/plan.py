@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from components.embed_captions.survey import last_run
+from components.running.measured import Figure, Measured, Run
 from components.running.model_weights import WEIGHT_BYTES
 from components.running.planned_images import PlannedImages, planned_images
 from components.running.planned_llm import EMBEDDING_SHARES, gpu_hours, llm_weights, llm_width
-from components.running.planning import (
-    SECONDS_PER_HOUR,
-    Bound,
-    Estimate,
-    Figure,
-    Machine,
-    Measured,
-    Run,
-)
+from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Machine
 from components.settings.params import Params
 
 HALF_BYTES, FLOAT_BYTES = 2, 4
@@ -32,7 +24,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     width, weights = llm_width(params, inputs), llm_weights(params, inputs, machine)
     members = {"base": 1, "tuned": params.tune_llm.members}
     widest = max((members[name] for name in own.llms), default=1)
-    run = earlier_run(measured, own.names)
+    run = last_run(measured, own.names)
     because = [
         f"{captions:,.0f} captions of {images.images:,.0f} images: what download keeps and recaption writes, "
         f"each embedded by {', '.join(own.names)}; fewer where audit drops rows or texts are equal",
@@ -66,17 +58,6 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         because=because,
         cautions=["one machine: a process a GPU, or some on its cores, each with the whole LLM"],
     )
-
-
-def earlier_run(measured: Measured, names: list[str]) -> Run | None:
-    """Return the last run with these encoders, if it says how fast one is here."""
-    return measured.run("embed_captions", lambda found: _captions_of(found, names))
-
-
-def _captions_of(found: dict[str, Any], names: list[str]) -> int:
-    """Return the captions that a run embedded, by all encoders; 0 if they were others."""
-    llms = found["llms"]
-    return sum(one["captions"] for one in llms.values()) if sorted(llms) == sorted(names) else 0
 
 
 def _hours_as_before(captions: float, run: Run) -> tuple[Bound, str]:

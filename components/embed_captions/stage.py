@@ -18,16 +18,15 @@ from typing import Any
 from components.embed_captions.embedding import TEXTS, check_again
 from components.embed_captions.encoders import encoders_of
 from components.embed_captions.filling import STAGE, embedders_of, fill, parts_of
-from components.embed_captions.plan import earlier_run
 from components.embed_captions.sources import (
     caption_files,
     caption_shards,
     prompts_file,
     zero_shot_prompts,
 )
-from components.embed_captions.survey import Missing, check_room, survey, tell, tell_time
+from components.embed_captions.survey import Missing, check_room, last_run, survey, tell, tell_time
+from components.running.measured import Measured
 from components.running.output import output, write_metrics
-from components.running.planning import Measured
 from components.running.rows import Rows
 from components.settings.embed_captions import EmbedCaptions
 from components.settings.environment import Environment
@@ -57,7 +56,7 @@ def run(params: Params, env: Environment) -> None:
         ]
     parts = parts_of(env, encoders, found)
     room = tell(encoders, found, parts, is_bulk=bool(params.download.data_root))
-    tell_time(found, earlier_run(Measured(layout), own.names))
+    tell_time(found, last_run(Measured(layout), own.names))
     check_room(room, (layout.work(STAGE), layout.artifact(STAGE)))
     fill(parts, params, env, encoders, found, prompts)
     with output(layout, STAGE) as out:

@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from components.embed_captions.embedding import Embedder, distinct
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import CaptionShard, TextFile
 from components.faults import InfrastructureFault
-from components.running.planning import Run
+from components.running.measured import Measured, Run
 
 SAMPLED_TEXTS, TEXTS_A_FILE = 512, 16  # for the count of tokens
 HALF_BYTES = 2
@@ -62,18 +63,27 @@ def survey(
         missing.add(shard, [file for file in files if not embedder.is_there(file)])
 
 
+def last_run(measured: Measured, names: list[str]) -> Run | None:
+    """Return the last run with these encoders, if it says how fast they are here."""
+
+    def captions(metrics: dict[str, Any]) -> int:
+        llms = metrics["llms"]
+        return sum(one["captions"] for one in llms.values()) if sorted(llms) == sorted(names) else 0
+
+    return measured.run("embed_captions", captions)
+
+
 def tell_time(found: Sequence[Missing], earlier: Run | None) -> None:
     """Log how long all will take, by an earlier run; without one, progress says so as soon as it can."""
     captions = sum(missing.captions for missing in found)
     if not captions:
         return
-    log.info(
-        "embed_captions: %s",
-        f"about {captions * earlier.seconds / earlier.rows / SECONDS_PER_MINUTE:,.1f} minutes at "
-        f"{earlier.seconds / earlier.rows:.2g} s a caption: {earlier.origin}"
-        if earlier
-        else "how long it takes is told from the first batch on",
-    )
+    words = "how long it takes is told from the first batch on"
+    if earlier:
+        seconds = earlier.seconds / earlier.rows
+        minutes = captions * seconds / SECONDS_PER_MINUTE
+        words = f"about {minutes:,.1f} minutes at {seconds:.2g} s a caption: {earlier.origin}"
+    log.info("embed_captions: %s", words)
 
 
 def tell(

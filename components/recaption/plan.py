@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import ceil
 
+from components.running.measured import Figure, Measured, Run
 from components.running.model_weights import weights_in
 from components.running.planned_images import PlannedImages, planned_images
 from components.running.planning import (
@@ -12,10 +13,7 @@ from components.running.planning import (
     TERA,
     Bound,
     Estimate,
-    Figure,
     Machine,
-    Measured,
-    Run,
     cpu_bound,
     network_bound,
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.running.planning import Figure, Measured, Run
+from components.running.measured import Figure, Measured, Run
 from components.running.row_counts import rows_of
 from components.settings.params import Params
 from components.settings.recaption import Captioner

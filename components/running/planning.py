@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import importlib
 import os
-import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
 
+from components.running.measured import Figure, Measured
 from components.running.workers import usable_cores
 from components.settings.params import Params
-from components.storage.atomic import read_json
-from components.storage.layout import STAGES, Layout
+from components.storage.layout import STAGES
 
-MIN_ROWS = 10_000  # of a run of one's own; a shorter one is mostly its start
 SECONDS_PER_HOUR = 3600.0
 MEGABIT = 125_000.0  # bytes
 TERA, BILLION = 1e12, 1e9
@@ -38,14 +35,6 @@ class Machine:
     captions_per_second: float | None = None  # of one GPU, or of the endpoint
     gpu_flops: float | None = None  # of one GPU, a second
     llm_weights: float | None = None  # where the LLM is not here yet
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A number and where it is from."""
-
-    value: float
-    origin: str
 
 
 @dataclass(frozen=True)
@@ -92,57 +81,6 @@ class Estimate:
         if not known or len(known) < len(self.bounds):
             return None
         return max(known, key=lambda one: one[0])[1]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What an earlier run of a stage on a machine of this kind left behind."""
-
-    rows: int
-    seconds: float
-    cpu_seconds: float
-    metrics: dict[str, Any]
-
-    @property
-    def origin(self) -> str:
-        """What a figure of it is printed with."""
-        return f"your last run, {self.rows:,} of them"
-
-    @property
-    def cpu_per_row(self) -> Figure:
-        """CPU milliseconds."""
-        seconds = self.cpu_seconds / self.rows
-        return Figure(1000 * seconds, f"{self.origin}; one that went on from another costs less")
-
-
-class Measured:
-    """The costs and metrics of the user's own runs.
-
-    Args:
-        layout: Where they are.
-    """
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-
-    def run(self, stage: str, rows: Callable[[dict[str, Any]], int]) -> Run | None:
-        """Return the last run of a stage, if it was long enough and on a machine of this kind.
-
-        Args:
-            stage: That has run.
-            rows: Says of its metrics how many rows it worked on; 0 if they are of other data.
-        """
-        costs_path, metrics_path = self.layout.costs(stage), self.layout.metrics(stage)
-        if not (costs_path.is_file() and metrics_path.is_file()):
-            return None
-        costs, metrics = read_json(costs_path), read_json(metrics_path)
-        try:
-            count = rows(metrics)
-            if count < MIN_ROWS or costs["machine"] != platform.machine():
-                return None
-            return Run(count, costs["seconds"], costs["cpu_seconds"], metrics)
-        except KeyError:  # of another version
-            return None
 
 
 def machine_of(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.faults import ConfigurationFault, DataFault
-from components.running.planning import Figure
+from components.running.measured import Figure
 from components.settings.sources import Captioned, Scenes, SceneTexts, Source, Table
 from components.sources.files import named_files
 from components.sources.needs import is_far

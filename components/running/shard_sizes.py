@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from components.running.measured import Figure
 from components.running.planned_images import PlannedImages
-from components.running.planning import Figure
 from components.settings.download import Download
 
 PICTURE_BYTES = Figure(

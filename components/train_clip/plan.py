@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from components.running.measured import Figure, Measured
 from components.running.planned_images import planned_images
 from components.running.planned_llm import config_in, llm_width
-from components.running.planning import Bound, Estimate, Figure, Machine, Measured
+from components.running.planning import Bound, Estimate, Machine
 from components.running.shard_sizes import shard_size
 from components.settings.base_models import FolderModel, MadeClip
 from components.settings.params import Params

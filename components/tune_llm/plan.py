@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from components.running.measured import Figure, Measured
 from components.running.model_weights import WEIGHT_BYTES
 from components.running.planned_images import planned_images
 from components.running.planned_llm import TUNING_SHARES, gpu_hours, llm_weights
-from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Figure, Machine, Measured
+from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Machine
 from components.settings.params import Params
 from components.settings.tune_llm import Phase, TuneLlm
 

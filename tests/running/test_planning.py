@@ -20,9 +20,10 @@ from components.download import plan as of_download
 from components.embed_captions import plan as of_embed_captions
 from components.faults import ConfigurationFault, DataFault
 from components.recaption import plan as of_recaption
+from components.running.measured import Figure, Measured
 from components.running.plan_text import plan_lines
 from components.running.planned_llm import EMBEDDING_SHARES, TOKENS, TUNING_SHARES
-from components.running.planning import Bound, Figure, Machine, Measured, plan_stages
+from components.running.planning import Bound, Machine, plan_stages
 from components.settings.base_models import HubModel
 from components.settings.params import Params, load_params
 from components.settings.recaption import Scores, VisionLanguageCaptioner
