@@ -10,9 +10,9 @@ from pathlib import Path
 
 from components.base_models.model_files import WEIGHTS, WORDS
 from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
+from components.running.passing import STATUSES
 from components.settings.base_models import HubModel
 
-SERVER_ERROR, TOO_MANY = 500, 429
 BELOW_THE_TOP = "*/*"
 ORIGINALS = f"consolidated*{WEIGHTS}"  # the same once more, as Mistral's own code reads it
 GIT_SHA1, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
@@ -76,7 +76,7 @@ def snapshot(section: HubModel, *, with_modules: bool) -> Path:
 
 def _answer(section: HubModel, status: int) -> Fault:
     found = f"the hub answers {status} for {section.id} at {section.revision}"
-    if status >= SERVER_ERROR or status == TOO_MANY:
+    if status in STATUSES:
         return InfrastructureFault(f"{found}; try again later")
     return ConfigurationFault(f"{found}; expected a model and revision that exist and that HF_TOKEN may read")
 

@@ -80,7 +80,7 @@ def tell_time(found: Sequence[Missing], earlier: Run | None) -> None:
         return
     words = "how long it takes is told from the first batch on"
     if earlier:
-        seconds = earlier.seconds / earlier.rows
+        seconds = earlier.seconds_per_row
         minutes = captions * seconds / SECONDS_PER_MINUTE
         words = f"about {minutes:,.1f} minutes at {seconds:.2g} s a caption: {earlier.origin}"
     log.info("embed_captions: %s", words)
@@ -103,10 +103,9 @@ def tell(
         if not missing.texts:
             continue
         of_text = encoder.dimension * HALF_BYTES
-        lines += missing.captions * LINE_BYTES
-        vectors += missing.texts * of_text
+        of_lines, of_vectors = missing.captions * LINE_BYTES, missing.texts * of_text
+        lines, vectors = lines + of_lines, vectors + of_vectors
         in_flight = max(in_flight, 2 * files_at_once * missing.most_texts * of_text)
-        count = missing.texts * of_text + missing.captions * LINE_BYTES
         tokens = encoder.tokens_of(missing.sample)
         encoder.release()
         words = "tokens unknown"
@@ -118,7 +117,7 @@ def tell(
             f"{missing.captions:,}",
             f"{missing.texts:,}",
             words,
-            count / 1e6,
+            (of_lines + of_vectors) / 1e6,
         )
     return lines + (min(vectors, in_flight) if is_bulk else vectors)
 

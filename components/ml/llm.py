@@ -99,11 +99,24 @@ def tokenise(encoder: TextEncoder, texts: list[str], prompt: str = "") -> list[T
 def pad(rows: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
     """Return token ids padded on the left, which of them are real, and which are of the text: (B, T) each."""
     longest = max(len(row.ids) for row in rows)
-    ids = torch.tensor([(*(0,) * (longest - len(row.ids)), *row.ids) for row in rows])
+    ids = on_the_left([row.ids for row in rows], 0)
     first = torch.tensor([[longest - len(row.ids)] for row in rows])  # (B, 1)
     text_start = first + torch.tensor([[row.text_start] for row in rows])
     place = torch.arange(longest)
     return ids, place >= first, place >= text_start
+
+
+def on_the_left(rows: Sequence[tuple[int, ...]], filler: int) -> Tensor:
+    """Return rows of numbers, or of flags, padded on the left: (B, T)."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([(*(filler,) * (longest - len(row)), *row) for row in rows])
+
+
+def draw_tokens(rows: list[Tokens], share: float) -> list[list[bool]]:
+    """Draw tokens of texts, each with a chance of `share`, by torch's global generator: a flag for each."""
+    lengths = [row.text_end - row.text_start for row in rows]
+    drawn = torch.rand(sum(lengths)) < share
+    return [of_text.tolist() for of_text in drawn.split(lengths)]
 
 
 def embed(encoder: TextEncoder, rows: list[Tokens]) -> Tensor:

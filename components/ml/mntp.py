@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from components.ml.attention import hidden_states
 from components.ml.decoder import read_model
-from components.ml.llm import TextEncoder, pad
+from components.ml.llm import TextEncoder, draw_tokens, on_the_left, pad
 from components.ml.template import Tokens
 
 
@@ -68,9 +68,7 @@ def with_gaps(rows: list[Tokens], masked_share: float) -> list[Gapped]:
     Each token of a text is, with a chance of `masked_share`; what comes before and after the text is not, nor
     is a first token, which no position comes before.
     """
-    lengths = [row.text_end - row.text_start for row in rows]
-    drawn = torch.rand(sum(lengths)) < masked_share
-    return [_gapped(row, of_text.tolist()) for row, of_text in zip(rows, drawn.split(lengths), strict=True)]
+    return [_gapped(row, of_text) for row, of_text in zip(rows, draw_tokens(rows, masked_share), strict=True)]
 
 
 def _gapped(row: Tokens, of_text: list[bool]) -> Gapped:
@@ -91,8 +89,7 @@ def masked_loss(
         mask: The token in their place.
     """
     ids, real, _ = pad(rows)
-    longest = ids.shape[1]
-    masked = torch.tensor([(*(False,) * (longest - len(row.gaps)), *row.gaps) for row in rows])
+    masked = on_the_left([row.gaps for row in rows], False)
     hidden = hidden_states(
         encoder.model, ids.masked_fill(masked, mask).to(encoder.device), real.to(encoder.device)
     )

@@ -100,9 +100,9 @@ def _models(
     if not models and not (run and params.recaption.scores):
         return [], []
     if run:
-        hours = sum(captions.values()) * run.seconds / run.rows / SECONDS_PER_HOUR
+        hours = sum(captions.values()) * run.seconds_per_row / SECONDS_PER_HOUR
         return [Bound("all captioners and scores", hours)], [
-            f"{run.seconds / run.rows:.2g} s a caption: {run.origin}"
+            f"{run.seconds_per_row:.2g} s a caption: {run.origin}"
         ]
     speeds = {one.name: _speed(one, params, machine, measured) for one in models}
     because = [f"{captions[name]:,.0f} captions of {name}: {speed.origin}" for name, speed in speeds.items()]

@@ -36,6 +36,11 @@ class Run:
         return f"your last run, {self.rows:,} of them"
 
     @property
+    def seconds_per_row(self) -> float:
+        """Of wall time."""
+        return self.seconds / self.rows
+
+    @property
     def cpu_per_row(self) -> Figure:
         """CPU milliseconds."""
         seconds = self.cpu_seconds / self.rows

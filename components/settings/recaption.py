@@ -15,6 +15,7 @@ from components.settings.section import (
     Section,
     Share,
     Weight,
+    twice_in,
 )
 from components.settings.sources import Split
 
@@ -58,8 +59,8 @@ class ColumnsCaptioner(Section):
     @model_validator(mode="after")
     def _writes_once(self) -> Self:
         written = [(take.column, split) for take in self.columns for split in take.splits]
-        if twice := sorted({one for one in written if written.count(one) > 1}):
-            raise ValueError(f"column {twice[0][0]} of {twice[0][1]} is written twice")
+        if twice := twice_in(sorted(written)):
+            raise ValueError(f"column {twice[0]} of {twice[1]} is written twice")
         return self
 
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Item = TypeVar("Item")
+
+
+def twice_in(items: Sequence[Item]) -> Item | None:
+    """Return the first item that stands there a second time."""
+    return next((item for place, item in enumerate(items) if item in items[:place]), None)
 
 
 class Section(BaseModel):

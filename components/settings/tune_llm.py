@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from components.settings.section import Count, Name, Positive, Rate, Section, Share, Weight
-
-Item = TypeVar("Item")
-
-
-def _twice(items: list[Item]) -> Item | None:
-    """Return the first item that stands there a second time."""
-    return next((item for place, item in enumerate(items) if item in items[:place]), None)
+from components.settings.section import Count, Name, Positive, Rate, Section, Share, Weight, twice_in
 
 
 class Lora(Section):
@@ -56,7 +49,7 @@ class Phase(Section):
 
     @model_validator(mode="after")
     def _kinds_differ(self) -> Phase:
-        if twice := _twice([(kind.first, kind.second) for kind in self.pairs]):
+        if twice := twice_in([(kind.first, kind.second) for kind in self.pairs]):
             raise ValueError(f"pairs of {' and '.join(twice)} stand twice; expected once in a phase")
         return self
 
@@ -139,7 +132,7 @@ class TuneLlm(Section):
     @field_validator("caption_retrieval")
     @classmethod
     def _distinct(cls, tasks: list[CaptionRetrieval]) -> list[CaptionRetrieval]:
-        if twice := _twice([task.name for task in tasks]):
+        if twice := twice_in([task.name for task in tasks]):
             raise ValueError(f"{twice} stands twice; expected a name for each")
         return tasks
 
@@ -148,7 +141,7 @@ class TuneLlm(Section):
     def _one_prompt_each(cls, phases: list[Phase]) -> list[Phase]:
         kinds = {(kind.first, kind.second, kind.query_prompt) for phase in phases for kind in phase.pairs}
         prompted = sorted((first, second) for first, second, prompt in kinds if prompt)
-        if twice := _twice(prompted):
+        if twice := twice_in(prompted):
             raise ValueError(f"pairs of {' and '.join(twice)} have two query prompts; expected one")
         return phases
 

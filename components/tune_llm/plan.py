@@ -39,7 +39,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     ]
     run = measured.run("tune_llm", lambda found: _captions_of_run(found, own))
     if run:
-        seconds = run.seconds / run.rows
+        seconds = run.seconds_per_row
         hours, why = Bound("the LLM", captions * seconds / SECONDS_PER_HOUR), f"{seconds:.2g} s: {run.origin}"
     else:
         hours, why = gpu_hours(captions, FORWARD * passes(own), weights, machine, TUNING_SHARES)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
+from components.ml.llm import draw_tokens
 from components.ml.template import Tokens
 
 
@@ -17,13 +16,11 @@ def with_dropout(rows: list[Tokens], share: float) -> list[Tokens]:
     """
     if not share:
         return rows
-    lengths = [row.text_end - row.text_start for row in rows]
-    stays = torch.rand(sum(lengths)) >= share
-    return [_shortened(row, of_row.tolist()) for row, of_row in zip(rows, stays.split(lengths), strict=True)]
+    return [_shortened(row, left_out) for row, left_out in zip(rows, draw_tokens(rows, share), strict=True)]
 
 
-def _shortened(row: Tokens, stays: list[bool]) -> Tokens:
+def _shortened(row: Tokens, left_out: list[bool]) -> Tokens:
     text = row.ids[row.text_start : row.text_end]
-    kept = [one for one, is_kept in zip(text, stays, strict=True) if is_kept] or text
+    kept = [one for one, is_out in zip(text, left_out, strict=True) if not is_out] or text
     end = row.text_start + len(kept)
     return replace(row, ids=(*row.ids[: row.text_start], *kept, *row.ids[row.text_end :]), text_end=end)
