@@ -12,15 +12,15 @@ from torch import Tensor
 from components.evaluate.held_out import HeldOut, TaskCaptions, label_truth
 from components.evaluate.models import CachedTexts, Model, class_embeddings
 from components.ml.retrieval import (
-    CHUNK_SCORES,
     Interval,
     chance_of_hit,
+    distinct,
     ranks_from_scores,
     recalls,
     top,
     true_ranks,
 )
-from components.ml.tfidf import TfIdf
+from components.ml.tfidf import word_ranks
 from components.settings.evaluate import Evaluate, ZeroShotTask
 from components.storage.side_tables import Caption
 
@@ -93,32 +93,24 @@ def measure_captions(
 
     Args:
         firsts: (n,) the queries.
-        seconds: (n,) what is searched; the one at the same place is of the same image.
+        seconds: (n,) what is searched, equal texts as one; the one at the same place is of the same image.
         caches: By name of the LLM.
         settings: Confidence and number of bootstrap samples.
         seed: Of the bootstrap.
     """
-    rows, ones = torch.arange(len(firsts)), torch.ones(len(firsts), dtype=torch.long)
-    searched = [caption.text for caption in seconds]
-    index = TfIdf(searched)
-    found = index.vectors(searched)
-    chunk = max(1, CHUNK_SCORES // max(1, len(index.columns)))
-    ranks = {
-        "tfidf": torch.cat(
-            [
-                true_ranks(index.vectors([firsts[row].text for row in part.tolist()]), found, part, rows)
-                for part in rows.split(chunk)
-            ]
-        )
-    }
+    searched, groups = distinct([caption.text for caption in seconds])
+    candidates = list({caption.text: caption for caption in seconds}.values())
+    ranks = {"tfidf": word_ranks([caption.text for caption in firsts], searched, groups)}
+    numbers = torch.arange(len(searched))
     for name, cache in caches.items():
-        unit = [
+        query_rows, candidate_rows = (
             torch.nn.functional.normalize(cache.of_captions(captions), dim=1)
-            for captions in (firsts, seconds)
-        ]
-        ranks[name] = true_ranks(unit[0], unit[1], rows, rows)
+            for captions in (firsts, candidates)
+        )
+        ranks[name] = true_ranks(query_rows, candidate_rows, groups, numbers)
+    rows, ones = torch.arange(len(firsts)), torch.ones(len(firsts), dtype=torch.long)
     return {
-        name: _recall(of_name, rows, len(rows), ones, settings, seed, recall_at=[1])["recall_at_1"]
+        name: _recall(of_name, rows, len(searched), ones, settings, seed, recall_at=[1])["recall_at_1"]
         for name, of_name in ranks.items()
     }
 

@@ -75,6 +75,16 @@ def ranks_from_scores(scores: Tensor, is_true: Tensor) -> Tensor:
     return ((scores >= best - TIE) & ~is_true).sum(dim=1)
 
 
+def distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Return the different texts in the order they come, and (N,) which of them each text is.
+
+    Who searches texts finds a text, wherever it stands: equal ones are one candidate.
+    """
+    numbers: dict[str, int] = {}
+    groups = torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts], dtype=torch.long)
+    return list(numbers), groups
+
+
 def top(queries: Tensor, candidates: Tensor, k: int) -> Tensor:
     """Return the numbers (Q, k) of each query's best candidates, best first; ties in order."""
     chunk = max(1, CHUNK_SCORES // max(1, len(candidates)))

@@ -9,6 +9,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from components.ml.retrieval import CHUNK_SCORES, ranks_from_scores
 from components.ml.words import WORD
 
 
@@ -28,14 +29,45 @@ class TfIdf:
         self.weights = [math.log((1 + len(texts)) / (1 + holders[word])) + 1 for word in self.columns]
 
     def vectors(self, texts: list[str]) -> Tensor:
-        """Return (N, V), rows of length 1, or 0 where no word of the text is in the collection."""
-        vectors = torch.zeros(len(texts), len(self.columns))
+        """Return (N, V), sparse, rows of length 1, or 0 where no word of the text is in the collection."""
+        rows: list[int] = []
+        columns: list[int] = []
+        values: list[float] = []
         for row, text in enumerate(texts):
-            for word, count in Counter(words(text)).items():
-                if word in self.columns:
-                    column = self.columns[word]
-                    vectors[row, column] = count * self.weights[column]
-        return torch.nn.functional.normalize(vectors, dim=1)
+            counts = Counter(self.columns[word] for word in words(text) if word in self.columns)
+            weights = [count * self.weights[column] for column, count in counts.items()]
+            length = math.hypot(*weights)
+            rows += [row] * len(counts)
+            columns += counts
+            values += [weight / length for weight in weights]
+        places, size = torch.tensor([rows, columns], dtype=torch.long), (len(texts), len(self.columns))
+        return torch.sparse_coo_tensor(places, torch.tensor(values), size, check_invariants=True).coalesce()
+
+
+def word_ranks(queries: list[str], searched: list[str], groups: Tensor) -> Tensor:
+    """Return the rank of what each query should find among texts, by the cosine of their TF-IDF vectors.
+
+    Most words stand in few texts, so that of the weights only those are held that are not 0.
+
+    Args:
+        queries: (Q,).
+        searched: (C,) different texts, the collection.
+        groups: (Q,) the number of the text that each query should find.
+
+    Returns:
+        (Q,) integers, 0 for the first place, as `ml.retrieval.true_ranks` counts them.
+    """
+    index, numbers = TfIdf(searched), torch.arange(len(searched))
+    candidates = index.vectors(searched)
+    chunk = max(1, CHUNK_SCORES // max(1, *candidates.shape))
+    ranks = [
+        ranks_from_scores(
+            torch.sparse.mm(candidates, index.vectors(queries[start : start + chunk]).to_dense().T).T,
+            groups[start : start + chunk, None] == numbers[None, :],
+        )
+        for start in range(0, len(queries), chunk)
+    ]
+    return torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.long)
 
 
 def words(text: str) -> list[str]:

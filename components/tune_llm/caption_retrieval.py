@@ -11,9 +11,9 @@ from torch import Tensor
 
 from components.faults import ConfigurationFault
 from components.ml.llm import TextEncoder, encode
-from components.ml.retrieval import true_ranks
+from components.ml.retrieval import distinct, true_ranks
 from components.ml.spread import alignment, uniformity
-from components.ml.tfidf import TfIdf
+from components.ml.tfidf import word_ranks
 from components.settings.tune_llm import CaptionRetrieval
 from components.tune_llm.caption_rows import CaptionRows
 
@@ -63,7 +63,7 @@ def tfidf_recalls(tasks: list[CaptionRetrieval], rows: CaptionRows) -> dict[str,
     recalls = {}
     for task in tasks:
         first, second = captions_of(task, rows)
-        recalls[task.name] = embed_pairs(first, second, TfIdf(second).vectors).recall_at_1()
+        recalls[task.name] = _recall_at_1(word_ranks(first, *distinct(second)))
     return recalls
 
 
@@ -103,15 +103,18 @@ class Embedded:
 
     def recall_at_1(self) -> float:
         """Return the share of queries that find their candidate before all others."""
-        ranks = true_ranks(self.queries, self.candidates, self.groups, torch.arange(len(self.candidates)))
-        return float((ranks == 0).double().mean())
+        numbers = torch.arange(len(self.candidates))
+        return _recall_at_1(true_ranks(self.queries, self.candidates, self.groups, numbers))
 
 
 def embed_pairs(first: list[str], second: list[str], vectors: Vectors) -> Embedded:
     """Embed captions `first` and those of `second` that belong to them."""
-    numbers: dict[str, int] = {}
-    groups = torch.tensor([numbers.setdefault(text, len(numbers)) for text in second])
+    searched, groups = distinct(second)
     queries, candidates = (
-        torch.nn.functional.normalize(vectors(texts), dim=1) for texts in (first, list(numbers))
+        torch.nn.functional.normalize(vectors(texts), dim=1) for texts in (first, searched)
     )
     return Embedded(queries, candidates, groups)
+
+
+def _recall_at_1(ranks: Tensor) -> float:
+    return float((ranks == 0).double().mean())

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from components.evaluate.findings import Findings, at_chance, best_of, compare
 from components.evaluate.gallery import _choose
 from components.evaluate.held_out import HeldOut, TaskCaptions, caption_pairs, label_truth, task_captions
-from components.evaluate.measure import ArmResult, measure_arm
-from components.evaluate.models import Model, class_embeddings
+from components.evaluate.measure import ArmResult, measure_arm, measure_captions
+from components.evaluate.models import CachedTexts, Model, class_embeddings
 from components.evaluate.report import percent
 from components.settings.evaluate import Evaluate, RetrievalTask, ZeroShotTask
 from components.settings.params import Params
@@ -166,3 +166,19 @@ def test_the_gallery_takes_first_hits_and_misses(held_out: HeldOut, settings: Ev
 @pytest.mark.parametrize(("share", "text"), [(0.5578, "55.8"), (0, "0.0"), (0.0004, "<0.1"), (1, "100.0")])
 def test_percent_with_one_decimal(share: float, text: str) -> None:
     assert percent(share) == text
+
+
+def test_a_caption_of_two_images_is_one_candidate(smoke: Params) -> None:
+    class Cached:
+        def of_captions(self, captions: list[Caption]) -> Tensor:
+            return HandMade().captions(captions)
+
+    def captions(column: str, texts: list[str]) -> list[Caption]:
+        return [Caption(str(n), "test", column, "en", 0, text, "") for n, text in enumerate(texts)]
+
+    firsts, seconds = captions("a", ["red", "rot", "green"]), captions("b", ["red", "red", "green"])
+    caches = cast("dict[str, CachedTexts]", {"tuned": Cached()})
+    found = measure_captions(firsts, seconds, caches, smoke.evaluate, seed=3)
+    assert found["tuned"]["value"] == 1.0
+    assert found["tfidf"]["value"] == pytest.approx(2 / 3, abs=1e-6)  # it has not seen `rot`
+    assert found["tuned"]["chance"] == 0.5

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components.ml import retrieval
-from components.ml.retrieval import chance_of_hit, ranks_from_scores, recalls, top, true_ranks
+from components.ml.retrieval import chance_of_hit, distinct, ranks_from_scores, recalls, top, true_ranks
 
 
 def _ranks_by_sorting(scores: Tensor, is_true: Tensor) -> list[int]:
@@ -74,6 +74,13 @@ def test_chunks_and_order_change_nothing(seed: int, images: int, extra: int) -> 
     )
     permuted = true_ranks(text_rows[order], image_rows[columns], owners[order], columns)
     assert permuted.tolist() == [expected[row] for row in order.tolist()]
+
+
+def test_equal_texts_are_one_in_the_order_they_come() -> None:
+    texts, groups = distinct(["b", "a", "b", "c"])
+    assert texts == ["b", "a", "c"]
+    assert groups.tolist() == [0, 1, 0, 2]
+    assert distinct([])[1].dtype == torch.long
 
 
 def test_missing_truth_and_nan_are_refused() -> None:
