@@ -12,6 +12,7 @@ from components.running.model_weights import CONFIGS
 
 WEIGHTS = ".safetensors"
 WHOLE = f"model{WEIGHTS}"
+OPEN_CLIP = f"open_clip_model{WEIGHTS}"  # a whole CLIP; timm's WHOLE beside it is its vision tower once more
 WORDS = (
     "*.json",
     "merges.txt",
@@ -104,23 +105,24 @@ def model_files(source: Path, place: str, *, with_modules: bool) -> list[Path]:
             f"{place} lacks {missing[0]}, which its index lists ({len(missing)} of {len(listed)} missing); "
             "expected all: download it again"
         )
-    if read := _read_by_transformers(source, weights, listed):
+    if read := _read(source, weights, listed):
         taken = [path for path in taken if path.suffix != WEIGHTS or path.name in read]
     return [*taken, *_files_of_modules(source, place)] if with_modules else taken
 
 
-def _read_by_transformers(source: Path, weights: set[str], listed: set[str]) -> set[str]:
-    """Return the files of weights that transformers reads, of a folder in its layout; none in another.
+def _read(source: Path, weights: set[str], listed: set[str]) -> set[str]:
+    """Return the files of weights that are read, where others hold the same weights once more; none: all.
 
-    Others hold the same weights once more, as `consolidated.safetensors` does.
+    transformers reads one file or those that the index lists, and not `consolidated.safetensors`. open_clip
+    reads its own, and not timm's.
     """
     try:
         tree = json.loads((source / "config.json").read_text("utf-8"))
     except (OSError, ValueError):  # who loads it says what is wrong
-        return set()
-    if not (isinstance(tree, dict) and "model_type" in tree):
-        return set()
-    return {WHOLE} if WHOLE in weights else listed
+        tree = None
+    if isinstance(tree, dict) and "model_type" in tree:
+        return {WHOLE} if WHOLE in weights else listed
+    return weights & {OPEN_CLIP}
 
 
 def _files_of_modules(source: Path, place: str) -> list[Path]:

@@ -16,8 +16,8 @@ from components.ml.clip import has_text_tower, load_clip, load_clip_tokenizer, s
 from components.running.rows import Rows
 from components.settings.base_models import FolderModel
 from components.storage.atomic import read_json, sha256_of
-from tests.ml.slow_eva02 import EVA_CONFIG, eva_checkpoint, write
-from tests.ml.towers import TINY, tiny_model, tiny_tokenizer
+from tests.ml.slow_eva02 import EVA_CONFIG, TIMM_CONFIG, eva_checkpoint, write
+from tests.ml.towers import TINY, as_timm, tiny_model, tiny_tokenizer
 
 MINE = FolderModel(kind="folder", path="mine")
 WORDS = ["a", "caption", "another", "longer", "red", "circle", ","]
@@ -63,6 +63,22 @@ def test_an_eva02_tower_alone_is_a_base(workshop: Workshop, source: Path) -> Non
     folder = fetch(MINE, "clip", check_clip, workshop)
     assert not has_text_tower(folder)
     assert read_json(folder / "config.json")["model_type"] == "eva02_clip_vision_model"
+
+
+def test_of_open_clips_and_timms_files_the_whole_clip_is_taken(workshop: Workshop, source: Path) -> None:
+    whole = eva_checkpoint(SIZE)
+    tower = {name: tensor for name, tensor in whole.items() if name.startswith("visual.")}
+    write(source, as_timm(tower, ""), TIMM_CONFIG)
+    (source / "weights.safetensors").rename(source / "model.safetensors")
+    write(source, as_timm(whole, "visual.trunk."), {"model_cfg": {}}, "open_clip_config.json")
+    (source / "weights.safetensors").rename(source / "open_clip_model.safetensors")
+    words_like_clips().save_pretrained(source)
+    folder = fetch(MINE, "clip", check_clip, workshop)
+    assert has_text_tower(folder)
+    assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
+    assert read_json(folder / "about.json")["parameters"] == sum(
+        one.numel() for one in load_clip(folder).parameters()
+    )
 
 
 def test_an_eva02_with_texts_needs_its_tokenizer(workshop: Workshop, source: Path) -> None:
