@@ -11,7 +11,8 @@ through: DistributedDataParallel would sum them in each backward pass, of which 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,14 +20,32 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
+_apart: list[bool] = []  # one entry for each `apart` that this process is in
+
+
 def processes() -> int:
-    """Return how many processes train; 1 where nobody said otherwise."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """Return how many processes train one model; 1 where nobody said otherwise."""
+    return dist.get_world_size() if dist.is_initialized() and not _apart else 1
 
 
 def place() -> int:
-    """Return the number of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    """Return the number of this process among them, from 0."""
+    return dist.get_rank() if dist.is_initialized() and not _apart else 0
+
+
+@contextmanager
+def apart() -> Iterator[tuple[int, int]]:
+    """Have each process train by itself within the block, a model that the others have no part in.
+
+    Yields:
+        How many processes there are, and the number of this one.
+    """
+    there = processes(), place()
+    _apart.append(True)
+    try:
+        yield there
+    finally:
+        _apart.pop()
 
 
 def share_of(rows: int) -> slice:

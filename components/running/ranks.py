@@ -28,6 +28,7 @@ from components.faults import (
     InfrastructureFault,
     Stopped,
 )
+from components.ml.distributed import processes
 from components.running.signals import raise_on_stop_signals
 from components.running.workers import usable_cores
 from components.settings.environment import Environment
@@ -141,8 +142,8 @@ def process_group(env: Environment) -> Iterator[None]:
 
 
 def wait_for_all() -> None:
-    """Wait until every process is here; nothing where there is one."""
-    if _patient:
+    """Wait until every process that trains the same model is here; nothing where there is one."""
+    if _patient and processes() > 1:
         import torch.distributed as dist
 
         dist.barrier(group=_patient[0])

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from components.ml.distributed import gather, place, processes
 from components.ml.llm import TextEncoder, encode_tokens, tokenise
+from components.ml.retrieval import distinct
 from components.running.progress import Progress
 from components.running.ranks import wait_for_all
 from components.settings.tune_llm import MinedNegatives, PairKind
@@ -115,8 +116,7 @@ def near_rows(
 def _nearest(queries: Tensor, answers: Tensor, texts: list[str], settings: MinedNegatives) -> Tensor:
     """Return the places within the pool of each row's nearest: (P, kept), `NOBODY` where there are fewer."""
     queries, answers = F.normalize(queries, dim=1), F.normalize(answers, dim=1)
-    numbers: dict[str, int] = {}
-    text = torch.tensor([numbers.setdefault(one, len(numbers)) for one in texts], device=answers.device)
+    text = distinct(texts)[1].to(answers.device)
     kept = min(settings.kept, len(texts))
     found = torch.full((len(texts), settings.kept), NOBODY, dtype=torch.long)
     for start in range(0, len(texts), CHUNK_ROWS):

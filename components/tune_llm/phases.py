@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.faults import ConfigurationFault
 from components.ml.attention import attention_that_learns
-from components.ml.distributed import processes, shard
+from components.ml.distributed import apart, processes, shard
 from components.ml.frozen import frozen_in_bf16
 from components.ml.joined import check_joinable, joined
 from components.ml.llm import TextEncoder, load_text_encoder
@@ -68,13 +68,16 @@ def load_base(material: Material, device: str) -> TextEncoder:
 def tuned_members(material: Material, encoder: TextEncoder, env: Environment) -> Iterator[Trained]:
     """Tune a base model, phase by phase, and again for each further member; goes on where a run stopped.
 
+    Members know nothing of each other: where they can be dealt out equally to the processes that train, each
+    process tunes its own, with the weights of a single process to the bit.
+
     Args:
         material: What they see.
         encoder: The base model; changed in place, and the first member.
         env: Where it happens.
 
     Yields:
-        Each member when it is tuned.
+        Each member of this process when it is tuned.
 
     Raises:
         ConfigurationFault: params ask for several, and such models cannot be joined.
@@ -85,8 +88,11 @@ def tuned_members(material: Material, encoder: TextEncoder, env: Environment) ->
             check_joinable(encoder.model)
         except ValueError as error:
             raise ConfigurationFault(f"tune_llm.members is {members}: {error}") from None
-    for number in range(members):
-        yield _tuned(material, load_base(material, env.device) if number else encoder, env, number)
+    is_dealt = members % processes() == 0 and env.training_layout == "replicated"
+    with apart() if is_dealt else nullcontext((1, 0)) as (count, first):
+        for number in range(first, members, count):
+            model = encoder if number == first else load_base(material, env.device)
+            yield _tuned(material, model, env, number)
 
 
 def join(members: list[Trained]) -> Trained:
