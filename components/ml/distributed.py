@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-
 _apart: list[bool] = []  # one entry for each `apart` that this process is in
 
 
