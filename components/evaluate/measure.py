@@ -99,7 +99,8 @@ def measure_captions(
         seed: Of the bootstrap.
     """
     searched, groups = distinct([caption.text for caption in seconds])
-    candidates = list({caption.text: caption for caption in seconds}.values())
+    of_text = {caption.text: caption for caption in seconds}
+    candidates = [of_text[text] for text in searched]
     ranks = {"tfidf": word_ranks([caption.text for caption in firsts], searched, groups)}
     numbers = torch.arange(len(searched))
     for name, cache in caches.items():

@@ -8,7 +8,7 @@ and only counted, so the whole matrix is never held.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,12 +51,27 @@ def true_ranks(queries: Tensor, candidates: Tensor, query_groups: Tensor, candid
         [0, 1, 1]
     """
     chunk = max(1, CHUNK_SCORES // max(1, len(candidates)))
+    return ranks_by_chunks(lambda part: queries[part] @ candidates.T, chunk, query_groups, candidate_groups)
+
+
+def ranks_by_chunks(
+    scores_of: Callable[[slice], Tensor], chunk: int, query_groups: Tensor, candidate_groups: Tensor
+) -> Tensor:
+    """Return what `true_ranks` does, from scores (c, C) of so many queries at a time, however they come.
+
+    Args:
+        scores_of: Takes which queries, c of them.
+        chunk: Queries at a time.
+        query_groups: (Q,), see `true_ranks`.
+        candidate_groups: (C,), see `true_ranks`.
+
+    Raises:
+        ValueError: a query has no true candidate, or a score is not finite.
+    """
+    parts = [slice(start, start + chunk) for start in range(0, len(query_groups), chunk)]
     ranks = [
-        ranks_from_scores(
-            queries[start : start + chunk] @ candidates.T,
-            query_groups[start : start + chunk, None] == candidate_groups[None, :],
-        )
-        for start in range(0, len(queries), chunk)
+        ranks_from_scores(scores_of(part), query_groups[part, None] == candidate_groups[None, :])
+        for part in parts
     ]
     return torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.long)
 

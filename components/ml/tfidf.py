@@ -9,7 +9,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from components.ml.retrieval import CHUNK_SCORES, ranks_from_scores
+from components.ml.retrieval import CHUNK_SCORES, ranks_by_chunks
 from components.ml.words import WORD
 
 
@@ -57,17 +57,14 @@ def word_ranks(queries: list[str], searched: list[str], groups: Tensor) -> Tenso
     Returns:
         (Q,) integers, 0 for the first place, as `ml.retrieval.true_ranks` counts them.
     """
-    index, numbers = TfIdf(searched), torch.arange(len(searched))
+    index = TfIdf(searched)
     candidates = index.vectors(searched)
+
+    def cosines(part: slice) -> Tensor:
+        return torch.sparse.mm(candidates, index.vectors(queries[part]).to_dense().T).T
+
     chunk = max(1, CHUNK_SCORES // max(1, *candidates.shape))
-    ranks = [
-        ranks_from_scores(
-            torch.sparse.mm(candidates, index.vectors(queries[start : start + chunk]).to_dense().T).T,
-            groups[start : start + chunk, None] == numbers[None, :],
-        )
-        for start in range(0, len(queries), chunk)
-    ]
-    return torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.long)
+    return ranks_by_chunks(cosines, chunk, groups, torch.arange(len(searched)))
 
 
 def words(text: str) -> list[str]:
