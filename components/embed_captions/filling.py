@@ -16,7 +16,7 @@ from components.embed_captions.encoder import Encoder
 from components.embed_captions.encoders import encoders_of
 from components.embed_captions.sources import CaptionShard, Prompt, caption_files, prompts_file
 from components.embed_captions.survey import Missing
-from components.running.gpus import gpu_of, share_of, use_only
+from components.running.gpus import gpu_of, gpus_in_use, share_of, use_only
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
 from components.running.rows import Rows
@@ -147,10 +147,8 @@ def parts_of(env: Environment, encoders: Sequence[Encoder], found: Sequence[Miss
     most = min(shards, texts // TEXTS_A_PROCESS)
     if most < 2:
         return 1
-    if env.device == "cuda":
-        import torch
-
-        return max(1, min(most, torch.cuda.device_count()))
+    if gpus := gpus_in_use(env):
+        return min(most, gpus)
     if env.processes:
         return min(most, env.processes)
     room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

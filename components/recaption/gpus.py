@@ -12,7 +12,7 @@ from typing import Self
 
 from components.recaption.back_ends import captioners_of
 from components.recaption.shard import Shard, check_columns, drafts_of, source_captions
-from components.running.gpus import gpu_of, share_of, use_only
+from components.running.gpus import gpu_of, gpus_in_use, share_of, use_only
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
 from components.running.workers import finished_pieces
@@ -77,11 +77,9 @@ def slow_captioners(section: Recaption) -> set[str]:
 
 def gpus_of(params: Params, env: Environment, shards: int) -> int:
     """Return how many GPUs there is work for."""
-    if env.device != "cuda" or not (params.recaption.scores or slow_captioners(params.recaption)):
+    if not (params.recaption.scores or slow_captioners(params.recaption)):
         return 0
-    import torch
-
-    return min(torch.cuda.device_count(), shards)
+    return min(gpus_in_use(env), shards)
 
 
 def fill(params: Params, env: Environment, entries: Sequence[Entry], parts: int, gpus: int) -> None:

@@ -9,7 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from components.faults import ConfigurationFault, InfrastructureFault
+from components.running.gpus import gpus_in_use, idle_gpus
 from components.running.model_weights import CONFIGS
+from components.running.workers import usable_cores
 from components.settings.base_models import BucketModel, FolderModel
 from components.settings.embed_captions import EndpointEncoder, SentenceEncoder
 from components.settings.environment import Environment
@@ -35,6 +37,7 @@ def check(params: Params, env: Environment) -> list[str]:
     return [
         f"params.yaml: preset {params.preset}, seed {params.seed}, {len(params.train_clip.arms)} arms",
         _tools(),
+        _device(env),
         _disk(layout),
         _inputs(params, layout),
         _models(params, layout),
@@ -61,6 +64,14 @@ def _tools() -> str:
     return (
         f"python {sys.version_info.major}.{sys.version_info.minor}, torch {torch}{note}, dvc {version('dvc')}"
     )
+
+
+def _device(env: Environment) -> str:
+    if found := gpus_in_use(env):
+        return f"device: cuda, {found} GPUs"
+    idle = idle_gpus(env)
+    note = f"; {idle} GPUs are here and stay idle: LLM2CLIP_DEVICE=cuda uses them" if idle else ""
+    return f"device: cpu, {usable_cores()} cores{note}"
 
 
 def _disk(layout: Layout) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from components.faults import Fault, InfrastructureFault, Stopped
 from components.running.costs import Costs
+from components.running.gpus import gpus_in_use
 from components.running.lock import one_writer
 from components.running.signals import die_with_parent, ignore_stop_signals, raise_on_stop_signals
 from components.running.workers import stop_server
@@ -103,6 +104,7 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
         _tidy(work, stage, layout)
         _preflight(work)
         prepare_libraries(env)
+        gpus_in_use(env)  # a device that is not there is told before anything is done
         costs = Costs()
         try:
             importlib.import_module(f"components.{stage}.stage").run(params, env)

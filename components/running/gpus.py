@@ -1,13 +1,40 @@
-"""Several GPUs of one machine: a process for each, which sees no other."""
+"""The GPUs of one machine: how many there are, and a process for each, which sees no other."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+from components.faults import ConfigurationFault
 from components.running.workers import usable_cores
 from components.settings.environment import Environment
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU that the driver has found
+
+
+def gpus_in_use(env: Environment) -> int:
+    """Return how many GPUs the stages work on; 0 where they work on the CPU.
+
+    Raises:
+        ConfigurationFault: the device is cuda, and torch sees no GPU.
+    """
+    if env.device != "cuda":
+        return 0
+    import torch
+
+    if found := torch.cuda.device_count():
+        return found
+    build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU"
+    raise ConfigurationFault(
+        f"LLM2CLIP_DEVICE is cuda, and torch {torch.__version__} ({build}) sees no GPU; expected one: unset "
+        "it, look at nvidia-smi and CUDA_VISIBLE_DEVICES, or take a build for your CUDA: `make setup TORCH=...`"
+    )
+
+
+def idle_gpus(env: Environment) -> int:
+    """Return how many GPUs the driver of this machine knows that no stage would use."""
+    return len(list(DRIVER.glob("*"))) if env.device != "cuda" else 0
 
 
 def gpu_of(place: int) -> str:

@@ -29,6 +29,7 @@ from components.faults import (
     Stopped,
 )
 from components.ml.distributed import processes
+from components.running.gpus import gpus_in_use
 from components.running.signals import raise_on_stop_signals
 from components.running.workers import usable_cores
 from components.settings.environment import Environment
@@ -48,11 +49,7 @@ _patient: list[dist.ProcessGroup] = []  # the group that waits long; there is on
 
 def training_processes(env: Environment) -> int:
     """Return how many processes train: as many as asked for, or one a GPU."""
-    if env.training_processes or env.device != "cuda":
-        return env.training_processes or 1
-    import torch
-
-    return max(1, torch.cuda.device_count())
+    return env.training_processes or gpus_in_use(env) or 1
 
 
 def train_apart(stage: str, env: Environment, work: Path) -> None:
@@ -129,7 +126,7 @@ def process_group(env: Environment) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    is_cuda = env.device == "cuda"
+    is_cuda = gpus_in_use(env) > 0
     if is_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if is_cuda else "gloo", timeout=STEP_TIMEOUT)

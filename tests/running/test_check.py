@@ -7,9 +7,12 @@ from typing import Any
 
 import boto3
 import pytest
+import torch
 
 from components.faults import ConfigurationFault
+from components.running import gpus
 from components.running.check import check
+from components.running.workers import usable_cores
 from components.settings.environment import Environment
 from components.settings.params import Params
 from tests.sources.test_shard_rows import shards
@@ -55,6 +58,28 @@ def test_what_was_looked_at_is_said(smoke: Params, env: Environment, project: Pa
     said = check(smoke, env)
     assert "models: llm made, clip made" in said
     assert "captioners: tiny model" in said
+
+
+def test_a_gpu_that_stays_idle_is_told(
+    smoke: Params, env: Environment, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"device: cpu, {usable_cores()} cores" in check(smoke, env)
+    for name in ("0000:01:00.0", "0000:02:00.0"):
+        (project / "gpus" / name).mkdir(parents=True)
+    monkeypatch.setattr(gpus, "DRIVER", project / "gpus")
+    told = "; 2 GPUs are here and stay idle: LLM2CLIP_DEVICE=cuda uses them"
+    assert f"device: cpu, {usable_cores()} cores{told}" in check(smoke, env)
+
+
+def test_gpus_that_are_used_are_counted_and_none_is_a_fault(
+    smoke: Params, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = Environment(device="cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert "device: cuda, 8 GPUs" in check(smoke, cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigurationFault, match=r"LLM2CLIP_DEVICE is cuda, and torch 2.* sees no GPU"):
+        check(smoke, cuda)
 
 
 def test_an_endpoint_without_its_address_is_named(smoke: Params, env: Environment, project: Path) -> None:

@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from components.download import stage as download
 from components.faults import DataFault, GateFault, Stopped
@@ -51,6 +52,16 @@ def test_a_good_run_leaves_costs_and_exit_zero(workspace: Path, monkeypatch: pyt
     assert outcome(workspace) == {"exit_code": 0, "message": ""}
     costs = json.loads((workspace / "costs" / "download.json").read_text())
     assert costs["peak_memory_bytes"] > 1_000_000
+
+
+def test_a_device_that_is_not_there_ends_a_stage_with_2(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM2CLIP_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(download, "run", lambda params, env: pytest.fail("it ran"))
+    assert start("download") == 2
+    assert "sees no GPU; expected one" in str(outcome(workspace)["message"])
 
 
 def test_a_mistyped_key_ends_any_stage_with_2(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
