@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -94,9 +95,18 @@ class Embedder:
             remove(path)
         return folder
 
+    def seen(self, file: TextFile) -> set[str]:
+        """Return the keys of the texts that the latest earlier piece of a file says to hold."""
+        for path in self._earlier(file):
+            with suppress(DataFault, OSError):  # a damaged one is told when its vectors would be taken
+                return set(read_table(path / TEXTS, SEEN_TEXTS)["text_key"].to_pylist())
+        return set()
+
     def _earlier(self, file: TextFile) -> list[Path]:
+        """Return the pieces that other lines of the same column and shard decided, the latest first."""
         own = self.folder(file)
-        return [path for path in own.parent.glob("[0-9a-f]" * len(own.name)) if path != own]
+        found = [path for path in own.parent.glob("[0-9a-f]" * len(own.name)) if path != own]
+        return sorted(found, key=lambda one: (one.stat().st_mtime, one.name), reverse=True)
 
     def _write(self, file: TextFile, folder: Path) -> None:
         """Write the embeddings of one file's lines, those of equal text sharing one, and the figures."""
@@ -106,7 +116,6 @@ class Embedder:
         known = self._known(file)
         new = [place for place, key in enumerate(keys) if key not in known.rows]
         encoded = self.encoder.encode([texts[place] for place in new], self.progress)
-        self.progress(len(texts) - len(new))
         numbers = known.rows | {keys[place]: len(known.rows) + row for row, place in enumerate(new)}
         order = [numbers[key] for key in keys]
         vectors = torch.cat([known.vectors.view(-1, encoded.vectors.shape[1]), encoded.vectors.half()])[order]
@@ -131,8 +140,7 @@ class Embedder:
         """Return what the latest intact earlier piece of the same encoder, column and shard holds."""
         import torch
 
-        earlier = self._earlier(file)
-        for path in sorted(earlier, key=lambda one: (one.stat().st_mtime, one.name), reverse=True):
+        for path in self._earlier(file):
             if not is_intact(path):
                 continue
             (entry,) = _vectors_of(path)

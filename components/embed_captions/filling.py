@@ -15,7 +15,7 @@ from components.embed_captions.embedding import Embedder
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.encoders import encoders_of
 from components.embed_captions.sources import CaptionShard, Prompt, caption_files, prompts_file
-from components.embed_captions.survey import Missing
+from components.embed_captions.survey import Missing, title
 from components.running.gpus import gpu_of, gpus_in_use, share_of, use_only
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
@@ -100,7 +100,8 @@ def fill(parts: int, params: Params, env: Environment, encoders: Sequence[Encode
         Fault: as an encoder does.
     """
     layout = Layout(env.work_store)
-    progress = Progress(layout.work(STAGE), STAGE, sum(missing.texts for missing in found), "texts")
+    new = sum(missing.new for missing in found)
+    progress = Progress(layout.work(STAGE), title([one.name for one in encoders]), new, "texts")
     if parts > 1:
         _fill_by(parts, params, env, encoders, found, prompts, progress)
     for embedder, missing in zip(
@@ -143,7 +144,7 @@ def parts_of(env: Environment, encoders: Sequence[Encoder], found: Sequence[Miss
     """Return how many processes there is work for: one a GPU, or as many as cores and memory allow."""
     here = [(one, missing) for one, missing in zip(encoders, found, strict=True) if one.is_here]
     shards = max((len(missing.shards) for _, missing in here), default=0)
-    texts = sum(missing.texts for _, missing in here)
+    texts = sum(missing.new for _, missing in here)
     most = min(shards, texts // TEXTS_A_PROCESS)
     if most < 2:
         return 1

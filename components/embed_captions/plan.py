@@ -62,9 +62,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
 
 def _hours_as_before(captions: float, run: Run) -> tuple[Bound, str]:
     hours = captions * run.seconds_per_row / SECONDS_PER_HOUR
-    return Bound("the encoders", hours), (
-        f"{run.seconds_per_row:.2g} s a caption: {run.origin}; one that found captions done costs less"
-    )
+    return Bound("the encoders", hours), f"{run.seconds_per_row:.2g} s a distinct caption: {run.origin}"
 
 
 def _memory(

@@ -56,8 +56,9 @@ def run(params: Params, env: Environment) -> None:
         ]
     parts = parts_of(env, encoders, found)
     room = tell(encoders, found, parts, is_bulk=bool(params.download.data_root))
-    tell_time(found, last_run(Measured(layout), own.names))
     check_room(room, (layout.work(STAGE), layout.artifact(STAGE)))
+    is_here = parts == 1 or env.device == "cpu"  # several GPUs are left to their own processes
+    tell_time(encoders, found, last_run(Measured(layout), own.names), can_try=is_here)
     fill(parts, params, env, encoders, found, prompts)
     with output(layout, STAGE) as out:
         for folder, place in pieces:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from components.embed_captions.embedding import Embedder, distinct
 from components.embed_captions.encoder import Encoder
@@ -21,6 +21,7 @@ HALF_BYTES = 2
 LINE_BYTES = 40  # of a caption in the table beside the vectors, packed
 SPARE_BYTES = 200_000_000
 SECONDS_PER_MINUTE = 60
+TEXTS_WORTH_A_SAMPLE = 20_000  # fewer are embedded before anybody plans by minutes
 log = logging.getLogger("llm2clip")
 
 
@@ -30,29 +31,36 @@ class Missing:
 
     Attributes:
         captions: All of them.
-        texts: Distinct within their files; fewer are computed where an earlier run embedded some.
+        texts: Distinct within their files.
+        new: Those of them that have to be computed: no earlier piece holds them.
         most_texts: Distinct in one file, of the file that has the most.
         shards: Names of the shards that they are in; `None` stands for the prompts.
-        sample: Some of the texts.
+        sample: Some of the new ones.
     """
 
     captions: int = 0
     texts: int = 0
+    new: int = 0
     most_texts: int = 0
     shards: list[CaptionShard | None] = field(default_factory=list)
     sample: list[str] = field(default_factory=list)
 
-    def add(self, shard: CaptionShard | None, files: Iterable[TextFile]) -> None:
-        """Count the files of a shard that are missing."""
+    def add(
+        self, shard: CaptionShard | None, files: Iterable[TextFile], seen: Callable[[TextFile], set[str]]
+    ) -> None:
+        """Count the files of a shard that are missing; `seen` gives the keys of what need not be computed."""
         for file in files:
             if not self.shards or self.shards[-1] is not shard:
                 self.shards.append(shard)
-            texts = distinct([line.text for line in file.lines])[1]
+            _, texts, keys = distinct([line.text for line in file.lines])
+            known = seen(file)
+            new = [text for text, key in zip(texts, keys, strict=True) if key not in known]
             self.captions += len(file.lines)
             self.texts += len(texts)
+            self.new += len(new)
             self.most_texts = max(self.most_texts, len(texts))
             if len(self.sample) < SAMPLED_TEXTS:
-                self.sample += texts[:TEXTS_A_FILE]
+                self.sample += new[:TEXTS_A_FILE]
 
 
 def survey(
@@ -60,30 +68,55 @@ def survey(
 ) -> None:
     """Add what each encoder lacks of a shard's files, or of the prompts, to what is found so far."""
     for embedder, missing in zip(embedders, found, strict=True):
-        missing.add(shard, [file for file in files if not embedder.is_there(file)])
+        missing.add(shard, [file for file in files if not embedder.is_there(file)], embedder.seen)
 
 
 def last_run(measured: Measured, names: list[str]) -> Run | None:
-    """Return the last run with these encoders, if it says how fast they are here."""
-
-    def captions(metrics: dict[str, Any]) -> int:
-        llms = metrics["llms"]
-        return sum(one["captions"] for one in llms.values()) if sorted(llms) == sorted(names) else 0
-
-    return measured.run("embed_captions", captions)
+    """Return the last run with encoders of these names, if it says how fast they are here."""
+    return measured.worked("embed_captions", lambda worked: worked.get(title(names), 0))
 
 
-def tell_time(found: Sequence[Missing], earlier: Run | None) -> None:
-    """Log how long all will take, by an earlier run; without one, progress says so as soon as it can."""
-    captions = sum(missing.captions for missing in found)
-    if not captions:
+def title(names: Sequence[str]) -> str:
+    """Return what the work of these encoders is called."""
+    return f"embed_captions by {', '.join(names)}"
+
+
+def tell_time(
+    encoders: Sequence[Encoder], found: Sequence[Missing], earlier: Run | None, *, can_try: bool
+) -> None:
+    """Log how long all will take: by an earlier run, or by the sample, embedded where much is to be done.
+
+    Args:
+        encoders: Of the run; none holds a model afterwards.
+        found: What each has to embed.
+        earlier: The last run with encoders of these names.
+        can_try: Whether the sample may be embedded here and now.
+    """
+    new = sum(missing.new for missing in found)
+    if not new:
         return
-    words = "how long it takes is told from the first batch on"
     if earlier:
-        seconds = earlier.seconds_per_row
-        minutes = captions * seconds / SECONDS_PER_MINUTE
-        words = f"about {minutes:,.1f} minutes at {seconds:.2g} s a caption: {earlier.origin}"
-    log.info("embed_captions: %s", words)
+        total_seconds = new * earlier.seconds_per_row
+        origin = f"{earlier.seconds_per_row:.2g} s a text: {earlier.origin}"
+    elif can_try and new >= TEXTS_WORTH_A_SAMPLE and all(one.is_here for one in encoders):
+        total_seconds = sum(_sampled_seconds(*one) for one in zip(encoders, found, strict=True))
+        origin = "as long as some of the texts took now"
+    else:
+        log.info("embed_captions: how long it takes is told from the first batch on")
+        return
+    log.info("embed_captions: about %s minutes, %s", f"{total_seconds / SECONDS_PER_MINUTE:,.1f}", origin)
+
+
+def _sampled_seconds(encoder: Encoder, missing: Missing) -> float:
+    """Return how long one encoder will take for all of its new texts, as long as its sample takes now."""
+    if not missing.sample:
+        return 0.0
+    encoder.encode(missing.sample[:TEXTS_A_FILE], lambda _: None)  # loads the model
+    start_seconds = time.monotonic()
+    encoder.encode(missing.sample, lambda _: None)
+    spent = time.monotonic() - start_seconds
+    encoder.release()
+    return spent / len(missing.sample) * missing.new
 
 
 def tell(
@@ -106,16 +139,17 @@ def tell(
         of_lines, of_vectors = missing.captions * LINE_BYTES, missing.texts * of_text
         lines, vectors = lines + of_lines, vectors + of_vectors
         in_flight = max(in_flight, 2 * files_at_once * missing.most_texts * of_text)
-        tokens = encoder.tokens_of(missing.sample)
+        tokens = encoder.tokens_of(missing.sample) if missing.sample else 0
         encoder.release()
         words = "tokens unknown"
         if tokens is not None:
-            words = f"about {tokens / len(missing.sample) * missing.texts:,.0f} tokens"
+            words = f"about {tokens / max(1, len(missing.sample)) * missing.new:,.0f} tokens"
         log.info(
-            "embed_captions %s: %s captions to embed, %s distinct, %s, %.1f MB to be written",
+            "embed_captions %s: %s captions to embed, %s distinct, %s of them new, %s, %.1f MB to be written",
             encoder.name,
             f"{missing.captions:,}",
             f"{missing.texts:,}",
+            f"{missing.new:,}",
             words,
             (of_lines + of_vectors) / 1e6,
         )

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from components.running.progress import worked
 from components.storage.atomic import read_json, write_json
 from components.storage.layout import Layout
 
@@ -36,6 +37,7 @@ class Costs:
                 "peak_memory_bytes": peak,
                 "artifact_bytes": _bytes_below(layout.artifact(stage)),
                 "rows_in_per_second": round(_rows_in(layout, stage) / max(seconds, 1e-9), 2),
+                "worked": worked(layout.work(stage)),
                 "cores": os.cpu_count(),
                 **_bits(),
                 "machine": platform.machine(),

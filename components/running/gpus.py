@@ -27,8 +27,9 @@ def gpus_in_use(env: Environment) -> int:
         return found
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU"
     raise ConfigurationFault(
-        f"LLM2CLIP_DEVICE is cuda, and torch {torch.__version__} ({build}) sees no GPU; expected one: unset "
-        "it, look at nvidia-smi and CUDA_VISIBLE_DEVICES, or take a build for your CUDA: `make setup TORCH=...`"
+        f"LLM2CLIP_DEVICE is cuda, and torch {torch.__version__} ({build}) sees no GPU; expected one: "
+        "unset it, look at nvidia-smi and CUDA_VISIBLE_DEVICES, or take a build for your CUDA by "
+        "`make setup TORCH=...`"
     )
 
 

@@ -64,12 +64,31 @@ class Measured:
             stage: That has run.
             rows: Says of its metrics how many rows it worked on; 0 if they are of other data.
         """
-        costs_path, metrics_path = self.layout.costs(stage), self.layout.metrics(stage)
-        if not (costs_path.is_file() and metrics_path.is_file()):
+        metrics_path = self.layout.metrics(stage)
+        if not metrics_path.is_file():
             return None
-        costs, metrics = read_json(costs_path), read_json(metrics_path)
+        metrics = read_json(metrics_path)
+        return self._run(stage, lambda _: rows(metrics), metrics)
+
+    def worked(self, stage: str, rows: Callable[[dict[str, int]], int]) -> Run | None:
+        """Return the last run of a stage by what it did itself, whatever it found done.
+
+        DVC removes metrics before a stage runs, but no costs: a running stage has these alone.
+
+        Args:
+            stage: That has run.
+            rows: Says of the units of each finished work (`running.progress.worked`) how many rows they are;
+                0 if they are of other data.
+        """
+        return self._run(stage, lambda costs: rows(costs["worked"]), {})
+
+    def _run(self, stage: str, rows: Callable[[dict[str, Any]], int], metrics: dict[str, Any]) -> Run | None:
+        path = self.layout.costs(stage)
+        if not path.is_file():
+            return None
+        costs = read_json(path)
         try:
-            count = rows(metrics)
+            count = rows(costs)
             if count < MIN_ROWS or costs["machine"] != platform.machine():
                 return None
             return Run(count, costs["seconds"], costs["cpu_seconds"], metrics)

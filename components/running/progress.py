@@ -1,4 +1,4 @@
-"""Progress of long work: a log line with rate and time left, and a small file the flow shows."""
+"""Progress of long work: log lines with rate and time left, a file that the flow shows, what was done."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 from components.running.signals import raise_if_stopped
-from components.storage.atomic import write_json
+from components.storage.atomic import read_json, write_json
 
 SECONDS_BETWEEN_LINES = 2.0
+WORKED = "worked"  # a folder of the stage's, emptied when the stage starts: what this run did, work by work
 log = logging.getLogger("llm2clip")
 
 
@@ -60,6 +61,9 @@ class Progress:
             *divmod(round(left_seconds), 60),
             f", {note}" if note else "",
         )
+        if self.done >= self.total:
+            name = f"{self.what.replace(' ', '_')}.json"
+            write_json(self.work / WORKED / name, {"what": self.what, "count": self.done - self._resumed})
         share = self.done / max(self.total, 1)
         write_json(
             self.work / "progress.json",
@@ -73,3 +77,9 @@ class Progress:
                 "seconds_left": left_seconds,
             },
         )
+
+
+def worked(work: Path) -> dict[str, int]:
+    """Return how many units of each finished work this run of a stage did, without an earlier run's."""
+    found = [read_json(path) for path in sorted((work / WORKED).glob("*.json"))]
+    return {one["what"]: one["count"] for one in found}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
 
 from components.running.measured import Figure, Measured
 from components.running.model_weights import WEIGHT_BYTES
@@ -16,6 +16,7 @@ FLOAT_BYTES = 4
 OF_ADAM = 4  # weight, gradient and two moments, where all weights learn
 CAPTION_BYTES = Figure(160.0, "`python -m bench.text_side`, 12 words each")
 FORWARD = 2  # operations a token and weight; the gradient of activations costs as much, that of weights too
+OF_PHASE = re.compile(r"tune_llm(?:_member\d+)?_phase(\d+)")
 AUTHORS = (
     "the authors: one to two days on 8 A100 for CC3M, with Llama-3-8B, 10,000 steps of 512 and E5's longer "
     "texts (microsoft/LLM2CLIP, issue 22)"
@@ -28,7 +29,9 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     planned = planned_images(params, measured)
     images = planned.images_of({"train"})
     held_captions = planned.captions_with(params.recaption.captioners)
-    captions = own.members * sum(_captions_of(phase) for phase in own.phases) + _masked_captions(own)
+    captions = own.members * sum(
+        phase.steps * _captions_of_step(phase) for phase in own.phases
+    ) + _masked_captions(own)
     weights = llm_weights(params, measured.layout.inputs(params.download.inputs), machine)
     pairs = sum(phase.steps * phase.batch_size for phase in own.phases)
     each = f"each of {own.members} members sees " if own.members > 1 else ""
@@ -37,7 +40,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         f"{images:,.0f} train images: what download keeps and audit may drop; text-only rows come on top",
         f"{captions:,.0f} captions go through the LLM, {passes(own)} times its forward pass each",
     ]
-    run = measured.run("tune_llm", lambda found: _captions_of_run(found, own))
+    run = measured.worked("tune_llm", lambda steps: _captions_of_run(steps, own))
     if run:
         seconds = run.seconds_per_row
         hours, why = Bound("the LLM", captions * seconds / SECONDS_PER_HOUR), f"{seconds:.2g} s: {run.origin}"
@@ -84,10 +87,10 @@ def _gpu_bytes(own: TuneLlm) -> str:
     return f"{WEIGHT_BYTES[own.precision]} bytes each where they were published in bf16"
 
 
-def _captions_of(phase: Phase) -> int:
+def _captions_of_step(phase: Phase) -> int:
     mined = phase.mined_negatives.per_pair if phase.mined_negatives else 0
     written = any(kind.negative for kind in phase.pairs)
-    return phase.steps * phase.batch_size * (2 + mined + written)
+    return phase.batch_size * (2 + mined + written)
 
 
 def _masked_captions(own: TuneLlm) -> int:
@@ -100,13 +103,15 @@ def passes(own: TuneLlm) -> int:
     return 1 + backward + own.gradient_cache + own.gradient_checkpointing
 
 
-def _captions_of_run(found: dict[str, Any], own: TuneLlm) -> int:
-    """Return the captions that a run of as many phases trained on; 0 if it had others."""
-    steps = [phase["steps"] for phase in found["phases"]]
-    phases = own.phases * own.members
-    if len(steps) != len(phases):
-        return 0
-    of_phases = sum(
-        count * _captions_of(phase) // max(phase.steps, 1) for count, phase in zip(steps, phases, strict=True)
-    )
-    return of_phases + _masked_captions(own)
+def _captions_of_run(steps: dict[str, int], own: TuneLlm) -> int:
+    """Return the captions of the steps that a run took, by what they were of; 0 if it had other phases."""
+    captions = 0
+    for work, count in steps.items():
+        if work == "tune_llm_mntp" and own.mntp:
+            captions += count * own.mntp.batch_size
+        elif found := OF_PHASE.fullmatch(work):
+            number = int(found[1])
+            if number > len(own.phases):
+                return 0
+            captions += count * _captions_of_step(own.phases[number - 1])
+    return captions

@@ -6,6 +6,7 @@ import logging
 import platform
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from components.embed_captions.filling import parts_of
 from components.embed_captions.stage import run
 from components.embed_captions.survey import Missing, check_room
 from components.faults import InfrastructureFault
+from components.running.progress import worked
 from components.settings.environment import Environment
 from components.settings.params import Params
-from components.storage.atomic import write_json
+from components.storage.atomic import read_json, write_json
 from components.storage.layout import Layout
 from tests.embed_captions.test_stage import changed, no_llm, stored, tuned  # noqa: F401 - a fixture
 
@@ -33,7 +35,7 @@ class Here:
 
 
 def missing(shards: int, texts: int) -> Missing:
-    return Missing(captions=texts, texts=texts, shards=[None] * shards)
+    return Missing(captions=texts, texts=texts, new=texts, shards=[None] * shards)
 
 
 def test_processes_leave_what_one_would(
@@ -97,15 +99,48 @@ def test_minutes_follow_from_an_earlier_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     params = changed(smoke, llms=["tuned"])
-    write_json(tuned.metrics("embed_captions"), {"llms": {"tuned": {"captions": 20_000}}})
-    costs = {"seconds": 4e5, "cpu_seconds": 4e5, "machine": platform.machine()}
-    write_json(tuned.costs("embed_captions"), costs)
+    worked = {"embed_captions by tuned": 20_000, "embed_captions by base": 1}
+    costs = {"seconds": 4e5, "cpu_seconds": 4e5, "machine": platform.machine(), "worked": worked}
+    write_json(tuned.costs("embed_captions"), costs)  # and no metrics, as DVC leaves it
     with caplog.at_level(logging.INFO, "llm2clip"):
         run(params, env)
-    captions, time = [line for line in caplog.messages if "minutes at" in line or "to embed" in line]
-    count = int(captions.split()[2])
-    said = f"about {count * 20 / 60:,.1f} minutes at 20 s a caption: your last run, 20,000 of them"
+    captions, time = [line for line in caplog.messages if " minutes, " in line or "to embed" in line]
+    count = int(captions.split(" of them new")[0].split()[-1])
+    said = f"about {count * 20 / 60:,.1f} minutes, 20 s a text: your last run, 20,000 of them"
     assert time == f"embed_captions: {said}"
+
+
+def test_where_much_is_to_be_done_some_of_it_tells_the_minutes(
+    tuned: Layout,  # noqa: F811
+    smoke: Params,
+    env: Environment,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(survey, "TEXTS_WORTH_A_SAMPLE", 1)
+    seconds = iter([0.0, 5.0])
+    monkeypatch.setattr(survey, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    with caplog.at_level(logging.INFO, "llm2clip"):
+        run(changed(smoke, llms=["tuned"]), env)
+    captions, said = [line for line in caplog.messages if " minutes, " in line or "to embed" in line]
+    count = int(captions.split(" of them new")[0].split()[-1])
+    sampled = min(count, survey.SAMPLED_TEXTS)
+    minutes = f"{count * 5 / sampled / 60:,.1f}"
+    assert said == f"embed_captions: about {minutes} minutes, as long as some of the texts took now"
+
+
+def test_a_run_leaves_how_many_texts_it_embedded_itself(
+    tuned: Layout,  # noqa: F811
+    smoke: Params,
+    env: Environment,
+) -> None:
+    run(changed(smoke, llms=["tuned"]), env)
+    (texts,) = worked(tuned.work("embed_captions")).values()
+    figures = [read_json(path) for path in (tuned.artifact("embed_captions") / "tuned").rglob("*.json")]
+    assert texts == sum(one["unique_captions"] for one in figures if "unique_captions" in one)
+    shutil.rmtree(tuned.work("embed_captions") / "worked")  # as a stage that starts does
+    run(changed(smoke, llms=["tuned"]), env)
+    assert not worked(tuned.work("embed_captions"))
 
 
 def test_a_disk_without_room_stops_the_stage_before_it_starts(

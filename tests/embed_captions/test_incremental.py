@@ -11,6 +11,7 @@ import torch
 from components.embed_captions.encoder import Encoded, Progress
 from components.embed_captions.llms import Llm
 from components.embed_captions.stage import run
+from components.running.progress import worked
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json
@@ -56,6 +57,7 @@ def test_one_new_caption_is_computed_alone(
     change_one(tuned, NEW)
     run(params, env)
     assert asked == [NEW]
+    assert worked(tuned.work("embed_captions")) == {"embed_captions by tuned": 1}
     run(params.model_copy(update={"seed": 8}), env)
     assert asked == [NEW]
     of_work = list(env.work_store.rglob("pieces/**/*.safetensors"))

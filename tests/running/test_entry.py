@@ -16,6 +16,9 @@ import torch
 from components.download import stage as download
 from components.faults import DataFault, GateFault, Stopped
 from components.running.entry import outcome_of, start
+from components.running.progress import Progress
+from components.settings.environment import Environment
+from components.settings.params import Params
 from tests.conftest import ROOT
 
 
@@ -47,11 +50,24 @@ def test_exit_codes(
 
 
 def test_a_good_run_leaves_costs_and_exit_zero(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = workspace / ".work" / "download"
+    done = [3, 10]  # the first goes on from another
+
+    def run(params: Params, env: Environment) -> None:
+        progress = Progress(work, "download of two", 10, "rows", done=10 - done[0])
+        for _ in range(done.pop(0)):
+            progress.advance()
+
+    monkeypatch.setattr(download, "run", run)
+    for worked in (3, 10):
+        assert start("download") == 0
+        assert outcome(workspace) == {"exit_code": 0, "message": ""}
+        costs = json.loads((workspace / "costs" / "download.json").read_text())
+        assert costs["peak_memory_bytes"] > 1_000_000
+        assert costs["worked"] == {"download of two": worked}
     monkeypatch.setattr(download, "run", lambda params, env: None)
     assert start("download") == 0
-    assert outcome(workspace) == {"exit_code": 0, "message": ""}
-    costs = json.loads((workspace / "costs" / "download.json").read_text())
-    assert costs["peak_memory_bytes"] > 1_000_000
+    assert not json.loads((workspace / "costs" / "download.json").read_text())["worked"]
 
 
 def test_a_device_that_is_not_there_ends_a_stage_with_2(
