@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from components.storage.side_tables import read_table, text_key, write_table
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 2  # raised by hand when equal params and texts give other vectors
+FORMAT_VERSION = 3  # raised by hand when equal params and texts give other vectors
 TEXTS = "texts.parquet"  # of a piece, and of no output
 SEEN_TEXTS = pa.schema([("text_key", pa.string()), ("tokens", pa.int32()), ("is_cut", pa.bool_())])
 _MEND = "it is made again"
@@ -206,6 +207,8 @@ def _table(file: TextFile, rows: list[int]) -> pa.Table:
 def distinct(texts: list[str]) -> tuple[list[int], list[str], list[str]]:
     """Return for each text its row among the distinct ones; those in order of first appearance; their keys.
 
+    Distinct ones are in NFC, as their keys are: which way a text was composed decides no vector.
+
     Example:
         >>> distinct(["a", "b", "a"])[:2]
         ([0, 1, 0], ['a', 'b'])
@@ -216,6 +219,6 @@ def distinct(texts: list[str]) -> tuple[list[int], list[str], list[str]]:
     for text in texts:
         number = numbers.setdefault(text_key(text), len(numbers))
         if number == len(found):
-            found.append(text)
+            found.append(unicodedata.normalize("NFC", text))
         rows.append(number)
     return rows, found, list(numbers)

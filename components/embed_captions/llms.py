@@ -52,7 +52,10 @@ class Llm:
         """See `Encoder`."""
         from components.ml.llm import encode_tokens, tokenise
 
-        rows = tokenise(self._encoder, texts)
+        try:
+            rows = tokenise(self._encoder, texts)
+        except ValueError as error:
+            raise DataFault(str(error)) from None
         own = self._params
         vectors = encode_tokens(self._encoder, rows, own.batch_tokens, own.precision, progress)
         return Encoded(vectors, [len(row.ids) for row in rows], [row.is_cut for row in rows])

@@ -67,7 +67,8 @@ def _load(folder: Path, **how: Any) -> tuple[Any, Any]:  # noqa: ANN401 - as tra
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _check_kind(config)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, absent = read_model(folder, **how)
+        tokenizer.truncation_side = "right"  # the start of a long text is what is read of it
+        model, absent, odd = read_model(folder, **how)
     except (OSError, KeyError, ImportError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{folder} holds no language model and tokenizer that load: {_first_line(error)}"
@@ -76,6 +77,11 @@ def _load(folder: Path, **how: Any) -> tuple[Any, Any]:  # noqa: ANN401 - as tra
         raise ValueError(
             f"{folder}: {len(absent)} weights are missing or of another shape ({', '.join(absent[:5])}); "
             "expected all of the model that its config.json names"
+        )
+    if odd:
+        raise ValueError(
+            f"{folder}: {len(odd)} weights are of parts of the model that have no place for them "
+            f"({', '.join(odd[:5])}); expected the config.json that belongs to the weights"
         )
     embeddings = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > embeddings:
@@ -86,8 +92,16 @@ def _load(folder: Path, **how: Any) -> tuple[Any, Any]:  # noqa: ANN401 - as tra
     return tokenizer, model
 
 
-def read_model(folder: Path, kind: Any = AutoModel, **how: Any) -> tuple[Any, list[str]]:  # noqa: ANN401
-    """Return a model without code of its own, and which of its weights are missing or of odd shape."""
+def read_model(
+    folder: Path,
+    kind: Any = AutoModel,  # noqa: ANN401
+    **how: Any,  # noqa: ANN401
+) -> tuple[Any, list[str], list[str]]:
+    """Return a model without code of its own, and the names of weights that do not fit it.
+
+    They are those that are missing or of odd shape, and those that its own parts have no place for,
+    as biases or more layers than the config says. Further parts, as an output layer, are left out.
+    """
     model, report = kind.from_pretrained(
         folder,
         local_files_only=True,
@@ -98,7 +112,14 @@ def read_model(folder: Path, kind: Any = AutoModel, **how: Any) -> tuple[Any, li
         **{"dtype": torch.float32, **how},
     )
     # transformers would leave these random, with a warning only
-    return model, sorted({*report["missing_keys"], *(str(odd) for odd in report["mismatched_keys"])})
+    absent = sorted({*report["missing_keys"], *(str(odd) for odd in report["mismatched_keys"])})
+    return model, absent, sorted(name for name in report["unexpected_keys"] if _is_of(model, name))
+
+
+def _is_of(model: Any, name: str) -> bool:  # noqa: ANN401
+    part = name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0]
+    is_computed = name.endswith("inv_freq")  # older files hold it
+    return part in dict(model.named_children()) and not is_computed
 
 
 def _check_kind(config: Any) -> None:  # noqa: ANN401 - a config of transformers

@@ -28,7 +28,7 @@ def load_head(folder: Path, encoder: TextEncoder) -> Callable[[Tensor], Tensor]:
     Raises:
         ValueError: the folder has no head.
     """
-    causal, absent = read_model(folder, AutoModelForCausalLM)
+    causal, absent, _ = read_model(folder, AutoModelForCausalLM)
     if absent:
         raise ValueError(f"{folder} has no head that predicts tokens ({absent[0]})")
     softcap: float | None = getattr(causal.config, "final_logit_softcapping", None)

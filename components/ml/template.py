@@ -57,11 +57,13 @@ def wrap(
     found: list[Tokens] = []
     for first in range(0, len(texts), TEXTS_AT_ONCE):
         some = texts[first : first + TEXTS_AT_ONCE]
-        rows = _cut_ids(tokenizer, [text[: room * MOST_CHARACTERS_A_TOKEN] for text in some], room + 1)
+        most = room * MOST_CHARACTERS_A_TOKEN
+        rows = _cut_ids(tokenizer, [text[:most] for text in some], room + 1)
         for ids, text in zip(rows, some, strict=True):
             own = ids[:room] or _unknown(tokenizer, text)
             whole = (*start, *own, *end)
-            found.append(Tokens(whole, len(start), len(start) + len(own), is_cut=len(ids) > room))
+            is_cut = len(ids) > room or len(text) > most
+            found.append(Tokens(whole, len(start), len(start) + len(own), is_cut))
     return found
 
 

@@ -94,6 +94,7 @@ def _points(run: Run, number: int, loss: float) -> list[dict[str, float]]:
     figures = {}
     if run.measure and run.measure_steps and ((number + 1) % run.measure_steps == 0 or is_last):
         figures = run.measure()
+        wait_for_all()  # one may be much slower at it
     if figures or number % HISTORY_STEPS == 0 or is_last:
         return [{"step": number, "loss": loss, **figures}]
     return []

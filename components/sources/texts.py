@@ -14,6 +14,7 @@ from components.storage.side_tables import Caption
 MAX_KEY_CHARACTERS = 128
 SPLITS = get_args(Split)
 INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]")
+NONCHARACTER = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # `ml.framed_tokenizer` marks a text by one
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON and file names can hold half a character, UTF-8 cannot
 CACHED = re.compile("/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # below cache.dir, as DVC 3 lays it out
 NOT_OF_KEYS = re.compile(r"[^a-z0-9_-]+")
@@ -81,11 +82,13 @@ def one_line(value: Any) -> str:  # noqa: ANN401
     """Return a caption with each run of white space made one space; empty when nothing visible is left.
 
     Raises:
-        Rejected: it is no text, or holds a NUL or half a character.
+        Rejected: it is no text, or holds a NUL, half a character or what Unicode keeps for programs.
     """
     text = " ".join(whole_text(value).split())
     if "\0" in text:
         raise Rejected("nul_character")
+    if not text.isascii() and NONCHARACTER.search(text):
+        raise Rejected("noncharacter")
     return text if text.isascii() or INVISIBLE.sub("", text).strip() else ""
 
 

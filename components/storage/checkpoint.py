@@ -80,6 +80,8 @@ class Checkpoints:
         remove(self.folder)
 
     def _steps(self) -> list[Path]:
+        if not self.folder.is_dir():  # of a process that another machine's disk is hidden from
+            return []
         return sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit())
 
 

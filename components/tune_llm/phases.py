@@ -23,11 +23,12 @@ from components.tune_llm.held import held_precision
 from components.tune_llm.masking import masking_run
 from components.tune_llm.material import Material
 from components.tune_llm.mining import mined
-from components.tune_llm.saving import encoding_of
+from components.tune_llm.saving import Adapter, encoding_of, lora_tensors
 from components.tune_llm.tuning import open_weights, phase_run
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
 
 STAGE = "tune_llm"
 History = list[dict[str, float]]
@@ -39,13 +40,13 @@ class Trained:
 
     Attributes:
         encoder: In training mode.
-        adapter: The LoRA's wrapper; None where all weights learned.
+        adapter: The LoRA; None where all weights learned.
         histories: Of the phases, in order.
         masking: History of the step before them; empty where there was none.
     """
 
     encoder: TextEncoder
-    adapter: PeftModel | None
+    adapter: Adapter | None
     histories: list[History]
     masking: History
 
@@ -109,6 +110,7 @@ def _tuned(material: Material, encoder: TextEncoder, env: Environment, member: i
     params = material.params
     own, work = params.tune_llm, material.layout.work(STAGE)
     masking: History = []
+    merged: dict[str, Tensor] = {}
     if own.mntp:
         with opened(encoder, own, env.training_layout, params.seed) as adapter:
             run = masking_run(
@@ -116,11 +118,13 @@ def _tuned(material: Material, encoder: TextEncoder, env: Environment, member: i
             )
             masking = train(run, work, {**material.decided_by, "what": "mntp"}, own.checkpoint_steps)
         if adapter is not None:
+            merged = lora_tensors(adapter)
             encoder.model = adapter.merge_and_unload()
     with opened(encoder, own, env.training_layout, params.seed) as adapter:
         histories = _phases(material, encoder, member)
     encoder.model.zero_grad(set_to_none=True)  # those of the last step take as much memory as the weights
-    return Trained(encoder, adapter, histories, masking)
+    lora = Adapter(adapter, merged) if adapter is not None else None
+    return Trained(encoder, lora, histories, masking)
 
 
 def _phases(material: Material, encoder: TextEncoder, member: int) -> list[History]:

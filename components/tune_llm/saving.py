@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import save_file
 
 from components.faults import DataFault
 from components.ml.llm import TextEncoder, encode, load_text_encoder
@@ -24,6 +26,20 @@ log = logging.getLogger("llm2clip")
 MOST_MOVE = 1e-3  # of the largest value; merging a LoRA rounds at about 1e-6
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """The LoRA of a tuned language model.
+
+    Attributes:
+        wrapper: PEFT's, around the model.
+        merged: The matrices of the LoRA before it (`mntp`), which the model's weights hold; of equal rank and
+            alpha. Empty where there was none.
+    """
+
+    wrapper: PeftModel
+    merged: dict[str, torch.Tensor]
+
+
 def encoding_of(params: TuneLlm) -> dict[str, Any]:
     """Return how a text becomes a vector, as `encoding.json` says it."""
     prompts = {
@@ -36,7 +52,7 @@ def encoding_of(params: TuneLlm) -> dict[str, Any]:
 
 
 def save_tuned(
-    folder: Path, encoder: TextEncoder, adapter: PeftModel | None, params: TuneLlm, texts: Texts
+    folder: Path, encoder: TextEncoder, adapter: Adapter | None, params: TuneLlm, texts: Texts
 ) -> None:
     """Save `llm/`, `encoding.json` and, for LoRA, `adapter/`, in float32, and prove what was saved.
 
@@ -55,8 +71,10 @@ def save_tuned(
     model: Any = encoder.model
     if adapter is not None:
         _save_adapter(folder / "adapter", adapter, encoding)
-        model = adapter.merge_and_unload()
+        model = adapter.wrapper.merge_and_unload()
     model.save_pretrained(folder / "llm")
+    if backend := getattr(encoder.tokenizer, "backend_tokenizer", None):
+        backend.no_truncation()  # that of the last texts is no part of it
     encoder.tokenizer.save_pretrained(folder / "llm")
     if reason := write_layout(folder / "llm", encoder):
         log.warning("the tuned LLM will not load in sentence-transformers: %s", reason)
@@ -77,10 +95,26 @@ def load_tuned(folder: Path, device: str, precision: str) -> TextEncoder:
     )
 
 
-def _save_adapter(folder: Path, adapter: PeftModel, encoding: dict[str, Any]) -> None:
-    adapter.save_pretrained(folder)
+def lora_tensors(adapter: PeftModel) -> dict[str, torch.Tensor]:
+    """Return copies of a LoRA's matrices, on the CPU, by the names that they are saved by."""
+    from peft import get_peft_model_state_dict
+
+    return {name: one.to("cpu", copy=True) for name, one in get_peft_model_state_dict(adapter).items()}
+
+
+def _save_adapter(folder: Path, adapter: Adapter, encoding: dict[str, Any]) -> None:
+    """Save one adapter of the base model; that of `mntp` stands beside the other in the same matrices."""
+    adapter.wrapper.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     config = read_json(folder / "adapter_config.json")
+    if adapter.merged:
+        own = lora_tensors(adapter.wrapper)
+        both = {
+            name: torch.cat([adapter.merged[name], one], dim=0 if ".lora_A." in name else 1)
+            for name, one in own.items()
+        }
+        save_file(both, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config |= {name: 2 * config[name] for name in ("r", "lora_alpha")}  # which keeps their ratio
     config["base_model_name_or_path"] = None  # a path of the machine that trained it
     config["target_modules"] = sorted(config["target_modules"])  # a set, in random order
     write_json(folder / "adapter_config.json", config)

@@ -170,7 +170,7 @@ def _part(encoder: TextEncoder, rows: list[Tokens], precision: str) -> Tensor:
 def _excluded(
     batch: Batch, queries: list[Tokens], candidates: list[Tokens], margin: float | None, device: torch.device
 ) -> Excluded:
-    """Say what is no negative: equal texts, whatever their prompts and case, and texts of the same row."""
+    """Say what is no negative: texts that the model reads as equal, without prompts, and those of a row."""
     numbers: dict[tuple[int, ...], int] = {}
     asked, answers = (
         [numbers.setdefault(row.ids[row.text_start :], len(numbers)) for row in rows]

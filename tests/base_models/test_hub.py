@@ -84,6 +84,16 @@ def test_a_store_that_repositories_share_is_looked_through(
     assert fetch(LLAMA, "llm", check_llm, workshop).is_dir()
 
 
+def test_a_file_among_links_is_refused(workshop: Workshop, cache: Path, tmp_path: Path) -> None:
+    snapshot = into_cache(write_llama(tmp_path / "made"), cache, "someone/llama")
+    path = snapshot / "config.json"
+    config = path.read_text()
+    path.unlink()
+    path.write_text(config)  # as an editor does that writes beside and renames
+    with pytest.raises(DataFault, match=r"config\.json is a file among links in the hub's cache, 1 of \d"):
+        fetch(LLAMA, "llm", check_llm, workshop)
+
+
 def test_a_cache_of_copies_has_nothing_to_compare(
     workshop: Workshop, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

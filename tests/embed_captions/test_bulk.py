@@ -17,6 +17,7 @@ from components.storage.embeddings import read_embeddings, read_prompts
 from components.storage.layout import Layout
 from components.storage.manifest import listed, write_manifest
 from components.storage.side_tables import read_captions, write_captions
+from tests.embed_captions.test_incremental import asked  # noqa: F401 - a fixture
 from tests.embed_captions.test_stage import changed, no_llm, stored, tuned  # noqa: F401 - a fixture
 from tests.embedded import rows_of
 
@@ -107,6 +108,7 @@ def test_new_captions_take_the_others_from_the_bucket(
     smoke: Params,
     env: Environment,
     s3: str,
+    asked: list[str],  # noqa: F811
 ) -> None:
     params = in_bucket(changed(smoke, llms=["tuned"]), s3)
     run(params, env)
@@ -116,7 +118,9 @@ def test_new_captions_take_the_others_from_the_bucket(
     lines = read_captions(path)
     write_captions(path, lines[::-1])
     write_manifest(tuned.artifact("recaption"))
+    asked.clear()
     run(params, env)
+    assert not asked
     found = read_embeddings(folder, ["dense"], WORK)
     keys = sorted(set(found.table["key"].to_pylist()))
     before, after = expected.vectors.whole(), found.vectors.whole()

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from components.embed_captions.embedding import distinct
+from components.embed_captions.llms import Llm
 from components.embed_captions.stage import run
 from components.faults import ConfigurationFault, DataFault
+from components.ml.framed_tokenizer import MARK, frame_tokenizer
 from components.ml.llm import encode, load_text_encoder
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -22,6 +24,7 @@ from components.storage.manifest import write_manifest
 from components.storage.side_tables import read_captions, read_keys, write_captions, write_keys
 from tests.captioned import write_llm
 from tests.embedded import rows_of
+from tests.language_models import write_llama3
 
 HOSTILE = ["👩\u200d👩\u200d👧", "\u202eمرحبا", "\u200b", "a <eos> <bos> dog", "cut " * 250_000]
 
@@ -180,6 +183,19 @@ def test_hostile_captions_are_embedded_like_any(tuned: Layout, smoke: Params, en
 def test_equal_texts_share_a_row() -> None:
     rows, texts, keys = distinct(["über", "b", "u\u0308ber"])
     assert (rows, texts, len(set(keys))) == ([0, 1, 0], ["über", "b"], 2)
+    assert distinct(["u\u0308ber", "b", "über"]) == (rows, texts, keys)  # whichever comes first
+
+
+def test_a_text_that_has_no_token_is_a_fault_of_the_data(tuned: Layout, smoke: Params) -> None:
+    folder = tuned.artifact("tune_llm")
+    remove(folder / "llm")
+    write_llama3(folder / "llm")
+    frame_tokenizer(folder / "llm", [], [])  # as a tuned model's is
+    write_manifest(folder)
+    encoder = Llm("tuned", tuned, smoke.embed_captions, "cpu")
+    assert len(encoder.encode(["a dog"], lambda _: None).vectors) == 1
+    with pytest.raises(DataFault, match="has no token; reject such captions"):
+        encoder.encode([MARK], lambda _: None)
 
 
 def test_a_shard_of_which_nothing_was_kept_has_no_file(

@@ -52,6 +52,20 @@ def test_weights_that_are_not_there_or_of_another_shape_are_named(
             load(tmp_path)
 
 
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_weights_that_the_config_knows_nothing_of_are_named(tmp_path: Path, prefix: str) -> None:
+    write_llama3(tmp_path)
+    if not prefix:
+        AutoModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    more = [f"{prefix}layers.1.self_attn.q_proj.bias", f"{prefix}layers.2.self_attn.q_proj.weight"]
+    changed(tmp_path, {f"{prefix}rotary_emb.inv_freq": torch.zeros(4), "value_head.weight": torch.zeros(4)})
+    check_decoder(tmp_path)
+    changed(tmp_path, {name: torch.zeros(32) for name in more})
+    for load in (check_decoder, load_decoder):
+        with pytest.raises(ValueError, match=r"2 weights are of .*1\.self_attn\.q_proj\.bias, .*layers\.2\."):
+            load(tmp_path)
+
+
 def test_no_weight_is_read(tmp_path: Path) -> None:
     write_llama32(tmp_path)
     path = tmp_path / "model.safetensors"

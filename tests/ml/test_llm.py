@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -134,8 +135,19 @@ def test_a_megabyte_is_cut(folder: Path) -> None:
     (row,) = tokenise(load(folder, template="say: {text} end"), ["word " * 200_000])
     assert len(row.ids) == 64
     assert row.is_cut
+    (few,) = tokenise(load(folder), ["\u200b" * 64 * 70 + "dogs"])  # few tokens, and no end
+    assert few.is_cut
     fits, cut = tokenise(load(folder, max_tokens=5), ["dogs dogs", "dogs dogs dogs dogs dogs dogs"])
     assert (fits.is_cut, cut.is_cut, len(cut.ids)) == (False, True, 5)
+
+
+def test_the_start_of_a_text_is_read_whatever_the_tokenizer_prefers(folder: Path, tmp_path: Path) -> None:
+    text = TEXTS[1]
+    expected = tokenise(load(folder, max_tokens=5), [text])
+    shutil.copytree(folder, tmp_path / "left")
+    path = tmp_path / "left" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "truncation_side": "left"}))
+    assert tokenise(load(tmp_path / "left", max_tokens=5), [text]) == expected
 
 
 def test_bf16_is_close_and_no_texts_are_no_rows(folder: Path) -> None:

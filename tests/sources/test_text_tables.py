@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from components.faults import ConfigurationFault, DataFault
 from components.sources.rows import ImageUrl, Row
-from components.sources.texts import INVISIBLE
+from components.sources.texts import INVISIBLE, NONCHARACTER
 from tests.sources.reading import good, read, texts, told, urls
 
 CC3M = {"columns": ["caption", "url"]}
@@ -141,5 +141,16 @@ def test_whatever_people_write_a_row_is_a_row(
         if isinstance(row, Row):
             assert row.captions[0].text == words
         else:
-            assert row.reason == ("nul_character" if "\0" in words else "empty_caption")
-            assert "\0" in words or not INVISIBLE.sub("", words).strip()
+            expected = "noncharacter" if NONCHARACTER.search(words) else "empty_caption"
+            assert row.reason == ("nul_character" if "\0" in words else expected)
+            assert row.reason != "empty_caption" or not INVISIBLE.sub("", words).strip()
+
+
+@pytest.mark.parametrize("character", ["\ufdd0", "\ufdef", "\ufffe", "\uffff"])
+def test_what_unicode_keeps_for_programs_is_no_caption(tmp_path: Path, character: str) -> None:
+    lines = [f"http://a/0\ta {character}dog", "http://a/1\t\ufdcf\ufdf0 \ufffd"]
+    (tmp_path / "list.tsv").write_text("\n".join(lines), "utf-8")
+    rejected, kept = read(urls("list.tsv", **CC12M), tmp_path)
+    assert isinstance(kept, Row)
+    assert not isinstance(rejected, Row)
+    assert rejected.reason == "noncharacter"

@@ -104,8 +104,6 @@ def test_outputs_metrics_and_exact_resume(
 
 
 def test_saved_models_give_the_trained_vectors(layout: Layout, smoke: Params, env: Environment) -> None:
-    from peft import PeftModel
-
     run(changed(smoke, phases=[smoke.tune_llm.phases[0].model_copy(update={"steps": 3})]), env)
     folder = layout.artifact("tune_llm")
     encoding = read_json(folder / "encoding.json")
@@ -116,6 +114,14 @@ def test_saved_models_give_the_trained_vectors(layout: Layout, smoke: Params, en
     assert adapter["base_model_name_or_path"] is None
     assert read_json(folder / "adapter" / "encoding.json") == encoding
 
+    check_adapter(layout, encoding)
+
+
+def check_adapter(layout: Layout, encoding: dict[str, Any]) -> None:
+    """Compare the tuned model with the base one under the adapter."""
+    from peft import PeftModel
+
+    folder = layout.artifact("tune_llm")
     texts = ["a red circle", "ein blaues Quadrat ist links"]
     tuned = encode(load_text_encoder(folder / "llm", **encoding), texts, 512)
     base = load_text_encoder(layout.artifact("base_models") / "llm", **encoding)
@@ -221,6 +227,7 @@ def test_mntp_mined_negatives_and_measures_on_the_way(
     undisturbed = hashes(layout)
     metrics = read_json(layout.metrics("tune_llm"))
     assert metrics["mntp"]["first_loss"] > 0
+    check_adapter(layout, read_json(layout.artifact("tune_llm") / "encoding.json"))
     spread = metrics["spread"]["short_to_dense"]
     assert spread["tuned"]["alignment"] != spread["base"]["alignment"]
     assert spread["tuned"]["uniformity"] < 0
