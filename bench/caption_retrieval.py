@@ -1,6 +1,6 @@
 """How well a tuned LLM finds captions of the same photograph, on Flickr8k; real stages, nothing else.
 
-    python -m bench.caption_retrieval --data FOLDER [--seeds 7 8 9]
+    python -m bench.caption_retrieval --data FOLDER [--seeds 7 8 9] [--llm FOLDER] [--steps 1200]
     python -m bench.caption_retrieval --data FOLDER --memory
 
 FOLDER holds `flickr8k/captions.parquet` and `text/multi30k_task2_text_only.parquet`. The stages base_models
@@ -8,13 +8,14 @@ and tune_llm run as `python -m components` does, on the params of `bench/caption
 from the captions of Flickr8k's train split and of Multi30k's further photographs; the figures are of the
 validation thousand: the first caption of an image asks, and the second ones of all images, or the
 translations of those that have one, are searched by cosine. TF-IDF stands beside, and the LLM before it was
-tuned. With --memory the peak memory of a batch of 2,048 pairs is printed, with and without the gradient
-cache.
+tuned. With --llm that LLM is tuned, and no other one made. With --memory the peak memory of a batch of 2,048
+pairs is printed, with and without the gradient cache.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -52,19 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
+    parser.add_argument("--llm", type=Path, help="in Hugging Face layout, to be tuned")
+    parser.add_argument("--steps", type=int, help="of a member")
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args(arguments)
     rows = caption_rows(options.data)
-    recipe = YAML(typ="safe").load(RECIPE.read_text("utf-8"))
-    if Environment().device == "cpu" and not is_bf16_fast():
-        say("this processor has no AVX-512: in float32 instead of bf16, which takes longer than with it")
-        recipe["tune_llm"]["precision"] = "fp32"
+    recipe = _recipe(options.llm, options.steps)
     if options.memory:
-        for is_cached in (False, True):
-            cost, _ = _run(rows, _for_memory(recipe, is_cached=is_cached), options.seeds[0])
-            how = "with the gradient cache" if is_cached else "all at once"
-            spent = f"{cost.peak_bytes / 1e6:.0f} MB, {cost.cpu_seconds:.0f} CPU s"
-            say(f"{PAIRS_OF_MEMORY} pairs {how}: {spent}")
+        _tell_memory(rows, recipe, options.seeds[0])
         return
     found = []
     for seed in options.seeds:
@@ -77,6 +73,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for task in found[0]:
         for who in found[0][task]:
             say(f"{task} by {who}: {_interval([one[task][who] for one in found])}")
+
+
+def _recipe(llm: Path | None, steps: int | None) -> dict[str, Any]:
+    """Return the recipe, with another LLM and so many steps of a member where they are given."""
+    recipe: dict[str, Any] = YAML(typ="safe").load(RECIPE.read_text("utf-8"))
+    if llm:
+        recipe["llm"] = {"kind": "folder", "path": str(llm.resolve())}
+    if steps:
+        (phase,) = recipe["tune_llm"]["phases"]
+        phase |= {"steps": steps, "warmup_steps": steps // 10}
+    if Environment().device == "cpu" and not is_bf16_fast():
+        say("this processor has no AVX-512: in float32 instead of bf16, which takes longer than with it")
+        recipe["tune_llm"]["precision"] = "fp32"
+    return recipe
+
+
+def _tell_memory(rows: Rows, recipe: dict[str, Any], seed: int) -> None:
+    for is_cached in (False, True):
+        cost, _ = _run(rows, _for_memory(recipe, is_cached=is_cached), seed)
+        how = "with the gradient cache" if is_cached else "all at once"
+        spent = f"{cost.peak_bytes / 1e6:.0f} MB, {cost.cpu_seconds:.0f} CPU s"
+        say(f"{PAIRS_OF_MEMORY} pairs {how}: {spent}")
 
 
 def _figures(retrieval: dict[str, dict[str, float]]) -> str:
@@ -133,12 +151,20 @@ def write_project(folder: Path, rows: Rows, recipe: dict[str, Any], seed: int) -
     write_table(inputs / "texts.parquet", texts)
     params = YAML(typ="safe").load(PRESET.read_text("utf-8"))
     params["seed"] = seed
-    params["base_models"]["llm"] = recipe["llm"] | {"texts": [_source(columns)]}
+    params["base_models"]["llm"] = _llm(recipe["llm"], inputs, columns)
     params["base_models"]["clip"]["texts"] = [_source({"en"})]
     params["tune_llm"] = recipe["tune_llm"]
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(params, file)
     _write_artifacts(Layout(Path(".work"), folder), rows, columns)
+
+
+def _llm(section: dict[str, Any], inputs: Path, columns: set[str]) -> dict[str, Any]:
+    """Return the LLM's section: its words are learnt from the texts, or it is copied to where inputs are."""
+    if section["kind"] == "made":
+        return section | {"texts": [_source(columns)]}
+    shutil.copytree(section["path"], inputs / "llm", dirs_exist_ok=True)
+    return section | {"path": "llm"}
 
 
 def _columns(recipe: dict[str, Any]) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from components.ml.distributed import is_sharded, whole
 from components.ml.llm import load_text_encoder
@@ -36,6 +37,9 @@ def learnt(folder: Path, own: TuneLlm, layout: str) -> dict[str, Any]:
         folder, attention="bidirectional", pooling="mean", template="{text}", max_tokens=64
     )
     with opened(encoder, own, layout, seed=1):
+        for name, weight in encoder.model.named_parameters():
+            if ".lora_B." in name:  # zeros, under which the other matrix learns nothing
+                nn.init.normal_(weight, generator=torch.Generator().manual_seed(weight.numel()))
         groups = parameter_groups(encoder.model, 0.1, 1.0)
         loss = batch_backward(encoder, own, BATCH, [weight for group in groups for weight in group["params"]])
         named = dict(encoder.model.named_parameters())
@@ -72,12 +76,13 @@ def masked(folder: Path) -> dict[str, Any]:
     return {"loss": loss.item(), "sharded": [], "gradients": gradients}
 
 
-def own_of(is_cached: bool) -> TuneLlm:
+def own_of(is_cached: bool, method: str = "full") -> TuneLlm:
     smoke = load_params(ROOT / "presets" / "smoke.yaml").tune_llm
+    lora = smoke.lora.model_copy(update={"dropout": 0.0}) if smoke.lora and method == "lora" else None
     return smoke.model_copy(
         update={
-            "method": "full",
-            "lora": None,
+            "method": method,
+            "lora": lora,
             "chunks": 2,
             "gradient_cache": is_cached,
             "same_side_negatives": True,
@@ -91,7 +96,10 @@ def all_learnt(folder: Path) -> dict[str, Any]:
         f"{layout} {is_cached}": learnt(folder, own_of(is_cached), layout)
         for layout, is_cached in product(LAYOUTS, CACHED)
     }
-    return {**found, "masked": masked(folder)}
+    of_lora = {
+        f"lora {is_cached}": learnt(folder, own_of(is_cached, "lora"), LAYOUTS[0]) for is_cached in CACHED
+    }
+    return {**found, **of_lora, "masked": masked(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +125,16 @@ def test_two_processes_have_the_gradients_of_one(
     names = sorted(alone["gradients"])
     for found in (one[f"{layout} {is_cached}"] for one in together):
         assert found["sharded"] == (names if layout == "sharded" else [])
+        check_equal(found, alone)
+
+
+@pytest.mark.parametrize("is_cached", CACHED)
+def test_two_processes_have_the_gradients_of_one_lora(
+    folder: Path, together: list[dict[str, Any]], is_cached: bool
+) -> None:
+    alone = learnt(folder, own_of(is_cached, "lora"), LAYOUTS[0])
+    assert {name.rsplit(".", 3)[1] for name in alone["gradients"]} == {"lora_A", "lora_B"}
+    for found in (one[f"lora {is_cached}"] for one in together):
         check_equal(found, alone)
 
 
