@@ -82,6 +82,18 @@ KILLS = [
 ]
 
 
+# taken from DVC's cache, and not run twice: that these make equal bytes, killed or not, their own tests show
+TAKEN = ("download", "recaption", "audit", "embed_captions")
+
+
+def take_runs(project: Project, other: Project) -> None:
+    """Give a project another one's cache, and of its runs those of stages that need not run again."""
+    project.run("cp", "-a", str(other.folder / ".dvc" / "cache"), ".dvc/cache")
+    for path in (project.folder / ".dvc" / "cache" / "runs").glob("*/*/*"):
+        if path.read_text("utf-8").splitlines()[0].split()[-1] not in TAKEN:
+            path.unlink()
+
+
 def kill_at(project: Project, stage: str, line: str, whom: str, number: signal.Signals) -> None:
     """Start `dvc repro`, kill it or its stage after a logged line of that stage, and wait for the dust."""
     with project.start("dvc", "repro") as dvc:
@@ -102,6 +114,7 @@ def kill_at(project: Project, stage: str, line: str, whom: str, number: signal.S
 
 def test_three_kills_and_another_run_give_the_same_hashes(finished: Project, tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
+    take_runs(project, finished)
     log = ""
     for stage, line, whom, number, _ in KILLS:
         kill_at(project, stage, line, whom, number)

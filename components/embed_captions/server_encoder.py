@@ -56,9 +56,9 @@ class ServerEncoder:
 
     def encode(self, texts: list[str], progress: Progress) -> Encoded:
         """See `Encoder`."""
-        return Encoded(
-            self._vectors(texts, self._section.batch_size, progress), [None] * len(texts), [None] * len(texts)
-        )
+        vectors = self._vectors(texts, self._section.batch_size, progress)
+        is_cut = [len(text) > self._section.max_characters for text in texts]
+        return Encoded(vectors, [None] * len(texts), is_cut)
 
     def encode_alone(self, texts: list[str]) -> Tensor:
         """See `Encoder`."""
@@ -78,6 +78,7 @@ class ServerEncoder:
         import torch
 
         vectors = torch.empty(len(texts), self.dimension)
+        texts = [text[: self._section.max_characters] for text in texts]
         for first, rows in self._answers(texts, size):
             vectors[first : first + len(rows)] = torch.tensor(rows)
             progress(len(rows))
@@ -126,8 +127,8 @@ class ServerEncoder:
             raise kind(
                 f"embed_captions.others {self.name}: {self._url.origin()} gave no embeddings "
                 f"({failed.reason}) for {len(texts)} texts, the longest of {len(longest)} characters: "
-                f"{longest[:SHOWN_CHARACTERS]!r}; expected them: look there, then run again; finished shards "
-                "are kept"
+                f"{longest[:SHOWN_CHARACTERS]!r}; expected them: look there, or lower max_characters, and "
+                "run again; finished shards are kept"
             ) from None
 
 

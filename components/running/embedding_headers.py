@@ -46,7 +46,7 @@ def other_header(
     A server is known by what params say of it, not by its address.
     """
     if isinstance(section, EndpointEncoder):
-        about = section.model_dump(include={"kind", "model", "revision", "dimensions", "asks_dimensions"})
+        about = section.model_dump(exclude={"name", "batch_size", "requests"})
     else:
         about = section.model_dump(include={"kind", "model", "precision"})
         about["model_key"] = _key(

@@ -54,6 +54,7 @@ FAR: dict[str, Any] = {
     "dimensions": WIDTH,
     "asks_dimensions": False,
     "batch_size": 4,
+    "max_characters": 1000,
     "requests": REQUESTS,
 }
 TEXTS = [f"text {number}" for number in range(10)]
@@ -89,6 +90,15 @@ def test_each_text_gets_its_own_vector(server: EmbeddingServer, layout: Layout) 
     assert KEY.get_secret_value() not in str(encoder(server, layout).about)
     encoder(server, layout, asks_dimensions=True).encode_alone(["a"])
     assert server.asked[-1]["dimensions"] == WIDTH
+
+
+def test_a_megabyte_is_cut(server: EmbeddingServer, layout: Layout) -> None:
+    texts = ["a", "word " * 200_000, "x" * 9]
+    encoded = encoder(server, layout, max_characters=9).encode(texts, lambda _: None)
+    assert [text for body in server.asked for text in body["input"]] == ["a", "word word", "x" * 9]
+    assert encoded.is_cut == [False, True, False]
+    alone = encoder(server, layout, max_characters=9).encode_alone(texts)
+    assert torch.equal(alone, encoded.vectors)
 
 
 @pytest.mark.parametrize("failure", [status(500), status(429, Retry_After="999999"), reset])

@@ -80,7 +80,7 @@ def test_a_server_is_known_by_model_and_revision_and_another_encoder_by_its_file
     }
     far = EndpointEncoder.model_validate(
         {"kind": "endpoint", "name": "far", "model": "m", "revision": "1", "dimensions": 4,
-         "asks_dimensions": True, "batch_size": 2, "requests": requests}
+         "asks_dimensions": True, "batch_size": 2, "max_characters": 9, "requests": requests}
     )  # fmt: skip
     mine = SentenceEncoder.model_validate(
         {"kind": "sentence_transformers", "name": "mine", "model": "m", "batch_tokens": 1,
