@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -89,9 +90,9 @@ TAKEN = ("download", "recaption", "audit", "embed_captions")
 def take_runs(project: Project, other: Project) -> None:
     """Give a project another one's cache, and of its runs those of stages that need not run again."""
     project.run("cp", "-a", str(other.folder / ".dvc" / "cache"), ".dvc/cache")
-    for path in (project.folder / ".dvc" / "cache" / "runs").glob("*/*/*"):
+    for path in list((project.folder / ".dvc" / "cache" / "runs").glob("*/*/*")):
         if path.read_text("utf-8").splitlines()[0].split()[-1] not in TAKEN:
-            path.unlink()
+            shutil.rmtree(path.parent)  # DVC trips over one that is empty
 
 
 def kill_at(project: Project, stage: str, line: str, whom: str, number: signal.Signals) -> None:
