@@ -21,6 +21,7 @@ HALF_BYTES = 2
 LINE_BYTES = 40  # of a caption in the table beside the vectors, packed
 SPARE_BYTES = 200_000_000
 SECONDS_PER_MINUTE = 60
+SAMPLE_SECONDS, TEXTS_OF_SAMPLE = 5.0, 64  # a large LLM on a CPU takes minutes for all of the sample
 TEXTS_WORTH_A_SAMPLE = 20_000  # fewer are embedded before anybody plans by minutes
 log = logging.getLogger("llm2clip")
 
@@ -112,11 +113,13 @@ def _sampled_seconds(encoder: Encoder, missing: Missing) -> float:
     if not missing.sample:
         return 0.0
     encoder.encode(missing.sample[:TEXTS_A_FILE], lambda _: None)  # loads the model
-    start_seconds = time.monotonic()
-    encoder.encode(missing.sample, lambda _: None)
-    spent = time.monotonic() - start_seconds
+    start_seconds, spent, done = time.monotonic(), 0.0, 0
+    while spent < SAMPLE_SECONDS and done < len(missing.sample):
+        some = missing.sample[done : done + TEXTS_OF_SAMPLE]
+        encoder.encode(some, lambda _: None)
+        spent, done = time.monotonic() - start_seconds, done + len(some)
     encoder.release()
-    return spent / len(missing.sample) * missing.new
+    return spent / done * missing.new
 
 
 def tell(

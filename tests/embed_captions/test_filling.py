@@ -118,14 +118,14 @@ def test_where_much_is_to_be_done_some_of_it_tells_the_minutes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(survey, "TEXTS_WORTH_A_SAMPLE", 1)
-    seconds = iter([0.0, 5.0])
+    seconds = iter([0.0, 3.0, 6.0])  # the second piece of the sample is the last
     monkeypatch.setattr(survey, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     with caplog.at_level(logging.INFO, "llm2clip"):
         run(changed(smoke, llms=["tuned"]), env)
     captions, said = [line for line in caplog.messages if " minutes, " in line or "to embed" in line]
     count = int(captions.split(" of them new")[0].split()[-1])
-    sampled = min(count, survey.SAMPLED_TEXTS)
-    minutes = f"{count * 5 / sampled / 60:,.1f}"
+    assert count > 2 * survey.TEXTS_OF_SAMPLE
+    minutes = f"{count * 6 / (2 * survey.TEXTS_OF_SAMPLE) / 60:,.1f}"
     assert said == f"embed_captions: about {minutes} minutes, as long as some of the texts took now"
 
 
