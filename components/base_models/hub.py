@@ -105,9 +105,8 @@ def check_hashes(digests: dict[Path, str]) -> None:
             unnamed[0],
             len(unnamed) - 1,
         )
+        return
     for path, sha256 in digests.items():
-        if unnamed:
-            continue
         blob = path.parent / os.readlink(path)  # which may itself link to a store that repositories share
         if SHA256.fullmatch(blob.name):
             found = sha256

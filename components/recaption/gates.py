@@ -21,7 +21,7 @@ SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟")
 AFTER_SENTENCE_END = "\"'”’»)]"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W_]+(?:['’][^\W_]+)*")  # here `don't` is one, and `a_b` are two
 CHAT_TOKENS = re.compile(r"<\|[a-z0-9_]+\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>")
-# categories Cc and Cs without white space
+# categories Cc and Cs without white space, and noncharacters
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 TEMPLATE_TOKENS = re.compile(  # people write such, too
     r"</?s>|<(?:image|pad|unk|loc_\d+)>"

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from components.faults import ConfigurationFault, InfrastructureFault
-from components.running.gpus import gpus_in_use, idle_gpus
+from components.running.gpus import gpus_in_use, known_gpus
 from components.running.model_weights import CONFIGS
 from components.running.workers import usable_cores
 from components.settings.base_models import BucketModel, FolderModel
@@ -69,7 +69,7 @@ def _tools() -> str:
 def _device(env: Environment) -> str:
     if found := gpus_in_use(env):
         return f"device: cuda, {found} GPUs"
-    idle = idle_gpus(env)
+    idle = known_gpus()
     note = f"; {idle} GPUs are here and stay idle: LLM2CLIP_DEVICE=cuda uses them" if idle else ""
     return f"device: cpu, {usable_cores()} cores{note}"
 

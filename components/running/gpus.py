@@ -33,9 +33,9 @@ def gpus_in_use(env: Environment) -> int:
     )
 
 
-def idle_gpus(env: Environment) -> int:
-    """Return how many GPUs the driver of this machine knows that no stage would use."""
-    return len(list(DRIVER.glob("*"))) if env.device != "cuda" else 0
+def known_gpus() -> int:
+    """Return how many GPUs the driver of this machine knows, used or not; nothing of CUDA is asked for."""
+    return len(list(DRIVER.glob("*")))
 
 
 def gpu_of(place: int) -> str:

@@ -33,9 +33,7 @@ class EndpointEncoder(Section):
     dimensions: Positive  # numbers a vector; another count is refused
     asks_dimensions: bool  # whether the server is told of them, to shorten its vectors; some refuse that
     batch_size: Positive  # texts a request
-    max_characters: (
-        Positive  # of a text; the rest is left out, for servers refuse what is longer than they read
-    )
+    max_characters: Positive  # of a text; the rest is left out: servers refuse what they cannot read whole
     requests: HttpRequests
 
 

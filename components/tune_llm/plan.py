@@ -29,9 +29,8 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     planned = planned_images(params, measured)
     images = planned.images_of({"train"})
     held_captions = planned.captions_with(params.recaption.captioners)
-    captions = own.members * sum(
-        phase.steps * _captions_of_step(phase) for phase in own.phases
-    ) + _masked_captions(own)
+    of_member = sum(phase.steps * _captions_of_step(phase) for phase in own.phases)
+    captions = own.members * of_member + _masked_captions(own)
     weights = llm_weights(params, measured.layout.inputs(params.download.inputs), machine)
     pairs = sum(phase.steps * phase.batch_size for phase in own.phases)
     each = f"each of {own.members} members sees " if own.members > 1 else ""

@@ -102,12 +102,17 @@ def test_minutes_follow_from_an_earlier_run(
     worked = {"embed_captions by tuned": 20_000, "embed_captions by base": 1}
     costs = {"seconds": 4e5, "cpu_seconds": 4e5, "machine": platform.machine(), "worked": worked}
     write_json(tuned.costs("embed_captions"), costs)  # and no metrics, as DVC leaves it
+    count, time = told_by(params, env, caplog)
+    said = f"about {count * 20 / 60:,.1f} minutes, 20 s a text: your last run, 20,000 of them"
+    assert time == f"embed_captions: {said}"
+
+
+def told_by(params: Params, env: Environment, caplog: pytest.LogCaptureFixture) -> tuple[int, str]:
+    """Run the stage; return how many texts it says are new, and what it says of the time."""
     with caplog.at_level(logging.INFO, "llm2clip"):
         run(params, env)
     captions, time = [line for line in caplog.messages if " minutes, " in line or "to embed" in line]
-    count = int(captions.split(" of them new")[0].split()[-1])
-    said = f"about {count * 20 / 60:,.1f} minutes, 20 s a text: your last run, 20,000 of them"
-    assert time == f"embed_captions: {said}"
+    return int(captions.split(" of them new")[0].split()[-1]), time
 
 
 def test_where_much_is_to_be_done_some_of_it_tells_the_minutes(
@@ -120,10 +125,7 @@ def test_where_much_is_to_be_done_some_of_it_tells_the_minutes(
     monkeypatch.setattr(survey, "TEXTS_WORTH_A_SAMPLE", 1)
     seconds = iter([0.0, 3.0, 6.0])  # the second piece of the sample is the last
     monkeypatch.setattr(survey, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    with caplog.at_level(logging.INFO, "llm2clip"):
-        run(changed(smoke, llms=["tuned"]), env)
-    captions, said = [line for line in caplog.messages if " minutes, " in line or "to embed" in line]
-    count = int(captions.split(" of them new")[0].split()[-1])
+    count, said = told_by(changed(smoke, llms=["tuned"]), env, caplog)
     assert count > 2 * survey.TEXTS_OF_SAMPLE
     minutes = f"{count * 6 / (2 * survey.TEXTS_OF_SAMPLE) / 60:,.1f}"
     assert said == f"embed_captions: about {minutes} minutes, as long as some of the texts took now"

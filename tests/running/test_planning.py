@@ -79,13 +79,12 @@ def mine() -> Params:
 
 def leave_run(measured: Measured, stage: str, metrics: dict[str, Any], **costs: Any) -> None:
     write_json(measured.layout.metrics(stage), metrics)
+    leave_costs(measured, stage, **costs)
+
+
+def leave_costs(measured: Measured, stage: str, **costs: Any) -> None:
     found = {"machine": platform.machine(), "seconds": 100.0, "cpu_seconds": 20.0, **costs}
     write_json(measured.layout.costs(stage), found)
-
-
-def leave_costs(measured: Measured, stage: str, worked: dict[str, int]) -> None:
-    costs = {"machine": platform.machine(), "seconds": 100.0, "cpu_seconds": 20.0, "worked": worked}
-    write_json(measured.layout.costs(stage), costs)
 
 
 DOWNLOADED = {
@@ -496,11 +495,11 @@ def test_members_multiply_pairs_widths_and_weights(mine: Params, measured: Measu
 def test_embed_captions_takes_the_rate_of_its_own_run(mine: Params, measured: Measured) -> None:
     names = mine.embed_captions.names
     title = f"embed_captions by {', '.join(names)}"
-    leave_costs(measured, "embed_captions", {title: 20_000})
+    leave_costs(measured, "embed_captions", worked={title: 20_000})
     found = of_embed_captions.plan(mine, MACHINE, measured)
     assert found.binding is not None
     assert found.binding.hours == pytest.approx(found.rows * len(names) * 100.0 / 20_000 / HOUR)
-    leave_costs(measured, "embed_captions", {title: 9})  # all but these were there: it says nothing
+    leave_costs(measured, "embed_captions", worked={title: 9})  # all but these were there: it says nothing
     assert of_embed_captions.plan(mine, MACHINE, measured).binding is None
 
 
@@ -508,11 +507,11 @@ def test_tuning_takes_the_rate_of_the_steps_that_its_own_run_took(mine: Params, 
     (phase,) = mine.tune_llm.phases
     blind = of_tune_llm.plan(mine, MACHINE, measured)
     steps = 10_000 // (2 * phase.batch_size) + 1  # of more than it has: the run went on from another's
-    leave_costs(measured, "tune_llm", {"tune_llm_phase1": steps, "tune_llm reads train": 7})
+    leave_costs(measured, "tune_llm", worked={"tune_llm_phase1": steps, "tune_llm reads train": 7})
     found = of_tune_llm.plan(mine, MACHINE, measured)
     assert found.binding is not None
     each = 100.0 / (steps * 2 * phase.batch_size)
     assert found.binding.hours == pytest.approx(found.rows * each / HOUR)
     for others in ({}, {"tune_llm_phase2": steps}, {"tune_llm_mntp": steps}):
-        leave_costs(measured, "tune_llm", others)
+        leave_costs(measured, "tune_llm", worked=others)
         assert of_tune_llm.plan(mine, MACHINE, measured) == blind
