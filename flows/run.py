@@ -20,6 +20,7 @@ from components.faults import (
     GateFault,
     InfrastructureFault,
 )
+from components.settings.environment import load_environment
 from components.storage.atomic import read_json
 from components.storage.layout import PARAMS, Layout
 from flows.graph import Graph, read_graph
@@ -136,14 +137,18 @@ class Run:
 
 
 def child_environment(root: Path) -> dict[str, str]:
-    """Return the environment of a run's processes; its relative paths mean the main checkout `root`."""
+    """Return the environment of a run's processes; its relative paths mean the main checkout `root`.
+
+    Raises:
+        ConfigurationFault: a variable `LLM2CLIP_*` is unknown or has a bad value.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    paths = {"LLM2CLIP_WORK_STORE": ".work", "LLM2CLIP_REGISTRY": "registry"}
+    settings = load_environment()
+    paths = {"LLM2CLIP_WORK_STORE": str(settings.work_store), "LLM2CLIP_REGISTRY": settings.registry}
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE", "HF_HOME"):
         if name in environment:
             paths[name] = environment[name]
-    for name, default in paths.items():
-        value = environment.get(name, default)
+    for name, value in paths.items():
         environment[name] = value if "://" in value else str(root / Path(value).expanduser())
     beside = str(Path(sys.executable).parent)  # `python` of the stages is this one
     environment["PATH"] = os.pathsep.join([beside, environment.get("PATH", os.defpath)])

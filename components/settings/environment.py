@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,12 +14,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from components.faults import ConfigurationFault
 
 PREFIX = "LLM2CLIP_"
+UNSET_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")  # what expandvars left as it was
 
 
 class Environment(BaseSettings):
     """Read from the environment only; no file is looked at, so that no secret lies beside the code."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
 
     work_store: Path = Path(".work")
     registry: str = "registry"
@@ -38,6 +42,11 @@ class Environment(BaseSettings):
         if number < 0:
             raise ValueError("expected 0 (as many as fit the machine) or more")
         return number
+
+    @field_validator("work_store", "registry", mode="before")
+    @classmethod
+    def _expanded(cls, value: Any) -> Any:  # noqa: ANN401 - a path as text, or as a Path
+        return _expanded_path(value) if isinstance(value, str) and "://" not in value else value
 
 
 def load_environment() -> Environment:
@@ -59,4 +68,17 @@ def load_environment() -> Environment:
     except ValidationError as error:
         fault = error.errors()[0]
         name = PREFIX + str(fault["loc"][0]).upper()
-        raise ConfigurationFault(f"environment variable {name}: {fault['msg']}") from None
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise ConfigurationFault(f"environment variable {name}: {reason}") from None
+
+
+def _expanded_path(text: str) -> str:
+    """Replace a leading `~` and `$NAME` as a shell does: who sets a variable elsewhere expects it to."""
+    path = os.path.expanduser(os.path.expandvars(text))
+    if unset := UNSET_VARIABLE.search(path):
+        raise ValueError(
+            f"{text} names the variable {unset[0]}, which is not set; set it or write the path out"
+        )
+    if path.startswith("~"):
+        raise ValueError(f"{text} names a user without a home folder here; write the path out")
+    return path

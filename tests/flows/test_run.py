@@ -95,3 +95,6 @@ def test_relative_paths_of_the_environment_mean_the_checkout(
     assert "canary" not in environment.values()
     monkeypatch.setenv("LLM2CLIP_REGISTRY", "s3://bucket/models")
     assert child_environment(tmp_path)["LLM2CLIP_REGISTRY"] == "s3://bucket/models"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LLM2CLIP_WORK_STORE", "~/store")
+    assert child_environment(tmp_path)["LLM2CLIP_WORK_STORE"] == str(tmp_path / "home" / "store")

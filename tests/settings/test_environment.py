@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from components.faults import ConfigurationFault
@@ -40,3 +42,41 @@ def test_a_bad_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_values_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM2CLIP_REGISTRY", "s3://bucket/prefix")
     assert load_environment().registry == "s3://bucket/prefix"
+
+
+def test_home_and_variables_in_paths_are_expanded_as_a_shell_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    monkeypatch.setenv("LLM2CLIP_WORK_STORE", "~/work")
+    monkeypatch.setenv("LLM2CLIP_REGISTRY", "$HOME/models")
+    env = load_environment()
+    assert (env.work_store, env.registry) == (tmp_path / "work", f"{tmp_path}/models")
+    monkeypatch.setenv("LLM2CLIP_WORK_STORE", "${SCRATCH}/a~b")  # only a leading ~ is a home
+    monkeypatch.setenv("LLM2CLIP_REGISTRY", "s3://bucket/~user/$year")  # an address stays as it is
+    env = load_environment()
+    assert (env.work_store, env.registry) == (Path("/scratch/me/a~b"), "s3://bucket/~user/$year")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("$SCRATHC/work", "names the variable \\$SCRATHC, which is not set; set it or write the path out"),
+        ("${SCRATHC}/work", "names the variable \\${SCRATHC}, which is not set"),
+        ("~nosuchuser/work", "names a user without a home folder"),
+    ],
+)
+@pytest.mark.parametrize("name", ["LLM2CLIP_WORK_STORE", "LLM2CLIP_REGISTRY"])
+def test_a_path_that_cannot_be_expanded_makes_no_folder(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationFault, match=f"environment variable {name}: .*{message}"):
+        load_environment()
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM2CLIP_WORK_STORE", "")
+    monkeypatch.setenv("LLM2CLIP_THREADS", "")
+    assert (load_environment().work_store, load_environment().threads) == (Path(".work"), 0)
