@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,26 +103,33 @@ def _published(bucket: Bucket, release: Path, folder: str) -> bool:
 def _circumstances(layout: Layout) -> dict[str, Any]:
     """Return when, from which commit and code a release was published, and what decides its bits.
 
-    Null stand for a folder without git, and for a training that DVC restored from another machine.
+    Null stands for what git does not answer in time, for a folder without git, and for a training that DVC
+    restored from another machine.
     """
     costs = layout.costs("train_clip")
     trained = read_json(costs) if costs.is_file() else {}
-    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain")
     return {
         "code_sha256": code_key(),
-        "git_commit": commit,
-        "git_changed_files": len((_git("status", "--porcelain") or "").splitlines()) if commit else None,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changed_files": None if changes is None else len(changes.splitlines()),
         "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "trained_with": {name: trained.get(name) for name in ("torch", "threads", "instruction_set")},
     }
 
 
 def _git(*arguments: str) -> str | None:
-    if not shutil.which("git"):
+    """Return what git prints, or None: no release waits for a slow disk or fails for want of git."""
+    command = ["git", "--no-optional-locks", *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=GIT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        log.warning("git %s took over %d s; the release is published without it", arguments[0], GIT_SECONDS)
         return None
-    done = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, timeout=GIT_SECONDS, check=False
-    )
+    except OSError:  # no git, or none that may be run
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 

@@ -76,6 +76,46 @@ def test_a_published_release_is_whole_and_loads(released: Layout, env: Environme
     assert load_release(place).embed_texts(["a circle"]).shape[0] == 1
 
 
+GIT = """#!/bin/sh
+case "$*" in
+  *rev-parse*) echo 1234abcd ;;
+  *) exec sleep 60 ;;
+esac
+"""
+
+
+def git_on_path(script: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin" if script else str(folder))
+    if script:
+        (folder / "git").write_text(script)
+        (folder / "git").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("script", "commit"),
+    [(GIT, "1234abcd"), ("#!/bin/sh\nexit 128\n", None), ("not a program", None), (None, None)],
+    ids=["slow", "refuses", "broken", "missing"],
+)
+def test_a_release_is_published_whatever_git_does(
+    released: Layout,
+    env: Environment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    script: str | None,
+    commit: str | None,
+) -> None:
+    git_on_path(script, tmp_path / "git", monkeypatch)
+    monkeypatch.setattr("components.register.publish.GIT_SECONDS", 1)
+    place = Path(publish(released, env))
+    published = read_json(place / "published.json")
+    assert (published["git_commit"], published["git_changed_files"]) == (commit, None)
+    assert (place / MANIFEST).is_file()
+    said = "git status took over 1 s; the release is published without it" in caplog.text
+    assert said == (script == GIT)
+
+
 @pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_racing_publishers_have_one_winner(
     released: Layout, kind: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
