@@ -10,10 +10,15 @@ from typer.testing import CliRunner
 from components.cli import app
 
 
+def dvc_without_git(folder: Path) -> None:
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
+
+
 def test_a_work_store_that_cannot_be_made_is_said_in_one_line(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (workspace / ".dvc").mkdir()
+    dvc_without_git(workspace)
     (workspace / "file").touch()
     monkeypatch.setenv("LLM2CLIP_WORK_STORE", "file/below")
     done = CliRunner().invoke(app, ["check"])
@@ -25,7 +30,7 @@ def test_a_work_store_that_cannot_be_made_is_said_in_one_line(
 def test_a_registry_that_is_none_is_said_before_anything_runs(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (workspace / ".dvc").mkdir()
+    dvc_without_git(workspace)
     monkeypatch.setenv("LLM2CLIP_REGISTRY", "gs://bucket")
     done = CliRunner().invoke(app, ["check"])
     assert done.exit_code == 2

@@ -24,6 +24,7 @@ from components.storage.layout import Layout
 
 MIN_FREE_BYTES = 1_000_000_000
 TORCH = "2.13.0"
+DVC = Path(".dvc")
 
 
 def check(params: Params, env: Environment) -> list[str]:
@@ -50,20 +51,35 @@ def check(params: Params, env: Environment) -> list[str]:
 
 def _tools() -> str:
     beside = str(Path(sys.executable).parent)
-    for tool in ("git", "dvc"):
-        if not (shutil.which(tool) or shutil.which(tool, path=beside)):
-            raise ConfigurationFault(
-                f"{tool} is not on PATH; expected it for `dvc repro`: `make setup` installs dvc"
-            )
-    if not Path(".dvc").is_dir():
+    if not (shutil.which("dvc") or shutil.which("dvc", path=beside)):
+        raise ConfigurationFault("dvc is not on PATH; expected it for `dvc repro`: `make setup` installs it")
+    if not DVC.is_dir():
         raise ConfigurationFault(
             "this folder is no DVC project: start in the folder that holds dvc.yaml, or `dvc init`"
         )
+    _git()
     torch = version("torch").partition("+")[0]
     note = "" if torch == TORCH else f" (the project is tested with {TORCH}: other bits, same method)"
     return (
         f"python {sys.version_info.major}.{sys.version_info.minor}, torch {torch}{note}, dvc {version('dvc')}"
     )
+
+
+def _git() -> None:
+    """Check that DVC finds the git repository that it works in, or was told to do without one."""
+    from dvc.config import Config, ConfigError  # imports what no stage needs
+    from dvc.scm import SCM, SCMError
+
+    try:
+        core = Config(str(DVC))["core"]
+        SCM(".", no_scm=core.get("no_scm", False))
+    except ConfigError as error:
+        raise ConfigurationFault(f"DVC cannot read its settings ({error}); correct {DVC}/config") from None
+    except SCMError:
+        raise ConfigurationFault(
+            "this folder is in no git repository, without which DVC stops; `git init` makes one, or "
+            "`dvc config core.no_scm true` has DVC do without"
+        ) from None
 
 
 def _device(env: Environment) -> str:

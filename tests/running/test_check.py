@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from components.running.workers import usable_cores
 from components.settings.environment import Environment
 from components.settings.params import Params
 from tests.sources.test_shard_rows import shards
+from tests.test_cli import dvc_without_git
 
 PROMPTED: dict[str, Any] = {
     "name": "far",
@@ -41,7 +43,7 @@ VLLM = {**PROMPTED, "kind": "vllm", "context_tokens": 512, "precision": "bf16"}
 
 @pytest.fixture
 def project(workspace: Path) -> Path:
-    (workspace / ".dvc").mkdir()
+    dvc_without_git(workspace)
     return workspace
 
 
@@ -52,6 +54,24 @@ def changed(smoke: Params, captioner: dict[str, Any], *models: str) -> Params:
         {"name": name, "source": {"kind": "folder", "path": f"models/{name}"}} for name in models
     ]
     return Params.model_validate(tree)
+
+
+def test_a_folder_without_git_is_told_before_dvc_stops(
+    smoke: Params, env: Environment, project: Path
+) -> None:
+    config = project / ".dvc" / "config"
+    config.write_text("")
+    refused = "in no git repository, without which DVC stops; `git init`.*`dvc config core.no_scm true`"
+    with pytest.raises(ConfigurationFault, match=refused):
+        check(smoke, env)
+    (project / ".git").mkdir()  # as an interrupted `git init` leaves it
+    with pytest.raises(ConfigurationFault, match=refused):
+        check(smoke, env)
+    subprocess.run(["git", "init", "-q"], check=True)
+    check(smoke, env)
+    config.write_text("[core\n")
+    with pytest.raises(ConfigurationFault, match=r"DVC cannot read its settings .*correct \.dvc/config"):
+        check(smoke, env)
 
 
 def test_what_was_looked_at_is_said(smoke: Params, env: Environment, project: Path) -> None:
