@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from components.cli import app
 from components.settings.params import Params, load_params
 from components.settings.recaption import PromptedCaptioner
-from tests.project import ROOT
+from tests.project import ROOT, Project
 
 README = (ROOT / "README.md").read_text("utf-8")
 TREE = README.split("## The tree")[1]
@@ -41,6 +41,15 @@ def test_its_local_links_exist() -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert links
     assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_its_advice_to_add_data_to_dvc_leaves_one_file_for_git(tmp_path: Path) -> None:
+    assert "`dvc add inputs/<name>`" in README
+    project = Project(tmp_path / "project")
+    (project.folder / "inputs" / "mine").mkdir()
+    (project.folder / "inputs" / "mine" / "list.csv").write_text("url,caption\n")
+    project.run("dvc", "add", "inputs/mine")
+    assert project.run("git", "status", "--porcelain", "-uall").stdout == "?? inputs/mine.dvc\n"
 
 
 def test_its_captioners_are_params(tmp_path: Path) -> None:
