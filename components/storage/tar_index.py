@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from components.faults import DataFault
+from components.storage.file_kinds import HEAD_BYTES, FileKind, file_kind
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_LONG_NAME_BYTES = 1 << 20  # what may stand between a header and its file
@@ -39,11 +40,12 @@ class _Damaged(Exception):
 
 
 def tar_index(path: Path) -> list[Member]:
-    """Return the files of a tar in their order; folders are passed over.
+    """Return the files of a tar in their order; folders are passed over. One without members has none.
 
     Raises:
-        DataFault: it is cut, also between two members, is damaged, has bytes behind its end, or holds a link,
-            a device, a sparse file, or a name that leads out of its folder.
+        DataFault: it is cut, also between two members, is damaged, is no tar but another kind of file, has
+            bytes behind its end, or holds a link, a device, a sparse file, or a name that leads out of its
+            folder.
     """
     members: list[Member] = []
     tar_bytes = path.stat().st_size
@@ -53,13 +55,26 @@ def tar_index(path: Path) -> list[Member]:
                 if member.name:
                     members.append(member)
                 file.seek(member.offset + _whole_blocks(member.size))
+            if file.tell() == BLOCK and tar_bytes > tarfile.RECORDSIZE:
+                raise _Damaged(f"it is {tar_bytes} bytes of zeros, more than an empty tar has")
             _check_end(file)
         except (_Damaged, tarfile.HeaderError) as error:
+            offset = file.tell()
+            if not members and (kind := _other_kind(file)):
+                raise DataFault(
+                    f"{path} is {kind.name} inside; expected a plain tar; {kind.advice}"
+                ) from None
             raise DataFault(
-                f"{path} is no whole tar of plain files: {error}, before byte {file.tell()}, after "
+                f"{path} is no whole tar of plain files: {error}, before byte {offset}, after "
                 f"{len(members)} files; fetch or pack it again"
             ) from None
     return members
+
+
+def _other_kind(file: IO[bytes]) -> FileKind | None:
+    """Return what a file is that is no tar, if its first bytes tell."""
+    file.seek(0)
+    return file_kind(file.read(HEAD_BYTES))
 
 
 def _next(file: IO[bytes], tar_bytes: int) -> Member | None:
@@ -68,7 +83,7 @@ def _next(file: IO[bytes], tar_bytes: int) -> Member | None:
     while True:
         header = file.read(BLOCK)
         if len(header) < BLOCK:
-            raise _Damaged("it ends without an end mark")
+            raise _Damaged("it ends without an end mark" if tar_bytes else "it has no bytes")
         if not header.strip(b"\0"):
             return None
         found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -106,13 +109,49 @@ def test_what_stands_before_a_header_is_not_trusted(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\0" * 512, b"<html>gone</html>" * 100, b"\x1f\x8b" + b"\0" * 2000]
+    ("content", "message"),
+    [
+        (b"", "no whole tar of plain files: it has no bytes, before byte 0, after 0 files"),
+        (b"\0" * 512, "it ends within its end mark, before byte 512, after 0 files"),
+        (b"\0" * 20480, "it is 20480 bytes of zeros, more than an empty tar has"),
+        (b"nothing" * 1000, "invalid header, before byte 512, after 0 files"),
+        (
+            b"<html>gone</html>" * 100,
+            "is an HTML page inside; expected a plain tar; fetch the file from its own",
+        ),
+        (b"\xef\xbb\xbf\n<!DOCTYPE HTML>", "is an HTML page inside"),
+        (b"<?xml version='1.0'?><Error>", "is an XML document, perhaps an error message"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "is a Git LFS pointer inside; .* `git lfs pull`",
+        ),
+        (b"PK\x03\x04rest", "is a zip archive inside; expected a plain tar; unpack it with unzip"),
+        (gzip.compress(bytes(5000)), "is gzip inside; expected a plain tar; it is compressed: .* gunzip"),
+        (bz2.compress(bytes(5000)), "is bzip2 inside; .* it is compressed: unpack it with bunzip2"),
+        (lzma.compress(bytes(5000)), "is xz inside; .* it is compressed: unpack it with unxz"),
+        (b"\x28\xb5\x2f\xfd" + b"\1" * 2000, "is zstd inside; .* it is compressed: unpack it with unzstd"),
+    ],
 )
-def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "one.tar"
     path.write_bytes(content)
-    with pytest.raises(DataFault, match="after 0 files"):
+    with pytest.raises(DataFault, match=message):
         tar_index(path)
+
+
+@pytest.mark.parametrize("size", [1024, 10240])
+def test_a_tar_without_members_is_empty_and_whole(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "one.tar"
+    path.write_bytes(bytes(size))
+    assert tar_index(path) == []
+    tarfile.open(path, "w").close()  # as webdataset's ShardWriter closes its last one
+    assert tar_index(path) == []
+
+
+def test_a_name_that_begins_as_another_kind_of_file_is_a_name(tmp_path: Path) -> None:
+    names = ["BZh.jpg", "PAR1.jpg", "<html>.jpg"]
+    for name in names:
+        assert [member.name for member in tar_index(tar(tmp_path / "one.tar", [(name, b"x")]))] == [name]
 
 
 def test_no_flipped_bit_of_a_header_is_believed(tmp_path: Path) -> None:
