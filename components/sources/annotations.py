@@ -13,9 +13,10 @@ from typing import Any
 
 from components.faults import ConfigurationFault, DataFault
 from components.settings.sources import Coco, Karpathy
+from components.sources.drafts import Draft, row_or_rejection
 from components.sources.files import check_pin, named_files
 from components.sources.row import Image, ImageUrl, Rejection, Row
-from components.sources.texts import Rejected, captions_of, file_below, normal_key, rejection, whole_text
+from components.sources.texts import Rejected, captions_of, file_below, normal_key, whole_text
 
 Tree = dict[str, Any]
 
@@ -83,14 +84,15 @@ def check_fields(source: Coco | Karpathy, inputs: Path, what: str, objects: list
 
 def row_of(source: Coco | Karpathy, inputs: Path, image: AnnotatedImage) -> Row | Rejection:
     """Return the row of an image, or why it has none."""
-    key = f"{source.name}_{image.key}"
-    try:
-        key = normal_key(key)
+
+    def make(draft: Draft) -> Row:
+        draft.key = normal_key(draft.key)
         place = _place(source, inputs, image)
-        captions = captions_of(source.captions, _values(source, image), key, image.split, source.name)
-    except Rejected as reason:
-        return rejection(source.name, key, image.split, reason, image.where, image.url)
-    return Row(key, image.split, source.name, captions, {}, place)
+        captions = captions_of(source.captions, _values(source, image), draft.key, image.split, source.name)
+        return Row(draft.key, image.split, source.name, captions, {}, place)
+
+    key = f"{source.name}_{image.key}"
+    return row_or_rejection(Draft(source.name, key, image.split, image.where, image.url), make)
 
 
 def _place(source: Coco | Karpathy, inputs: Path, image: AnnotatedImage) -> Image:

@@ -10,6 +10,7 @@ from typing import Any
 
 from components.faults import ConfigurationFault, DataFault
 from components.settings.sources import Folder, TextTable, UrlList
+from components.sources.drafts import Draft, row_or_rejection
 from components.sources.files import check_pin, named_files
 from components.sources.records import Record
 from components.sources.row import Image, ImageUrl, Rejection, Row
@@ -19,7 +20,6 @@ from components.sources.texts import (
     captions_of,
     file_below,
     normal_key,
-    rejection,
     split_of,
     whole_text,
 )
@@ -72,28 +72,32 @@ def _columns(source: UrlList | Folder | TextTable) -> list[str]:
 def _row_or_rejection(
     source: UrlList | Folder | TextTable, inputs: Path, record: Record, number: int
 ) -> Row | Rejection:
-    key, split = f"{source.name}_{number:09d}", str(source.split or "")
-    try:
+    key, split, url = f"{source.name}_{number:09d}", str(source.split or ""), ""
+    if isinstance(source, UrlList):
+        url = str(record.values.get(source.url_column) or "")
+
+    def make(draft: Draft) -> Row:
         if record.reason:
             raise Rejected(record.reason)
-        key = normal_key(record.values[source.key_column]) if source.key_column else key
-        split = source.split or split_of(record.values[str(source.split_column)])
-        image = _image(source, inputs, record.values)
-        captions = captions_of(source.captions, record.values, key, split, source.name)
-    except Rejected as reason:
-        url = record.values.get(source.url_column) if isinstance(source, UrlList) else None
-        return rejection(source.name, key, split, reason, record.where, str(url or ""))
-    return Row(key, split, source.name, captions, {}, image)
+        values = record.values  # one of JSON lines may lack any column
+        if source.key_column:
+            draft.key = normal_key(whole_text(values.get(source.key_column)).strip())
+        draft.split = source.split or split_of(values.get(str(source.split_column)))
+        image = _image(source, inputs, values)
+        captions = captions_of(source.captions, values, draft.key, draft.split, source.name)
+        return Row(draft.key, draft.split, source.name, captions, {}, image)
+
+    return row_or_rejection(Draft(source.name, key, split, record.where, url), make)
 
 
 def _image(source: UrlList | Folder | TextTable, inputs: Path, values: dict[str, Any]) -> Image | None:
     if isinstance(source, UrlList):
-        url = whole_text(values[source.url_column]).strip()
+        url = whole_text(values.get(source.url_column)).strip()
         if not url:
             raise Rejected("no_url")
-        return ImageUrl(url, _pin(values[source.sha256_column]) if source.sha256_column else None)
+        return ImageUrl(url, _pin(values.get(source.sha256_column)) if source.sha256_column else None)
     if isinstance(source, Folder):
-        return file_below((inputs / source.images).resolve(), whole_text(values[source.image_column]))
+        return file_below((inputs / source.images).resolve(), whole_text(values.get(source.image_column)))
     return None
 
 

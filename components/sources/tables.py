@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,10 +13,11 @@ from components.faults import ConfigurationFault, DataFault
 from components.sources.json_lines import read_json_lines
 from components.sources.records import Record, check_columns
 from components.sources.text_tables import read_text
+from components.sources.texts import Rejected
+from components.storage.file_kinds import GZIP, HEAD_BYTES, PARQUET, TEXT, file_kind
 
 BATCH_ROWS = 1024
 BUFFER_BYTES = 1 << 20  # of a column at a time; else whole row groups are in memory
-MAGIC = {b"PAR1": "parquet", b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
 KINDS = (".parquet", ".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 
 
@@ -45,7 +47,7 @@ def read_tables(
 
 
 def _read_one(path: Path, wanted: list[str], names: Sequence[str] | None) -> Iterator[Record]:
-    kind = next((kind for kind in KINDS if path.name.endswith(kind)), None)
+    kind = next((kind for kind in KINDS if path.name.lower().endswith(kind)), None)
     if kind is None:
         raise ConfigurationFault(f"{path}: expected a table, {', '.join(KINDS)}; convert or unpack it first")
     _check_head(path, kind)
@@ -58,13 +60,13 @@ def _read_one(path: Path, wanted: list[str], names: Sequence[str] | None) -> Ite
 
 def _check_head(path: Path, kind: str) -> None:
     with path.open("rb") as file:
-        head = file.read(4)
+        head = file.read(HEAD_BYTES)
     if not head:
         raise DataFault(f"{path} is empty; expected a table with rows")
-    found = next((name for magic, name in MAGIC.items() if head.startswith(magic)), "text")
-    expected = {".parquet": "parquet", ".gz": "gzip"}.get(path.suffix, "text")
+    found = file_kind(head) or TEXT
+    expected = PARQUET if kind == ".parquet" else GZIP if kind.endswith(".gz") else TEXT
     if found != expected:
-        raise DataFault(f"{path} is {found} inside; its name promises {expected}: unpack or rename it")
+        raise DataFault(f"{path} is {found.name} inside; its name promises {expected.name}; {found.advice}")
 
 
 def _read_parquet(path: Path, wanted: list[str]) -> Iterator[Record]:
@@ -82,17 +84,30 @@ def _read_parquet(path: Path, wanted: list[str]) -> Iterator[Record]:
 
 
 def _records(batch: pa.RecordBatch, name: str, first: int) -> Iterator[Record]:
-    try:
-        values = batch.to_pylist()
-    except UnicodeDecodeError:  # somewhere among them
-        yield from (_record(batch, row, f"{name} row {first + row}") for row in range(batch.num_rows))
-        return
-    for row, record in enumerate(values):
-        yield Record(f"{name} row {first + row}", record)
+    columns = {column: _cells(batch.column(column)) for column in batch.schema.names}
+    for row in range(batch.num_rows):
+        values = {column: cells[row] for column, cells in columns.items()}
+        rejected = next((value for value in values.values() if isinstance(value, Rejected)), None)
+        where = f"{name} row {first + row}"
+        yield Record(where, {}, str(rejected)) if rejected else Record(where, values)
 
 
-def _record(batch: pa.RecordBatch, row: int, where: str) -> Record:
+def _cells(column: pa.Array) -> list[Any]:
+    """Return the values of a column, with `Rejected` for each that Python cannot hold."""
     try:
-        return Record(where, {name: batch.column(name)[row].as_py() for name in batch.schema.names})
+        return column.to_pylist(maps_as_pydicts="strict")
+    except MemoryError:
+        raise
+    except Exception:  # one of them: bytes that are no text, a date of the year 100000, an unknown time zone
+        return [_cell(scalar) for scalar in column]
+
+
+def _cell(scalar: pa.Scalar) -> Any:  # noqa: ANN401 - whatever the table holds
+    try:
+        return scalar.as_py(maps_as_pydicts="strict")
     except UnicodeDecodeError:
-        return Record(where, {}, "bad_utf8")
+        return Rejected("bad_utf8")
+    except MemoryError:
+        raise
+    except Exception:
+        return Rejected("not_text")

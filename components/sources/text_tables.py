@@ -2,7 +2,7 @@
 
 A tsv is split on line feeds, then on tabs, and never quoted: every other reader loses rows at a lone quote or
 splits a caption at a Unicode line separator. In a csv quotes mean something, so a quote that swallows lines
-stops the stage. A field is one caption; a list of captions has a type of its own in parquet only.
+stops the stage. A field is a text here; `texts.captions_of` says which texts are lists of captions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def read_text(path: Path, wanted: Sequence[str], names: Sequence[str] | None) ->
         DataFault: there is no line, the file is cut or broken, or a quote swallows lines.
     """
     with open_lines(path) as lines:
-        is_csv = path.name.removesuffix(".gz").endswith(".csv")
+        is_csv = path.name.lower().removesuffix(".gz").endswith(".csv")
         rows = _csv_rows(path, lines, len(names or ())) if is_csv else _tsv_rows(lines)
         header, rows = _header(path, rows, wanted, names)
         places = {column: header.index(column) for column in wanted}

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from numbers import Number
 from pathlib import Path
 from typing import Any, get_args
 
 from components.settings.sources import CaptionColumn, Split
+from components.sources.list_literals import strings_listed_in
 from components.sources.row import ImageFile, Rejection
 from components.storage.side_tables import Caption
 
 MAX_KEY_CHARACTERS = 128
+KEY_HASH_DIGITS = 16  # of a cleaned text: 64 bits
+KEY_HASH = re.compile(rf"-[0-9a-f]{{{KEY_HASH_DIGITS}}}$")
 SPLITS = get_args(Split)
 INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]")
 NONCHARACTER = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # `ml.framed_tokenizer` marks a text by one
@@ -25,15 +32,27 @@ class Rejected(Exception):
 
 
 def normal_key(value: Any) -> str:  # noqa: ANN401 - whatever the input holds
-    """Return a key as shards want it: lower-case, no dots, no slashes.
+    """Return a key as shards want it: of a-z, 0-9, _ and -, at most 128 characters.
+
+    A text of that form is its own key. Any other one is cleaned, and a hash of the text as it stood is put
+    behind it, so that `IMG (1)`, `IMG [1]` and `img_1_` have a key each. The key depends on the text alone.
 
     Raises:
-        Rejected: it is no text, nothing is left of it, or it is too long for a file name.
+        Rejected: it is no text, or nothing is left of it.
     """
-    key = NOT_OF_KEYS.sub("_", whole_text(value).strip().lower())
-    if not key or len(key) > MAX_KEY_CHARACTERS:
+    text = whole_text(value)
+    if not text.strip():
         raise Rejected("bad_key")
-    return key
+    key = NOT_OF_KEYS.sub("_", text.strip().lower())
+    if key == text and len(key) <= MAX_KEY_CHARACTERS:
+        return key
+    suffix = f"-{sha256(text.encode()).hexdigest()[:KEY_HASH_DIGITS]}"
+    return key[: MAX_KEY_CHARACTERS - len(suffix)] + suffix
+
+
+def without_hash(key: str) -> str:
+    """Return a key as `normal_key` once made it, when it put no hash behind a cleaned text."""
+    return KEY_HASH.sub("", key)
 
 
 def rejection(
@@ -81,9 +100,13 @@ def whole_text(value: Any) -> str:  # noqa: ANN401
 def one_line(value: Any) -> str:  # noqa: ANN401
     """Return a caption with each run of white space made one space; empty when nothing visible is left.
 
+    A number is a caption, as `7` of a csv is; a date, a truth value or a record is none.
+
     Raises:
         Rejected: it is no text, or holds a NUL, half a character or what Unicode keeps for programs.
     """
+    if isinstance(value, bool) or not isinstance(value, str | bytes | Number | None):
+        raise Rejected("not_text")
     text = " ".join(whole_text(value).split())
     if "\0" in text:
         raise Rejected("nul_character")
@@ -96,6 +119,8 @@ def captions_of(
     columns: Sequence[CaptionColumn], values: Mapping[str, Any], key: str, split: str, writer: str
 ) -> list[Caption]:
     """Return the captions of a row, column by column; each value is one caption or a list of captions.
+
+    A text that is written as a list of strings is one, whatever kind of source it is from.
 
     Args:
         columns: Those to take.
@@ -110,7 +135,8 @@ def captions_of(
     captions = []
     for column in columns:
         value = values.get(column.column)
-        lines = [one_line(text) for text in (value if isinstance(value, list) else [value])]
+        items = value if isinstance(value, list) else [value]
+        lines = [one_line(text) for item in items for text in _texts_of(item)]
         captions += [
             Caption(key, split, column.name, column.language, number, text, writer)
             for number, text in enumerate(line for line in lines if line)
@@ -118,6 +144,13 @@ def captions_of(
     if not captions:
         raise Rejected("empty_caption")
     return captions
+
+
+def _texts_of(item: Any) -> list[Any]:  # noqa: ANN401
+    """Return what a value of a caption column holds: the strings of a list written as text, or itself."""
+    text = whole_text(item) if isinstance(item, bytes) else item
+    listed = strings_listed_in(text) if isinstance(text, str) else None
+    return [item] if listed is None else listed
 
 
 def file_below(folder: Path, name: str) -> ImageFile:
@@ -128,12 +161,16 @@ def file_below(folder: Path, name: str) -> ImageFile:
         name: Of the image, below it.
 
     Raises:
-        Rejected: there is no name, or it leads out of the folder.
+        Rejected: there is no name, it leads out of the folder, or the file may not be read.
+        OSError: no file can have such a name.
     """
     if not name:
         raise Rejected("no_image_name")
     if not lies_below(folder, name):
         raise Rejected("path_outside_folder")
+    with suppress(FileNotFoundError, NotADirectoryError):  # said when it is taken: `image_missing`
+        if (folder / name).stat() and not os.access(folder / name, os.R_OK):
+            raise Rejected("unreadable")
     return ImageFile(folder / name, name)
 
 

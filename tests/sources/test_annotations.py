@@ -11,6 +11,7 @@ import pytest
 from components.faults import ConfigurationFault, DataFault
 from components.settings.sources import Coco, Karpathy
 from components.sources.rows import ImageFile, ImageUrl, Rejection, Row
+from components.sources.texts import normal_key
 from tests.sources.reading import COLUMNS, columns, good, read, told
 
 SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
@@ -113,7 +114,8 @@ def test_karpathy_s_splits_and_sentences(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
     rows = read(karpathy(), tmp_path)
     assert [(row.key, row.split) for row in rows] == [
-        ("k_coco_train2014_1", "train"), ("k_coco_val2014_2", "train"), ("k_3_4", "validation"),
+        (normal_key("k_COCO_train2014_1"), "train"), (normal_key("k_COCO_val2014_2"), "train"),
+        (normal_key("k_3 4"), "validation"),
         ("k_5", "test"), ("k_6", ""), ("k_", "train"),
     ]  # fmt: skip
     assert told(rows)[4:] == ["unknown_split @ dataset.json image 4", "no_image_name @ dataset.json image 5"]
@@ -128,7 +130,11 @@ def test_karpathy_s_splits_and_sentences(tmp_path: Path) -> None:
     ]
     assert told(at_url)[5] == "no_url @ dataset.json image 5"
     left_out = karpathy(splits={**SPLITS, "restval": None, "extra": None}, limit=3)
-    assert [row.key for row in good(read(left_out, tmp_path))] == ["k_coco_train2014_1", "k_3_4", "k_5"]
+    assert [row.key for row in good(read(left_out, tmp_path))] == [
+        normal_key("k_COCO_train2014_1"),
+        normal_key("k_3 4"),
+        "k_5",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.faults import ConfigurationFault, DataFault
-from components.settings.sources import CaptionColumn
+from components.settings.sources import CaptionColumn, Folder
 from components.sources.rows import Row
-from tests.sources.reading import good, read, texts, told
+from tests.sources.reading import COLUMNS, good, read, texts, told, urls
 
 PAIR = [
     CaptionColumn(column="query", name="e5_query", language="en"),
@@ -81,3 +83,54 @@ def test_a_file_that_cannot_be_meant_stops(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(b'{"query": "a"}\n' * 9999)[:-20])
     with pytest.raises(DataFault, match="is cut or damaged"):
         read(texts("cut.jsonl.gz", captions=PAIR), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "words"),
+        ({"pin": None}, "words"),
+        ({"pin": ""}, "words"),
+        ({"pin": "ABC"}, "bad_sha256"),
+        ({"pin": {"sha": "x"}}, "not_text"),
+        ({"id": ...}, "bad_key"),
+        ({"id": None}, "bad_key"),
+        ({"id": " "}, "bad_key"),
+        ({"id": ["a"]}, "not_text"),
+        ({"part": ...}, "unknown_split"),
+        ({"part": None}, "unknown_split"),
+        ({"part": {"a": 1}}, "not_text"),
+        ({"url": ...}, "no_url"),
+        ({"url": None}, "no_url"),
+        ({"url": ["http://a/1"]}, "not_text"),
+        ({"caption": ...}, "empty_caption"),
+        ({"caption": True}, "not_text"),
+        ({"caption": [None, {"a": "b"}]}, "not_text"),
+    ],
+)
+def test_a_field_that_is_missing_or_of_another_kind_rejects_its_row_alone(
+    tmp_path: Path, fields: dict[str, Any], expected: str
+) -> None:
+    whole: dict[str, Any] = {
+        "id": "1",
+        "url": "http://a/1",
+        "part": "train",
+        "pin": "0" * 64,
+        "caption": "words",
+    }
+    odd = {name: value for name, value in (whole | {"pin": ...} | fields).items() if value is not ...}
+    (tmp_path / "list.jsonl").write_text(f"{json.dumps(odd)}\n{json.dumps(whole | {'id': '2'})}\n")
+    source = urls("list.jsonl", key_column="id", split=None, split_column="part", sha256_column="pin")
+    first, second = told(read(source, tmp_path))
+    assert (first.partition(" @")[0], second) == (expected, "words")
+
+
+def test_an_image_without_a_name_rejects_its_row(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    rows: list[dict[str, Any]] = [{"file": "1.jpg"}, {}, {"file": None}, {"file": ["1.jpg"]}, {"file": "x" * 300}]
+    (tmp_path / "list.jsonl").write_text("\n".join(json.dumps({"caption": "words", **one}) for one in rows))
+    fields = texts("list.jsonl").model_dump() | {"kind": "folder", "weight": None, "captions": COLUMNS}
+    source = Folder(**{**fields, "images": "images", "image_column": "file"})
+    assert [one.partition(" @")[0] for one in told(read(source, tmp_path))] == [
+        "words", "no_image_name", "no_image_name", "not_text", "unreadable",
+    ]  # fmt: skip

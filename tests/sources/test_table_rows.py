@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from components.storage.atomic import sha256_of
 from tests.sources.reading import COLUMNS, columns, good, read, texts, told, urls
 
 RAW = columns("raw", "long")
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n"
 
 
 def test_tsv_loses_no_row_whatever_the_captions_hold(tmp_path: Path) -> None:
@@ -202,9 +204,12 @@ def test_keys_are_made_fit_for_shards_and_splits_checked(tmp_path: Path) -> None
         "id\tcaption\tpart\nA/b.C 1\tx\ttrain\n\tx\ttest\n" + "k" * 200 + "\tx\ttest\nok\tx\tdev\n", "utf-8"
     )
     rows = read(texts("list.tsv", key_column="id", split=None, split_column="part"), tmp_path)
-    assert [(row.key, row.split) for row in rows if isinstance(row, Row)] == [("a_b_c_1", "train")]
+    assert [(row.key, row.split) for row in rows if isinstance(row, Row)] == [
+        ("a_b_c_1-" + sha256(b"A/b.C 1").hexdigest()[:16], "train"),
+        ("k" * 111 + "-" + sha256(b"k" * 200).hexdigest()[:16], "test"),
+    ]
     reasons = Counter(row.reason for row in rows if isinstance(row, Rejection))
-    assert reasons == {"bad_key": 2, "unknown_split": 1}
+    assert reasons == {"bad_key": 1, "unknown_split": 1}
 
 
 def test_several_columns_and_a_limit(tmp_path: Path) -> None:
@@ -254,6 +259,12 @@ def test_folder_rows_stay_in_their_folder(tmp_path: Path) -> None:
         ("list.csv", b"PAR1rest", DataFault, "is parquet inside"),
         ("list.parquet", b"caption\nx\n", DataFault, "is text inside"),
         ("list.parquet", b"PAR1 and nothing more", DataFault, "is damaged"),
+        ("list.csv", b"PK\x03\x04rest", DataFault, "is a zip archive inside; its name promises text"),
+        ("list.csv", b"\x28\xb5\x2f\xfd", DataFault, "is zstd inside; its name promises text; it is comp"),
+        ("list.parquet", LFS, DataFault, "is a Git LFS pointer inside; its name promises parquet; fetch"),
+        ("list.csv", LFS, DataFault, "is a Git LFS pointer inside; its name promises text; fetch the"),
+        ("list.jsonl.gz", LFS, DataFault, "is a Git LFS pointer inside; its name promises gzip"),
+        ("list.tsv", b"\n <!DOCTYPE html><html>", DataFault, "is an HTML page inside; its name promises"),
         ("list.zip", b"PK\x03\x04rest", ConfigurationFault, "convert or unpack it first"),
         ("list.tsv", b"\xff\xfe\n", DataFault, "no line of column names"),
         ("list.tsv", b"caption\n" + b"http://a/1.jpg\n" * 60, DataFault, "look swapped"),
