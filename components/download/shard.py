@@ -15,6 +15,7 @@ from components.running.jobs import Tell
 from components.settings.download import Download
 from components.sources.rows import ImageFile, ImageMember, ImageScene, Rejection, Row
 from components.sources.scene_drawing import FORMAT_VERSION as SCENE_VERSION
+from components.sources.texts import without_hash
 from components.storage.atomic import content_key, sha256_of, write_json
 from components.storage.bucket import open_bucket
 from components.storage.bulk import forget_lost, keep_remote
@@ -58,6 +59,10 @@ class Shard:
             latest = None
         if latest:
             tell.advance(len(self.rows))
+        else:  # what was fetched when keys had no hash is not fetched again
+            earlier = [replace(row, key=without_hash(row.key)) for row in self.rows]
+            if earlier != self.rows:
+                rounds.take_over(shard_key(self.name, earlier, self.params))
         finished = rounds.finish(
             latest,
             self.params.retry_rounds,

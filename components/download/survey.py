@@ -118,8 +118,8 @@ def _refuse_equal_keys(params: Download, inputs: Inputs, seed: int, repeated: Re
             continue
         if row.key in sources:
             raise DataFault(
-                f"key {row.key} occurs twice, in source {sources[row.key]} and in {row.source}; keys are "
-                "unique once lower-cased and other characters than a-z, 0-9, _ and - made _: mend the "
-                "table, or set key_column to null"
+                f"key {row.key} occurs twice, in source {sources[row.key]} and in {row.source}; expected a "
+                "key of its own for each row: remove one of the two, set key_column to null (then rows are "
+                "numbered), or give one of the files another name"
             )
         sources[row.key] = row.source

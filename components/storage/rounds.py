@@ -43,6 +43,16 @@ class Rounds:
                 remove(folder)
         return found
 
+    def take_over(self, key: str) -> None:
+        """Have round 0 take what is good from the latest round of another key, if there is one.
+
+        Args:
+            key: Under which an earlier version of this program kept the same work.
+        """
+        found = Rounds(self._store, key, self._look).latest()
+        if found and not self._aside.exists():
+            found.replace(self._aside)
+
     def finish(
         self, latest: Path | None, rounds: int, is_lacking: Callable[[Path], bool], make: Make
     ) -> Path:

@@ -18,6 +18,7 @@ from components.settings.download import Fetch
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.sources import CaptionColumn, Coco, Shards, Sidecars, UrlList
+from components.sources.texts import normal_key
 from components.storage.atomic import read_json
 from components.storage.shards import read_pairs, shards_of
 from components.storage.side_tables import read_table
@@ -94,9 +95,9 @@ def test_an_earlier_ledger_is_a_url_list_that_reports_every_changed_body(
     )  # fmt: skip
     run(with_sources(smoke, [earlier], patient), env)
     rejected = {key: message for key, (_, message) in ledger().items() if message}
-    assert rejected == {f"row_{number}": "hash_mismatch" for number in swapped}
+    assert rejected == {normal_key(f"Row {number}"): "hash_mismatch" for number in swapped}
     after = {pair.key: (pair.jpeg, pair.caption, pair.metadata["split"]) for pair in pairs()}
-    assert after.pop("row_7")[0]
+    assert after.pop(normal_key("Row 7"))[0]
     assert after == {key: value for key, value in before.items() if key not in rejected}
 
 
