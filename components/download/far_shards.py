@@ -22,7 +22,7 @@ from components.running.signals import run_or_stop
 from components.settings.download import Download, Fetch
 from components.settings.sources import Shards
 from components.sources.needs import Inputs, is_far
-from components.sources.shard_rows import samples_of
+from components.sources.shard_rows import shard_contents
 from components.storage.atomic import new_file, remove
 from components.storage.bucket import Bucket, open_bucket
 
@@ -85,7 +85,7 @@ class Wanted:
             DataFault: it is none.
         """
         try:
-            self._rows += len(samples_of(shard))
+            self._rows += len(shard_contents(self.source, shard).samples)
         except DataFault as fault:
             found = str(fault).removeprefix(f"{shard} ")
             raise DataFault(f"{self.source.place}/{path.name} came and {found}") from None

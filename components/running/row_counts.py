@@ -48,9 +48,9 @@ def _tables(source: Captioned, inputs: Path) -> Iterator[Path]:
 
 def _counted(source: Captioned, path: Path) -> int:
     """Return the rows of a table: of parquet what its footer says, of text its lines."""
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return _footer_rows(path)
-    if path.suffix not in TEXT_TABLES:
+    if path.suffix.lower() not in TEXT_TABLES:
         raise ConfigurationFault(
             f"download.sources {source.name}: the rows of {path.name} cannot be counted without "
             "reading it; expected parquet, csv or tsv, or a limit: set its limit to its number of rows"

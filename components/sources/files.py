@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from components.faults import ConfigurationFault, DataFault
 from components.storage.atomic import sha256_of
 
 PATTERN_SIGNS = frozenset("*?[")
+PACKED = re.compile(r"\.(gz|bz2|xz|zst|lz4|z|zip|7z|rar)$")
+PACKED_TAR = re.compile(r"\.t(gz|bz2?|xz|zst)$")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Files:
 def named_files(inputs: Path, path: str, suffixes: Sequence[str]) -> Files:
     """Find what a source's path names: one file, the fitting files of a folder, or those of a pattern.
 
-    A file named as such may have any suffix; whoever reads it says whether it fits.
+    A file named as such may have any suffix; whoever reads it says whether it fits. Upper and lower case of
+    suffixes are one.
 
     Args:
         inputs: The folder that the path is relative to.
@@ -36,7 +40,7 @@ def named_files(inputs: Path, path: str, suffixes: Sequence[str]) -> Files:
         suffixes: Of the files wanted, where there may be many.
 
     Raises:
-        ConfigurationFault: nothing fits, or a folder holds files of two kinds.
+        ConfigurationFault: nothing fits, or a folder holds files of two kinds or compressed ones.
     """
     place = inputs / path
     if place.is_file():
@@ -85,15 +89,30 @@ def _of_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
         (one for one in folder.iterdir() if _fits(one, suffixes)),
         key=Path.as_posix,
     )
-    kinds = sorted({suffix for suffix in suffixes if any(one.name.endswith(suffix) for one in found)})
+    names = [one.name.lower() for one in found]
+    kinds = sorted({suffix for suffix in suffixes if any(name.endswith(suffix) for name in names)})
     if len(kinds) > 1:
         raise ConfigurationFault(
             f"{folder} holds files of {len(kinds)} kinds, {', '.join(kinds)}; name one with a pattern: "
             f"{folder.name}/*{kinds[0]}"
         )
+    if packed := _packed(folder, suffixes):
+        raise ConfigurationFault(
+            f"{folder} holds {packed}, which is compressed; expected {', '.join(suffixes)}: unpack it, or "
+            "move it elsewhere"
+        )
     if not found:
         raise ConfigurationFault(f"{folder} holds no {', '.join(suffixes)}; put them there or mend the path")
     return found
+
+
+def _packed(folder: Path, suffixes: Sequence[str]) -> str | None:
+    """Return the name of a file that would fit if it were unpacked; it must not be passed over in silence."""
+    for path in sorted(folder.iterdir()):
+        unpacked = PACKED.sub("", PACKED_TAR.sub(".tar.gz", path.name.lower()))
+        if _fits(path) and not _fits(path, suffixes) and unpacked.endswith(tuple(suffixes)):
+            return path.name
+    return None
 
 
 def _fixed_parts(pattern: str) -> list[str]:
@@ -104,4 +123,4 @@ def _fixed_parts(pattern: str) -> list[str]:
 
 
 def _fits(path: Path, suffixes: Sequence[str] = ("",)) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.name.endswith(tuple(suffixes))
+    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(suffixes))

@@ -19,7 +19,7 @@ BOM = b"\xef\xbb\xbf"
 def open_lines(path: Path) -> Iterator[Lines]:
     """Open a file of UTF-8 lines, packed by gzip if its name ends in .gz."""
     with path.open("rb") as file:
-        yield Lines(path, gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file)
+        yield Lines(path, gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file)
 
 
 class Lines:

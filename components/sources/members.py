@@ -3,53 +3,103 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from components.settings.sources import Members
+from components.sources.drafts import Draft, row_or_rejection
 from components.sources.row import Image, Rejection, Row
-from components.sources.texts import Rejected, captions_of, normal_key, rejection, split_of
+from components.sources.texts import Rejected, captions_of, normal_key, split_of
 
 IMAGE_KINDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 TEXT_KINDS = ("txt", "json")
+IMAGE = "image"
 MAX_TEXT_BYTES = 10_000_000
+FileT = TypeVar("FileT")
 
 
 @dataclass(frozen=True)
-class Found:
-    """One image and what lies beside it, or what lies there without an image."""
+class Sample(Generic[FileT]):
+    """The images and captions of one name.
+
+    Attributes:
+        stem: Their name without its suffix.
+        files: By kind: image, txt or json.
+    """
+
+    stem: str
+    files: dict[str, list[FileT]] = field(default_factory=dict)
+
+    def only(self, kind: str) -> FileT | None:
+        """Return the file of a kind, or None where there is none.
+
+        Raises:
+            Rejected: there are several, and nothing says which of them is meant.
+        """
+        files = self.files.get(kind, [])
+        if len(files) > 1:
+            raise Rejected("several_images" if kind == IMAGE else "several_captions")
+        return files[0] if files else None
+
+
+@dataclass(frozen=True)
+class SampleReader:
+    """How the image and the captions of one sample are read; each function may raise `Rejected`."""
 
     key: str  # behind the source's name it is the row's key
     where: str
-    image: Image | Rejected
-    texts: dict[str, bytes | Rejected]  # by kind, txt and json
+    image: Callable[[], Image]
+    text: Callable[[str], bytes | None]  # of a kind, txt or json
 
 
-def row_of(source: Members, found: Found) -> Row | Rejection:
+def samples_by_stem(files: Iterable[tuple[str, FileT]]) -> dict[str, Sample[FileT]]:
+    """Group files by their names up to the last dot; those that are neither image nor caption are left out.
+
+    Suffixes may be in upper case. The caption `1.jpg.txt` is that of `1.jpg`, as `1.txt` is.
+
+    Args:
+        files: Name and file of each.
+    """
+    samples: dict[str, Sample[FileT]] = {}
+    for name, file in files:
+        stem, kind = _stem_and_kind(name)
+        if kind in (IMAGE, *TEXT_KINDS):
+            samples.setdefault(stem, Sample(stem)).files.setdefault(kind, []).append(file)
+    return samples
+
+
+def _stem_and_kind(name: str) -> tuple[str, str]:
+    stem, _, suffix = name.rpartition(".")
+    kind = suffix.lower()
+    if kind in TEXT_KINDS and stem.rpartition(".")[2].lower() in IMAGE_KINDS:
+        stem = stem.rpartition(".")[0] or stem
+    return stem, IMAGE if kind in IMAGE_KINDS else kind
+
+
+def row_of(source: Members, sample: SampleReader) -> Row | Rejection:
     """Return the row of an image, or why it has none."""
-    key, split = f"{source.name}_{found.key}", str(source.split or "")
-    try:
-        if isinstance(found.image, Rejected):
-            raise found.image
-        key = normal_key(key)
-        columns = [one.column for one in source.captions]
-        values = _values(source, columns, found)
+
+    def make(draft: Draft) -> Row:
+        image = sample.image()
+        draft.key = normal_key(draft.key)
+        values = _values(source, [caption.column for caption in source.captions], sample)
         if source.split_column:
-            split = split_of(_values(source, [source.split_column], found).get(source.split_column))
-        captions = captions_of(source.captions, values, key, split, source.name)
-    except Rejected as reason:
-        return rejection(source.name, key, split, reason, found.where)
-    return Row(key, split, source.name, captions, {}, found.image)
+            draft.split = split_of(_values(source, [source.split_column], sample).get(source.split_column))
+        captions = captions_of(source.captions, values, draft.key, draft.split, source.name)
+        return Row(draft.key, draft.split, source.name, captions, {}, image)
+
+    key, split = f"{source.name}_{sample.key}", str(source.split or "")
+    return row_or_rejection(Draft(source.name, key, split, sample.where), make)
 
 
-def _values(source: Members, columns: Iterable[str], found: Found) -> dict[str, Any]:
+def _values(source: Members, columns: Iterable[str], sample: SampleReader) -> dict[str, Any]:
     """Return the values of columns; only the files that these name are decoded."""
     values: dict[str, Any] = {}
     fields: dict[str, Any] | None = None
     for column in columns:
         kind, _, field = column.partition(".")
-        text = found.texts.get(kind)
+        text = sample.text(kind)
         if text is None:
             continue
         if kind == "txt":
@@ -61,9 +111,7 @@ def _values(source: Members, columns: Iterable[str], found: Found) -> dict[str, 
     return values
 
 
-def _decoded(text: bytes | Rejected) -> str:
-    if isinstance(text, Rejected):
-        raise text
+def _decoded(text: bytes) -> str:
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError:

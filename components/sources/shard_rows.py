@@ -1,43 +1,55 @@
 """Rows of WebDataset shards that are there already: img2dataset's output, or any tars of its layout.
 
-A sample is the run of members whose names agree up to the first dot of the file name. Of it the image stays
-in the tar and is named by its place; `.txt` and `.json` are read; members of other kinds are never decoded.
+A sample is made of the files that share a name up to the last dot: `0001.jpg`, `0001.txt`, and as well
+`frame.0001.jpg`, `frame.0001.txt`. Beside an image whose name has one dot, files with more dots are what
+WebDataset takes them for, further parts of the same sample (`0001.seg.png`), unless they are an image with a
+caption of its own. Such parts, and members of other kinds, are not read; how many there are is logged. An
+image stays in its tar and is named by its offset there.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import IO
 
 from components.faults import DataFault
 from components.settings.sources import Shards
-from components.sources.files import check_pin, named_files
-from components.sources.members import IMAGE_KINDS, MAX_TEXT_BYTES, TEXT_KINDS, Found, row_of
+from components.sources.files import Files, check_pin, named_files
+from components.sources.members import (
+    IMAGE,
+    MAX_TEXT_BYTES,
+    Sample,
+    SampleReader,
+    row_of,
+    samples_by_stem,
+)
 from components.sources.row import Image, ImageMember, Rejection, Row
 from components.sources.texts import Rejected, whole_text
 from components.storage.tar_index import Member, tar_index
 
+NAMES_LOGGED = 5
+log = logging.getLogger("llm2clip")
+
 
 @dataclass(frozen=True)
-class Sample:
-    """The members of one key, by kind."""
+class ShardContents:
+    """What a shard holds: its samples in their order, and how many members of which kinds are not read."""
 
-    key: str
-    kinds: dict[str, Member] = field(default_factory=dict)
-
-    def is_row(self) -> bool:
-        """Say whether it holds an image or a caption, be it one of the wrong name (`1.left.jpg`)."""
-        last = {kind.rpartition(".")[2] for kind in self.kinds}
-        return not last.isdisjoint(IMAGE_KINDS + TEXT_KINDS)
+    samples: list[Sample[Member]]
+    unread: Counter[str]
 
 
 def read_shards(source: Shards, inputs: Path) -> Iterator[Row | Rejection]:
     """Yield the samples of each shard in their order; the index of one shard is in memory.
 
-    Keys are made of the source's name, the shard's and the sample's, for shards may count from zero each.
+    Keys are made of the source's name, the shard's and the sample's, for shards may count from zero each. A
+    tar without members, as WebDataset's writer may leave one, has no samples.
 
     Args:
         source: From params.
@@ -45,70 +57,133 @@ def read_shards(source: Shards, inputs: Path) -> Iterator[Row | Rejection]:
 
     Raises:
         ConfigurationFault: no shard fits the path.
-        DataFault: a shard is cut, damaged, empty, not the pinned one, holds other than plain files, or a key
-            occurs twice in it.
+        DataFault: a shard is cut, damaged, compressed, not the pinned one, holds other than plain files or no
+            file of a sample, or a key occurs twice in it; or all shards are empty.
     """
     files = named_files(inputs, "." if source.is_far else source.path, (".tar",))
     check_pin(inputs, files.paths, source.sha256)
-    rows = (row for path in files.paths for row in _rows(source, path, files.name_of(path)))
-    yield from islice(rows, source.limit)
+    yield from islice(_rows(source, files), source.limit)
 
 
-def _rows(source: Shards, path: Path, name: str) -> Iterator[Row | Rejection]:
-    samples = samples_of(path)
+def _rows(source: Shards, files: Files) -> Iterator[Row | Rejection]:
+    unread: Counter[str] = Counter()
+    empty: list[str] = []
+    try:
+        for path in files.paths:
+            contents = shard_contents(source, path)
+            unread += contents.unread
+            if not contents.samples:
+                empty.append(files.name_of(path))
+            yield from _rows_of_shard(source, path, files.name_of(path), contents)
+    finally:  # a limit may end it
+        _log_what_is_left_out(source, files, empty, unread)
+    if len(empty) == len(files.paths):
+        raise DataFault(
+            f"{files.paths[0]} holds no file, and no other shard of sources.{source.name} holds one; "
+            "expected members KEY.jpg and KEY.txt or KEY.json: pack them again"
+        )
+
+
+def _rows_of_shard(
+    source: Shards, path: Path, name: str, contents: ShardContents
+) -> Iterator[Row | Rejection]:
+    of_shard = (name[: -len(".tar")] if name.lower().endswith(".tar") else name).replace("/", "_")
     with path.open("rb") as file:
-        for sample in samples:
-            found = Found(
-                key=f"{name.removesuffix('.tar')}_{sample.key}",
-                where=f"{name} sample {sample.key}",
-                image=_image(path, name, sample),
-                texts={kind: _text(file, sample.kinds[kind]) for kind in TEXT_KINDS if kind in sample.kinds},
+        for sample in contents.samples:
+            reader = SampleReader(
+                key=f"{of_shard}_{sample.stem}",
+                where=f"{name} sample {sample.stem}",
+                image=partial(_image, path, name, sample),
+                text=partial(_text, file, sample),
             )
-            yield row_of(source, found)
+            yield row_of(source, reader)
 
 
-def samples_of(path: Path) -> list[Sample]:
-    """Return what a shard holds.
+def shard_contents(source: Shards, path: Path) -> ShardContents:
+    """Return what a shard holds; nothing, if it is a tar without members.
+
+    Args:
+        source: From params; says which captions are asked for.
+        path: Of the shard.
 
     Raises:
-        DataFault: it is cut, damaged, empty, holds other than plain files, or a key twice.
+        DataFault: it is cut, damaged, compressed, holds other than plain files or no file of a sample, or a
+            key occurs twice.
     """
-    samples: dict[str, Sample] = {}
+    members = tar_index(path)
+    samples: list[Sample[Member]] = []
+    unread: Counter[str] = Counter()
+    for key, of_key in _by_key(path, members).items():
+        chosen = _samples_of_key(source, key, of_key)
+        samples += chosen
+        read = {member.name for sample in chosen for files in sample.files.values() for member in files}
+        unread.update(name[len(key) + 1 :].lower() for name in of_key if name not in read)
+    if members and not samples:
+        raise DataFault(
+            f"{path} holds no image and no caption; expected members KEY.jpg and KEY.txt or KEY.json"
+        )
+    return ShardContents(samples, unread)
+
+
+def _by_key(path: Path, members: list[Member]) -> dict[str, dict[str, Member]]:
+    """Return the members of each of WebDataset's keys by name: a key ends at the first dot of a file name."""
+    keys: dict[str, dict[str, Member]] = {}
     last = None
-    for member in tar_index(path):
+    for member in members:
         folder, slash, name = member.name.rpartition("/")
-        stem, dot, kind = name.partition(".")
+        stem, dot, _ = name.partition(".")
         if not stem or not dot:
             continue
-        key, kind = f"{folder}{slash}{stem}", kind.lower()
-        if (key in samples and key != last) or (key in samples and kind in samples[key].kinds):
+        key = f"{folder}{slash}{stem}"
+        if key in keys and (key != last or member.name in keys[key]):
             raise DataFault(
                 f"{path} holds {member.name} twice, or apart from the other files of its key; expected the "
                 "files of a key side by side: pack it again"
             )
         last = key
-        sample = samples.setdefault(key, Sample(key))
-        sample.kinds[kind] = member
-    found = [one for one in samples.values() if one.is_row()]
-    if not found:
-        raise DataFault(
-            f"{path} holds no image and no caption; expected members KEY.jpg and KEY.txt or KEY.json"
-        )
-    return found
+        keys.setdefault(key, {})[member.name] = member
+    return keys
 
 
-def _image(path: Path, name: str, sample: Sample) -> Image | Rejected:
-    images = [sample.kinds[kind] for kind in IMAGE_KINDS if kind in sample.kinds]
-    if len(images) != 1:
-        return Rejected("several_images" if images else "no_image")
-    try:
-        whole = whole_text(f"{name}/{images[0].name}")
-    except Rejected as reason:
-        return reason
-    return ImageMember(path, whole, images[0].offset, images[0].size)
+def _samples_of_key(source: Shards, key: str, members: dict[str, Member]) -> list[Sample[Member]]:
+    samples = samples_by_stem(members.items())
+    if key not in samples or IMAGE not in samples[key].files:
+        return list(samples.values())
+    captions = {caption.column.partition(".")[0] for caption in source.captions}
+    return [
+        sample
+        for stem, sample in samples.items()
+        if stem == key or (IMAGE in sample.files and not captions.isdisjoint(sample.files))
+    ]
 
 
-def _text(file: IO[bytes], member: Member) -> bytes | Rejected:
+def _image(path: Path, name: str, sample: Sample[Member]) -> Image:
+    member = sample.only(IMAGE)
+    if member is None:
+        raise Rejected("no_image")
+    return ImageMember(path, whole_text(f"{name}/{member.name}"), member.offset, member.size)
+
+
+def _text(file: IO[bytes], sample: Sample[Member], kind: str) -> bytes | None:
+    member = sample.only(kind)
+    if member is None:
+        return None
     if member.size > MAX_TEXT_BYTES:
-        return Rejected("too_large")
+        raise Rejected("too_large")
     return member.read(file)
+
+
+def _log_what_is_left_out(source: Shards, files: Files, empty: list[str], unread: Counter[str]) -> None:
+    place = f"source {source.name}, {files.paths[0].parent}"
+    if empty:
+        names = ", ".join(empty[:NAMES_LOGGED])
+        _log_once(f"{place}: {len(empty)} of {len(files.paths)} shards are empty ({names})")
+    if unread:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in unread.most_common(NAMES_LOGGED))
+        _log_once(f"{place}: {unread.total()} members beside the samples are not read ({kinds})")
+
+
+@cache
+def _log_once(message: str) -> None:
+    """Log a line; sources are read twice."""
+    log.warning(message)

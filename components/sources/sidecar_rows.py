@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from components.faults import ConfigurationFault, DataFault
 from components.settings.sources import Sidecars
-from components.sources.members import IMAGE_KINDS, MAX_TEXT_BYTES, TEXT_KINDS, Found, row_of
+from components.sources.members import (
+    IMAGE,
+    IMAGE_KINDS,
+    MAX_TEXT_BYTES,
+    Sample,
+    SampleReader,
+    row_of,
+    samples_by_stem,
+)
 from components.sources.row import Image, Rejection, Row
 from components.sources.texts import Rejected, file_below, lies_below, whole_text
 
@@ -17,7 +26,8 @@ from components.sources.texts import Rejected, file_below, lies_below, whole_tex
 def read_sidecars(source: Sidecars, inputs: Path) -> Iterator[Row | Rejection]:
     """Yield the images of a folder, folder by folder in the order of names; those of one are in memory.
 
-    A caption file without an image is a rejected row; files of other kinds, and hidden ones, are no rows.
+    A caption file without an image is a rejected row, and so are two images of one name, or two captions of
+    one kind; files of other kinds, and hidden ones, are no rows.
 
     Args:
         source: From params.
@@ -25,20 +35,20 @@ def read_sidecars(source: Sidecars, inputs: Path) -> Iterator[Row | Rejection]:
 
     Raises:
         ConfigurationFault: there is no such folder, or a link to a folder in it.
-        DataFault: it holds no image, or two images of one name.
+        DataFault: it holds no image and no caption.
     """
     folder = inputs / source.path
     if not folder.is_dir():
         raise ConfigurationFault(f"{folder} is no folder; sources.{source.name}.path names it")
-    found = False
-    for member in islice(_members(folder), source.limit):
-        found = True
-        yield row_of(source, member)
-    if not found:
+    is_empty = True
+    for sample in islice(_samples(folder), source.limit):
+        is_empty = False
+        yield row_of(source, sample)
+    if is_empty:
         raise DataFault(f"{folder} holds no image and no caption; expected {', '.join(IMAGE_KINDS)} files")
 
 
-def _members(folder: Path) -> Iterator[Found]:
+def _samples(folder: Path) -> Iterator[SampleReader]:
     root = folder.resolve()
     for place, folders, names in os.walk(folder, onerror=_refuse):
         if links := [name for name in folders if Path(place, name).is_symlink()]:
@@ -48,51 +58,32 @@ def _members(folder: Path) -> Iterator[Found]:
             )
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(place).relative_to(folder)
-        for stem, kinds in sorted(_by_stem(names).items()):
-            yield _member(root, below / stem, kinds)
+        samples = samples_by_stem((name, below / name) for name in sorted(names) if not name.startswith("."))
+        for stem in sorted(samples):
+            path = (below / stem).as_posix()
+            image, text = partial(_image, root, samples[stem]), partial(_text, root, samples[stem])
+            yield SampleReader(path, path, image, text)
 
 
 def _refuse(error: OSError) -> None:
     raise error
 
 
-def _by_stem(names: list[str]) -> dict[str, dict[str, list[str]]]:
-    """Group the names of a folder: by stem, then by kind, all images being of one."""
-    groups: dict[str, dict[str, list[str]]] = {}
-    for name in sorted(names):
-        stem, _, suffix = name.rpartition(".")
-        kind = "image" if suffix.lower() in IMAGE_KINDS else suffix
-        if stem and not name.startswith(".") and (kind == "image" or kind in TEXT_KINDS):
-            groups.setdefault(stem, {}).setdefault(kind, []).append(name)
-    return groups
+def _image(root: Path, sample: Sample[Path]) -> Image:
+    path = sample.only(IMAGE)
+    if path is None:
+        raise Rejected("image_missing")
+    return file_below(root, whole_text(path.as_posix()))
 
 
-def _member(root: Path, path: Path, kinds: dict[str, list[str]]) -> Found:
-    images = kinds.get("image", [])
-    if len(images) > 1:
-        raise DataFault(
-            f"{root / path.parent} holds {' and '.join(images)}; "
-            "expected one image of a name: rename the others"
-        )
-    texts: dict[str, bytes | Rejected] = {}
-    for kind in TEXT_KINDS:
-        for name in kinds.get(kind, []):
-            texts[kind] = _text(root, path.with_name(name))
-    image: Image | Rejected
-    try:
-        if not images:
-            raise Rejected("image_missing")
-        image = file_below(root, whole_text(path.with_name(images[0]).as_posix()))
-    except Rejected as reason:
-        image = reason
-    return Found(path.as_posix(), path.as_posix(), image, texts)
-
-
-def _text(root: Path, name: Path) -> bytes | Rejected:
+def _text(root: Path, sample: Sample[Path], kind: str) -> bytes | None:
     """Return the bytes of a caption file, which must lie in the folder as an image must."""
-    path = root / name
+    name = sample.only(kind)
+    if name is None:
+        return None
     if not lies_below(root, name.as_posix()):
-        return Rejected("path_outside_folder")
+        raise Rejected("path_outside_folder")
+    path = root / name
     if not path.is_file() or path.stat().st_size > MAX_TEXT_BYTES:
-        return Rejected("too_large" if path.is_file() else "caption_missing")
+        raise Rejected("too_large" if path.is_file() else "caption_missing")
     return path.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import threading
 from hashlib import sha256
 from pathlib import Path
@@ -200,9 +201,17 @@ def test_what_is_here_is_looked_through_again(
 @pytest.mark.parametrize(
     ("bad", "expected"),
     [
-        (b"<html>Please log in</html>", "is no whole tar of plain files: it ends without an end mark"),
-        (b"", "is no whole tar of plain files: it ends without an end mark"),
-        (b"\0" * 10240, "holds no image and no caption; expected members KEY.jpg"),
+        (b"<html>Please log in</html>", "is an HTML page inside; expected a plain tar; fetch the file from"),
+        (b"", "is no whole tar of plain files: it has no bytes"),
+        (
+            gzip.compress(b"a tar"),
+            "is gzip inside; expected a plain tar; it is compressed: unpack it with gunz",
+        ),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "is a Git LFS pointer inside; expected a plain tar",
+        ),
+        (b"\0" * 20480, "is no whole tar of plain files: it is 20480 bytes of zeros"),
     ],
 )
 def test_what_is_no_shard_is_told_and_not_kept(
@@ -220,6 +229,14 @@ def test_what_is_no_shard_is_told_and_not_kept(
     assert message.startswith(f"{site}/00001.tar came and {expected}")
     server.answers["/cc/00001.tar"] = body(tars["00001.tar"])
     assert len(made(smoke, env, fetch, f"{site}/{NUMBERED}")) > 3
+
+
+def test_an_empty_shard_among_many_has_no_rows(
+    smoke: Params, env: Environment, fetch: Fetch, server: Server, site: str
+) -> None:
+    server.answers["/cc/00001.tar"] = body(bytes(10240))
+    made(smoke, env, fetch, f"{site}/{NUMBERED}")
+    assert [key.rpartition("_")[0] for key in sorted(ledger())] == ["cc_00000"] * 5 + ["cc_00002"] * 5
 
 
 def test_a_limit_brings_no_more_shards_than_it_needs(

@@ -11,6 +11,7 @@ import pytest
 from components.faults import ConfigurationFault, DataFault
 from components.settings.sources import Shards
 from components.sources.rows import ImageMember, Rejection, Row
+from components.sources.texts import normal_key
 from components.storage.atomic import sha256_of
 from tests.sources.reading import columns, good, read, told
 from tests.storage.test_tar_index import tar
@@ -48,7 +49,7 @@ def test_samples_of_many_shards_in_order_with_keys_of_their_own(tmp_path: Path) 
     (tmp_path / "cc3m" / "00000_stats.json").write_text("{}")
     rows = good(read(shards(), tmp_path))
     assert [(row.key, row.captions[0].text) for row in rows] == [
-        ("cc_00000_000", "a"), ("cc_00000_dir_001", "b"), ("cc_00001_000", "c"),
+        ("cc_00000_000", "a"), (normal_key("cc_00000_dir/001"), "b"), ("cc_00001_000", "c"),
     ]  # fmt: skip
     images = [row.image for row in rows]
     assert all(isinstance(image, ImageMember) for image in images)
@@ -101,10 +102,55 @@ def test_a_sample_without_an_image_or_a_caption_is_a_rejected_row(tmp_path: Path
     rows = read(shards(), tmp_path)
     assert told(rows) == [
         "ok", "empty_caption @ 00000.tar sample 1", "no_image @ 00000.tar sample 2",
-        "several_images @ 00000.tar sample 3", "no_image @ 00000.tar sample 4",
-        "too_large @ 00000.tar sample 5",
+        "several_images @ 00000.tar sample 3", "empty_caption @ 00000.tar sample 4.left",
+        "empty_caption @ 00000.tar sample 4.right", "too_large @ 00000.tar sample 5",
     ]  # fmt: skip
-    assert [row.key for row in rows if isinstance(row, Rejection)] == [f"cc_00000_{n}" for n in range(1, 6)]
+    assert [row.key for row in rows if isinstance(row, Rejection)] == [
+        "cc_00000_1", "cc_00000_2", "cc_00000_3", normal_key("cc_00000_4.left"),
+        normal_key("cc_00000_4.right"), "cc_00000_5",
+    ]  # fmt: skip
+
+
+FRAMES = [member for number in range(200) for member in sample(f"frame.{number:04d}", f"words {number}")]
+
+
+@pytest.mark.parametrize(
+    ("members", "rows"),
+    [
+        (sample("0000", "first") + FRAMES, ["first", *(f"words {number}" for number in range(200))]),
+        ([("v1.0/f.000.JPG", b""), ("v1.0/f.000.TXT", b"upper")], ["upper"]),
+        ([("0.jpg", b""), ("0.txt", b"one"), ("0.seg.png", b""), ("0.clip.json", b"{}"), ("0.l.txt", b"x")],
+         ["one"]),
+        ([("a.b.jpg", b""), ("a.b.txt", b"dots"), ("a.jpg", b""), ("a.txt", b"none")], ["dots", "none"]),
+        ([("a.jpg", b""), ("a.b.jpg", b""), ("a.txt", b"none"), ("a.b.txt", b"dots")], ["none", "dots"]),
+        ([("0.jpg", b""), ("0.jpg.txt", b"two suffixes")], ["two suffixes"]),
+        ([("0.jpg", b""), ("0.txt", b"a"), ("0.TXT", b"b")], ["several_captions @ 00000.tar sample 0"]),
+        ([("0.jpg", b""), ("0.JPG", b""), ("0.txt", b"")], ["several_images @ 00000.tar sample 0"]),
+        ([("0.in.png", b""), ("0.out.png", b""), ("0.txt", b"x")],
+         ["empty_caption @ 00000.tar sample 0.in", "empty_caption @ 00000.tar sample 0.out",
+          "no_image @ 00000.tar sample 0"]),
+    ],
+    ids=["frames", "folder", "modalities", "own captions", "in any order", "two suffixes", "two captions",
+         "two images", "no plain image"],
+)  # fmt: skip
+def test_dots_in_names_lose_no_sample(tmp_path: Path, members: Members, rows: list[str]) -> None:
+    put(tmp_path, s00000=members)
+    assert told(read(shards(), tmp_path)) == rows
+
+
+def test_what_lies_beside_a_sample_and_is_not_read_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    beside = [("0.seg.png", b""), ("0.clip.json", b"{}"), ("0.cls", b"7")]
+    put(tmp_path, s00000=sample("0") + beside, s00001=[*sample("1"), ("1.SEG.png", b"")])
+    for _ in range(2):
+        assert told(read(shards(), tmp_path)) == ["words"] * 2
+    assert caplog.messages == [
+        f"source cc, {tmp_path}/cc3m: 4 members beside the samples are not read "
+        "(seg.png 2, clip.json 1, cls 1)"
+    ]
+    of_json = shards(captions=columns("caption", prefix="json."))
+    assert told(read(of_json, tmp_path)) == ["words"] * 2  # a part with json and no image is no sample
 
 
 def test_members_of_other_kinds_are_never_decoded(tmp_path: Path) -> None:
@@ -143,6 +189,29 @@ def test_a_shard_that_is_cut_or_holds_nothing_stops_before_its_first_row(tmp_pat
         read(shards(), tmp_path)
     with pytest.raises(ConfigurationFault, match="cc4m not found"):
         read(shards(path="cc4m"), tmp_path)
+
+
+@pytest.mark.parametrize("size", [1024, 10240])
+def test_an_empty_shard_among_many_has_no_rows(
+    tmp_path: Path, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, s00000=sample("0"))
+    (tmp_path / "cc3m/00001.tar").write_bytes(bytes(size))
+    (tmp_path / "cc3m/00002.tar").write_bytes(bytes(size))
+    assert told(read(shards(), tmp_path)) == ["words"]
+    assert caplog.messages == [f"source cc, {tmp_path}/cc3m: 2 of 3 shards are empty (00001.tar, 00002.tar)"]
+    (tmp_path / "cc3m/00000.tar").unlink()
+    with pytest.raises(DataFault, match="00001.tar holds no file, and no other shard of sources.cc holds"):
+        read(shards(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["00001.tar.gz", "00001.TGZ", "00001.tar.zst", "00001.tar.xz"])
+def test_a_compressed_shard_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    put(tmp_path, s00000=sample("0"))
+    (tmp_path / "cc3m" / name).touch()
+    with pytest.raises(ConfigurationFault, match=f"holds {name}, which is compressed; expected .tar: unpack"):
+        read(shards(), tmp_path)
+    assert len(read(shards(path="cc3m/*.tar"), tmp_path)) == 1
 
 
 def test_a_name_that_is_no_utf_8_is_rejected(tmp_path: Path) -> None:

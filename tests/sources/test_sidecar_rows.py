@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from components.faults import ConfigurationFault, DataFault
 from components.settings.sources import Sidecars
 from components.sources.rows import ImageFile, Rejection, Row
-from components.sources.texts import Rejected, file_below
+from components.sources.texts import Rejected, file_below, normal_key
 from tests.sources.reading import columns, good, read, told
 
 
@@ -42,11 +44,14 @@ def test_folder_by_folder_in_the_order_of_names(tmp_path: Path) -> None:
     })  # fmt: skip
     rows = good(read(sidecars(), tmp_path))
     assert [(row.key, row.captions[0].text) for row in rows] == [
-        ("own_a_x", "dots"), ("own_b", "a cat on a mat"), ("own_m_2", "two"), ("own_z_1", "one"),
+        (normal_key("own_a.x"), "dots"), ("own_b", "a cat on a mat"), (normal_key("own_m/2"), "two"),
+        (normal_key("own_z/1"), "one"),
     ]  # fmt: skip
     assert rows[0].image == ImageFile(tmp_path / "photos" / "a.x.PNG", "a.x.PNG")
     put(tmp_path, {f"n{n}/1.{kind}": "x" for n in (5, 2, 8, 1, 7, 4, 6, 3) for kind in ("jpg", "txt")})
-    assert [row.key for row in read(sidecars(), tmp_path)][3:-1] == [f"own_n{n}_1" for n in range(1, 9)]
+    assert [row.key for row in read(sidecars(), tmp_path)][3:-1] == [
+        normal_key(f"own_n{n}/1") for n in range(1, 9)
+    ]
     lines = good(read(sidecars(txt_lines=True, limit=2), tmp_path))
     assert [[one.text for one in row.captions] for row in lines] == [["dots"], ["a cat", "on a mat"]]
 
@@ -114,6 +119,48 @@ def test_links_that_dvc_add_leaves_are_files_of_the_folder(tmp_path: Path) -> No
             file_below((tmp_path / "photos").resolve(), name)  # the link is what must lie in the folder
 
 
+def test_case_of_suffixes_and_a_second_suffix_make_no_other_sample(tmp_path: Path) -> None:
+    put(tmp_path, {
+        "DSC0.JPG": b"", "DSC0.TXT": "upper", "IMG.jpg": b"", "IMG.jpg.txt": "two suffixes",
+        "J.PNG": b"", "J.Json": {"short": "json"}, "frame.0000.jpg": b"", "frame.0000.jpg.TXT": "dots",
+        ".jpg.txt": "hidden", "jpg.txt": "no image", "png.jpg.txt": "none either",
+    })  # fmt: skip
+    assert told(read(sidecars(), tmp_path)) == [
+        "upper", "two suffixes", "empty_caption @ J", "dots", "image_missing @ jpg", "image_missing @ png",
+    ]  # fmt: skip
+    captions = columns("short", prefix="json.")
+    assert told(read(sidecars(captions=captions), tmp_path))[2] == "json"
+
+
+def test_nothing_is_chosen_where_two_files_could_be_meant(tmp_path: Path) -> None:
+    put(tmp_path, {
+        "a.jpg": b"", "a.png": b"", "a.txt": "one caption, two images", "b.JPG": b"", "b.jpg": b"",
+        "c.jpg": b"", "c.txt": "c", "c.jpg.txt": "another", "c.json": {"short": "of json"},
+        "d.jpg": b"", "d.txt": "of txt", "d.json": {}, "d.JSON": {},
+    })  # fmt: skip
+    twins = ["several_images @ a", "several_images @ b"]
+    assert told(read(sidecars(), tmp_path)) == [*twins, "several_captions @ c", "of txt"]
+    of_json = sidecars(captions=columns("short", prefix="json."))
+    assert told(read(of_json, tmp_path)) == [*twins, "of json", "several_captions @ d"]
+
+
+def test_names_that_look_alike_have_keys_of_their_own(tmp_path: Path) -> None:
+    names = [
+        "猫", "狗", "IMG (1)", "IMG [1]", "aB", "Ab", "ab", "caf\u00e9", "cafe\u0301", "m/2", "m_2",
+        "a b", "a  b", "n" * 200, "n" * 199 + "m", "x", "x ", " x",
+    ]  # fmt: skip
+    put(tmp_path, {f"{name}.{kind}": name for name in names for kind in ("jpg", "txt")})
+    rows = good(read(sidecars(), tmp_path))
+    assert len({row.key for row in rows}) == len(names)
+    assert all(re.fullmatch("[a-z0-9_-]{1,128}", row.key) for row in rows)
+    assert {row.key for row in rows} >= {"own_ab", "own_m_2", "own_x"}  # nothing was to be cleaned
+    for name in names:  # whatever else is there, or was read before
+        shutil.rmtree(tmp_path / "photos")
+        put(tmp_path, {f"{name}.{kind}": name for kind in ("jpg", "txt")})
+        (row,) = good(read(sidecars(), tmp_path))
+        assert row in rows
+
+
 def test_a_name_that_is_no_utf_8_is_rejected(tmp_path: Path) -> None:
     put(tmp_path, {"1.jpg": b"", "1.txt": "fine"})
     try:
@@ -132,9 +179,6 @@ def test_a_folder_that_is_none_stops(tmp_path: Path) -> None:
         read(sidecars(), tmp_path)
     put(tmp_path, {"notes.md": "", "linked/x.md": ""})
     with pytest.raises(DataFault, match="holds no image and no caption"):
-        read(sidecars(), tmp_path)
-    put(tmp_path, {"a.jpg": b"", "a.png": b"", "a.txt": "x"})
-    with pytest.raises(DataFault, match="holds a.jpg and a.png; expected one image of a name"):
         read(sidecars(), tmp_path)
     (tmp_path / "photos/train").symlink_to(tmp_path / "photos/linked")
     with pytest.raises(ConfigurationFault, match="photos/train is a link to a folder"):
