@@ -17,6 +17,7 @@ from components.sources.drafts import Draft, row_or_rejection
 from components.sources.files import check_pin, named_files
 from components.sources.row import Image, ImageUrl, Rejection, Row
 from components.sources.texts import Rejected, captions_of, file_below, normal_key, whole_text
+from components.storage.file_kinds import HEAD_BYTES, file_kind
 
 Tree = dict[str, Any]
 
@@ -34,7 +35,7 @@ class AnnotatedImage:
 
 
 def read_annotations(source: Coco | Karpathy, inputs: Path, lists: tuple[str, ...]) -> dict[str, list[Tree]]:
-    """Return the lists of objects that an annotation file holds.
+    """Return the lists of objects that an annotation file holds; what is none among them has no fields.
 
     Args:
         source: From params.
@@ -57,14 +58,14 @@ def read_annotations(source: Coco | Karpathy, inputs: Path, lists: tuple[str, ..
     tree = _parsed(path)
     for name in lists:
         found = tree.get(name) if isinstance(tree, dict) else None
-        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        if not isinstance(found, list) or (found and not any(isinstance(one, dict) for one in found)):
             there = f"; it has {', '.join(list(tree)[:10])}" if isinstance(tree, dict) else ""
             raise ConfigurationFault(
                 f"{path} has no list {name} of objects{there}: expected {source.kind}'s format"
             )
         if not found:
             raise DataFault(f"{path} has no {name}; expected at least one")
-    return {name: tree[name] for name in lists}
+    return {name: [one if isinstance(one, dict) else {} for one in tree[name]] for name in lists}
 
 
 def check_fields(source: Coco | Karpathy, inputs: Path, what: str, objects: list[Tree]) -> None:
@@ -88,6 +89,8 @@ def row_of(source: Coco | Karpathy, inputs: Path, image: AnnotatedImage) -> Row 
     def make(draft: Draft) -> Row:
         draft.key = normal_key(draft.key)
         place = _place(source, inputs, image)
+        if not image.key:
+            raise Rejected("bad_key")
         captions = captions_of(source.captions, _values(source, image), draft.key, image.split, source.name)
         return Row(draft.key, image.split, source.name, captions, {}, place)
 
@@ -113,7 +116,10 @@ def _values(source: Coco | Karpathy, image: AnnotatedImage) -> Tree:
 
 
 def _parsed(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
+    data = path.read_bytes()
+    if kind := file_kind(data[:HEAD_BYTES]):
+        raise DataFault(f"{path} is {kind.name} inside; expected JSON; {kind.advice}")
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataFault(f"{path} is no whole JSON in UTF-8 ({error}); fetch it again") from None

@@ -39,7 +39,7 @@ def _rows(
     seen = set[str]()
     for image in images:
         key = _id(image.get("id"))
-        if key in seen:
+        if key and key in seen:  # one without an id is a rejected row
             raise DataFault(f"{path} has two images of id {key}; expected one: remove the other")
         seen.add(key)
         name, url = (str(image.get(field) or "") for field in ("file_name", source.url_field or ""))

@@ -79,11 +79,26 @@ def test_no_annotation_is_lost_in_silence(tmp_path: Path) -> None:
         ("no_such_image", "coco_8"),
     ]
     reasons = told(read(coco(images="pictures", url_field=None), tmp_path))
-    assert reasons[3:5] == ["x", "path_outside_folder @ captions.json image 30"]
+    assert reasons[3:5] == [
+        "bad_key @ captions.json image ",
+        "path_outside_folder @ captions.json image 30",
+    ]
     tree["images"][4]["file_name"] = "30.jpg"
     (tmp_path / "captions.json").write_text(json.dumps(tree))
     reasons = told(read(coco(images="pictures", url_field=None), tmp_path))
     assert reasons[4] == "lone_surrogate @ captions.json image 30"
+
+
+def test_what_is_no_object_or_has_no_id_costs_itself(tmp_path: Path) -> None:
+    tree = annotated(tmp_path)
+    tree["images"][1:2] = [None, 7, {"coco_url": URL}, {"coco_url": URL}]
+    tree["annotations"] += [None, ["x"], {"caption": "of none"}]
+    (tmp_path / "captions.json").write_text(json.dumps(tree))
+    rows = [one.partition(" @")[0] for one in told(read(coco(), tmp_path))]
+    assert rows == ["a meal", "no_url", "no_url", "bad_key", "bad_key", "a giraffe"]
+    tree["images"] = [{"filename": "1.jpg", "split": "train", "sentences": [None, {"raw": "x"}]}, "2.jpg"]
+    (tmp_path / "dataset.json").write_text(json.dumps(tree))
+    assert [one.partition(" @")[0] for one in told(read(karpathy(), tmp_path))] == ["x", "unknown_split"]
 
 
 def test_what_cannot_be_written_in_utf_8_is_rejected_and_replaced(tmp_path: Path) -> None:
@@ -144,6 +159,16 @@ def test_karpathy_s_splits_and_sentences(tmp_path: Path) -> None:
         ('{"images": [], "annotations": []}', DataFault, "has no images; expected at least one"),
         ("[" * 100_000, DataFault, "is no whole JSON"),
         (b"\xff\xfe[]", DataFault, "is no whole JSON in UTF-8"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            DataFault,
+            "is a Git LFS pointer inside; expected JSON",
+        ),
+        (
+            b"\x1f\x8b\x08",
+            DataFault,
+            "is gzip inside; expected JSON; it is compressed: unpack it with gunzip",
+        ),
         ("[]", ConfigurationFault, "has no list images of objects: expected coco's format"),
         ('{"images": [7]}', ConfigurationFault, "it has images: expected coco's format"),
         (

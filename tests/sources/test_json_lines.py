@@ -127,7 +127,13 @@ def test_a_field_that_is_missing_or_of_another_kind_rejects_its_row_alone(
 
 def test_an_image_without_a_name_rejects_its_row(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    rows: list[dict[str, Any]] = [{"file": "1.jpg"}, {}, {"file": None}, {"file": ["1.jpg"]}, {"file": "x" * 300}]
+    rows: list[dict[str, Any]] = [
+        {"file": "1.jpg"},
+        {},
+        {"file": None},
+        {"file": ["1.jpg"]},
+        {"file": "x" * 300},
+    ]
     (tmp_path / "list.jsonl").write_text("\n".join(json.dumps({"caption": "words", **one}) for one in rows))
     fields = texts("list.jsonl").model_dump() | {"kind": "folder", "weight": None, "captions": COLUMNS}
     source = Folder(**{**fields, "images": "images", "image_column": "file"})
