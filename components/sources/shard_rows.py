@@ -177,10 +177,12 @@ def _log_what_is_left_out(source: Shards, files: Files, empty: list[str], unread
     place = f"source {source.name}, {files.paths[0].parent}"
     if empty:
         names = ", ".join(empty[:NAMES_LOGGED])
-        _log_once(f"{place}: {len(empty)} of {len(files.paths)} shards are empty ({names})")
+        _log_once(f"{place}: empty shards: {len(empty)} of {len(files.paths)} ({names})")
     if unread:
-        kinds = ", ".join(f"{kind} {count}" for kind, count in unread.most_common(NAMES_LOGGED))
-        _log_once(f"{place}: {unread.total()} members beside the samples are not read ({kinds})")
+        kinds = ", ".join(
+            f"{kind or 'no suffix'} {count}" for kind, count in unread.most_common(NAMES_LOGGED)
+        )
+        _log_once(f"{place}: members beside the samples that are not read: {unread.total()} ({kinds})")
 
 
 @cache

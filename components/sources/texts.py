@@ -187,7 +187,7 @@ def lies_below(folder: Path, name: str) -> bool:
     if "\0" in name:
         return False
     path = folder / name
-    target = path.resolve()
+    target = Path(os.path.realpath(path))  # `resolve` raises where links go in a circle
     if target.is_relative_to(folder):
         return True
     is_added = path.is_symlink() and path.parent.resolve().is_relative_to(folder)

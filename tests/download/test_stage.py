@@ -30,8 +30,6 @@ from components.settings.download import Download, Fetch, Images
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.sources import CaptionColumn, Folder, TextTable, UrlList
-from components.sources import table_rows
-from components.sources.texts import normal_key, without_hash
 from components.storage.atomic import read_json
 from components.storage.manifest import read_manifest
 from components.storage.shards import Pair, read_pairs, shards_of
@@ -230,33 +228,6 @@ def test_only_what_changed_is_fetched_again(
         "shards/00002.tar",
         "shards/00002.parquet",
     }
-
-
-def test_what_was_fetched_when_keys_had_no_hash_is_not_fetched_again(
-    smoke: Params,
-    env: Environment,
-    server: Server,
-    fetch: Fetch,
-    web: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for number, one in enumerate(web[:8]):
-        one |= {"id": f"Row {number}"} | ({"words": ""} if number == 3 else {})
-    with monkeypatch.context() as before:
-        before.setattr(table_rows, "normal_key", lambda value: without_hash(normal_key(value)))
-        run(with_sources(smoke, [url_source(web)], fetch, max_reject_share=0.5), env)
-    assert pairs()[0].key == "row_0"
-    jpegs = [pair.jpeg for pair in pairs()]
-    run(with_sources(smoke, [url_source(web)], fetch, max_reject_share=0.5), env)
-    assert [pair.key for pair in pairs()][:4] == [normal_key(f"Row {number}") for number in (0, 1, 2, 4)]
-    assert [pair.jpeg for pair in pairs()] == jpegs
-    assert set(server.hits.values()) == {1}
-    made = hashes()
-    run(
-        with_sources(smoke, [url_source(web)], fetch, max_reject_share=0.5),
-        Environment(work_store=Path(".b")),
-    )
-    assert hashes() == made  # as if fetched anew
 
 
 def test_a_stop_signal_ends_the_fetching_and_the_rerun_goes_on_by_shard(

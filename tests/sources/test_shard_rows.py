@@ -146,7 +146,7 @@ def test_what_lies_beside_a_sample_and_is_not_read_is_logged(
     for _ in range(2):
         assert told(read(shards(), tmp_path)) == ["words"] * 2
     assert caplog.messages == [
-        f"source cc, {tmp_path}/cc3m: 4 members beside the samples are not read "
+        f"source cc, {tmp_path}/cc3m: members beside the samples that are not read: 4 "
         "(seg.png 2, clip.json 1, cls 1)"
     ]
     of_json = shards(captions=columns("caption", prefix="json."))
@@ -199,7 +199,7 @@ def test_an_empty_shard_among_many_has_no_rows(
     (tmp_path / "cc3m/00001.tar").write_bytes(bytes(size))
     (tmp_path / "cc3m/00002.tar").write_bytes(bytes(size))
     assert told(read(shards(), tmp_path)) == ["words"]
-    assert caplog.messages == [f"source cc, {tmp_path}/cc3m: 2 of 3 shards are empty (00001.tar, 00002.tar)"]
+    assert caplog.messages == [f"source cc, {tmp_path}/cc3m: empty shards: 2 of 3 (00001.tar, 00002.tar)"]
     (tmp_path / "cc3m/00000.tar").unlink()
     with pytest.raises(DataFault, match="00001.tar holds no file, and no other shard of sources.cc holds"):
         read(shards(), tmp_path)
