@@ -20,10 +20,12 @@ MAX_KEY_CHARACTERS = 128
 KEY_HASH_DIGITS = 16  # of a cleaned text: 64 bits
 KEY_HASH = re.compile(rf"-[0-9a-f]{{{KEY_HASH_DIGITS}}}$")
 SPLITS = get_args(Split)
+CAPTION_TYPES = (str, bytes, type(None), Number)  # a truth value is a number to Python, and no caption
 INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]")
 NONCHARACTER = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # `ml.framed_tokenizer` marks a text by one
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON and file names can hold half a character, UTF-8 cannot
 CACHED = re.compile("/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # below cache.dir, as DVC 3 lays it out
+KEY = re.compile(rf"[a-z0-9_-]{{1,{MAX_KEY_CHARACTERS}}}")
 NOT_OF_KEYS = re.compile(r"[^a-z0-9_-]+")
 
 
@@ -41,13 +43,13 @@ def normal_key(value: Any) -> str:  # noqa: ANN401 - whatever the input holds
         Rejected: it is no text, or nothing is left of it.
     """
     text = whole_text(value)
+    if KEY.fullmatch(text):
+        return text
     if not text.strip():
         raise Rejected("bad_key")
-    key = NOT_OF_KEYS.sub("_", text.strip().lower())
-    if key == text and len(key) <= MAX_KEY_CHARACTERS:
-        return key
     suffix = f"-{sha256(text.encode()).hexdigest()[:KEY_HASH_DIGITS]}"
-    return key[: MAX_KEY_CHARACTERS - len(suffix)] + suffix
+    cleaned = NOT_OF_KEYS.sub("_", text.strip().lower())
+    return cleaned[: MAX_KEY_CHARACTERS - len(suffix)] + suffix
 
 
 def without_hash(key: str) -> str:
@@ -105,7 +107,7 @@ def one_line(value: Any) -> str:  # noqa: ANN401
     Raises:
         Rejected: it is no text, or holds a NUL, half a character or what Unicode keeps for programs.
     """
-    if isinstance(value, bool) or not isinstance(value, str | bytes | Number | None):
+    if isinstance(value, bool) or not isinstance(value, CAPTION_TYPES):
         raise Rejected("not_text")
     text = " ".join(whole_text(value).split())
     if "\0" in text:

@@ -97,7 +97,8 @@ def test_what_lies_alone_leads_out_or_is_no_text_is_rejected(tmp_path: Path) -> 
     (tmp_path / "photos/10.jpg").touch()
     assert told(read(sidecars(), tmp_path)) == [
         "empty_caption @ 1", "caption_missing @ 10", "image_missing @ 2", "bad_utf8 @ 3",
-        "path_outside_folder @ 4", "too_large @ 5", "path_outside_folder @ 6", "caption_missing @ 7", "nul_character @ 8", "unreadable @ 9",
+        "path_outside_folder @ 4", "too_large @ 5", "path_outside_folder @ 6",
+        "caption_missing @ 7", "nul_character @ 8", "unreadable @ 9",
     ]  # fmt: skip
 
 
