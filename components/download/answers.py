@@ -14,6 +14,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from components.download.refusal import Refused, may_pass
+from components.download.urls import resolved
 from components.settings.download import Fetch
 
 CHUNK_BYTES = 1 << 16
@@ -50,10 +51,7 @@ def elsewhere(url: URL, response: aiohttp.ClientResponse) -> Elsewhere:
     location = response.headers.get("Location", "")
     if not location:
         raise Refused("bad_response")
-    try:
-        return Elsewhere(str(url.join(URL(location))))
-    except ValueError:
-        raise Refused("bad_url") from None
+    return Elsewhere(resolved(url, location))
 
 
 async def image_body(response: aiohttp.ClientResponse, fetch: Fetch) -> bytes:

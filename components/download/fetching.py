@@ -64,7 +64,7 @@ class Fetcher:
         for attempt in range(self._fetch.retries + 1):
             # waiting for a turn does not count against the deadline; the host's turn comes first, so that
             # the queue of one slow host takes no turn from the others
-            async with self._by_host[str(url.host)], self._all:
+            async with self._by_host[str(url.raw_host)], self._all:
                 start_seconds = clock()
                 try:
                     async with asyncio.timeout(left_seconds):
@@ -101,7 +101,7 @@ class Fetcher:
         )
         for attempt in range(self._fetch.retries + 1):
             try:
-                async with self._by_host[str(url.host)], self._all:
+                async with self._by_host[str(url.raw_host)], self._all:
                     await self._follow(url, saving.take, headers=saving.headers(), timeout=silence)
                     return
             except TimeoutError:

@@ -25,6 +25,7 @@ class Server:
         ] = {}  # a list is answered one by one, the last one for good
         self.hits = Counter[str]()
         self.headers: dict[str, list[str]] = {}
+        self.targets: list[str] = []  # as they were asked for, byte by byte in latin-1
 
     def url(self, path: str) -> str:
         """Return the address of a path."""
@@ -35,6 +36,7 @@ class Server:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             path = head[0].split()[1]
+            self.targets.append(head[0].removeprefix("GET ").removesuffix(" HTTP/1.1"))
             self.hits[path] += 1
             self.headers[path] = head[1:-2]
             answer = self.answers.get(path, status(404))

@@ -5,13 +5,17 @@ import gzip
 import resource
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.download.addresses import checked_url, is_public
 from components.download.fetching import Fetcher
 from components.download.ledger import without_credentials
 from components.download.refusal import Refused
+from components.download.urls import plain_url, resolved
 from components.settings.download import Fetch
 from tests.download.server import Server, body, drip, endless, late, raw, redirect, reset, status
 
@@ -61,6 +65,61 @@ def test_a_body_comes_back_and_nothing_compressed_is_asked_for(server: Server, f
         ("http://example.com/a\r\nHost: b", "bad_url"),
         ("http://example.com/" + "a" * 10_000, "bad_url"),
         ("http://example.com:99999/", "bad_url"),
+        ("http://example.com:" + "9" * 5000 + "/", "bad_url"),
+        ("http://example.com:\u0663/", "bad_url"),
+        ("http://example.com:-1/", "bad_url"),
+        ("http://example.com:0/", "port_not_allowed"),
+        ("http://example.com:8o/", "bad_url"),
+        ("http://xn--a.com/cat.jpg", "bad_url"),
+        ("http://a.xn--/", "bad_url"),
+        ("http://xn--a-.com/", "bad_url"),  # nothing but what needs no encoding
+        ("http://xn--\u00e4.com/", "bad_url"),
+        ("http://user[1]@/x.jpg", "bad_url"),
+        ("http://user[1]@example.com/x.jpg", "credentials_in_url"),
+        ("http://[", "bad_url"),
+        ("http://]/", "bad_url"),
+        ("http://[]/", "bad_url"),
+        ("http://[::1/", "bad_url"),
+        ("http://[::1]x/", "bad_url"),
+        ("http://x[::1]/", "bad_url"),
+        ("http://[::1]:x/", "bad_url"),
+        ("http://[[::1]]/", "bad_url"),
+        ("http://[v1.x]/", "bad_url"),
+        ("http://[fe80::1%25eth0]/", "bad_url"),
+        ("http://[1.2.3.4]/", "bad_url"),
+        ("http://a..example/", "bad_url"),
+        ("http://.example/", "bad_url"),
+        ("http://example../", "bad_url"),
+        ("http://./", "bad_url"),
+        ("http://\u3002/", "bad_url"),
+        ("http://" + "a" * 64 + ".example/", "bad_url"),
+        ("http://" + "\u00e4" * 64 + ".example/", "bad_url"),
+        ("http://" + "a." * 127 + "example/", "bad_url"),
+        ("http://ex%61mple.com/", "bad_url"),
+        ("http://example.com%2f/", "bad_url"),
+        ("http://example.com%/", "bad_url"),
+        ("http://exa mple.com/", "bad_url"),
+        ("http://exa\u00a0mple.com/", "bad_url"),
+        ("http://exa\u200bmple.com/", "bad_url"),
+        ("http://\u2100.example/", "bad_url"),  # a/c, once normalised
+        ("http://exa*mple.com/", "bad_url"),
+        ("http://\ud800.example/", "bad_url"),
+        ("http://example.com/\udc80", "bad_url"),
+        ("http://\U0010ffff.example/", "bad_url"),
+        ("http://@/", "bad_url"),
+        ("http://:80/", "bad_url"),
+        ("http://?", "bad_url"),
+        ("http:example.com", "bad_url"),
+        ("", "bad_url"),
+        ("//example.com/", "bad_url"),
+        ("http://1.2.3.4.5/", "bad_url"),
+        ("http://99999999999/", "bad_url"),
+        ("http://example.123/", "bad_url"),
+        ("http://127.0.0.1./", "private_address"),
+        ("http://0x7f.1/", "private_address"),
+        ("http://1.0x/", "bad_url"),
+        ("http://a.localhost/", "private_address"),
+        ("http://localhost./", "private_address"),
         ("http://user:pass@example.com/", "credentials_in_url"),
         ("http://example.com:22/", "port_not_allowed"),
         ("http://169.254.169.254/latest/meta-data", "private_address"),
@@ -104,6 +163,13 @@ def test_no_spelling_of_loopback_reaches_it(server: Server, fetch: Fetch, host: 
         ("http://user:pass@127.0.0.1:{port}/secret", "credentials_in_url"),
         ("//[::1]:{port}/secret", "private_address"),
         ("", "bad_response"),
+        ("http://xn--a.example/x", "bad_url"),
+        ("http://user[1]@/x", "bad_url"),
+        ("//[/x", "bad_url"),
+        ("http://a..b/x", "bad_url"),
+        ("http:/\\169.254.169.254:{port}/latest", "private_address"),
+        ("\\\\169.254.169.254:{port}\\latest", "private_address"),
+        ("http://b\xfccher.example:{port}/", "bad_url"),  # latin-1 in a host
     ],
 )
 def test_every_hop_of_a_redirect_is_checked(server: Server, fetch: Fetch, target: str, reason: str) -> None:
@@ -112,6 +178,93 @@ def test_every_hop_of_a_redirect_is_checked(server: Server, fetch: Fetch, target
     assert result(fetch, server.url("/start")) == reason
     assert server.hits["/next"] == 1
     assert server.hits["/secret"] == 0
+
+
+VALID = [
+    "/?response-content-type=image%2Fjpeg&sig=a%28b%29%2f%2B+c",
+    "/http%3A%2F%2Fa.example%2Fb%2ejpg",
+    "/a//b/;c,d=e:@!$&'()*+~x",
+    "/%7Euser/%c3%A9%E9%00%20",
+    "/a?",
+    "/a?b?c/d=&&;e",
+    "/a%2F..%2Fb/...",
+    "/%",
+]
+ENCODED = {
+    "/caf\u00e9 \u202f\U0001f600.jpg": "/caf%C3%A9%20%E2%80%AF%F0%9F%98%80.jpg",
+    '/100%|"<>[]^`{}%4': "/100%25%7C%22%3C%3E%5B%5D%5E%60%7B%7D%254",
+    '/a?b[]=|^`{}"<>\u00e9%': "/a?b[]=|^`{}%22%3C%3E%C3%A9%25",
+    "/a/./b/../c/.": "/a/c/",
+    "/..": "/",
+    "?a=b": "/?a=b",
+    "/a#b?c": "/a",
+}
+
+
+def test_what_is_valid_is_asked_for_byte_for_byte_and_the_rest_percent_encoded(
+    server: Server, fetch: Fetch
+) -> None:
+    wanted = {path: path for path in VALID[:-1]} | {"/%": "/%25"} | ENCODED
+    listed = [path for path in wanted if " " not in path]
+    results(fetch.model_copy(update={"connections": 1}), [server.url(path) for path in listed])
+    assert server.targets == [wanted[path] for path in listed]
+    assert result(fetch, server.url("/a b")) == "bad_url"  # of a list
+    for path, target in wanted.items():
+        for location in (path, server.url(path)):
+            server.targets.clear()
+            server.answers["/start/here"] = redirect(location.encode().decode("latin-1"))
+            result(fetch, server.url("/start/here"))
+            expected = "/start/here?a=b" if location == "?a=b" else target
+            assert server.targets == ["/start/here", expected], location
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("/caf\xe9.jpg", "/caf%E9.jpg"),  # latin-1
+        ("/caf\xc3\xa9.jpg", "/caf%C3%A9.jpg"),  # UTF-8
+        ("c\xe9?d=\xff", "/a%2Fx/c%E9?d=%FF"),
+        ("?d=%2f", "/a%2Fx/b?d=%2f"),
+        ("?", "/a%2Fx/b?"),
+        ("//127.0.0.1:{port}/c%28", "/c%28"),
+        ("//127.0.0.1:{port}", "/"),
+        ("HTTP://127.0.0.1:{port}?d", "/?d"),
+        ("../c", "/c"),
+        ("../../../c/", "/c/"),
+        (".", "/a%2Fx/"),
+        ("./c;d=1,2:3", "/a%2Fx/c;d=1,2:3"),
+        ("c//d", "/a%2Fx/c//d"),
+        (" /c ", "/c"),
+        ("\\c\\d?e\\f", "/c/d?e%5Cf"),
+        ("/c#d", "/c"),
+    ],
+)
+def test_where_a_server_sends_us_is_asked_for_byte_for_byte(
+    server: Server, fetch: Fetch, location: str, target: str
+) -> None:
+    server.answers["/a%2Fx/b?q=1"] = redirect(location.format(port=server.port))
+    result(fetch, server.url("/a%2Fx/b?q=1"))
+    assert server.targets == ["/a%2Fx/b?q=1", target]
+
+
+def test_a_fragment_alone_leads_to_where_we_are(server: Server, fetch: Fetch) -> None:
+    server.answers["/a?q=1"] = redirect("#part")
+    assert result(fetch, server.url("/a?q=1")) == "too_many_redirects"
+    assert set(server.targets) == {"/a?q=1"}
+
+
+@given(
+    st.text(max_size=40),
+    st.sampled_from(["", "http://", "http://a", "https://[", "http://xn--", "http://a@"]),
+)
+def test_whatever_a_list_holds_is_a_url_or_refused(text: str, start: str) -> None:
+    fetch = Fetch.model_construct(allowed_ports=[80, 443], allowed_private_hosts=[])
+    with suppress(Refused):
+        url = checked_url(start + text, fetch)
+        assert str(url).isascii()
+        assert plain_url(str(url)) == url
+    with suppress(Refused):
+        checked_url(resolved(plain_url("http://a.example/b?c"), start + text), fetch)
 
 
 def test_redirects_are_followed_so_far_and_no_further(server: Server, fetch: Fetch) -> None:
@@ -250,4 +403,15 @@ def test_a_password_is_never_kept() -> None:
 
 def test_international_names_and_escapes_are_fine(fetch: Fetch) -> None:
     open_port = fetch.model_copy(update={"allowed_ports": [443]})
-    assert checked_url("https://bücher.example/ä%20b.jpg?x=1#y", open_port).host == "bücher.example"
+    for host, asked in {
+        "bücher.example": "xn--bcher-kva.example",
+        "BÜCHER.example.": "xn--bcher-kva.example.",
+        "straße.de": "xn--strae-oqa.de",
+        "xn--strae-oqa.de": "xn--strae-oqa.de",
+        "i❤.ws": "xn--i-7iq.ws",
+        "xn--3s9h.ws": "xn--3s9h.ws",  # an emoji that IDNA 2003 did not know
+        "my_bucket.XN--BCHER-KVA.example": "my_bucket.xn--bcher-kva.example",
+        "-a-.b--c.example": "-a-.b--c.example",
+    }.items():
+        url = checked_url(f"https://@{host}:00443/ä%20b.jpg?x=1#y", open_port)
+        assert str(url) == f"https://{asked}/%C3%A4%20b.jpg?x=1"
