@@ -22,9 +22,12 @@ class Refused(Exception):
 
 
 CONNECTION_REASONS = frozenset({"dns_failed", "connection_failed"})  # all of them: there is no network
-PASSING_REASONS = CONNECTION_REASONS | {"timeout", "short_body", "decoder_died", "out_of_memory"}
+UNEXPECTED = "unexpected"  # a fault of ours, or of a library; a later version may do better
+PASSING_REASONS = CONNECTION_REASONS | {
+    "timeout", "short_body", "decoder_died", "out_of_memory", UNEXPECTED,
+}  # fmt: skip
 
 
 def may_pass(reason: str) -> bool:
-    """Say whether asking again may help: the network, a busy server, or this machine was the reason."""
+    """Say whether asking again may help: the network, the server, this machine or our code was the reason."""
     return reason in PASSING_REASONS or bool(re.fullmatch(r"http_(429|5\d\d)", reason))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,16 +17,23 @@ import torch
 
 from components.download.answers import Body
 from components.download.fetching import Fetcher
-from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS
+from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS, without_credentials
 from components.download.pictures import Picture, jpeg_of, picture_of
-from components.download.refusal import Refused
+from components.download.refusal import UNEXPECTED, Refused
 from components.download.spool import Place, Spool
+from components.faults import Fault
 from components.running.jobs import Tell
 from components.settings.download import Download
 from components.sources.rows import Image, ImageFile, ImageMember, ImageScene, ImageUrl, Rejection, Row
 from components.sources.scenes import render
 
 FILES_IN_MEMORY = 4
+OF_THE_MACHINE = frozenset(  # errors of which every row would die
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
+        errno.ESTALE, errno.EACCES, errno.EPERM,
+    }
+)  # fmt: skip
 ROWS_UNDER_WAY = 1000  # many more than connections, or the rows of one host would hold up all others
 
 
@@ -78,7 +87,13 @@ class Taking:
                         taken[number] = await self._one(number, rows[number], fetcher, decoder)
                         self._tell.advance()
 
-                await asyncio.gather(*(take_one_by_one() for _ in range(min(len(rows), ROWS_UNDER_WAY))))
+                count = min(len(rows), ROWS_UNDER_WAY)
+                tasks = [asyncio.create_task(take_one_by_one()) for _ in range(count)]
+                try:
+                    await asyncio.gather(*tasks)
+                finally:
+                    for task in tasks:
+                        task.cancel()  # after a fault nobody goes on with a client that is closed
         return [taken[number] for number in range(len(rows))]
 
     async def _one(
@@ -86,14 +101,22 @@ class Taking:
     ) -> Taken:
         if isinstance(row, Rejection):
             return Taken(FAILED_TO_DOWNLOAD, row.reason)
+        try:
+            return await self._fetched(number, row, fetcher, decoder)
+        except Refused as refused:
+            return Taken(FAILED_TO_DOWNLOAD, refused.reason)
+        except Exception as error:  # the last defence: one row never ends the stage
+            if isinstance(error, Fault | MemoryError) or getattr(error, "errno", None) in OF_THE_MACHINE:
+                raise
+            self._tell.warn(*_described(row, error))
+            return Taken(FAILED_TO_DOWNLOAD, UNEXPECTED)
+
+    async def _fetched(self, number: int, row: Row, fetcher: Fetcher, decoder: ThreadPoolExecutor) -> Taken:
         loop = asyncio.get_running_loop()
         if isinstance(row.image, ImageScene):
             return await loop.run_in_executor(decoder, self._drawn, row.image)
-        try:
-            async with self._body(row, fetcher) as body:
-                return await loop.run_in_executor(decoder, self._decoded, number, row, body)
-        except Refused as refused:
-            return Taken(FAILED_TO_DOWNLOAD, refused.reason)
+        async with self._body(row, fetcher) as body:
+            return await loop.run_in_executor(decoder, self._decoded, number, row, body)
 
     @asynccontextmanager
     async def _body(self, row: Row, fetcher: Fetcher) -> AsyncIterator[Body]:
@@ -150,6 +173,19 @@ def without_placeholders(
         else one
         for one, fetched in zip(taken, is_fetched, strict=True)
     ]
+
+
+def _described(row: Row, error: Exception) -> tuple[str, str]:
+    """Return the kind of an error that nobody foresaw, and what is logged of the first one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    kind = f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}"
+    what = row.image.url if isinstance(row.image, ImageUrl) else getattr(row.image, "name", "a scene")
+    text = (
+        f"download: unexpected {type(error).__name__} while row {row.key} was taken "
+        f"({without_credentials(str(what))}); the row is rejected as {UNEXPECTED} and counted, others "
+        "of this kind are not logged; please report it with this traceback:\n"
+    )
+    return kind, text + "".join(traceback.format_exception(error)).rstrip()
 
 
 def _read(image: Image | None, max_bytes: int) -> bytes:

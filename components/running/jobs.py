@@ -38,7 +38,7 @@ class Job(Protocol[Result_co]):
 
 
 class Tell:
-    """What a job tells its parent: units done, a few times a second, and the one it is at, at once."""
+    """What a job tells its parent: units done, a few times a second; its unit and warnings, at once."""
 
     def __init__(self, pipe: Connection, unit: c_int64, *, counts: bool = True) -> None:
         self._pipe, self._unit, self._counts, self._done, self._sent_seconds = pipe, unit, counts, 0, 0.0
@@ -59,6 +59,10 @@ class Tell:
         """Send the count."""
         self._pipe.send(("done", self._done))
         self._done, self._sent_seconds = 0, time.monotonic()
+
+    def warn(self, kind: str, text: str) -> None:
+        """Have the parent log a text, unless it has logged one of this kind."""
+        self._pipe.send(("warned", (kind, text)))
 
     @contextmanager
     def at(self, unit: int, deadline_seconds: float) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -26,6 +27,7 @@ from components.storage.pieces import remove_unfinished
 
 Result = TypeVar("Result")
 GRACE_SECONDS = 5.0
+log = logging.getLogger("llm2clip")
 CRASHES = {
     -number
     for number in (
@@ -68,6 +70,7 @@ def in_order(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *modules.imported])
     waiting = iter(jobs)
+    warned: set[str] = set()
     runs: deque[_Run[Result]] = deque()
     try:
         while True:
@@ -81,7 +84,7 @@ def in_order(
             if runs[0].outcome:
                 yield _result(runs.popleft())
                 continue
-            _listen(context, runs, progress, modules)
+            _listen(context, runs, progress, modules, warned)
     finally:
         _stop([run.process for run in runs])
 
@@ -153,9 +156,13 @@ def _import_path() -> Iterator[None]:
 
 
 def _listen(
-    context: ForkServerContext, runs: deque[_Run[Result]], progress: Progress, modules: Modules
+    context: ForkServerContext,
+    runs: deque[_Run[Result]],
+    progress: Progress,
+    modules: Modules,
+    warned: set[str],
 ) -> None:
-    """Wait until a job counts, ends or dies."""
+    """Wait until a job counts, warns, ends or dies; of each kind of warning the first one is logged."""
     by_pipe: dict[Any, _Run[Result]] = {run.pipe: run for run in runs if not run.outcome}
     for pipe in wait(list(by_pipe)):
         run = by_pipe[pipe]
@@ -171,6 +178,10 @@ def _listen(
         if kind == "done":
             run.done += value
             progress.advance(value)
+        elif kind == "warned":
+            if value[0] not in warned:
+                warned.add(value[0])
+                log.warning("%s", value[1])
         else:
             run.outcome.append((kind, value))
             run.pipe.close()

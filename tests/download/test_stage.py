@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import itertools
 import json
@@ -23,6 +24,7 @@ from components.download.ledger import LEDGER, read_ledger
 from components.download.pictures import Picture, picture_of
 from components.download.refusal import Refused
 from components.download.shard import Shard
+from components.download.spool import Place, Spool
 from components.download.stage import run
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault
 from components.running.jobs import Tell
@@ -387,6 +389,38 @@ def _for_ever() -> Picture:
         pass
 
 
+class SurprisingShard(Shard):
+    """One in which every third picture, and the fetching of one, fails as nobody foresaw."""
+
+    def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
+        fetched = Fetcher.fetched
+
+        def decoder(data: bytes, images: Images) -> Picture:
+            if data in [jpeg(number) for number in range(0, 30, 3)]:
+                raise KeyError("nobody foresaw this")
+            return picture_of(data, images)
+
+        def fetcher(self: Fetcher, text: str) -> AbstractAsyncContextManager[Body]:
+            if text.endswith("/07"):
+                raise UnicodeError("nor this")
+            return fetched(self, text)
+
+        taking.picture_of = decoder  # type: ignore[attr-defined]
+        Fetcher.fetched = fetcher  # type: ignore[method-assign, assignment]
+        super()._make(folder, before, tell)
+
+
+class FullDiskShard(Shard):
+    """One that cannot keep a picture."""
+
+    def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
+        def put(self: Spool, data: bytes) -> Place:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        Spool.put = put  # type: ignore[method-assign]
+        super()._make(folder, before, tell)
+
+
 class CutOffShard(Shard):
     """One for which no name can be looked up from the twelfth row on."""
 
@@ -413,6 +447,42 @@ def test_an_image_that_crashes_or_hangs_the_decoder_costs_its_own_row(
     run(with_sources(smoke, [url_source(web)], patient, images=images), env)
     assert {key: message for key, (_, message) in ledger().items() if message} == {"12": "decoder_died"}
     assert [pair.key for pair in pairs()] == [one["id"] for one in web if one["id"] != "12"]
+
+
+def test_what_nobody_foresaw_costs_its_own_row_and_is_told_once(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(stage, "Shard", SurprisingShard)
+    patient = fetch.model_copy(update={"deadline_seconds": 60.0})
+    params = with_sources(smoke, [url_source(web)], patient, max_reject_share=0.5)
+    run(params, env)
+    bad = [f"{number:02d}" for number in sorted({*range(0, 30, 3), 7})]
+    assert {key: message for key, (_, message) in ledger().items() if message} == dict.fromkeys(
+        bad, "unexpected"
+    )
+    metrics = read_json(Path("metrics/download.json"))
+    assert (metrics["rows_in"], metrics["rows_out"], metrics["rejected"]) == (30, 19, {"unexpected": 11})
+    told = [record.getMessage() for record in caplog.records if "unexpected" in record.getMessage()]
+    kinds = sorted(text.partition(" while row ")[0] for text in told)
+    assert kinds == ["download: unexpected KeyError", "download: unexpected UnicodeError"]
+    fetching = next(text for text in told if "UnicodeError" in text)
+    assert f"while row 07 was taken ({server.url('/07')}); the row is rejected as unexpected" in fetching
+    assert fetching.endswith("UnicodeError: nor this")
+    assert "Traceback (most recent call last):" in fetching
+    hits = server.hits.total()
+    run(params, env)
+    assert server.hits.total() == hits  # as settled as any other reason
+    with pytest.raises(DataFault, match=r"11 of 30 rows rejected \(unexpected 11\)"):
+        run(with_sources(smoke, [url_source(web)], patient, max_reject_share=0.3), env)
+
+
+def test_what_every_row_would_die_of_still_ends_the_stage(
+    smoke: Params, env: Environment, fetch: Fetch, web: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "Shard", FullDiskShard)
+    with pytest.raises(OSError, match="No space left"):
+        run(with_sources(smoke, [url_source(web)], fetch), env)
 
 
 def test_the_ledger_says_where_a_redirect_ended(
