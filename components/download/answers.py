@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -13,12 +13,14 @@ import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from components.download.codings import codings_of, decoded
 from components.download.refusal import Refused, may_pass
 from components.download.urls import resolved
 from components.settings.download import Fetch
 
 CHUNK_BYTES = 1 << 16
-OK, PART = 200, 206
+PART = 206
+WHOLE = frozenset(range(200, 300)) - {204, 205, PART}  # whose body is all of it
 REDIRECTS = (301, 302, 303, 307, 308)
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 VALUED_DIRECTIVES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
@@ -60,16 +62,21 @@ async def image_body(response: aiohttp.ClientResponse, fetch: Fetch) -> bytes:
     Raises:
         Refused: it is none that may be used, or more bytes than allowed.
     """
-    _check(response, OK)
+    _check(response, WHOLE)
     if opted_out(response.headers, fetch.user_agent):
         raise Refused("opted_out")
-    _check_encoding(response)
+    codings = codings_of(response.headers)
     if (response.content_length or 0) > fetch.max_bytes:
         raise Refused("too_large")
     body = bytearray()
-    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-        body += chunk
-        if len(body) > fetch.max_bytes:
+    came_bytes = 0
+    async for chunk in _chunks(response):
+        came_bytes += len(chunk)
+        for piece in decoded(codings, chunk):
+            body += piece
+            if len(body) > fetch.max_bytes:
+                raise Refused("too_large")
+        if came_bytes > fetch.max_bytes:
             raise Refused("too_large")
     return bytes(body)
 
@@ -98,17 +105,20 @@ class Saving:
         Raises:
             Refused: it is neither the whole file nor the part that was asked for.
         """
-        _check(response, OK, *([PART] if self._tag else []))
-        _check_encoding(response)
+        _check(response, WHOLE | {PART} if self._tag else WHOLE)
+        codings = codings_of(response.headers)
         goes_on = response.status == PART
-        if goes_on and not response.headers.get("Content-Range", "").startswith(f"bytes {self._here()}-"):
+        asked = f"bytes {self._here()}-"
+        if goes_on and (codings or not response.headers.get("Content-Range", "").startswith(asked)):
             raise Refused("bad_response")
         if not goes_on:
             tag = response.headers.get("ETag", "")
-            self._tag = "" if tag.startswith("W/") else tag
+            # parts are of what is sent, and what was decoded is of another length
+            self._tag = "" if codings or tag.startswith("W/") else tag
         with self._path.open("ab" if goes_on else "wb") as file:
-            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-                file.write(chunk)
+            async for chunk in _chunks(response):
+                for piece in decoded(codings, chunk):
+                    file.write(piece)
 
     def _here(self) -> int:
         return self._path.stat().st_size if self._path.exists() else 0
@@ -129,16 +139,18 @@ def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> bool:
     return False
 
 
-def _check(response: aiohttp.ClientResponse, *wanted: int) -> None:
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield the bytes that come, and empty ones when nothing more comes."""
+    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        yield chunk
+    yield b""
+
+
+def _check(response: aiohttp.ClientResponse, wanted: frozenset[int]) -> None:
     if response.status not in wanted:
         reason = f"http_{response.status}"
         after = _retry_after_seconds(response.headers)
         raise Refused(reason, may_pass=may_pass(reason), retry_after_seconds=after)
-
-
-def _check_encoding(response: aiohttp.ClientResponse) -> None:
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Refused("encoded_body")
 
 
 def _retry_after_seconds(headers: CIMultiDictProxy[str]) -> float:

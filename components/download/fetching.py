@@ -16,6 +16,7 @@ from yarl import URL
 
 from components.download.addresses import PublicResolver, checked_url
 from components.download.answers import REDIRECTS, Body, Elsewhere, Saving, Take, elsewhere, image_body
+from components.download.heads import MAX_FIELDS, MAX_HEAD_BYTES, ForgivingConnector
 from components.download.refusal import Refused
 from components.settings.download import Fetch
 
@@ -34,12 +35,14 @@ class Fetcher:
         )
         self._resolver = PublicResolver(fetch)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, resolver=self._resolver, ttl_dns_cache=NAME_SECONDS),
+            connector=ForgivingConnector(limit=0, resolver=self._resolver, ttl_dns_cache=NAME_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             headers={"User-Agent": fetch.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
+            max_field_size=MAX_HEAD_BYTES,
+            max_headers=MAX_FIELDS,
         )
 
     async def __aenter__(self) -> Self:

@@ -140,6 +140,21 @@ def test_after_a_cut_the_rest_alone_is_asked_for(
     assert not any(line.startswith("Range") for line in server.headers[three])
 
 
+def test_a_shard_that_is_packed_on_the_way_is_unpacked_and_never_asked_for_in_parts(
+    smoke: Params, env: Environment, fetch: Fetch, server: Server, site: str, tars: dict[str, bytes]
+) -> None:
+    here = made(smoke, env, fetch, "cc3m/*.tar")
+    packed = {name: gzip.compress(data) for name, data in tars.items()}
+    coding = ("Content-Encoding: gzip", 'ETag: "a"')
+    for name, data in packed.items():
+        # cut by the connection, then within the coding
+        answers = [cut(data, *coding), body(data[:-9], *coding), body(data, *coding)]
+        server.answers[f"/cc/{name}"] = answers
+    assert made(smoke, env, fetch, f"{site}/{NUMBERED}") == here
+    assert paths_asked(server) == dict.fromkeys(NAMES, 3)
+    assert not any(line.startswith("Range") for lines in server.headers.values() for line in lines)
+
+
 def test_a_part_that_was_not_asked_for_is_no_part(
     smoke: Params, env: Environment, fetch: Fetch, server: Server, site: str, tars: dict[str, bytes]
 ) -> None:

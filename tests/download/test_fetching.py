@@ -4,8 +4,10 @@ import asyncio
 import gzip
 import resource
 import time
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ from components.download.ledger import without_credentials
 from components.download.refusal import Refused
 from components.download.urls import plain_url, resolved
 from components.settings.download import Fetch
-from tests.download.server import Server, body, drip, endless, late, raw, redirect, reset, status
+from tests.download.server import Answer, Server, body, drip, endless, late, raw, redirect, reset, status
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -258,7 +260,8 @@ def test_a_fragment_alone_leads_to_where_we_are(server: Server, fetch: Fetch) ->
     st.sampled_from(["", "http://", "http://a", "https://[", "http://xn--", "http://a@"]),
 )
 def test_whatever_a_list_holds_is_a_url_or_refused(text: str, start: str) -> None:
-    fetch = Fetch.model_construct(allowed_ports=[80, 443], allowed_private_hosts=[])
+    fields: dict[str, Any] = {"allowed_ports": [80, 443], "allowed_private_hosts": []}
+    fetch = Fetch.model_construct(**fields)
     with suppress(Refused):
         url = checked_url(start + text, fetch)
         assert str(url).isascii()
@@ -307,6 +310,103 @@ def test_the_deadline_is_for_all_attempts_and_waits_together(
     assert 15 < sum(waits) < 20
 
 
+def deflated(data: bytes) -> bytes:
+    """Return deflate without a frame, as some servers send it."""
+    return zlib.compress(data, wbits=-zlib.MAX_WBITS)
+
+
+def chunks(data: bytes, *headers: str) -> bytes:
+    """Return an answer in chunks of one byte."""
+    lines = "".join(f"{header}\r\n" for header in headers).encode()
+    body = b"".join(b"1\r\n%c\r\n" % byte for byte in data)
+    return OK + b"Transfer-Encoding: chunked\r\n" + lines + b"\r\n" + body + b"0\r\n\r\n"
+
+
+PACKED = gzip.compress(b"picture")
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"
+LONG = bytes(range(256)) * 700  # comes out of its coding in several pieces
+WHOLE_ANSWERS: dict[str, Answer] = {
+    **{f"/coding/{number}": body(b"picture", f"Content-Encoding:{word}") for number, word in enumerate((
+        "", " ", " identity", " none", " UTF-8", " aws-chunked", " binary,", " image/jpeg", " None;q=1",
+    ))},
+    "/codings": body(PACKED, "Content-Encoding: aws-chunked", "Content-Encoding: GZIP, identity"),
+    "/gzip": body(PACKED, "Content-Encoding: gzip"),
+    "/x-gzip": body(PACKED, "content-encoding: X-GZip"),
+    "/members": body(b"".join(map(gzip.compress, (b"pic", b"", b"ture"))), "Content-Encoding: gzip"),
+    "/padded": body(PACKED + bytes(5) + b"garbage", "Content-Encoding: gzip"),
+    "/chunks": raw(chunks(PACKED + b"\x1fgarbage", "Content-Encoding: gzip")),
+    "/zlib": body(zlib.compress(b"picture"), "Content-Encoding: deflate"),
+    "/deflate": body(deflated(b"picture") + b"garbage", "Content-Encoding: deflate"),
+    "/twice": body(gzip.compress(deflated(b"picture")), "Content-Encoding: deflate, gzip"),
+    **{f"/status/{code}": raw(b"HTTP/1.1 %d Some\r\nContent-Length: 7\r\n\r\npicture" % code) for code in (
+        200, 201, 202, 203, 207, 208, 218, 226, 299,
+    )},
+    "/long_header": body(b"picture", "X-Policy: " + "x" * 12_000, "X-Cookie: " + "y" * 100_000),
+    "/many_headers": body(b"picture", *(f"X-{number}: x" for number in range(600))),
+    "/two_lengths": body(b"picture", "Content-Length: 7", "content-length:7"),
+    "/list_of_lengths": raw(OK + b"Content-Length: 7, 7\r\n\r\npicture"),
+    "/no_length": raw(OK + b"Content-Length:\r\n\r\npicture"),
+    "/length_and_chunks": raw(chunks(b"picture", "Content-Length: 999")),
+    "/no_headers": raw(OK + b"a line of nothing\r\n: 7\r\nB\xe4d: 1\r\nContent-Length: 7\r\n\r\npicture"),
+    "/folded": raw(OK + b"X-Long: a\r\n Content-Length: 3\r\n\tb\r\nContent-Length: 7\r\n\r\npicture"),
+    "/bare_lines": raw(b"HTTP/1.1 200\nContent-Length: 7\nContent-Length: 7\n\npicture"),
+    "/early": raw(EARLY + OK + b"Content-Length: 7\r\n" * 2 + b"\r\npicture"),
+}  # fmt: skip
+
+
+def test_what_is_whole_is_taken(server: Server, fetch: Fetch) -> None:
+    server.answers |= WHOLE_ANSWERS
+    patient = fetch.model_copy(update={"deadline_seconds": 20.0})
+    found = results(patient, [server.url(path) for path in WHOLE_ANSWERS])
+    assert dict(zip(WHOLE_ANSWERS, found, strict=True)) == dict.fromkeys(WHOLE_ANSWERS, b"picture")
+    for coded in (gzip.compress(LONG), gzip.compress(LONG, 0)):
+        server.answers["/long"] = body(coded, "Content-Encoding: gzip")
+        assert result(patient, server.url("/long")) == LONG
+
+
+async def byte_by_byte(writer: asyncio.StreamWriter) -> None:
+    """Send an answer in packets of one byte."""
+    for byte in OK + b"Content-Length: 7\r\nContent-Length: 7\r\n\r\npicture":
+        writer.write(bytes([byte]))
+        await writer.drain()
+        await asyncio.sleep(0)
+
+
+def test_what_is_not_whole_or_cannot_be_undone_is_refused(server: Server, fetch: Fetch) -> None:
+    gzipped, bomb = "Content-Encoding: gzip", gzip.compress(bytes(20_000_000))
+    wanted: dict[str, tuple[Answer, bytes | str, int]] = {
+        **{f"/coding/{number}": (body(b"x", f"Content-Encoding: {word}"), "encoded_body", 1)
+           for number, word in enumerate(
+               ("br", "zstd", "compress", "gzip, BR", "x-compress", "dcz", "gzip," * 6)
+        )},
+        "/no_gzip": (body(b"\xff\xd8\xff\xe0", gzipped), "encoded_body", 1),
+        "/damaged": (body(PACKED[:12] + b"xxxx" + PACKED[16:], gzipped), "encoded_body", 1),
+        "/no_deflate": (body(b"\xff\xd8\xff\xe0", "Content-Encoding: deflate"), "encoded_body", 1),
+        "/cut": (body(PACKED[:-1], gzipped), "short_body", 3),
+        "/one_byte": (body(PACKED[:1], gzipped), "short_body", 3),
+        "/second_cut": (body(PACKED + PACKED[:-1], gzipped), "short_body", 3),
+        "/no_body": (body(b"", gzipped), b"", 1),
+        "/bomb_in_bomb": (body(gzip.compress(bomb), "Content-Encoding: gzip, gzip"), "too_large", 1),
+        "/members": (body(gzip.compress(b"") * 20_000, gzipped), "too_large", 1),
+        "/no_content": (status(204), "http_204", 1),
+        "/reset_content": (status(205), "http_205", 1),
+        "/part": (raw(b"HTTP/1.1 206 Part\r\nContent-Length: 7\r\n\r\npicture"), "http_206", 1),
+        "/lengths": (body(b"picture", "Content-Length: 6"), "bad_response", 1),
+        "/list_of_lengths": (raw(OK + b"Content-Length: 7, 6\r\n\r\npicture"), "bad_response", 1),
+        "/head": (body(b"picture", *("X: " + "x" * 1000 for _ in range(300))), "bad_response", 1),
+        "/fields": (body(b"picture", *("X:x" for _ in range(6000))), "bad_response", 1),
+    }  # fmt: skip
+    server.answers |= {path: answer for path, (answer, _, _) in wanted.items()}
+    patient = fetch.model_copy(update={"deadline_seconds": 20.0})
+    found = results(patient, [server.url(path) for path in wanted])
+    assert dict(zip(wanted, found, strict=True)) == {path: reason for path, (_, reason, _) in wanted.items()}
+    assert {path: server.hits[path] for path in wanted} == {
+        path: hits for path, (_, _, hits) in wanted.items()
+    }
+    server.answers["/by_byte"] = byte_by_byte
+    assert result(patient, server.url("/by_byte")) == b"picture"
+
+
 def test_what_is_no_plain_answer_is_refused(server: Server, fetch: Fetch) -> None:
     bomb = gzip.compress(b"\0" * 20_000_000)
     server.answers |= {
@@ -322,7 +422,7 @@ def test_what_is_no_plain_answer_is_refused(server: Server, fetch: Fetch) -> Non
         "/until": body(b"picture", "X-Robots-Tag: max-snippet: 3, unavailable_after: 1 Jan 2020"),
     }
     assert results(fetch, [server.url(path) for path in server.answers]) == [
-        "http_404", "http_403", "http_410", "bad_response", "encoded_body", "opted_out", "opted_out",
+        "http_404", "http_403", "http_410", "bad_response", "too_large", "opted_out", "opted_out",
         b"picture", "opted_out", b"picture",
     ]  # fmt: skip
     assert {server.hits[path] for path in ("/gone", "/forbidden", "/for_good")} == {1}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
 import io
 import itertools
 import json
@@ -152,7 +153,9 @@ def test_every_hostile_row_is_rejected_by_its_reason_and_no_other(
         "/short": body(good[:100], length=len(good)),
         "/unending": raw(b"HTTP/1.1 200 OK\r\n\r\n" + good[: len(good) // 2]),
         "/moving": body(gif()),
-        "/gzip": body(good, "Content-Encoding: gzip"),
+        "/gzip": body(gzip.compress(good), "Content-Encoding: gzip"),
+        "/bomb": body(gzip.compress(bytes(10_000_000)), "Content-Encoding: gzip"),
+        "/brotli": body(good, "Content-Encoding: br"),
         "/wordless": body(good),
     }
     rows = [row(server, path, " " if path == "/wordless" else "words") for path in server.answers]
@@ -172,8 +175,10 @@ def test_every_hostile_row_is_rejected_by_its_reason_and_no_other(
         "short": "short_body",
         "unending": "truncated",
         "moving": None,
-        "gzip": "encoded_body",
-        "wordless": "empty_caption: web.parquet row 11",
+        "gzip": None,
+        "bomb": "too_large",
+        "brotli": "encoded_body",
+        "wordless": "empty_caption: web.parquet row 13",
         "gone": "http_404",
         "again": "duplicate_url: again",
         "local": "scheme_not_allowed",
@@ -182,8 +187,8 @@ def test_every_hostile_row_is_rejected_by_its_reason_and_no_other(
     metrics = read_json(Path("metrics/download.json"))
     assert metrics["rows_in"] == metrics["rows_out"] + sum(metrics["rejected"].values()) == len(rows)
     assert metrics["rejected"]["http_404"] == server.hits["/gone"] == 1
-    assert [pair.key for pair in pairs()] == ["good", "moved", "moving"]
-    assert [pair.metadata["is_animated"] for pair in pairs()] == [False, False, True]
+    assert [pair.key for pair in pairs()] == ["good", "moved", "moving", "gzip"]
+    assert [pair.metadata["is_animated"] for pair in pairs()] == [False, False, True, False]
     assert metrics["images"]["animated"] == 1
     assert not any(b"hunter2" in path.read_bytes() for path in OUT.rglob("*") if path.is_file())
     statuses = {key: status for key, (status, _) in ledger().items()}
