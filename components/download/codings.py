@@ -108,6 +108,8 @@ class Deflated:
 
     def end(self) -> None:
         """See `Coding`."""
+        if self._members == 0 and self._is_gzip and not GZIP_START.startswith(self._start):
+            raise Refused("encoded_body")
         if self._inflater is not None or (self._start and not self._members):
             raise Refused("short_body", may_pass=True)
 

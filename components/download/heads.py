@@ -6,6 +6,7 @@ header field is left out, and so is a length that is given again or that chunks 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from functools import partial
 from typing import Any
@@ -28,13 +29,13 @@ class ForgivingConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - of aiohttp
         super().__init__(**options)
-        self._factory = partial[ResponseHandler](ForgivingHandler, loop=self._loop)
+        self._factory = partial(_handler, loop=self._loop)
 
 
 class ForgivingHandler(ResponseHandler):
     """Holds back what comes until a head is whole, then hands on what `tidied` makes of it."""
 
-    def __init__(self, loop: Any) -> None:  # noqa: ANN401 - of aiohttp
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._head: bytearray | None = None  # None: what comes is no head
 
@@ -71,6 +72,10 @@ class ForgivingHandler(ResponseHandler):
         if self.transport is not None:
             self.transport.close()
         self.set_exception(BadHttpMessage(f"a head of more than {MAX_HEAD_BYTES} bytes"))
+
+
+def _handler(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
+    return ForgivingHandler(loop)
 
 
 def tidied(head: bytes) -> bytes:
