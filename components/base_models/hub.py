@@ -12,6 +12,7 @@ from components.base_models.model_files import WEIGHTS, WORDS
 from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
 from components.running.passing import STATUSES
 from components.settings.base_models import HubModel
+from components.settings.environment import PLAIN_HTTP_HOSTS, load_environment, plain_http_host
 
 BELOW_THE_TOP = "*/*"
 ORIGINALS = f"consolidated*{WEIGHTS}"  # the same once more, as Mistral's own code reads it
@@ -43,6 +44,7 @@ def snapshot(section: HubModel, *, with_modules: bool) -> Path:
     )
     from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
 
+    _check_secrecy()
     try:
         return Path(
             snapshot_download(
@@ -72,6 +74,22 @@ def snapshot(section: HubModel, *, with_modules: bool) -> Path:
             f"the hub was lost while {section.id} at {section.revision} came ({type(error).__name__}: "
             f"{error}); what came is kept, run again"
         ) from None
+
+
+def _check_secrecy() -> None:
+    """Refuse to send the hub's token unencrypted to a mirror.
+
+    Raises:
+        ConfigurationFault: HF_ENDPOINT is plain http, and there is a token.
+    """
+    from huggingface_hub import constants, get_token
+
+    host = plain_http_host(constants.ENDPOINT, load_environment().plain_http_hosts)
+    if host and not constants.HF_HUB_OFFLINE and get_token():
+        raise ConfigurationFault(
+            f"the token of the hub (HF_TOKEN) would go to {host} (HF_ENDPOINT) over plain http; expected "
+            f"https: change the address, unset the token, or name the host in {PLAIN_HTTP_HOSTS}"
+        )
 
 
 def _answer(section: HubModel, status: int) -> Fault:

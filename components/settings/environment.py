@@ -5,16 +5,19 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import SecretStr, ValidationError, field_validator
+from pydantic import SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from components.faults import ConfigurationFault
 
 PREFIX = "LLM2CLIP_"
 UNSET_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")  # what expandvars left as it was
+PLAIN_HTTP_HOSTS = f"{PREFIX}PLAIN_HTTP_HOSTS"
 
 
 class Environment(BaseSettings):
@@ -31,6 +34,7 @@ class Environment(BaseSettings):
     processes: int = 0  # of stages that work shard by shard; 0: as many as there are cores
     training_processes: int = 0  # processes that train one model; 0: one a GPU, or one
     training_layout: Literal["replicated", "sharded"] = "replicated"  # the model: whole in each, or in parts
+    plain_http_hosts: str = ""  # comma-separated; keys and pictures may go to them unencrypted
     caption_endpoint: str = ""  # base URL of an OpenAI-compatible server, up to and with /v1
     caption_endpoint_key: SecretStr = SecretStr("")
     embedding_endpoint: str = ""  # likewise, for embed_captions.others
@@ -47,6 +51,43 @@ class Environment(BaseSettings):
     @classmethod
     def _expanded(cls, value: Any) -> Any:  # noqa: ANN401 - a path as text, or as a Path
         return _expanded_path(value) if isinstance(value, str) and "://" not in value else value
+
+    @field_validator("caption_endpoint", "embedding_endpoint")
+    @classmethod
+    def _sent_in_secret(cls, endpoint: str, others: ValidationInfo) -> str:
+        if host := plain_http_host(endpoint, others.data.get("plain_http_hosts", "")):
+            raise ValueError(
+                f"a key, pictures and texts would go to {host} over plain http; expected https: change the "
+                f"address, or, where nobody else can listen, name the host in {PLAIN_HTTP_HOSTS}"
+            )
+        return endpoint
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host is this machine by its very name."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.removesuffix(".").rpartition(".")[2].lower() == "localhost"
+
+
+def plain_http_host(url: str, allowed: str) -> str | None:
+    """Return the host that a URL would be sent to unencrypted.
+
+    Args:
+        url: That may hold secrets.
+        allowed: Of `Environment.plain_http_hosts`.
+
+    Returns:
+        None for https, for loopback, for a host that is allowed, and for what is no URL.
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return None
+    hosts = {name.strip().strip("[]").lower() for name in allowed.split(",")}
+    return host if parts.scheme == "http" and host and not is_loopback(host) and host not in hosts else None
 
 
 def load_environment() -> Environment:

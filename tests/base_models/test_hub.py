@@ -148,6 +148,23 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     thread.join()
 
 
+def test_no_token_goes_to_a_mirror_over_plain_http(
+    workshop: Workshop, hub: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hub, "answer", (404, "RepoNotFound"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://mirror.invalid:1")
+    monkeypatch.setenv("HF_TOKEN", "hunter2")
+    message = (
+        r"the token of the hub \(HF_TOKEN\) would go to mirror.invalid \(HF_ENDPOINT\) over plain http; "
+    )
+    with pytest.raises(ConfigurationFault, match=message) as fault:
+        fetch(LLAMA, "llm", check_llm, workshop)
+    assert "hunter2" not in str(fault.value)
+    monkeypatch.setenv("LLM2CLIP_PLAIN_HTTP_HOSTS", "mirror.invalid")
+    with pytest.raises(Fault, match="someone/llama"):
+        fetch(LLAMA, "llm", check_llm, workshop)
+
+
 @pytest.mark.parametrize(
     ("answer", "kind", "message"),
     [

@@ -81,7 +81,7 @@ def test_how_it_is_asked_changes_no_caption_and_asks_nobody_again(
     run_with(smoke, layout, FAR, environment=far(server))
     first = folder_key(layout.artifact("recaption"))
     other = FAR | {"requests": REQUESTS | {"connections": 1, "retries": 0}}
-    run_with(smoke, layout, other, environment={"caption_endpoint": "http://elsewhere/v1"})
+    run_with(smoke, layout, other, environment={"caption_endpoint": "https://elsewhere/v1"})
     assert folder_key(layout.artifact("recaption")) == first
     assert sum(server.hits.values()) == ASKED * 2
     run_with(smoke, Layout(layout.work_store / "fresh"), other, environment=far(server))

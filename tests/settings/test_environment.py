@@ -39,6 +39,50 @@ def test_a_bad_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in repr(load_environment())
 
 
+@pytest.mark.parametrize("variable", ["LLM2CLIP_CAPTION_ENDPOINT", "LLM2CLIP_EMBEDDING_ENDPOINT"])
+@pytest.mark.parametrize(
+    ("endpoint", "host"),
+    [
+        ("http://captions.example/v1", "captions.example"),
+        ("HTTP://captions.example:8000/v1?key=hunter2", "captions.example"),
+        (" http://user:hunter2@10.0.0.7/v1", "10.0.0.7"),
+        ("http://[2606:4700::1]/v1", "2606:4700::1"),
+        ("http://0.0.0.0/v1", "0.0.0.0"),  # noqa: S104
+        ("http://localhost.example/v1", "localhost.example"),
+        ("http://127.0.0.1.example/v1", "127.0.0.1.example"),
+    ],
+)
+def test_nothing_goes_over_plain_http_to_a_host_that_is_not_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, endpoint: str, host: str
+) -> None:
+    monkeypatch.setenv("LLM2CLIP_PLAIN_HTTP_HOSTS", "other.example")
+    monkeypatch.setenv(variable, endpoint)
+    with pytest.raises(ConfigurationFault) as fault:
+        load_environment()
+    assert str(fault.value) == (
+        f"environment variable {variable}: Value error, a key, pictures and texts would go to {host} over "
+        "plain http; expected https: change the address, or, where nobody else can listen, name the host in "
+        "LLM2CLIP_PLAIN_HTTP_HOSTS"
+    )
+    monkeypatch.setenv("LLM2CLIP_PLAIN_HTTP_HOSTS", f"other.example, {host.upper()}")
+    load_environment()
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "",
+        "https://captions.example/v1",
+        "http://localhost:8000/v1",
+        "http://127.9.0.1/v1",
+        "http://[::1]:8000/v1",
+    ],
+)
+def test_https_and_this_machine_need_not_be_named(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("LLM2CLIP_CAPTION_ENDPOINT", endpoint)
+    assert load_environment().caption_endpoint == endpoint
+
+
 def test_values_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM2CLIP_REGISTRY", "s3://bucket/prefix")
     assert load_environment().registry == "s3://bucket/prefix"
