@@ -6,18 +6,20 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from components.download.addresses import PublicResolver, checked_url
 from components.download.answers import REDIRECTS, Body, Elsewhere, Saving, Take, elsewhere, image_body
 from components.download.heads import MAX_FIELDS, MAX_HEAD_BYTES, ForgivingConnector
-from components.download.refusal import Refused
+from components.download.refusal import Refused, may_pass
+from components.running.proxies import LOGIN_WANTED, Proxies
 from components.settings.download import Fetch
 
 NAME_SECONDS = 300  # that a looked-up name is used for
@@ -34,16 +36,14 @@ class Fetcher:
             lambda: asyncio.Semaphore(fetch.connections_per_host)
         )
         self._resolver = PublicResolver(fetch)
-        self._session = aiohttp.ClientSession(
-            connector=ForgivingConnector(limit=0, resolver=self._resolver, ttl_dns_cache=NAME_SECONDS),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            headers={"User-Agent": fetch.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            max_field_size=MAX_HEAD_BYTES,
-            max_headers=MAX_FIELDS,
-        )
+        self._direct = _session(fetch, self._resolver)
+        # it looks up proxies alone, whose addresses may be private
+        self._proxied = _session(fetch, aiohttp.ThreadedResolver())
+
+    @cached_property
+    def _proxies(self) -> Proxies:
+        """A broken variable stops nobody who fetches nothing."""
+        return Proxies(direct=self._fetch.allowed_private_hosts)
 
     async def __aenter__(self) -> Self:
         return self
@@ -51,7 +51,8 @@ class Fetcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._session.close()
+        await self._direct.close()
+        await self._proxied.close()
         await self._resolver.close()
 
     @asynccontextmanager
@@ -60,6 +61,8 @@ class Fetcher:
 
         Raises:
             Refused: with the reason, after the retries that params allow.
+            InfrastructureFault: the proxy that the environment names does not answer.
+            ConfigurationFault: it wants a login.
         """
         url = checked_url(text, self._fetch)
         clock = asyncio.get_running_loop().time
@@ -73,11 +76,12 @@ class Fetcher:
                     async with asyncio.timeout(left_seconds):
                         body = await self._body_of(url)
                 except TimeoutError:
+                    await self._check_proxy(url)
                     is_nameless = self._resolver.is_looking_up(str(url.raw_host))
                     raise Refused("dns_failed" if is_nameless else "timeout") from None
                 except Refused as refused:
                     if not refused.may_pass or attempt == self._fetch.retries:
-                        raise
+                        raise refused.at_last from None
                     backoff_seconds = self._fetch.backoff_seconds * 2**attempt
                     wait_seconds = max(backoff_seconds, refused.retry_after_seconds)
                     left_seconds -= clock() - start_seconds
@@ -97,6 +101,8 @@ class Fetcher:
 
         Raises:
             Refused: with the reason, after the retries that params allow.
+            InfrastructureFault: the proxy that the environment names does not answer.
+            ConfigurationFault: it wants a login.
         """
         url, saving = checked_url(text, self._fetch), Saving(path)
         silence = aiohttp.ClientTimeout(
@@ -112,7 +118,9 @@ class Fetcher:
             except Refused as found:
                 refused = found
             if not refused.may_pass or attempt == self._fetch.retries:
-                raise refused
+                if refused.reason == "timeout":
+                    await self._check_proxy(url)
+                raise refused.at_last
             backoff_seconds = self._fetch.backoff_seconds * 2**attempt
             asked_seconds = min(refused.retry_after_seconds, self._fetch.deadline_seconds)
             await asyncio.sleep(max(backoff_seconds, asked_seconds))
@@ -140,20 +148,56 @@ class Fetcher:
 
     async def _ask(self, url: URL, take: Take[T], options: dict[str, Any]) -> T | Elsewhere:
         """Return what is taken of the answer, or where the server sends us."""
+        proxy = self._proxies.of(url)
+        session = self._proxied if proxy else self._direct
         try:
-            async with self._session.get(url, allow_redirects=False, **options) as response:
+            async with session.get(
+                url, allow_redirects=False, proxy=proxy.url if proxy else None, **options
+            ) as response:
+                if proxy and response.status == LOGIN_WANTED:
+                    raise proxy.no_login()
                 if response.status in REDIRECTS:
                     return elsewhere(url, response)
                 return await take(response)
-        except aiohttp.ClientSSLError:
-            raise Refused("tls") from None
-        except aiohttp.ClientPayloadError:
-            raise Refused("short_body", may_pass=True) from None
-        except (aiohttp.InvalidURL, ValueError):
-            raise Refused("bad_url") from None
-        except aiohttp.ClientResponseError:
-            raise Refused("bad_response") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             if isinstance(error, TimeoutError):
                 raise
-            raise Refused("connection_failed", may_pass=True) from None
+            if proxy and isinstance(error, aiohttp.ClientError) and proxy.is_cause_of(error):
+                raise Refused("proxy_failed", may_pass=True, at_last=proxy.no_answer()) from None
+            if proxy and isinstance(error, aiohttp.ClientHttpProxyError) and error.status == LOGIN_WANTED:
+                raise proxy.no_login() from None
+            raise refused_by(error) from None
+
+    async def _check_proxy(self, url: URL) -> None:
+        """After a timeout: rows are not to blame where nothing takes connections."""
+        proxy = self._proxies.of(url)
+        if proxy and not await asyncio.to_thread(proxy.answers):
+            raise proxy.no_answer()
+
+
+def refused_by(error: Exception) -> Refused:
+    """Return what an error of the client means for an image."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):  # the proxy could not reach it, or will not
+        reason = f"http_{error.status}"
+        return Refused(reason, may_pass=may_pass(reason))
+    reasons: list[tuple[type[Exception], Refused]] = [
+        (aiohttp.ClientSSLError, Refused("tls")),
+        (aiohttp.ClientPayloadError, Refused("short_body", may_pass=True)),
+        (ValueError, Refused("bad_url")),
+        (aiohttp.ClientResponseError, Refused("bad_response")),
+    ]
+    default = Refused("connection_failed", may_pass=True)
+    return next((refused for kind, refused in reasons if isinstance(error, kind)), default)
+
+
+def _session(fetch: Fetch, resolver: AbstractResolver) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=ForgivingConnector(limit=0, resolver=resolver, ttl_dns_cache=NAME_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+        headers={"User-Agent": fetch.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,  # it would read .netrc as well, and take a broken variable for none
+        max_field_size=MAX_HEAD_BYTES,
+        max_headers=MAX_FIELDS,
+    )

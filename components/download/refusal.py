@@ -12,13 +12,27 @@ class Refused(Exception):
         reason: One word, counted in metrics.
         may_pass: Another attempt may succeed.
         retry_after_seconds: What the server asked for.
+        at_last: What is raised after the last attempt; None: this.
     """
 
-    def __init__(self, reason: str, *, may_pass: bool = False, retry_after_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        may_pass: bool = False,
+        retry_after_seconds: float = 0.0,
+        at_last: Exception | None = None,
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.may_pass = may_pass
         self.retry_after_seconds = retry_after_seconds
+        self._at_last = at_last
+
+    @property
+    def at_last(self) -> Exception:
+        """What is raised after the last attempt."""
+        return self._at_last or self
 
 
 CONNECTION_REASONS = frozenset({"dns_failed", "connection_failed"})  # all of them: there is no network

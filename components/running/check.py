@@ -17,7 +17,7 @@ from components.settings.embed_captions import EndpointEncoder, SentenceEncoder
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import EndpointCaptioner, VllmCaptioner
-from components.sources.needs import is_far, paths_of
+from components.sources.needs import is_far, is_fetched, paths_of
 from components.storage.bucket import open_bucket
 from components.storage.bulk import open_data_root
 from components.storage.layout import Layout
@@ -45,6 +45,7 @@ def check(params: Params, env: Environment) -> list[str]:
         _data_root(params),
         _captioners(params, env),
         _encoders(params, env),
+        _proxies(params),
         f"registry: {open_bucket(env.registry).uri}",
     ]
 
@@ -160,6 +161,20 @@ def _captioners(params: Params, env: Environment) -> str:
             )
     names = [f"{one.name} {one.kind}" for one in params.recaption.captioners]
     return f"captioners: {', '.join(names) or 'none'}"
+
+
+def _proxies(params: Params) -> str:
+    from components.running.proxies import Proxies  # an HTTP client
+
+    far = [one for one in params.download.sources if is_fetched(one) or is_far(one)]
+    asked = [*params.recaption.captioners, *params.embed_captions.others]
+    if not far and not any(isinstance(one, EndpointCaptioner | EndpointEncoder) for one in asked):
+        return "proxies: none needed"
+    proxies = Proxies().all()
+    for proxy in proxies:
+        if not proxy.answers():
+            raise proxy.no_answer()
+    return f"proxies: {', '.join(f'{one.address} ({one.variable})' for one in proxies) or 'none'}"
 
 
 def _encoders(params: Params, env: Environment) -> str:

@@ -14,18 +14,28 @@ from yarl import URL
 
 from components.faults import ConfigurationFault
 from components.running.passing import MAY_PASS
+from components.running.proxies import LOGIN_WANTED, Proxies
 from components.settings.requests import HttpRequests
 
 Answer = TypeVar("Answer")
+VALID = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?#\[\]]|%[0-9A-Fa-f]{2})*")  # RFC 3986
 
 
 class Failed(Exception):
     """No answer came that could be read; the reason is the text."""
 
-    def __init__(self, reason: str, retry_after_seconds: float = 0.0) -> None:
+    def __init__(
+        self, reason: str, retry_after_seconds: float = 0.0, at_last: Exception | None = None
+    ) -> None:
         super().__init__(reason)
         self.reason, self.retry_after_seconds = reason, retry_after_seconds
+        self._at_last = at_last
         self.may_pass = reason in MAY_PASS
+
+    @property
+    def at_last(self) -> Exception:
+        """What is raised after the last attempt."""
+        return self._at_last or self
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,13 @@ class Server:
         Raises:
             ConfigurationFault: it is none, or holds a password or a query, which logs of servers would show.
         """
+        is_valid = VALID.fullmatch(self.endpoint) is not None  # and sent as it stands, escapes and all
         try:
-            url = URL(self.endpoint)
-        except ValueError:
-            url = URL()
-        if url.scheme not in ("http", "https") or not url.host:
+            url = URL(self.endpoint, encoded=is_valid)
+            is_address = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
+        except (ValueError, IndexError):
+            is_address = False
+        if not is_address:
             raise ConfigurationFault(
                 f"{self.variable} is no http(s) address; {self.section} of kind endpoint need one, such as "
                 "https://host/v1"
@@ -68,7 +80,7 @@ class Server:
                 f"{self.variable} holds more than scheme, host and path; expected no secret in it: put the "
                 f"key in {self.key_variable}"
             )
-        return url.joinpath(*path)
+        return url.joinpath(*path, encoded=is_valid)
 
 
 class Connection:
@@ -94,6 +106,7 @@ class Connection:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
+        self._proxy = Proxies().of(url)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -104,7 +117,8 @@ class Connection:
 
         Raises:
             Failed: with the reason, after the retries that params allow; `read` may raise it as well.
-            ConfigurationFault: the key, the address or the model is refused.
+            ConfigurationFault: the key, the address or the model is refused, or a proxy wants a login.
+            InfrastructureFault: the proxy that the environment names does not answer.
         """
         requests = self._requests
         try:
@@ -114,10 +128,12 @@ class Connection:
                         return read(await self._post(body))
                     except Failed as failed:
                         if not failed.may_pass or attempt == requests.retries:
-                            raise
+                            raise failed.at_last from None
                         asked_seconds = min(failed.retry_after_seconds, requests.max_retry_after_seconds)
                     await asyncio.sleep(max(requests.backoff_seconds * 2**attempt, asked_seconds))
         except TimeoutError:
+            if self._proxy and not await asyncio.to_thread(self._proxy.answers):
+                raise self._proxy.no_answer() from None
             raise Failed("timeout") from None
         raise AssertionError("the last attempt returns or raises")
 
@@ -126,7 +142,11 @@ class Connection:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             async with self._session.post(
-                self._url, json=body, headers=headers, allow_redirects=False
+                self._url,
+                json=body,
+                headers=headers,
+                allow_redirects=False,
+                proxy=self._proxy.url if self._proxy else None,
             ) as response:
                 self._check(response)
                 answer = bytearray()
@@ -138,12 +158,24 @@ class Connection:
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):
                 raise
-            raise Failed("connection_failed") from None
+            raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> Exception:
+        """Return what an error of the client means."""
+        if self._proxy and isinstance(error, aiohttp.ClientError) and self._proxy.is_cause_of(error):
+            return Failed("connection_failed", at_last=self._proxy.no_answer())
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            if self._proxy and error.status == LOGIN_WANTED:
+                return self._proxy.no_login()
+            return Failed(f"http_{error.status}")
+        return Failed("connection_failed")
 
     def _check(self, response: aiohttp.ClientResponse) -> None:
         status, where, server = response.status, self._url.origin(), self._server
         if status == 200:
             return
+        if self._proxy and status == LOGIN_WANTED:
+            raise self._proxy.no_login()
         if status in (401, 403):
             raise ConfigurationFault(
                 f"{where} answers {status}; expected a key that it accepts: set {server.key_variable}"

@@ -14,10 +14,12 @@ import aiohappyeyeballs
 import aiohttp.connector
 import pytest
 
+from components.faults import ConfigurationFault, InfrastructureFault
 from components.settings.download import Fetch
 from tests.download.certificates import Authority
 from tests.download.server import Server, body, redirect, serving, status
 from tests.download.test_fetching import result, results
+from tests.http_proxy import proxying
 
 PUBLIC, PRIVATE = "93.184.216.34", "10.0.0.7"
 Lookup = dict[str, list[list[str]]]
@@ -190,6 +192,85 @@ def test_a_redirect_never_leads_from_https_to_http(
         server.answers["/up"] = redirect(safe.url("/c"))
         both = fetch.model_copy(update={"allowed_ports": [server.port, safe.port], "deadline_seconds": 20.0})
         assert result(both, server.url("/up")) == b"picture"
+
+
+@pytest.fixture
+def beyond(closed: Fetch) -> Fetch:
+    """Names that only a proxy can look up, at the server's port."""
+    return closed.model_copy(update={"retries": 1, "allowed_ports": [80, 443, *closed.allowed_ports]})
+
+
+def test_a_proxy_is_asked_byte_for_byte_and_no_name_looked_up(
+    server: Server, beyond: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers["/a%28?b=%2F"] = body(b"picture")
+    server.answers["/moved"] = redirect("http://b.invalid/a%28?b=%2F")
+    server.answers["/inside"] = redirect("http://169.254.169.254/latest")
+    with proxying(server.port, "Basic dXNlcjpwQHNz") as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://user:p%40ss@localhost:{proxy.port}")
+        assert result(beyond, "http://a.invalid/moved") == b"picture"
+        assert proxy.asked == [
+            "GET http://a.invalid/moved HTTP/1.1",
+            "GET http://b.invalid/a%28?b=%2F HTTP/1.1",
+        ]
+        assert result(beyond, "http://a.invalid/inside") == "private_address"
+        for host in ("127.0.0.1", "localhost", "10.0.0.1", "0x7f.1", "[::1]"):
+            assert result(beyond, f"http://{host}/secret") == "private_address"
+        assert len(proxy.asked) == 3
+        monkeypatch.setenv("NO_PROXY", "b.invalid")
+        assert result(beyond, "http://a.invalid/moved") == "dns_failed"  # of b, which is asked directly
+        # nor is it a way to the proxy's own host
+        assert result(beyond, f"http://localhost:{server.port}/a%28?b=%2F") == "private_address"
+
+
+def test_a_proxy_gives_a_tunnel_to_https(
+    fetch: Fetch, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(Server(), authority.server("93.184.216.34")) as server, proxying(server.port) as proxy:
+        server.answers["/a"] = body(b"picture")
+        monkeypatch.setenv("HTTPS_PROXY", f"127.0.0.1:{proxy.port}")
+        patient = fetch.model_copy(update={"allowed_ports": [443], "deadline_seconds": 20.0})
+        assert result(patient, "https://93.184.216.34/a") == b"picture"
+        assert proxy.asked == ["CONNECT 93.184.216.34:443 HTTP/1.1"]
+        assert result(patient, "https://93.184.216.35/a") == "tls"  # another one's certificate
+
+
+def test_a_proxy_that_fails_is_to_blame_and_no_row(
+    server: Server, beyond: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = ["http://a.invalid/", "https://a.invalid/"]
+    with proxying(server.port, "Basic none") as proxy:
+        for url in urls:
+            monkeypatch.setenv("ALL_PROXY", f"http://user:hunter2@127.0.0.1:{proxy.port}")
+            with pytest.raises(ConfigurationFault) as login:
+                result(beyond, url)
+            assert str(login.value) == (
+                f"the proxy 127.0.0.1:{proxy.port} answers 407; expected a login that it accepts: set "
+                f"ALL_PROXY to http://USER:PASSWORD@127.0.0.1:{proxy.port}"
+            )
+    for address in (f"127.0.0.1:{proxy.port}", "proxy.invalid:3128"):
+        monkeypatch.setenv("ALL_PROXY", f"http://user:hunter2@{address}")
+        for url in urls:
+            with pytest.raises(InfrastructureFault) as dead:
+                result(beyond, url)
+            assert str(dead.value) == (
+                f"the proxy {address} (ALL_PROXY) does not answer; expected it to take connections: "
+                "start it, or correct or unset the variable, and run again"
+            )
+
+
+def test_a_proxy_that_takes_no_connection_in_time_is_to_blame(
+    beyond: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object, **__: object) -> socket.socket:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(aiohappyeyeballs, "start_connection", never)
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    hurried = beyond.model_copy(update={"deadline_seconds": 0.1})
+    with pytest.raises(InfrastructureFault, match="the proxy 127.0.0.1:1 .* does not answer"):
+        result(hurried, "http://a.invalid/")
 
 
 def test_a_server_says_when_to_come_back(server: Server, fetch: Fetch, waits: list[float]) -> None:

@@ -15,6 +15,7 @@ from components.recaption.endpoint_writer import EndpointWriter
 from components.recaption.prompted_captioner import Order, Reply
 from components.running.signals import STOP_SIGNALS, raise_on_stop_signals
 from components.settings.recaption import EndpointCaptioner
+from tests.http_proxy import proxying
 from tests.recaption.chat_server import (
     Behaviour,
     ChatServer,
@@ -211,8 +212,49 @@ def test_a_stop_while_answers_are_awaited_is_not_lost(
     assert len(server.asked) < 50
 
 
+def test_a_redirect_carries_neither_key_nor_picture(server: ChatServer) -> None:
+    for code in (301, 302, 303, 307, 308):
+        for target in ("http://captions.invalid/v1", server.url.replace("127.0.0.1", "127.0.0.2")):
+            with pytest.raises(ConfigurationFault, match=f"answers {code} to /v1/chat/completions"):
+                one(server, status(code, Location=target))
+    assert len(server.asked) == 10
+
+
+def test_a_proxy_is_obeyed_and_to_blame_when_it_fails(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(**requests: Any) -> Reply:
+        writer = EndpointWriter(section(**requests), "http://captions.invalid:80/v1", KEY)
+        return dict(writer.replies(orders(1)))[0]
+
+    with proxying(server.port, "Basic dXNlcjpodW50ZXIy") as proxy:
+        address = f"127.0.0.1:{proxy.port}"
+        monkeypatch.setenv("HTTP_PROXY", f"http://user:hunter2@{address}")
+        assert ask().reason is None
+        assert proxy.asked == ["POST http://captions.invalid/v1/chat/completions HTTP/1.1"]
+        assert replies(server, 1)[0].reason is None  # on loopback, directly
+        assert len(proxy.asked) == 1
+        monkeypatch.setenv("HTTP_PROXY", f"http://{address}")
+        with pytest.raises(ConfigurationFault, match=f"^the proxy {address} answers 407; expected a login"):
+            ask()
+    with pytest.raises(InfrastructureFault, match=rf"^the proxy {address} \(HTTP_PROXY\) does not answer; "):
+        ask()
+
+
 @pytest.mark.parametrize(
-    "endpoint", ["", "host/v1", "ftp://host/v1", "file:///etc/passwd", "http://", "http://[::1"]
+    "endpoint",
+    [
+        "",
+        "host/v1",
+        "ftp://host/v1",
+        "file:///etc/passwd",
+        "http://",
+        "http://[::1",
+        "https://xn--a/v1",
+        "https://user[1]@/v1",
+        "https://host:99999/v1",
+        "https://host:x/v1",
+    ],
 )
 def test_an_address_that_is_none_is_refused(endpoint: str) -> None:
     with pytest.raises(ConfigurationFault, match="LLM2CLIP_CAPTION_ENDPOINT is no http"):
@@ -229,5 +271,6 @@ def test_a_secret_in_the_address_is_refused_and_not_repeated(endpoint: str) -> N
 
 
 def test_the_address_ends_in_chat_completions() -> None:
-    for endpoint in ("https://host/v1", "https://host/v1/"):
-        assert str(completions_url(server_of(section(), endpoint, KEY))) == "https://host/v1/chat/completions"
+    for base in ("https://host/v1", "https://host/v1/", "https://host/a%28b%2Fc%2e/v1"):
+        url = f"{base.removesuffix('/')}/chat/completions"
+        assert str(completions_url(server_of(section(), base, KEY))) == url
