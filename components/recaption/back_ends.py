@@ -6,41 +6,41 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.recaption.captioner import Captioner
-from components.recaption.columns_captioner import FromColumns
+from components.recaption.columns_captioner import FromColumns, FromSources
 from components.recaption.prompted_captioner import FromPrompts, Writer
 from components.settings.environment import Environment
+from components.settings.params import Params
 from components.settings.recaption import (
     ColumnsCaptioner,
     EndpointCaptioner,
     ModelCaptioner,
-    Recaption,
     VisionLanguageCaptioner,
     VllmCaptioner,
 )
 
 
-def captioners_of(section: Recaption, seed: int, base_models: Path, env: Environment) -> Iterator[Captioner]:
+def captioners_of(params: Params, base_models: Path, env: Environment) -> Iterator[Captioner]:
     """Yield the captioners of params; what one needs is imported only where it is named.
 
     Args:
-        section: From params.
-        seed: Of the whole run.
+        params: Of the run.
         base_models: The artifact of base_models.
         env: Device, address and key of the endpoint.
 
     Raises:
         ConfigurationFault: what one of them needs is missing.
     """
-    for one in section.captioners:
+    given = FromSources(params.download.sources)
+    for one in params.recaption.captioners:
         if isinstance(one, ColumnsCaptioner):
-            yield FromColumns(one)
+            yield FromColumns(one, given)
         elif isinstance(one, ModelCaptioner):
             from components.recaption.model_captioner import FromPixels
 
             yield FromPixels(one, base_models, env.device)
         else:
             retry_rounds = one.requests.retry_rounds if isinstance(one, EndpointCaptioner) else 0
-            yield FromPrompts(one, seed, _writer(one, base_models, env), retry_rounds)
+            yield FromPrompts(one, params.seed, _writer(one, base_models, env), retry_rounds)
 
 
 def _writer(

@@ -33,7 +33,14 @@ class Part:
         return {split for _, split in self.columns}
 
 
-class Captioner(Protocol):
+class Asking(Protocol):
+    """Whose captions are judged."""
+
+    def asked(self, column: str, split: str) -> Asked:
+        """Return what a column of a split is asked for as, for the gates."""
+
+
+class Captioner(Asking, Protocol):
     """Something that writes captions."""
 
     name: str
@@ -43,9 +50,6 @@ class Captioner(Protocol):
 
     def sources(self) -> set[tuple[str, str]]:
         """Return the columns of the source that it reads, each with the split it reads it for."""
-
-    def asked(self, column: str) -> Asked:
-        """Return what a column is asked for as, for the gates."""
 
     def parts(self) -> Sequence[Part]:
         """Return what can be written apart; together they write all columns."""

@@ -1,24 +1,51 @@
-"""New caption columns out of existing ones."""
+"""New caption columns out of existing ones, and the columns of sources that a model wrote."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 
 from components.recaption.captioner import Part
 from components.recaption.gates import Asked
-from components.settings.recaption import ColumnsCaptioner
+from components.settings.recaption import ColumnsCaptioner, Take
+from components.settings.sources import Source, caption_columns
 from components.storage.shards import Pair
 from components.storage.side_tables import Caption, Draft
 
 
-class FromColumns:
-    """Takes captions of a column, some or all, as they are or joined to one text; see `TAKES`."""
+class FromSources:
+    """The captions that came with the data.
 
-    def __init__(self, section: ColumnsCaptioner) -> None:
+    Args:
+        sources: From params.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._columns = caption_columns(sources)
+
+    def asked(self, column: str, split: str) -> Asked:
+        """See `Captioner`: by a prompt that nobody here knows, where a model wrote the column."""
+        written = self._columns.get(column)
+        return Asked(written.kind, None) if written and written.by_model else Asked(None, "")
+
+    def drafts(self, captions: Iterable[Caption]) -> list[Draft]:
+        """Return what is to be judged of captions: what a model wrote; people's pass as they are."""
+        return [Draft(one) for one in captions if self.asked(one.column, one.split).is_answer]
+
+
+class FromColumns:
+    """Takes captions of a column, some or all, as they are or joined to one text; see `TAKES`.
+
+    What is taken of captions that a model wrote is judged as they are.
+    """
+
+    def __init__(self, section: ColumnsCaptioner, given: FromSources) -> None:
         self.name = section.name
-        self._section = section
+        self._section, self._given = section, given
+        self._takes: dict[tuple[str, str], Take] = {
+            (take.column, split): take for take in section.columns for split in take.splits
+        }
 
     def columns(self) -> set[tuple[str, str]]:
         """See `Captioner`."""
@@ -28,9 +55,9 @@ class FromColumns:
         """See `Captioner`."""
         return {(take.source, split) for take in self._section.columns for split in take.splits}
 
-    def asked(self, column: str) -> Asked:
+    def asked(self, column: str, split: str) -> Asked:
         """See `Captioner`."""
-        return Asked(kind=None, prompt="")
+        return self._given.asked(self._takes[column, split].source, split)
 
     def parts(self) -> list[Part]:
         """See `Captioner`."""

@@ -11,6 +11,7 @@ from functools import cache
 from operator import eq
 
 from components.ml.words import UNSPACED
+from components.recaption.answers import is_of_chat, is_refusal, is_unfilled
 from components.recaption.languages import other_language
 from components.settings.recaption import CaptionGates
 
@@ -23,35 +24,25 @@ WORD = re.compile(rf"[{UNSPACED}]|[^\W_]+(?:['’][^\W_]+)*")  # here `don't` is
 CHAT_TOKENS = re.compile(r"<\|[a-z0-9_]+\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>")
 # categories Cc and Cs without white space, and noncharacters
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-TEMPLATE_TOKENS = re.compile(  # people write such, too
-    r"</?s>|<(?:image|pad|unk|loc_\d+)>"
-    r"|(?:^|\s)(?:USER|ASSISTANT|SYSTEM|### ?(?:Human|Assistant|User|Instruction|Response)):"
-)
-APOLOGY = re.compile(
-    r"(?:unfortunately, ?|oh, ?|no, ?)?(?:(?:i'm|i am|im) (?:so |very |really )?sorry\b"
-    r"|sorry[,.!]|i apologi[sz]e\b)"
-)
-REFUSAL = re.compile(
-    r"\bas an? (?:ai|artificial intelligence|(?:large |vision |visual )?language model)\b"
-    r"|\bi(?: am|'m) (?:just |only )?an? (?:ai|artificial intelligence|(?:large )?language model)\b"
-    r"|\bi(?: am|'m) (?:unable|not able) to\b"
-    r"|\bi (?:cannot|can't|can not|won't|will not|do not|don't) (?:actually |directly |really )?"
-    r"(?:assist|help|provide|describe|see|view|identify|process|analy[sz]e|comply|access|generate|answer"
-    r"|have access|have the ability|fulfill?)\b"
-    r"|\bno image (?:was|is|has been) (?:provided|attached|uploaded|included)"
-    r"|\bplease (?:provide|upload|share|attach|send) (?:me )?(?:the|an|a|your) (?:image|picture|photo)"
-)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a caption was asked for as; an existing column has neither kind nor prompt.
+    """What a caption was asked for as.
 
-    Without a prompt nobody was spoken to: neither refusals nor echoes of a prompt are looked for.
+    Attributes:
+        kind: Short or dense; None of an existing column of which nobody says so.
+        prompt: That a model was spoken to by; None: one that is not known here, of captions that came with
+            the data. Empty: nobody was spoken to, so neither refusals nor marks of a chat are looked for.
     """
 
     kind: str | None
-    prompt: str
+    prompt: str | None
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether somebody was spoken to."""
+        return self.prompt != ""
 
 
 def fault(text: str, language: str, asked: Asked, gates: CaptionGates) -> str | None:
@@ -72,9 +63,10 @@ def fault(text: str, language: str, asked: Asked, gates: CaptionGates) -> str | 
         return "empty"
     words = [word.casefold() for word in WORD.findall(text)]
     reasons = {
-        "refusal": bool(asked.prompt) and is_refusal(text),
+        "refusal": asked.is_answer and is_refusal(text),
         "prompt_leak": bool(CHAT_TOKENS.search(text))
-        or (bool(asked.prompt) and leaks_prompt(text, asked.prompt, gates.min_leaked_words)),
+        or (asked.is_answer and leaks_prompt(text, asked.prompt or "", gates.min_leaked_words)),
+        "empty": asked.is_answer and is_unfilled(shown),
         "repeated": is_repeated(words or text.split(), gates.max_repeats, gates.max_repeated_share),
         "truncated": asked.kind in gates.whole_sentences and not ends_sentence(shown),
         "wrong_language": other_language(text, language, gates.min_script_share) is True,
@@ -90,23 +82,17 @@ def _shown(text: str) -> str:
     return text.translate(unseen).strip()
 
 
-def is_refusal(text: str) -> bool:
-    """Say whether a text speaks of the writer or of a missing image instead of one that is there; English."""
-    plain = text.replace("’", "'").lower()
-    return bool(APOLOGY.match(plain.lstrip("\"' ")) or REFUSAL.search(plain))
-
-
 def leaks_prompt(text: str, prompt: str, min_words: int) -> bool:
-    """Say whether a text holds tokens of a prompt's template, or `min_words` words in a row of the prompt.
+    """Say whether a text holds marks of a chat, or `min_words` words in a row of the prompt.
 
     A beginning is no leak: asked by "a photo of", some models write "a photo of a dog", others "a dog".
 
     Args:
         text: What was written.
-        prompt: A shorter prompt leaks as a whole, from two words on.
+        prompt: A shorter prompt leaks as a whole, from two words on; one that is not known, empty, never.
         min_words: See above.
     """
-    if TEMPLATE_TOKENS.search(text):
+    if is_of_chat(text):
         return True
     words = [word.casefold() for word in WORD.findall(_without_beginning(text, prompt))]
     length, runs = _runs(prompt, min_words)

@@ -47,7 +47,7 @@ class Filling:
         use_only(self.gpu)
         env, section = self.env, self.params.recaption
         layout = Layout(env.work_store)
-        captioners = list(captioners_of(section, self.params.seed, layout.artifact("base_models"), env))
+        captioners = list(captioners_of(self.params, layout.artifact("base_models"), env))
         slow = slow_captioners(section)
         scorer = None
         if section.scores:

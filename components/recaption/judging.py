@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from components.recaption.captioner import Captioner
+from components.recaption.captioner import Asking
 from components.recaption.crowd import Crowd
 from components.recaption.gates import fault
 from components.recaption.languages import SCRIPTS
@@ -28,7 +28,7 @@ class Judging:
         self._rows: dict[str, Rows] = defaultdict(Rows)
         self._unchecked: Counter[str] = Counter()
 
-    def divide(self, captioner: Captioner, drafts: Iterable[Draft]) -> tuple[list[Caption], list[Draft]]:
+    def divide(self, captioner: Asking, drafts: Iterable[Draft]) -> tuple[list[Caption], list[Draft]]:
         """Return what is a caption, and with its reason what is none."""
         good, bad = [], []
         for draft in drafts:
@@ -42,12 +42,12 @@ class Judging:
                 good.append(caption)
         return good, bad
 
-    def _reason(self, captioner: Captioner, draft: Draft) -> str | None:
+    def _reason(self, captioner: Asking, draft: Draft) -> str | None:
         caption = draft.caption
-        asked = captioner.asked(caption.column)
+        asked = captioner.asked(caption.column, caption.split)
         if reason := draft.reason or fault(caption.text, caption.language, asked, self._gates):
             return reason
-        return "same_text" if self._crowd.is_over(draft) else None
+        return "same_text" if self._crowd.is_over(captioner, draft) else None
 
     def rows(self) -> Rows:
         """Return the count over all columns."""

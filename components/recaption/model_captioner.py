@@ -51,7 +51,7 @@ class FromPixels:
         """See `Captioner`."""
         return set()
 
-    def asked(self, column: str) -> Asked:
+    def asked(self, column: str, split: str) -> Asked:
         """See `Captioner`."""
         return Asked(kind=column.removeprefix(f"{self.name}_"), prompt="")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil
+from typing import Any
 
 from components.running.measured import Figure, Measured, Run
 from components.running.model_weights import weights_in
@@ -21,6 +22,7 @@ from components.running.shard_sizes import shard_size
 from components.settings.base_models import FolderModel
 from components.settings.params import Params
 from components.settings.recaption import Captioner, ColumnsCaptioner, PromptedCaptioner, Scores
+from components.settings.sources import caption_columns
 
 BENCH = "`python -m bench.rates`, captions as long as DreamLIP's"
 CAPTION = Figure(0.075, BENCH)  # CPU ms, of one that is read or taken from a column
@@ -44,7 +46,8 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     written = {one.name: images.written([one]) for one in captioners}
     by_columns = images.written(one for one in captioners if isinstance(one, ColumnsCaptioner))
     names = sorted({column for one in captioners for column, _ in one.written()})
-    run = measured.run("recaption", lambda own: own["rows_in"] if sorted(own["columns"]) == names else 0)
+    given = {name for name, column in caption_columns(params.download.sources).items() if column.by_model}
+    run = measured.run("recaption", lambda own: _rows_of(own["columns"], names, given))
     milliseconds, why = _cpu(images, by_columns, sum(written.values()), run)
     cpu_hours = milliseconds / 1000 / SECONDS_PER_HOUR
     kept = shard_size(images, params.download)
@@ -79,6 +82,11 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
         because=because,
         cautions=["one machine; but for models on its GPUs all is one process: more cores do not help"],
     )
+
+
+def _rows_of(columns: Mapping[str, Any], names: list[str], given: set[str]) -> int:
+    """Return the captions an earlier run wrote; 0 where its columns, those of sources apart, were others."""
+    return sum(columns[name]["rows_in"] for name in names) if sorted({*columns} - given) == names else 0
 
 
 def _cpu(images: PlannedImages, by_columns: float, written: float, run: Run | None) -> tuple[float, str]:

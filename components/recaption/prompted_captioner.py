@@ -86,7 +86,7 @@ class FromPrompts:
         """See `Captioner`; what the source says about an image gets into no prompt."""
         return set()
 
-    def asked(self, column: str) -> Asked:
+    def asked(self, column: str, split: str) -> Asked:
         """See `Captioner`."""
         kind = self._kinds[column]
         return Asked(kind, self._section.prompts[kind])

@@ -8,7 +8,8 @@ Reads:
 
 Writes:
     artifacts/recaption/captions/<shard>.parquet: all captions of the shard's rows, old and new.
-    artifacts/recaption/rejected/<shard>.parquet: what was written and is no caption, with the reason.
+    artifacts/recaption/rejected/<shard>.parquet: what was written and is no caption, with the reason; of the
+        captions of sources as well, where params say that a model wrote them.
     artifacts/recaption/{image_embeddings,scores}/<shard>.*: what the base CLIP says of them, see `scoring`.
     metrics/recaption.json: captions by column, rejected ones by reason, and how right they are where there is
         ground truth.
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault
 from components.recaption.back_ends import captioners_of
 from components.recaption.captioner import Captioner
+from components.recaption.columns_captioner import FromSources
 from components.recaption.crowd import Crowd
 from components.recaption.gpus import fill, gpus_of, slow_captioners
 from components.recaption.judging import Judging
@@ -47,24 +49,25 @@ if TYPE_CHECKING:
 
 
 def run(params: Params, env: Environment) -> None:
-    """Run the stage; a row is one caption asked for."""
+    """Run the stage; a row is one caption asked for, or one that a model wrote for a source."""
     layout = Layout(env.work_store)
     work = layout.work("recaption")
-    captioners = list(captioners_of(params.recaption, params.seed, layout.artifact("base_models"), env))
+    captioners = list(captioners_of(params, layout.artifact("base_models"), env))
     download = layout.artifact("download")
     entries = _entries(download)
     _check_sources(captioners, _shards(download, entries, work))
     if (gpus := gpus_of(params, env, len(entries))) > 1:
         slow = [one for one in captioners if one.name in slow_captioners(params.recaption)]
         fill(params, env, entries, sum(len(one.parts()) for one in slow), gpus)
-    crowd = _write_drafts(captioners, download, entries, params.recaption, work)
+    given = FromSources(params.download.sources)
+    crowd = _write_drafts(captioners, given, download, entries, params.recaption, work)
     judging = Judging(params.recaption.gates, crowd)
     qualities = _qualities(params.recaption)
     scorer = _scorer(params.recaption, layout, env, entries)
     columns: Counter[str] = Counter()
     with output(layout, "recaption") as out:
         for shard in _shards(download, entries, work):
-            captions, rejected = _judged(judging, captioners, shard)
+            captions, rejected = _judged(judging, captioners, given, shard)
             columns.update(caption.column for caption in captions)
             for quality in qualities.values():
                 quality.add(captions)
@@ -74,7 +77,7 @@ def run(params: Params, env: Environment) -> None:
             out.rows |= {f"captions/{name}": len(captions), f"rejected/{name}": len(rejected)}
             if scorer:
                 scorer.write(shard, captions, out.folder)
-        if captioners:
+        if captioners or judging.rows().rows_in:
             _check_rows(judging.rows(), params.recaption, captioners, _shards(download, entries, work))
         scores = scorer.figures() if scorer else None
     figures = {
@@ -87,7 +90,12 @@ def run(params: Params, env: Environment) -> None:
 
 
 def _write_drafts(
-    captioners: list[Captioner], download: Path, entries: list[Entry], section: Recaption, work: Path
+    captioners: list[Captioner],
+    given: FromSources,
+    download: Path,
+    entries: list[Entry],
+    section: Recaption,
+    work: Path,
 ) -> Crowd:
     """Have every captioner write for every shard what is not there yet; return what all texts show."""
     crowd = Crowd({str(kind): count for kind, count in section.gates.max_images_per_text.items()})
@@ -97,15 +105,20 @@ def _write_drafts(
     for shard in _shards(download, entries, work):
         source = source_captions(shard)
         check_columns(captioners, source)
+        crowd.add(given, given.drafts(source))
         for captioner in captioners:
             crowd.add(captioner, drafts_of(shard, captioner, source, progress))
     return crowd
 
 
-def _judged(judging: Judging, captioners: list[Captioner], shard: Shard) -> tuple[list[Caption], list[Draft]]:
-    """Return all captions of a shard, those of the source first, and what captioners wrote that is none."""
+def _judged(
+    judging: Judging, captioners: list[Captioner], given: FromSources, shard: Shard
+) -> tuple[list[Caption], list[Draft]]:
+    """Return all captions of a shard, those of the source first, and what a model wrote that is none."""
     source = source_captions(shard)
-    captions, rejected = list(source), []
+    _, rejected = judging.divide(given, given.drafts(source))
+    refused = {draft.caption for draft in rejected}
+    captions = [caption for caption in source if caption not in refused]
     for captioner in captioners:
         good, bad = judging.divide(captioner, drafts_of(shard, captioner, source))
         captions += good

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from components.faults import ConfigurationFault, InfrastructureFault
+from components.running.gate_lines import gate_lines
 from components.running.gpus import gpus_in_use, known_gpus
 from components.running.model_weights import CONFIGS
 from components.running.workers import usable_cores
@@ -44,6 +45,7 @@ def check(params: Params, env: Environment) -> list[str]:
         _models(params, layout),
         _data_root(params),
         _captioners(params, env),
+        *gate_lines(params),
         _encoders(params, env),
         _proxies(params),
         f"registry: {open_bucket(env.registry).uri}",

@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from components.settings.section import BucketUri, Count, Name, Positive, Rate, Section, Share
-from components.settings.sources import Source
+from components.settings.sources import Source, caption_columns
 
 
 class Fetch(Section):
@@ -54,4 +54,9 @@ class Download(Section):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"two sources have one name ({', '.join(names)}); give each its own")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_have_one_writer(self) -> Self:
+        caption_columns(self.sources)
         return self

@@ -17,9 +17,7 @@ from components.settings.section import (
     Weight,
     twice_in,
 )
-from components.settings.sources import Split
-
-Kind = Literal["short", "dense"]
+from components.settings.sources import Kind, Split
 
 
 class ModelCaptioner(Section):
@@ -141,6 +139,21 @@ class CaptionGates(Section):
     whole_sentences: list[Kind]  # kinds that must end as a sentence does
     min_script_share: Share  # of a caption's letters, those of its language's script
     max_images_per_text: dict[Kind, Positive]  # more images of one text: none keeps it; unnamed kinds may
+
+    def reasons(self, kind: Kind | None, *, is_answer: bool) -> list[str]:
+        """Return the reasons for which a caption of a column may be rejected.
+
+        Args:
+            kind: Of the column.
+            is_answer: Whether a model wrote it that was spoken to, and may answer with something else.
+        """
+        of_answers = ["refusal"] if is_answer else []
+        of_kind = ["truncated"] if kind in self.whole_sentences else []
+        of_kind += ["same_text"] if kind in self.max_images_per_text else []
+        return [
+            "too_long", "control_characters", "empty", "prompt_leak", "repeated", "wrong_language",
+            *of_answers, *of_kind,
+        ]  # fmt: skip
 
 
 class Scores(Section):

@@ -6,7 +6,9 @@ it may also name a folder or hold a pattern (`laion/part-*.parquet`), read in th
 
 from __future__ import annotations
 
+import operator
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -24,15 +26,23 @@ from components.settings.section import (
 )
 
 Split = Literal["train", "validation", "test"]
+Kind = Literal["short", "dense"]  # of caption, for the gates of recaption
 MEMBER_COLUMN = r"^(txt|json\..+)$"
 
 
 class CaptionColumn(Section):
-    """A column of the input that holds one caption or a list of captions."""
+    """A column of the input that holds one caption or a list of captions.
+
+    Captions that a model wrote are judged by `recaption.gates`, as those that recaption writes itself, and so
+    is what a `columns` captioner takes from them. Both marks are left out of a dump where they are not set:
+    what was made from a column without them is not made again.
+    """
 
     column: str  # in the input
     name: Name  # in the pipeline
     language: Language
+    by_model: bool = Field(default=False, exclude_if=operator.not_)  # false: people wrote them
+    kind: Kind | None = Field(default=None, exclude_if=operator.not_)  # of what a model wrote; null: neither
 
 
 class Captioned(Section):
@@ -109,6 +119,15 @@ class TextTable(Table):
     """Captions without images, for the language side."""
 
     kind: Literal["text_table"]
+
+    @model_validator(mode="after")
+    def _nothing_is_judged(self) -> Self:
+        if marked := [caption.name for caption in self.captions if caption.by_model or caption.kind]:
+            raise ValueError(
+                f"source {self.name}: by_model and kind of {', '.join(marked)} are for recaption.gates, "
+                "which see captions of images only; remove them, and filter the table before"
+            )
+        return self
 
 
 class Coco(Captioned, Pinned, Weighted):
@@ -214,3 +233,26 @@ Source = Annotated[
     Field(discriminator="kind"),
 ]
 TextSource = Annotated[TextTable | SceneTexts, Field(discriminator="kind")]
+
+
+def caption_columns(sources: Iterable[Source]) -> dict[str, CaptionColumn]:
+    """Return the caption columns of images by their name in the pipeline.
+
+    Raises:
+        ValueError: two sources say of one name that a model wrote it and that people did, or another kind.
+    """
+    columns: dict[str, CaptionColumn] = {}
+    for source in sources:
+        for column in source.captions if isinstance(source, Captioned) else ():
+            first = columns.setdefault(column.name, column)
+            if (first.by_model, first.kind) != (column.by_model, column.kind):
+                raise ValueError(
+                    f"source {source.name}: by_model and kind of captions {column.name} are "
+                    f"{_marks(column)}, and {_marks(first)} in another source; expected the same: correct "
+                    "one, or give it a name of its own"
+                )
+    return columns
+
+
+def _marks(column: CaptionColumn) -> str:
+    return f"{str(column.by_model).lower()} and {column.kind or 'null'}"

@@ -4,7 +4,7 @@ from hashlib import sha256
 
 import pytest
 
-from components.recaption.columns_captioner import FromColumns
+from components.recaption.columns_captioner import FromColumns, FromSources
 from components.settings.recaption import ColumnsCaptioner, Take
 from components.storage.shards import Pair
 from components.storage.side_tables import Caption
@@ -14,7 +14,7 @@ FIVE = ["zero", "one", " two ", "three", "four"]
 
 def taken(take: str, texts: list[str], key: str = "k1", split: str = "train") -> list[str]:
     section = Take.model_validate({"source": "human", "column": "new", "take": take, "splits": ["train"]})
-    captioner = FromColumns(ColumnsCaptioner(kind="columns", name="mine", columns=[section]))
+    captioner = FromColumns(ColumnsCaptioner(kind="columns", name="mine", columns=[section]), FromSources([]))
     source = [Caption(key, split, "human", "zh", number, text, "x") for number, text in enumerate(texts)]
     pairs = [Pair(key, b"", "", {"split": split})]
     (part,) = captioner.parts()

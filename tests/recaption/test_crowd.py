@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from itertools import permutations
 
-from components.recaption.columns_captioner import FromColumns
+from components.recaption.columns_captioner import FromColumns, FromSources
 from components.recaption.crowd import Crowd
 from components.recaption.gates import Asked
 from components.settings.recaption import ColumnsCaptioner, Take
@@ -12,14 +12,15 @@ from components.storage.side_tables import Caption, Draft
 class Dense(FromColumns):
     """Columns that were asked for as dense captions, but for `free`."""
 
-    def asked(self, column: str) -> Asked:
+    def asked(self, column: str, split: str) -> Asked:
         return Asked(None if column == "free" else "dense", "")
 
 
 CAPTIONER = Dense(
     ColumnsCaptioner(
         kind="columns", name="x", columns=[Take(source="a", column="c", take="all", splits=["train"])]
-    )
+    ),
+    FromSources([]),
 )
 
 
@@ -43,7 +44,7 @@ def over(shards: list[list[Draft]], limit: int) -> set[str]:
     crowd = Crowd({"dense": limit})
     for shard in shards:
         crowd.add(CAPTIONER, shard)
-    return {one.caption.key for shard in shards for one in shard if crowd.is_over(one)}
+    return {one.caption.key for shard in shards for one in shard if crowd.is_over(CAPTIONER, one)}
 
 
 def test_a_text_of_too_many_images_is_kept_by_none() -> None:
@@ -68,4 +69,4 @@ def test_without_a_limit_nothing_is_counted() -> None:
     crowd = Crowd({})
     for shard in SHARDS:
         crowd.add(CAPTIONER, shard)
-    assert not any(crowd.is_over(one) for shard in SHARDS for one in shard)
+    assert not any(crowd.is_over(CAPTIONER, one) for shard in SHARDS for one in shard)

@@ -9,15 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.recaption.gates import CONTROL, Asked, ends_sentence, fault, is_refusal, is_repeated
+from components.recaption.answers import is_refusal
+from components.recaption.gates import CONTROL, Asked, ends_sentence, fault, is_repeated
 from components.recaption.languages import FUNCTION_WORDS, SCRIPTS, other_language
 from components.settings.params import load_params
 from components.settings.recaption import CaptionGates
+from components.settings.sources import Kind
 from components.sources.scenes import COLUMN_LANGUAGES, draw_scenes, scene_captions
 from tests.conftest import ROOT
 
 PROMPT = "Describe the image in one short sentence, and name what is in it."
 DENSE = Asked("dense", PROMPT)
+GOOD = "A dog runs over the grass."
 GATES: dict[str, Any] = {
     "max_characters": 400,
     "max_repeats": 3,
@@ -92,6 +95,71 @@ def test_a_caption_is_one(text: str) -> None:
 )
 def test_what_is_none_has_a_reason(text: str, why: str) -> None:
     assert reason(text) == why
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("I'm sorry, but I cannot describe this image.", "refusal"),
+        ("As an AI language model, I cannot see the image.", "refusal"),
+        ("As a text-based AI, I can’t look at pictures.", "refusal"),
+        ("I'm not able to see the picture you mention.", "refusal"),
+        ("I am currently unable to do that.", "refusal"),
+        ("I don't have access to the photo.", "refusal"),
+        ("My apologies, there seems to be a mistake.", "refusal"),
+        ("The image is not available.", "refusal"),
+        ("Image unavailable.", "refusal"),
+        ("The picture could not be loaded.", "refusal"),
+        ("There is no image to describe.", "refusal"),
+        ("It is not possible to determine the content of the image.", "refusal"),
+        ("You haven't uploaded a picture.", "refusal"),
+        ("Without seeing the image, it is hard to say.", "refusal"),
+        ("抱歉，我无法查看图片。", "refusal"),
+        ("Lo siento, no puedo ver la imagen.", "refusal"),
+        ("USER: What is it? ASSISTANT: A dog.", "prompt_leak"),
+        ("Human: describe it. Assistant: A dog.", "prompt_leak"),
+        ("Question: what is it? Answer: a dog.", "prompt_leak"),
+        ("sure, here is a caption: a dog runs.", "prompt_leak"),
+        ("Certainly! Here's a detailed description of the image: A dog runs.", "prompt_leak"),
+        ("Here is a short caption for it. A dog runs.", "prompt_leak"),
+        ("A dog runs. Let me know if you want more.", "prompt_leak"),
+        ("A dog. [insert caption here]", "prompt_leak"),
+        ("The image shows", "empty"),
+        ("The image shows a", "empty"),
+        ("This is an image of...", "empty"),
+        ("In this image, we can see", "empty"),
+        ("a photo of", "empty"),
+        ("unanswerable", "empty"),
+        ("N/A", "empty"),
+        ("A dog runs over the", "truncated"),
+        (GOOD, None),
+        ("The image shows a man in a red coat.", None),
+        ("A picture of a dog is on the wall, a piece of it missing.", None),
+        ("A sign says: sorry, no photos here.", None),
+        ("An answering machine: old, grey and dusty.", None),
+        ("Here are two dogs on a beach.", None),
+        ("Yes is written on a wall.", None),
+        ("Part of the image is not visible behind the tree.", None),
+    ],
+)
+def test_what_a_model_wrote_for_the_data_set_is_judged_without_its_prompt(text: str, why: str | None) -> None:
+    assert reason(text, asked=Asked("dense", None)) == why
+    if why != "truncated":
+        assert reason(text, asked=Asked(None, "")) in (None, "wrong_language")
+
+
+def test_the_reasons_of_a_column_are_those_that_its_captions_get() -> None:
+    texts = ["", "a " * 300, "a\0", "[INST]", "dog dog dog", "一只狗。", "I'm sorry.", GOOD[:-1]]
+    gates = CaptionGates.model_validate(GATES | {"max_images_per_text": {"dense": 3}})
+    cases: list[tuple[Kind | None, str | None]] = [
+        ("dense", PROMPT), ("dense", None), ("short", None), (None, None), (None, ""),
+    ]  # fmt: skip
+    for kind, prompt in cases:
+        asked = Asked(kind, prompt)
+        seen = {why for text in texts if (why := reason(text, asked=asked))}
+        said = set(gates.reasons(kind, is_answer=asked.is_answer))
+        assert said - {"same_text"} == seen
+        assert ("same_text" in said) == (kind == "dense")
 
 
 @pytest.mark.parametrize(

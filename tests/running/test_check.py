@@ -13,9 +13,11 @@ import torch
 from components.faults import ConfigurationFault
 from components.running import gpus
 from components.running.check import check
+from components.running.gate_lines import gate_lines
 from components.running.workers import usable_cores
 from components.settings.environment import Environment
 from components.settings.params import Params
+from tests.recaption.test_given_captions import MINE, source_of
 from tests.sources.test_shard_rows import shards
 from tests.test_cli import dvc_without_git
 
@@ -78,6 +80,23 @@ def test_what_was_looked_at_is_said(smoke: Params, env: Environment, project: Pa
     said = check(smoke, env)
     assert "models: llm made, clip made" in said
     assert "captioners: tiny model" in said
+    assert any(line.startswith("gates of tiny_short, by model, short: too_long, ") for line in said)
+
+
+def test_the_gates_of_each_column_are_said(smoke: Params) -> None:
+    columns = [*MINE["columns"], {"source": "raw", "column": "again", "take": "first", "splits": ["train"]}]
+    tree = changed(smoke, {**MINE, "columns": columns}).model_dump()
+    tree["download"]["sources"].append(source_of(by_model=True, kind="dense"))
+    tree["recaption"]["captioners"] += [{**ENDPOINT, "prompts": {"short": "Describe it."}}]
+    tree["recaption"]["gates"] |= {"whole_sentences": ["dense"], "max_images_per_text": {"dense": 3}}
+    of_all = "too_long, control_characters, empty, prompt_leak, repeated, wrong_language"
+    assert gate_lines(Params.model_validate(tree)) == [
+        "gates of raw, by people: none",
+        f"gates of long, by a model, dense: {of_all}, refusal, truncated, same_text",
+        f"gates of dense, of long, by a model, dense: {of_all}, refusal, truncated, same_text",
+        f"gates of again, of raw, by people: {of_all}",
+        f"gates of far_short, by endpoint, short: {of_all}, refusal",
+    ]
 
 
 def test_a_gpu_that_stays_idle_is_told(

@@ -7,8 +7,10 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
+from components.settings.params import Params
 from components.settings.sources import Source
 from tests.conftest import ROOT
+from tests.recaption.test_given_captions import source_of
 from tests.sources.test_shard_rows import shards
 
 
@@ -46,3 +48,20 @@ def test_paths_of_shards(path: str) -> None:
 def test_paths_that_are_none_of_shards(path: str) -> None:
     with pytest.raises(ValidationError, match="expected a relative path|expected https://host/folder/"):
         shards(path=path)
+
+
+def test_who_wrote_a_column_is_said_once_and_not_of_captions_without_images(smoke: Params) -> None:
+    tree = smoke.model_dump()
+    tree["download"]["sources"] = [source_of(by_model=True, kind="dense"), source_of() | {"name": "mine"}]
+    with pytest.raises(
+        ValidationError,
+        match="source mine: by_model and kind of captions long are false and null, and true and dense in "
+        "another source; expected the same: correct one, or give it a name of its own",
+    ):
+        Params.model_validate(tree)
+    texts = {name: value for name, value in source_of(by_model=True).items() if "url" not in name}
+    del texts["sha256_column"], texts["weight"]
+    with pytest.raises(
+        ValidationError, match="source dreamlip: by_model and kind of long are for recaption.gates"
+    ):
+        TypeAdapter(list[Source]).validate_python([texts | {"kind": "text_table"}])
