@@ -154,8 +154,8 @@ def _best_similarity(columns: list[str], scored: Scored) -> NDArray[np.float32]:
     if absent := sorted(set(columns) - scored.similarity.keys()):
         there = ", ".join(sorted(scored.similarity)) or "none"
         raise ConfigurationFault(
-            f"audit.curation.similarity names column {absent[0]}, which has no similarity; there are {there}"
-            ": correct it, or recaption.scores"
+            f"audit.curation.similarity names column {', '.join(absent)}, which has no similarity; "
+            f"there are {there}: correct it, or recaption.scores"
         )
     best: NDArray[np.float32] = np.fmax.reduce([scored.similarity[column] for column in columns])
     return best

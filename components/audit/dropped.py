@@ -67,6 +67,12 @@ class Dropped:
             None if like == NONE else self._images.key(like),
         )
 
+    def first(self, reason: str) -> str:
+        """Return for a message the first row that is dropped for a reason, and the one it is like."""
+        row = int(np.flatnonzero(self.rows & (self._reason_of == self._reasons.index(reason)))[0])
+        like = int(self._likes[row])
+        return self._images.key(row) + ("" if like == NONE else f", like {self._images.key(like)}")
+
     def counts(self) -> dict[str, int]:
         """Return how many rows are dropped for each reason."""
         found = np.bincount(self._reason_of[self.rows], minlength=len(self._reasons))

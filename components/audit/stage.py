@@ -80,7 +80,7 @@ def run(params: Params, env: Environment) -> None:
         *(drift_gates(summary["features"], before, limits.reference, limits) if limits.reference else []),
     ]
     verdict = verdict_tree(found, limits)
-    rows = _count(len(images), captions.texts, dropped)
+    rows = _count(params, layout, images, captions.texts, dropped)
     with output(layout, "audit") as out:
         write_shard_keys(out.folder, images, dropped)
         write_json(out.folder / "verdict.json", verdict)
@@ -100,14 +100,14 @@ def run(params: Params, env: Environment) -> None:
     write_metrics(layout, "audit", {**counts, **_figures(limits, verdict, captions, attempts)})
 
 
-def _count(images: int, texts: int, dropped: Dropped) -> Rows:
+def _count(params: Params, layout: Layout, images: Images, texts: int, dropped: Dropped) -> Rows:
     """Return the account of all rows, those of text among them; none but images are dropped."""
     rows = Rows()
     counts = dropped.counts()
-    rows.accept(images - sum(counts.values()) + texts)
+    rows.accept(len(images) - sum(counts.values()) + texts)
     for reason, count in counts.items():
-        rows.reject(reason, count)
-    rows.check(1.0, "audit", given=images + texts)
+        rows.reject(reason, count, dropped.first(reason))
+    rows.check(1.0, "audit", params, layout, given=len(images) + texts)
     return rows
 
 

@@ -80,7 +80,7 @@ def explain(found: list[Gate], limits: Audit, report: Path) -> str:
         for gate in found
         if gate.verdict == "failed" or (gate.verdict == "unknown" and not limits.unknown_passes)
     ]
-    more = f" (and {len(stops) - 1} more gates)" if len(stops) > 1 else ""
+    more = "".join(f"; {gate.sentence()}" for gate in stops[1:])
     rows = ", ".join(ascii(next(iter(sample.values()))) for sample in stops[0].samples[:TOLD])
     such = f", such as {rows}" if rows else ""
-    return f"{stops[0].sentence()}{such}{more}; see {report}, then mend the data or the limit"
+    return f"{stops[0].sentence()}{such}{more}; see {report}, then correct the data or the limit"

@@ -119,9 +119,8 @@ def check_hashes(digests: dict[Path, str]) -> None:
         )
     if unnamed:
         logger.warning(
-            "%s and %d more are no links in the hub's cache: nothing to compare their hashes with",
-            unnamed[0],
-            len(unnamed) - 1,
+            "no links in the hub's cache, so nothing to compare their hashes with: %s",
+            ", ".join(str(path) for path in unnamed),
         )
         return
     for path, sha256 in digests.items():

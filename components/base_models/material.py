@@ -73,7 +73,7 @@ def read_texts(sources: Sequence[TextSource], workshop: Workshop) -> Texts:
             if row.split == "test":
                 continue
             if isinstance(row, Rejection):
-                workshop.rows.reject(row.reason)
+                workshop.rows.reject(row.reason, first=row.described())
                 continue
             workshop.rows.accept()
             target = texts.train if row.split == "train" else texts.held_out

@@ -48,7 +48,8 @@ def run(params: Params, env: Environment) -> None:
         folders["captioner"] = make_captioner(params.base_models.captioner, workshop)
     folders |= _vision_language(params, workshop) | _text_encoders(params, workshop)
     if workshop.rows.rows_in:
-        workshop.rows.check(params.download.max_reject_share, "download")
+        share = params.download.max_reject_share
+        workshop.rows.check(share, "download", params, layout, stage="base_models")
     about = {name: read_json(folder / "about.json") for name, folder in folders.items()}
     with output(layout, "base_models") as out:
         for name, folder in folders.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from components.sources.row import without_credentials
 from components.sources.rows import ImageFile, ImageMember, ImageUrl, Rejection, Row
 from components.storage.atomic import read_json
 from components.storage.side_tables import read_table, write_table
@@ -18,7 +18,6 @@ from components.storage.side_tables import read_table, write_table
 if TYPE_CHECKING:
     from components.download.taking import Taken
 
-CREDENTIALS = re.compile(r"//[^/?#]*@")
 SUCCESS = "success"
 FAILED_TO_DOWNLOAD = "failed_to_download"  # no bytes of an image came
 FAILED_TO_RESIZE = "failed_to_resize"  # they came and were not taken
@@ -114,11 +113,6 @@ def entry_of(row: Row | Rejection, taken: Taken) -> Entry:
         split=row.split,
         source=row.source,
     )
-
-
-def without_credentials(url: str) -> str:
-    """Return a URL as it may be logged and kept."""
-    return CREDENTIALS.sub("//***@", url)
 
 
 def _address(row: Row | Rejection) -> str | None:

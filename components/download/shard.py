@@ -111,7 +111,7 @@ def shard_key(name: str, rows: Sequence[Row | Rejection], params: Download) -> s
 
 def _identity(row: Row | Rejection, max_bytes: int) -> Any:  # noqa: ANN401 - plain values
     if isinstance(row, Rejection):
-        return asdict(row)
+        return {name: value for name, value in asdict(row).items() if name != "value"}
     image: Any
     if isinstance(row.image, ImageScene):
         image = [row.image.scene.identity, row.image.size, SCENE_VERSION]

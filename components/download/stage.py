@@ -51,8 +51,8 @@ def run(params: Params, env: Environment) -> None:
     bring_shards(download, inputs, work)
     known = survey(download, inputs, params.seed, work / "survey")
     progress = Progress(work, STAGE, known.image_rows, "images")
-    tally = Tally(download)
-    rows = each_url_once(image_rows(download, inputs, params.seed), known.repeated_urls)
+    tally = Tally(params, layout)
+    rows = tally.noted(each_url_once(image_rows(download, inputs, params.seed), known.repeated_urls))
     processes = min(env.processes or usable_cores(), ceil(known.image_rows / download.shard_rows))
     store = work / "shards"
     jobs = _jobs(rows, download, store, processes)
@@ -71,7 +71,7 @@ def run(params: Params, env: Environment) -> None:
             out.folder / "texts" / "00000.parquet", text_rows(download, inputs, params.seed)
         )
         if known.text_rows:
-            texts.check(download.max_reject_share, STAGE, given=known.text_rows)
+            texts.check(download.max_reject_share, STAGE, params, layout, given=known.text_rows)
 
     remove(inputs.brought)
     total = Rows()

@@ -17,13 +17,14 @@ import torch
 
 from components.download.answers import Body
 from components.download.fetching import Fetcher
-from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS, without_credentials
+from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS
 from components.download.pictures import Picture, jpeg_of, picture_of
 from components.download.refusal import UNEXPECTED, Refused
 from components.download.spool import Place, Spool
 from components.faults import Fault
 from components.running.jobs import Tell
 from components.settings.download import Download
+from components.sources.row import without_credentials
 from components.sources.rows import Image, ImageFile, ImageMember, ImageScene, ImageUrl, Rejection, Row
 from components.sources.scenes import render
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from components.download.ledger import SUCCESS, Entry, read_ledger, read_stats, 
 from components.download.refusal import CONNECTION_REASONS, may_pass
 from components.faults import DataFault, InfrastructureFault
 from components.running.rows import Rows
-from components.settings.download import Download
-from components.sources.needs import is_fetched
+from components.settings.params import Params
+from components.sources.needs import image_folder, is_fetched
+from components.sources.rows import Rejection, Row
+from components.storage.layout import Layout
 from components.storage.manifest import listed
 from components.storage.rounds import set_aside
 from components.storage.side_tables import read_table
@@ -26,19 +29,34 @@ log = logging.getLogger("llm2clip")
 
 
 class Tally:
-    """Adds up the stats of shards."""
+    """Adds up the stats of shards.
 
-    def __init__(self, params: Download) -> None:
+    Args:
+        params: Of the run.
+        layout: Of the project.
+    """
+
+    def __init__(self, params: Params, layout: Layout) -> None:
         self.rows = Rows()
         self.splits: Counter[str] = Counter()
         self.sources: Counter[str] = Counter()
         self.original_bytes = 0  # of all that came
         self.shard_bytes = 0
         self.animated = 0  # images, of which the first frame was taken
-        self._params = params
-        self._url_sources = {source.name for source in params.sources if is_fetched(source)}
+        self._params, self._layout = params, layout
+        self._max_reject_share = params.download.max_reject_share
+        self._sources = {source.name: source for source in params.download.sources}
+        self._url_sources = {name for name, source in self._sources.items() if is_fetched(source)}
+        self._with_rejected: list[Path] = []  # ledgers
         self._retriable: list[Path] = []
         self._struck: list[Path] = []
+
+    def noted(self, rows: Iterable[Row | Rejection]) -> Iterator[Row | Rejection]:
+        """Yield rows; the first one that a source rejects for a reason is remembered for messages."""
+        for row in rows:
+            if isinstance(row, Rejection) and row.reason not in self.rows.firsts:
+                self.rows.firsts[row.reason] = row.described()
+            yield row
 
     def add(self, piece: Path, name: str) -> int:
         """Add a finished shard and return the number of its images.
@@ -51,6 +69,8 @@ class Tally:
         self.rows.accept(stats["successes"])
         for reason, count in reasons.items():
             self.rows.reject(reason, count)
+        if reasons:
+            self._with_rejected.append(piece / f"{name}.parquet")
         self.splits.update(stats["splits"])
         self.sources.update(stats["sources"])
         self.animated += stats["animated"]
@@ -105,8 +125,10 @@ class Tally:
             DataFault: no image, too many rejected, or a count that does not balance.
             InfrastructureFault: the same, and failed connections are the reason.
         """
+        if self.rows.exceeds(self._max_reject_share):
+            self._find_firsts()
         try:
-            self.rows.check(self._params.max_reject_share, "download", given)
+            self.rows.check(self._max_reject_share, "download", self._params, self._layout, given=given)
         except DataFault as fault:
             for piece in self._retriable:
                 set_aside(piece)
@@ -117,13 +139,33 @@ class Tally:
                 )
             failed = sum(self.rows.rejected[reason] for reason in CONNECTION_REASONS)
             others = sum(self.rows.rejected.values()) - failed
-            if failed and others <= self._params.max_reject_share * self.rows.rows_in:
+            if failed and others <= self._max_reject_share * self.rows.rows_in:
                 what = "no network" if self._fetched() == 0 else "the network failed"
+                of = max(CONNECTION_REASONS, key=lambda reason: self.rows.rejected[reason])
                 raise InfrastructureFault(
-                    f"{what}: {failed} of {self.rows.rows_in} "
-                    "images lack a connection; check the network and run again"
+                    f"{what}: {failed} of {self.rows.rows_in} images lack a connection "
+                    f"({of}, first {self.rows.firsts.get(of)}); check the network and run again"
                 ) from None
             raise fault
+
+    def _find_firsts(self) -> None:
+        """Look in the ledgers for the first row of each reason that no source gave."""
+        for path in self._with_rejected:
+            if self.rows.rejected.keys() <= self.rows.firsts.keys():
+                return
+            for entry in read_ledger(path):
+                if entry.reason and entry.reason not in self.rows.firsts:
+                    self.rows.firsts[entry.reason] = self._described(entry)
+
+    def _described(self, entry: Entry) -> str:
+        """Return for a message which image an entry is of: its url, or the path that was looked for."""
+        source = self._sources.get(entry.source)
+        folder = image_folder(source) if source else None
+        name = entry.url or entry.key
+        if folder is None:
+            return f"{name} of source {entry.source}"
+        path = self._layout.inputs(self._params.download.inputs) / folder / name
+        return f"{path.as_posix()} of source {entry.source}"
 
 
 def _original_bytes(ledger: Path) -> int:

@@ -32,7 +32,7 @@ def write_texts(path: Path, rows: Iterable[Row | Rejection]) -> tuple[Rows, Coun
             captions = []
             for row in group:
                 if isinstance(row, Rejection):
-                    count.reject(row.reason)
+                    count.reject(row.reason, first=row.described())
                     continue
                 count.accept()
                 splits[row.split] += 1

@@ -14,6 +14,8 @@ from components.running.rows import Rows
 from components.settings.recaption import CaptionGates
 from components.storage.side_tables import Caption, Draft
 
+SHOWN_CHARACTERS = 80  # of a rejected caption in a message
+
 
 class Judging:
     """Applies every gate to every draft.
@@ -34,7 +36,8 @@ class Judging:
         for draft in drafts:
             caption = draft.caption
             if reason := self._reason(captioner, draft):
-                self._rows[caption.column].reject(reason)
+                first = f"{caption.text[:SHOWN_CHARACTERS]!r}, {caption.column} of {caption.key}"
+                self._rows[caption.column].reject(reason, first=first)
                 bad.append(Draft(caption, reason))
             else:
                 self._rows[caption.column].accept()
@@ -53,7 +56,7 @@ class Judging:
         """Return the count over all columns."""
         rows = Rows()
         for own in self._rows.values():
-            rows.add(own.figures())
+            rows.add(own.figures(), own.firsts)
         return rows
 
     def figures(self) -> dict[str, Any]:

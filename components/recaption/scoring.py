@@ -90,8 +90,8 @@ class Scorer:
         """
         if absent := sorted(set(self._columns or []) - self._sums.keys()):
             raise ConfigurationFault(
-                f"recaption.scores.columns names {absent[0]}, and no image has a caption of it; expected "
-                "columns of the source or of a captioner: correct params"
+                f"recaption.scores.columns names {', '.join(absent)}, and no image has a caption of it; "
+                "expected columns of the source or of a captioner: correct params"
             )
         similarity = {
             column: {

@@ -91,10 +91,10 @@ def check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
     taken = {(caption.column, caption.split) for caption in source}
     for captioner in captioners:
         if twice := sorted(taken & captioner.columns()):
-            column, split = twice[0]
+            named = ", ".join(f"{column} of {split}" for column, split in twice)
             raise ConfigurationFault(
-                f"recaption.captioners {captioner.name} writes column {column} of {split}, which is there "
-                "already; expected a name of its own"
+                f"recaption.captioners {captioner.name} writes column {named}, which is there already; "
+                "expected a name of its own"
             )
         taken |= captioner.columns()
 

@@ -78,7 +78,7 @@ def run(params: Params, env: Environment) -> None:
             if scorer:
                 scorer.write(shard, captions, out.folder)
         if captioners or judging.rows().rows_in:
-            _check_rows(judging.rows(), params.recaption, captioners, _shards(download, entries, work))
+            _check_rows(judging.rows(), params, layout, captioners, _shards(download, entries, work))
         scores = scorer.figures() if scorer else None
     figures = {
         **judging.figures(),
@@ -126,15 +126,18 @@ def _judged(
     return captions, rejected
 
 
-def _check_rows(rows: Rows, section: Recaption, captioners: list[Captioner], shards: Iterator[Shard]) -> None:
+def _check_rows(
+    rows: Rows, params: Params, layout: Layout, captioners: list[Captioner], shards: Iterator[Shard]
+) -> None:
     """Check balance and limit; where they do not hold, the next run asks again for what may come by then.
 
     Raises:
         DataFault: no caption is left, or too many were rejected.
         InfrastructureFault: the same, and failures that may pass are the reason.
     """
+    share = params.recaption.max_reject_share
     try:
-        rows.check(section.max_reject_share, "recaption")
+        rows.check(share, "recaption", params, layout)
     except DataFault:
         for shard in shards:
             for captioner in captioners:
@@ -145,7 +148,7 @@ def _check_rows(rows: Rows, section: Recaption, captioners: list[Captioner], sha
         passing = {reason: count for reason, count in rows.rejected.items() if reason in MAY_PASS}
         failed = sum(passing.values())
         others = sum(rows.rejected.values()) - failed
-        if failed and others <= section.max_reject_share * rows.rows_in:
+        if failed and others <= share * rows.rows_in:
             reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(passing.items()))
             raise InfrastructureFault(
                 f"the endpoint failed: {failed} of {rows.rows_in} captions did not come ({reasons}); "
@@ -194,11 +197,15 @@ def _check_sources(captioners: list[Captioner], shards: Iterator[Shard]) -> None
         return
     given = {(caption.column, caption.split) for shard in shards for caption in source_captions(shard)}
     splits = {split for _, split in given}
-    for captioner in captioners:
-        if absent := sorted(one for one in captioner.sources() - given if one[1] in splits):
-            column, split = absent[0]
-            there = ", ".join(sorted(name for name, of in given if of == split))
-            raise ConfigurationFault(
-                f"recaption.captioners {captioner.name} reads column {column}, which no row of {split} has; "
-                f"expected one of {there}: correct its source, or leave {split} out of its splits"
-            )
+    absent = [
+        f"{captioner.name} reads column {column}, which no row of {split} has"
+        for captioner in captioners
+        for column, split in sorted(captioner.sources() - given)
+        if split in splits
+    ]
+    if absent:
+        columns = ", ".join(f"{column} ({split})" for column, split in sorted(given))
+        raise ConfigurationFault(
+            f"recaption.captioners {'; '.join(absent)}; expected one of {columns}: correct its source, "
+            "or leave the split out of its splits"
+        )

@@ -26,22 +26,24 @@ def check_gates(gates: list[Gate], metrics: dict[str, Any], path: Path) -> list[
         GateFault: a figure is below its limit.
     """
     figures = dict(_leaves(metrics))
-    checked: list[dict[str, Any]] = []
-    for gate in gates:
-        figure = figures.get(gate.metric)
-        if isinstance(figure, bool) or not isinstance(figure, int | float):
-            raise ConfigurationFault(
-                f"register.gates: {path} has no figure {gate.metric}; {_near(gate.metric, figures)}"
-            )
-        checked.append({"metric": gate.metric, "figure": figure, "minimum": gate.minimum})
+    if absent := [gate.metric for gate in gates if not _is_figure(figures.get(gate.metric))]:
+        named = "; ".join(f"{metric}; {_near(metric, figures)}" for metric in absent)
+        raise ConfigurationFault(f"register.gates: {path} has no figure {named}")
+    checked = [
+        {"metric": gate.metric, "figure": figures[gate.metric], "minimum": gate.minimum} for gate in gates
+    ]
     below = [gate for gate in checked if gate["figure"] < gate["minimum"]]
     if below:
-        more = f" (and {len(below) - 1} more gates)" if len(below) > 1 else ""
-        raise GateFault(
-            f"{below[0]['metric']} is {below[0]['figure']:g}, register.gates wants at least "
-            f"{below[0]['minimum']:g}{more}; nothing was registered: see artifacts/evaluate/report.html"
+        named = ", ".join(
+            f"{gate['metric']} is {gate['figure']:g}, register.gates wants at least {gate['minimum']:g}"
+            for gate in below
         )
+        raise GateFault(f"{named}; nothing was registered: see artifacts/evaluate/report.html")
     return checked
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,7 @@ from components.running.costs import Costs
 from components.running.gpus import gpus_in_use
 from components.running.lock import one_writer
 from components.running.progress import WORKED
+from components.running.reasons import REJECTED
 from components.running.signals import die_with_parent, ignore_stop_signals, raise_on_stop_signals
 from components.running.workers import stop_server
 from components.settings.environment import Environment, load_environment
@@ -117,6 +118,7 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
 
 def _tidy(work: Path, stage: str, layout: Layout) -> None:
     """Remove what an earlier run has left: what it did, what it fetched, and what was half written."""
+    remove(work / REJECTED)
     remove(work / FETCHED)
     remove(work / WORKED)
     remove_unfinished(work)

@@ -102,15 +102,16 @@ def load_params(path: Path) -> Params:
 
     Raises:
         ConfigurationFault: the file is missing or unreadable, or a value is unknown, of a wrong type or out
-            of range; names the first fault's key and line and counts the others.
+            of range; says of the first fault what to do, and names every other key with its line.
     """
     tree = _parse(path)
     try:
         return Params.model_validate(_plain(tree))
     except ValidationError as error:
         faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise ConfigurationFault(f"{_explain(path, tree, dict(faults[0]))}{more}") from None
+        first, *others = [dict(fault) for fault in faults]
+        message = f"{_explain(path, tree, first)}{_named(tree, others)}"
+        raise ConfigurationFault(message) from None
 
 
 def _parse(path: Path) -> CommentedMap:
@@ -166,6 +167,21 @@ def _explain(path: Path, tree: CommentedMap, fault: dict[str, Any]) -> str:
     if fault["type"] == "missing":
         return f"{where}: {dotted} is missing; every value is written out, see presets/demo.yaml"
     return f"{where}: {dotted} is {fault['input']!r:.80}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+
+
+KINDS = {"missing": "missing as well", "extra_forbidden": "unknown as well"}
+
+
+def _named(tree: CommentedMap, faults: list[dict[str, Any]]) -> str:
+    """Return a line that names the keys of faults by what is wrong with them; empty where there is none."""
+    by_kind: dict[str, dict[str, None]] = {}
+    for fault in faults:
+        location = _location(tree, fault["loc"])
+        name = ".".join(str(part) for part in location) or fault["msg"].removeprefix("Value error, ")
+        where = "" if fault["type"] == "missing" else f" (line {_line(tree, location)})"
+        by_kind.setdefault(KINDS.get(fault["type"], "wrong as well"), {})[f"{name}{where}"] = None
+    lines = [f"{kind}: {', '.join(names)}" for kind, names in by_kind.items()]
+    return f"\n{'; '.join(lines)}" if lines else ""
 
 
 def _location(tree: Any, location: tuple[Any, ...]) -> list[Any]:  # noqa: ANN401 - a YAML tree

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from components.settings.sources import Karpathy
 from components.sources.annotations import AnnotatedImage, Tree, check_fields, read_annotations, row_of
 from components.sources.row import Rejection, Row
-from components.sources.texts import rejection
+from components.sources.texts import Rejected, rejection
 
 
 def read_karpathy(source: Karpathy, inputs: Path) -> Iterator[Row | Rejection]:
@@ -35,7 +35,7 @@ def _rows(source: Karpathy, inputs: Path, images: list[Tree]) -> Iterator[Row | 
         key, where = Path(name).stem, f"{Path(source.path).name} image {number}"
         theirs = str(image.get("split"))
         if theirs not in source.splits:
-            yield rejection(source.name, f"{source.name}_{key}", "", "unknown_split", where)
+            yield rejection(source.name, f"{source.name}_{key}", "", Rejected("unknown_split", theirs), where)
         elif (split := source.splits[theirs]) is not None:
             url = f"{source.url_prefix or ''}{quote(name, errors='replace')}" if image.get("filename") else ""
             yield row_of(source, inputs, AnnotatedImage(key, split, _sentences(image), name, url, where))

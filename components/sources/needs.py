@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from components.settings.sources import Captioned, Coco, Folder, Karpathy, Shards, Source, UrlList
+from components.settings.sources import Captioned, Coco, Folder, Karpathy, Shards, Sidecars, Source, UrlList
 from components.storage.atomic import content_key
 
 
@@ -45,5 +45,12 @@ def paths_of(source: Source) -> list[str]:
     """Return what must be there before a source can be read, below `inputs/<download.inputs>`."""
     if not isinstance(source, Captioned) or is_far(source):
         return []
-    images = source.images if isinstance(source, Folder | Coco | Karpathy) else None
+    images = None if isinstance(source, Sidecars) else image_folder(source)
     return [source.path, images] if images else [source.path]
+
+
+def image_folder(source: Source) -> str | None:
+    """Return the folder of a source's images, below `inputs/<download.inputs>`; None where there is none."""
+    if isinstance(source, Sidecars):
+        return source.path
+    return source.images if isinstance(source, Folder | Coco | Karpathy) else None

@@ -33,12 +33,13 @@ def check_columns(path: Path, found: Sequence[str], wanted: Sequence[str], hint:
         ConfigurationFault: one is missing.
         DataFault: there are two of one name.
     """
+    if absent := [column for column in wanted if column not in found]:
+        near = {column: difflib.get_close_matches(column, found, n=1) for column in absent}
+        guesses = [f"did you mean {one[0]}?" for one in near.values() if one]
+        names = ", ".join(f"{name:.40}" for name in found)
+        advice = " ".join(guesses) or hint or "name one of them in params"
+        raise ConfigurationFault(f"{path} has no column {', '.join(absent)}; it has {names}: {advice}")
     for column in wanted:
-        if column not in found:
-            near = difflib.get_close_matches(column, found, n=1)
-            advice = f"did you mean {near[0]}?" if near else hint or "name one of them in params"
-            names = ", ".join(f"{name:.40}" for name in found[:10])
-            raise ConfigurationFault(f"{path} has no column {column}; it has {names}: {advice}")
         if found.count(column) > 1:
             raise DataFault(
                 f"{path} has {found.count(column)} columns {column}; expected one: rename the others"

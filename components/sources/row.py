@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.sources.scene_space import Scene
 from components.storage.side_tables import Caption
+
+CREDENTIALS = re.compile(r"//[^/?#]*@")
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,15 @@ class Rejection:
     reason: str  # a word, counted in metrics
     where: str  # file and line or row number
     url: str
+    value: str = field(default="", compare=False)  # that was not what it should be; for messages alone
+
+    def described(self) -> str:
+        """Return for a message which row it is and what it holds."""
+        value = f"{self.value!r} in " if self.value else ""
+        url = f", {self.url}" if self.url else ""
+        return f"{value}{self.where} of source {self.source}{url}"
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL as it may be logged and kept."""
+    return CREDENTIALS.sub("//***@", url)

@@ -104,7 +104,7 @@ def _image(source: UrlList | Folder | TextTable, inputs: Path, values: dict[str,
 def _pin(value: Any) -> str | None:  # noqa: ANN401 - whatever the table holds
     pin = whole_text(value).strip().lower()
     if pin and not re.fullmatch(r"[0-9a-f]{64}", pin):
-        raise Rejected("bad_sha256")
+        raise Rejected("bad_sha256", pin)
     return pin or None
 
 

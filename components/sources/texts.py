@@ -19,6 +19,7 @@ from components.storage.side_tables import Caption
 MAX_KEY_CHARACTERS = 128
 KEY_HASH_DIGITS = 16  # of a cleaned text: 64 bits
 KEY_HASH = re.compile(rf"-[0-9a-f]{{{KEY_HASH_DIGITS}}}$")
+MAX_VALUE_CHARACTERS = 80  # of a value in a message
 SPLITS = get_args(Split)
 CAPTION_TYPES = (str, bytes, type(None), Number)  # a truth value is a number to Python, and no caption
 INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]")
@@ -30,7 +31,11 @@ NOT_OF_KEYS = re.compile(r"[^a-z0-9_-]+")
 
 
 class Rejected(Exception):
-    """This input row gives no row; the reason is the text."""
+    """This input row gives no row; the reason is the text, `value` what the input holds, for messages."""
+
+    def __init__(self, reason: str, value: str = "") -> None:
+        super().__init__(reason)
+        self.value = value
 
 
 def normal_key(value: Any) -> str:  # noqa: ANN401 - whatever the input holds
@@ -46,7 +51,7 @@ def normal_key(value: Any) -> str:  # noqa: ANN401 - whatever the input holds
     if KEY.fullmatch(text):
         return text
     if not text.strip():
-        raise Rejected("bad_key")
+        raise Rejected("bad_key", str(value))
     suffix = f"-{sha256(text.encode()).hexdigest()[:KEY_HASH_DIGITS]}"
     cleaned = NOT_OF_KEYS.sub("_", text.strip().lower())
     return cleaned[: MAX_KEY_CHARACTERS - len(suffix)] + suffix
@@ -62,8 +67,9 @@ def rejection(
 ) -> Rejection:
     """Return a rejection of a row; its key is cut to the form of keys, what cannot be written is replaced."""
     key = NOT_OF_KEYS.sub("_", key.strip().lower())[:MAX_KEY_CHARACTERS]
-    where, url = (SURROGATE.sub("\ufffd", text) for text in (where, url))
-    return Rejection(key, split, source, str(reason), where, url)
+    value = reason.value[:MAX_VALUE_CHARACTERS] if isinstance(reason, Rejected) else ""
+    where, url, value = (SURROGATE.sub("\ufffd", text) for text in (where, url, value))
+    return Rejection(key, split, source, str(reason), where, url, value)
 
 
 def split_of(value: Any) -> str:  # noqa: ANN401
@@ -74,7 +80,7 @@ def split_of(value: Any) -> str:  # noqa: ANN401
     """
     split = whole_text(value)
     if split not in SPLITS:
-        raise Rejected("unknown_split")
+        raise Rejected("unknown_split", split)
     return split
 
 
@@ -169,10 +175,10 @@ def file_below(folder: Path, name: str) -> ImageFile:
     if not name:
         raise Rejected("no_image_name")
     if not lies_below(folder, name):
-        raise Rejected("path_outside_folder")
+        raise Rejected("path_outside_folder", name)
     with suppress(FileNotFoundError, NotADirectoryError):  # said when it is taken: `image_missing`
         if (folder / name).stat() and not os.access(folder / name, os.R_OK):
-            raise Rejected("unreadable")
+            raise Rejected("unreadable", name)
     return ImageFile(folder / name, name)
 
 

@@ -151,6 +151,13 @@ def test_a_chosen_image_comes_with_its_shard_and_why_it_is_dropped() -> None:
     }
 
 
+def test_the_first_row_that_is_dropped_is_named_with_the_one_it_is_like() -> None:
+    dropped = Dropped(images_of(["a", "b", "c"], ["train"] * 3, shard_rows=2))
+    dropped.add([2], "near_image", [0.9], [0])
+    dropped.add([1], "sharp", [0.1])
+    assert (dropped.first("near_image"), dropped.first("sharp")) == ("c, like a", "b")
+
+
 def test_joiners_of_emoji_stay() -> None:
     assert shown("\U0001f468\u200d\U0001f469") == [(False, "\U0001f468\u200d\U0001f469")]
     assert shown("") == []

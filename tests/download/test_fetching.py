@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from components.download.addresses import checked_url, is_public
 from components.download.fetching import Fetcher
-from components.download.ledger import without_credentials
 from components.download.refusal import Refused
 from components.download.urls import plain_url, resolved
 from components.settings.download import Fetch
+from components.sources.row import without_credentials
 from tests.download.server import Answer, Server, body, drip, endless, late, raw, redirect, reset, status
 
 OK = b"HTTP/1.1 200 OK\r\n"

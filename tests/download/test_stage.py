@@ -10,6 +10,8 @@ import random
 import signal
 import threading
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from components.download.fetching import Fetcher
 from components.download.ledger import LEDGER, read_ledger
 from components.download.pictures import Picture, picture_of
 from components.download.refusal import Refused
-from components.download.shard import Shard
+from components.download.shard import Shard, shard_key
 from components.download.spool import Place, Spool
 from components.download.stage import run
 from components.faults import ConfigurationFault, DataFault, InfrastructureFault
@@ -33,7 +35,8 @@ from components.settings.download import Download, Fetch, Images
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.sources import CaptionColumn, Folder, TextTable, UrlList
-from components.storage.atomic import read_json
+from components.sources.rows import Rejection
+from components.storage.atomic import content_key, read_json
 from components.storage.manifest import read_manifest
 from components.storage.shards import Pair, read_pairs, shards_of
 from components.storage.side_tables import read_captions, read_table
@@ -277,10 +280,56 @@ def test_a_folder_and_a_text_table_go_the_same_way(workspace: Path, smoke: Param
     metrics = read_json(Path("metrics/download.json"))
     assert metrics["rejected"] == {"empty_caption": 1, "image_missing": 1}
     assert (metrics["images"]["rows_in"], metrics["texts"]["rows_in"]) == (4, 3)
+    where = "of its entry in download.sources"
+    for limit, message in (
+        (0.1, "image_missing: first inputs/demo/pictures/below/3.jpg of source local, decided by images "
+              f"{where}: no file of that path"),
+        (0.3, "empty_caption: first texts.tsv line 3 of source told, decided by a caption in at least one "
+              f"column of captions {where}"),
+    ):  # fmt: skip
+        with pytest.raises(DataFault) as caught:
+            run(with_sources(smoke, [texts, pictures], max_reject_share=limit), env)
+        assert str(caught.value).split("\n")[1] == message
     kept = hashes()
     (folder / "below" / "1.jpg").write_bytes(jpeg(9))  # the same name, another image
     run(with_sources(smoke, [texts, pictures], max_reject_share=0.5), env)
     assert hashes()["shards/00000.tar"] != kept["shards/00000.tar"]
+
+
+def test_what_decides_is_named_with_the_first_row_and_the_file_of_all(
+    smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]]
+) -> None:
+    closed = with_sources(smoke, [url_source(web)], fetch.model_copy(update={"allowed_ports": [80, 443]}))
+    for _ in range(2):  # the second time from finished shards
+        with pytest.raises(DataFault) as caught:
+            run(closed, env)
+        assert str(caught.value).split("\n") == [
+            "download: none of 30 rows is left (port_not_allowed 30); expected at least one",
+            f"port_not_allowed: first {web[0]['link']} of source {url_source(web).name}, decided by "
+            "download.fetch.allowed_ports [80, 443]",
+            f"every reason with its first row: {env.work_store / 'download' / 'rejected.json'}",
+        ]
+
+
+def test_what_messages_alone_say_of_a_row_decides_no_shard(smoke: Params) -> None:
+    row = Rejection("k", "", "web", "unknown_split", "list.csv row 0", "")
+    keys = [shard_key("00000", [replace(row, value=value)], smoke.download) for value in ("", "trian")]
+    named = {
+        "key": "k",
+        "split": "",
+        "source": "web",
+        "reason": "unknown_split",
+        "where": row.where,
+        "url": "",
+    }
+    digest = sha256(content_key(named).encode()).hexdigest()
+    fetch = smoke.download.fetch.model_dump(exclude={"connections", "connections_per_host"})
+    decisive = {
+        "fetch": fetch,
+        "images": smoke.download.images.model_dump(),
+        "max_urls_per_body": smoke.download.max_urls_per_body,
+    }
+    assert set(keys) == {content_key([4, "00000", digest, decisive])}  # as before there were values
 
 
 def test_too_many_rejected_rows_stop_the_stage_and_are_asked_for_again(

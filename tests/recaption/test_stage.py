@@ -106,8 +106,13 @@ def test_too_many_empty_captions_stop_the_stage(smoke: Params, layout: Layout) -
     empty = {"kind": "columns", "name": "other", "columns": [TAKE | NOTHING]}
     metrics = run_with(smoke, layout, COLUMNS, empty)
     assert metrics["rejected"] == {"empty": 10}
-    with pytest.raises(DataFault, match=r"10 of 20 rows rejected \(empty 10\)"):
+    with pytest.raises(DataFault, match=r"10 of 20 rows rejected \(empty 10\)") as caught:
         run_with(smoke, layout, COLUMNS, empty, share=0.4)
+    assert str(caught.value).split("\n")[1:] == [
+        "empty: first '', absent of k00000x0, decided by its text: nothing was said, or there was nothing "
+        "to take",
+        f"every reason with its first row: {layout.work('recaption') / 'rejected.json'}",
+    ]
 
 
 @pytest.mark.parametrize("column", ["alt", "dense"])

@@ -138,6 +138,9 @@ def test_a_figure_below_its_gate_stops_and_leaves_the_last_release(
     good = read_manifest(trained.artifact("register"))
     with pytest.raises(GateFault, match=rf"{METRIC} is 0\.5, register\.gates wants at least 0\.6"):
         run(with_register(smoke, gates=[Gate(metric=METRIC, minimum=0.6)]), env)
+    both = rf"{METRIC} is 0\.5, .* least 0\.6, {METRIC} is 0\.5, .* least 0\.7; nothing was registered"
+    with pytest.raises(GateFault, match=both):
+        run(with_register(smoke, gates=[Gate(metric=METRIC, minimum=one) for one in (0.6, 0.7, 0.5)]), env)
     assert read_manifest(trained.artifact("register")) == good
     assert len(list(Path("registry/models/llm2clip_smoke").iterdir())) == 2  # one version, the aliases
 

@@ -64,6 +64,23 @@ def test_faults_are_named(tmp_path: Path, before: str, after: str, expected: lis
         assert part in message
 
 
+def test_every_missing_and_every_wrong_key_is_named_at_once(tmp_path: Path) -> None:
+    text = DEMO
+    for removed in ("  shard_rows: 1000\n", "  retry_rounds: 0\n", "seed: 7\n"):
+        assert removed in text
+        text = text.replace(removed, "", 1)
+    text = text.replace("  symmetric: true", '  symmetric: "no"').replace(
+        "preset: demo", "preset: demo\nsed: 7"
+    )
+    first, others = fault_of(tmp_path, text).split("\n")
+    line = text.splitlines().index('  symmetric: "no"') + 1
+    assert first.endswith("unknown key sed; did you mean seed?")
+    assert others == (
+        "missing as well: seed, download.shard_rows, download.retry_rounds; "
+        f"wrong as well: tune_llm.symmetric (line {line})"
+    )
+
+
 def test_a_comment_or_a_text_may_hold_the_signs_of_anchors(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(

@@ -72,7 +72,7 @@ def test_a_line_that_is_no_object_costs_itself(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_meant_stops(tmp_path: Path) -> None:
     path = tmp_path / "e5.jsonl"
     path.write_text('{"query": "a", "positve": "b"}\n')
-    with pytest.raises(ConfigurationFault, match="no column positive; .* did you mean positve"):
+    with pytest.raises(ConfigurationFault, match="no column positive, negative; .* did you mean positve"):
         read(texts("e5.jsonl", captions=PAIR), tmp_path)
     with pytest.raises(ConfigurationFault, match="names its columns itself"):
         read(texts("e5.jsonl", captions=PAIR, columns=["query", "positive", "negative"]), tmp_path)
