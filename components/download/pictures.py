@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,36 +13,21 @@ import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from components.download.refusal import Refused
-from components.ml.images import Pixels, shrunk
+from components.ml.images import shrunk
+from components.ml.picture_formats import format_of
+from components.ml.pictures import (
+    FORMATS,
+    UPRIGHT,
+    Pixels,
+    loaded,
+    orientation_of,
+    rgb_on_white,
+    strips,
+)
 from components.settings.download import Images
 
 MOVING_FORMATS = ("PNG", "WEBP", "GIF")
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-OTHER_FORMATS = (
-    b"II*\0",  # TIFF
-    b"MM\0*",
-    b"8BPS",  # Photoshop
-    b"%!PS",  # PostScript
-    b"%PDF",
-    b"\0\0\1\0",  # icon
-    b"<svg",
-    b"<?xml",
-)
-BOXED_FORMATS = (b"ftypavif", b"ftypheic", b"ftypmif1")  # from byte 4
-ORIENTATION_TAG = 0x0112
-UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.transpose(1, 0, 2),
-    6: lambda pixels: pixels[::-1].transpose(1, 0, 2),
-    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda pixels: pixels[:, ::-1].transpose(1, 0, 2),
-}
-WHITE = (255, 255, 255, 255)
-SIXTEEN_TO_EIGHT_BITS = 1 / 257  # 65535 becomes 255
 LARGE_PIXELS = 1 << 24  # beyond it the whole picture in one more form would be hundreds of megabytes
-STRIP_PIXELS = 1 << 20
 GAP = 2  # how many times the wanted size a quick reduction leaves: the good one has the last word
 HALF = 2  # a JPEG may be decoded at half its size: other scales take longer or lose too much
 
@@ -73,10 +59,12 @@ def picture_of(data: bytes, images: Images) -> Picture:
         original = image.size
         _check_sides(*original, images)
         is_animated = _is_animated(image)
-        orientation = _orientation(image)
         pixels = _jpeg_pixels(image, data, images) if image.format == "JPEG" else None
         if pixels is None:
-            pixels = _pixels(image, images)
+            with _refusing():
+                image = loaded(image)
+                pixels = _pixels(image, images)
+        orientation = orientation_of(image)  # a PNG may say it behind its pixels
     return replace(jpeg_of(pixels, images, original, orientation), is_animated=is_animated)
 
 
@@ -114,8 +102,8 @@ def _opened(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        known = data.lstrip().startswith(OTHER_FORMATS) or data[4:12] in BOXED_FORMATS
-        raise Refused("format_not_allowed" if known else "not_an_image") from None
+        name = format_of(data)
+        raise Refused(f"format_{name}" if name else "not_an_image") from None
     except Image.DecompressionBombError:
         raise Refused("too_many_pixels") from None
     except MemoryError:
@@ -131,14 +119,6 @@ def _check_sides(width: int, height: int, images: Images) -> None:
         raise Refused("too_small")
     if max(width, height) > images.max_aspect * min(width, height):
         raise Refused("aspect")
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        found = image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # damaged metadata does not spoil the pixels
-        return 1
-    return found if found in UPRIGHT else 1
 
 
 def _is_animated(image: Image.Image) -> bool:
@@ -161,35 +141,27 @@ def _jpeg_pixels(image: Image.Image, data: bytes, images: Images) -> Pixels | No
         return None
 
 
-def _pixels(image: Image.Image, images: Images) -> Pixels:
+@contextmanager
+def _refusing() -> Iterator[None]:
     try:
-        image.load()
-        if image.width * image.height > LARGE_PIXELS:
-            return _reduced(image, images)
-        return np.array(_plain_rgb(image))
+        yield
     except MemoryError:
         raise Refused("out_of_memory") from None
     except Exception as error:  # a decoder fed with anything raises anything
         raise Refused("truncated" if "truncated" in str(error) else "broken_image") from None
 
 
+def _pixels(image: Image.Image, images: Images) -> Pixels:
+    if image.width * image.height > LARGE_PIXELS:
+        return _reduced(image, images)
+    return np.array(rgb_on_white(image))
+
+
 def _reduced(image: Image.Image, images: Images) -> Pixels:
     """Shrink a large picture: by means over squares, strip by strip, near the wanted size, then to it."""
     height, width = _wanted(image.size, images)
     square = max(1, min(image.width // width, image.height // height) // GAP)  # pixels of its side
-    rows = square * max(1, STRIP_PIXELS // (square * image.width))
-    boxes = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
-    near = np.concatenate([np.asarray(_plain_rgb(image.crop(box)).reduce(square)) for box in boxes])
+    parts = (rgb_on_white(image.crop(box)) for box in strips(image, square))
+    near = np.concatenate([np.asarray(part.reduce(square)) for part in parts])
     whole = (0, 0, image.width / square, image.height / square)  # the last squares may be cut
     return np.asarray(Image.fromarray(near).resize((width, height), Image.Resampling.BICUBIC, whole))
-
-
-def _plain_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return (
-            image.convert("I").point(lambda value: value * SIXTEEN_TO_EIGHT_BITS).convert("L").convert("RGB")
-        )
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        picture = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, WHITE), picture).convert("RGB")
-    return image.convert("RGB")

@@ -11,6 +11,7 @@ from typing import Any, Self
 from components.download.earlier import came_without_network, is_lacking, known_rows
 from components.download.ledger import Entry, entry_of, stats_of, write_ledger
 from components.download.spool import Spool
+from components.ml.picture_formats import PNG_HEAD_BYTES, preparation_of
 from components.running.jobs import Tell
 from components.settings.download import Download
 from components.sources.rows import ImageFile, ImageMember, ImageScene, Rejection, Row
@@ -116,11 +117,16 @@ def _identity(row: Row | Rejection, max_bytes: int) -> Any:  # noqa: ANN401 - pl
     if isinstance(row.image, ImageScene):
         image = [row.image.scene.identity, row.image.size, SCENE_VERSION]
     elif isinstance(row.image, ImageFile):
-        image = [row.image.name, sha256_of(row.image.path) if row.image.path.is_file() else None]
+        image = [row.image.name, None]
+        if row.image.path.is_file():
+            with row.image.path.open("rb") as file:
+                head = file.read(PNG_HEAD_BYTES)
+            image = [row.image.name, sha256_of(row.image.path), *preparation_of(head)]
     elif isinstance(row.image, ImageMember):
         image = [row.image.name, row.image.size]
         if row.image.size <= max_bytes:  # a larger one is refused unread
-            image.append(hashlib.sha256(row.image.read()).hexdigest())
+            data = row.image.read()
+            image += [hashlib.sha256(data).hexdigest(), *preparation_of(data)]
     else:
         image = asdict(row.image) if row.image else None
     captions = [[one.column, one.language, one.number, one.text] for one in row.captions]

@@ -1,13 +1,8 @@
-"""From image bytes to square uint8 tensors, as CLIP's image processor does it."""
+"""From pictures to square uint8 tensors, as CLIP's image processor does it."""
 
 from __future__ import annotations
 
-import struct
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from io import BytesIO
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -15,56 +10,24 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (H, W, 3), RGB
-FORMATS = ("JPEG", "PNG", "WEBP")
-MAX_PIXELS = 64_000_000  # a larger picture is taken for a decompression bomb
+from components.ml.pictures import Pixels, opened, upright_rgb
 
 
 def decode_image(data: bytes, size: int) -> Tensor:
     """Decode one image.
 
     Args:
-        data: A whole JPEG, PNG or WebP file.
+        data: A whole file, see `decode_rgb`.
         size: Pixels of the square that comes out.
 
     Returns:
-        uint8 (3, size, size), RGB.
+        uint8 (3, size, size), upright RGB on white.
 
     Raises:
-        ValueError: the bytes are no such file, are cut, or are of more than `MAX_PIXELS` pixels.
+        ValueError: see `decode_rgb`.
     """
-    with _opened(data) as image:
+    with opened(data) as image:
         return square_of(image, size)
-
-
-def decode_rgb(data: bytes) -> Image.Image:
-    """Decode one image whole, at its own size; raises as `decode_image` does."""
-    with _opened(data) as image:
-        return image.convert("RGB")
-
-
-@contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels")
-            yield image
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        struct.error,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        raise ValueError(
-            f"{len(data)} bytes that are no readable image ({error}); "
-            f"expected a whole {', '.join(FORMATS)} file of at most {MAX_PIXELS} pixels"
-        ) from None
 
 
 def decode_images(files: Iterable[bytes], size: int) -> Tensor:
@@ -74,8 +37,11 @@ def decode_images(files: Iterable[bytes], size: int) -> Tensor:
 
 
 def square_of(image: Image.Image, size: int) -> Tensor:
-    """Resize the shorter side to `size` (bicubic) and cut the middle: uint8 (3, size, size), RGB."""
-    image = image.convert("RGB")
+    """Resize the shorter side to `size` (bicubic) and cut the middle: uint8 (3, size, size).
+
+    The picture is made upright RGB on white first, whatever it is.
+    """
+    image = upright_rgb(image)
     short, long = sorted(image.size)
     other = int(size * long / short)
     width, height = (size, other) if image.width <= image.height else (other, size)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList
 
 from components.ml.ahead import ahead
-from components.ml.images import decode_rgb
 from components.ml.llm import token_batches
+from components.ml.pictures import decode_rgb
 from components.ml.seeded_draws import SeededDraws
 from components.ml.vision_language import VisionLanguage, model_inputs, question_text
 

@@ -7,15 +7,53 @@ from pathlib import Path
 import pytest
 
 from components.download import shard
+from components.download.shard import shard_key
 from components.download.stage import run
 from components.settings.download import Fetch
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.sources import table_rows
+from components.sources.rows import Image, ImageFile, ImageMember, ImageUrl, Row
 from components.sources.texts import normal_key, without_hash
+from components.storage.side_tables import Caption
 from tests.download.server import Server, body
 from tests.download.test_stage import hashes, jpeg, pairs, row, url_source, with_sources
+from tests.ml.test_pictures import FILES
 from tests.sources.reading import read, urls
+
+RENEWED = {
+    "grey of 16 bits", "dark grey of 16 bits", "one clear grey of 16 bits", "one clear grey of 4 bits",
+    "one clear grey of 2 bits", "one clear colour of 16 bits",
+}  # fmt: skip
+
+
+def key_of(image: Image, params: Params) -> str:
+    caption = Caption("a", "train", "alt", "en", 0, "a cat", "source")
+    return shard_key("00000", [Row("a", "train", "s", [caption], {}, image)], params.download)
+
+
+@pytest.mark.parametrize("name", [*FILES, "url"])
+def test_only_files_that_are_prepared_in_a_newer_way_are_prepared_again(
+    name: str, tmp_path: Path, smoke: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images: list[Image] = [ImageUrl("http://example.org/a.png")]
+    if name in FILES:
+        (tmp_path / "a.png").write_bytes(FILES[name][0])
+        member = ImageMember(tmp_path / "a.png", "a.tar/a.png", 0, len(FILES[name][0]))
+        images = [ImageFile(tmp_path / "a.png", "a.png"), member]
+    keys = [key_of(image, smoke) for image in images]
+    monkeypatch.setattr(shard, "preparation_of", lambda _: [])
+    before = [key_of(image, smoke) for image in images]
+    for key, earlier in zip(keys, before, strict=True):
+        assert (key != earlier) == (name in RENEWED)
+
+
+def test_a_file_that_is_not_there_has_the_key_it_had(tmp_path: Path, smoke: Params) -> None:
+    absent = ImageFile(tmp_path / "none.png", "none.png")
+    (tmp_path / "none.png").write_bytes(b"")
+    there = key_of(absent, smoke)
+    (tmp_path / "none.png").unlink()
+    assert key_of(absent, smoke) != there
 
 
 def test_the_identity_of_a_row_of_a_url_list_is_what_it_was(tmp_path: Path) -> None:

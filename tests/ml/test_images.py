@@ -67,7 +67,7 @@ HOSTILE = {
     "cut": photograph(64, 64)[:900],
     "header only": photograph(64, 64)[:20],
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "gif": photograph(64, 64, "P", "GIF"),
+    "tiff": photograph(64, 64, "RGB", "TIFF"),
     "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
     "bomb": _bomb(),
 }
