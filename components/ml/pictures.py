@@ -94,8 +94,8 @@ def rgb_of(picture: Picture) -> Image.Image:
         picture = _of_array(picture)
     if not isinstance(picture, Image.Image):
         raise TypeError(
-            f"a picture is a {type(picture).__name__}; expected a path, the bytes of a file, a PIL image or "
-            "a numpy array"
+            f"a picture is of type {type(picture).__name__}; expected a path, the bytes of a file, a "
+            "PIL image or a numpy array"
         )
     try:
         if 0 in picture.size:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from components.ml.adapter import TextAdapter, load_adapter
 from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
-from components.ml.images import square_of
 from components.ml.llm import TextEncoder, encode, load_text_encoder
+from components.ml.pictures import Picture
 from components.ml.precision import DTYPES
-from components.ml.vision import encode_images, image_size_of, load_vision_encoder
+from components.ml.release_inputs import squares, texts_of
+from components.ml.vision import embedding_width, encode_images, image_size_of, load_vision_encoder
 
 BATCH_IMAGES = 64
 BATCH_TEXTS = 64  # of a CLIP's own text tower
@@ -33,20 +35,33 @@ class LlmRelease:
         self.logit_scale = scale  # what cosines are multiplied by before a softmax
 
     @torch.inference_mode()
-    def embed_images(self, images: list[Image.Image]) -> Tensor:
-        """Embed pictures of any size: (N, D) float32 on the CPU, rows of length 1."""
-        pixels = _squares(images, image_size_of(self.vision_encoder))
-        parts = [
-            encode_images(self.vision_encoder, part.to(self.llm.device))
-            for part in pixels.split(BATCH_IMAGES)
-        ]
-        return torch.cat(parts).float().cpu()
+    def embed_images(self, images: Picture | Iterable[Picture]) -> Tensor:
+        """Embed one picture or many, of any size: (N, D) float32 on the CPU, rows of length 1.
+
+        They are made upright RGB on white first, as for training (`components.ml.pictures`).
+
+        Args:
+            images: A path (str or Path), the bytes of a file, a PIL image or a numpy array (H, W, 3) uint8,
+                or any number of those: a list, a generator. None gives (0, D).
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            TypeError: something is no picture.
+            ValueError: a picture cannot be decoded.
+        """
+        batches = squares(images, image_size_of(self.vision_encoder), BATCH_IMAGES)
+        rows = [encode_images(self.vision_encoder, batch.to(self.llm.device)).cpu() for batch in batches]
+        return _joined(rows, embedding_width(self.vision_encoder))
 
     @torch.inference_mode()
-    def embed_texts(self, texts: list[str]) -> Tensor:
-        """Embed texts: (N, D) float32 on the CPU, rows of length 1."""
-        _refuse_none(texts)
-        vectors = encode(self.llm, texts, BATCH_TOKENS, self.llm.precision)
+    def embed_texts(self, texts: str | Iterable[str]) -> Tensor:
+        """Embed one text or many: (N, D) float32 on the CPU, rows of length 1; none give (0, D).
+
+        Raises:
+            TypeError: something is no text.
+            ValueError: a text has no token, or holds half of a surrogate pair.
+        """
+        vectors = encode(self.llm, texts_of(texts), BATCH_TOKENS, self.llm.precision)
         return self.text_adapter(vectors.to(self.llm.device)).float().cpu()
 
 
@@ -58,27 +73,27 @@ class ClipRelease:
         self.logit_scale = scale
 
     @torch.inference_mode()
-    def embed_images(self, images: list[Image.Image]) -> Tensor:
+    def embed_images(self, images: Picture | Iterable[Picture]) -> Tensor:
         """See `LlmRelease`."""
-        pixels = _squares(images, image_size_of(self.model))
-        parts = [
-            image_embeddings(self.model, part.to(self.model.device)) for part in pixels.split(BATCH_IMAGES)
-        ]
-        return torch.cat(parts).float().cpu()
+        batches = squares(images, image_size_of(self.model), BATCH_IMAGES)
+        rows = [image_embeddings(self.model, batch.to(self.model.device)).cpu() for batch in batches]
+        return _joined(rows, embedding_width(self.model))
 
     @torch.inference_mode()
-    def embed_texts(self, texts: list[str]) -> Tensor:
+    def embed_texts(self, texts: str | Iterable[str]) -> Tensor:
         """See `LlmRelease`; texts longer than the model's context are cut."""
-        _refuse_none(texts)
+        texts = texts_of(texts)
         batches = [texts[start : start + BATCH_TEXTS] for start in range(0, len(texts), BATCH_TEXTS)]
-        parts = [text_embeddings(self.model, self.tokenizer, batch) for batch in batches]
-        return torch.cat(parts).float().cpu()
+        rows = [text_embeddings(self.model, self.tokenizer, batch).cpu() for batch in batches]
+        return _joined(rows, embedding_width(self.model))
 
 
 Release = LlmRelease | ClipRelease
 
 
-def load_release(folder: Path, device: str = "cpu", llm_precision: str = "fp32") -> Release:
+def load_release(
+    folder: str | os.PathLike[str], device: str | torch.device = "cpu", llm_precision: str = "fp32"
+) -> Release:
     """Load a release, from artifacts/register or from a version's folder in the registry.
 
     Args:
@@ -88,22 +103,27 @@ def load_release(folder: Path, device: str = "cpu", llm_precision: str = "fp32")
             15 GB instead of 30 for 8 billion. Tower and adapter stay float32, and a CLIP has no such model.
 
     Example:
-        >>> model = load_release(Path("registry/models/llm2clip_demo/0123456789abcdef"))  # doctest: +SKIP
-        >>> scores = model.embed_images([picture]) @ model.embed_texts(["a red circle"]).T  # doctest: +SKIP
+        >>> model = load_release("registry/models/llm2clip_demo/0123456789abcdef")  # doctest: +SKIP
+        >>> scores = model.embed_images("circle.jpg") @ model.embed_texts("a red circle").T  # doctest: +SKIP
 
     Raises:
+        FileNotFoundError: there is no such folder.
         ValueError: a part is missing or damaged, the parts do not fit each other, or there is no such
-            precision.
+            precision or device.
     """
     if llm_precision not in DTYPES:
         raise ValueError(f"llm_precision is {llm_precision!r}; expected {' or '.join(DTYPES)}")
-    about = _read(folder / "model.json")
-    scale = math.exp(about["log_logit_scale"])
-    if about["text"] == "own":
+    device, folder = _usable(device), Path(folder)
+    has_own_text, scale = _about(folder)
+    if has_own_text:
         clip = folder / "clip"
         return ClipRelease(load_clip(clip).to(device), load_clip_tokenizer(clip), scale)
-    encoding = _read(folder / "encoding.json")
-    llm = load_text_encoder(folder / "llm", **encoding, device=device, precision=llm_precision)
+    try:
+        llm = load_text_encoder(
+            folder / "llm", **_read(folder / "encoding.json"), device=device, precision=llm_precision
+        )
+    except TypeError as error:
+        raise ValueError(f"{folder / 'encoding.json'}: {error}; expected that of a release") from None
     adapter = load_adapter(folder / "text_adapter").to(device)
     if adapter.config.input_dim != llm.dimension:
         raise ValueError(
@@ -114,14 +134,43 @@ def load_release(folder: Path, device: str = "cpu", llm_precision: str = "fp32")
     return LlmRelease(vision_encoder, llm, adapter, scale)
 
 
-def _squares(images: list[Image.Image], size: int) -> Tensor:
-    _refuse_none(images)
-    return torch.stack([square_of(image, size) for image in images])
+def _usable(device: str | torch.device) -> str:
+    """Return a device's name.
+
+    Raises:
+        ValueError: torch has no such device, or this machine.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"device is {str(device)!r}, which torch cannot use ({why}); expected cpu, or cuda on a machine "
+            "with a GPU and a torch built for it"
+        ) from None
+    return str(device)
 
 
-def _refuse_none(items: list[Any]) -> None:
-    if not items:
-        raise ValueError("the list is empty; expected at least one image or text")
+def _about(folder: Path) -> tuple[bool, float]:
+    """Return whether a release has a text tower of its own, and its logit scale."""
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} not found; expected the folder of a release")
+    path = folder / "model.json"
+    if folder.is_dir() and not path.exists():
+        inside = sorted(one.parent.name for one in folder.glob("*/model.json"))
+        hint = f": load {folder / inside[0]}, or another of {len(inside)} in it" if inside else ""
+        raise ValueError(f"{folder} has no model.json; expected a release of this pipeline{hint}")
+    tree = _read(path)
+    try:
+        return tree["text"] == "own", math.exp(tree["log_logit_scale"])
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}); expected that of a release"
+        ) from None
+
+
+def _joined(rows: list[Tensor], width: int) -> Tensor:
+    return torch.cat([torch.empty(0, width), *rows]).float()
 
 
 def _read(path: Path) -> dict[str, Any]:

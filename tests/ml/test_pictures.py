@@ -225,7 +225,10 @@ def test_arrays() -> None:
     [
         (np.zeros((3, 8, 8), np.uint8), r"an array of uint8 \(3, 8, 8\); expected \(H, W\)"),
         (np.zeros((8, 8, 3), np.float32), r"an array of float32 \(8, 8, 3\); expected \(H, W\)"),
-        (None, "a picture is a NoneType; expected a path, the bytes of a file, a PIL image or a numpy array"),
+        (
+            None,
+            "a picture is of type NoneType; expected a path, the bytes of a file, a PIL image or a numpy array",
+        ),
     ],
 )
 def test_what_is_no_picture_is_a_type_error(given: Any, expected: str) -> None:

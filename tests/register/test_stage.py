@@ -60,8 +60,7 @@ def test_release_gives_the_vectors_that_were_trained(
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(count))
     assert release.logit_scale == pytest.approx(14.0)
     for embed in (release.embed_images, release.embed_texts):
-        with pytest.raises(ValueError, match="expected at least one"):
-            embed([])
+        assert embed([]).shape == (0, DIM)
 
 
 def test_a_release_can_hold_its_llm_in_bf16(smoke: Params, env: Environment, trained: Layout) -> None:
