@@ -16,6 +16,7 @@ from components.base_models.material import Texts, read_texts
 from components.base_models.workshop import Workshop, write_about
 from components.faults import ConfigurationFault
 from components.ml.cooccurrence import cooccurrence_embeddings
+from components.ml.plain_text import framed_ids, text_ids
 from components.ml.tokenizer import train_bpe
 from components.running.training import batch_rows
 from components.settings.base_models import MadeLlm
@@ -56,7 +57,7 @@ def token_blocks(tokenizer: Any, texts: list[str], length: int) -> Tensor:  # no
 
     What does not fill a last block is left out, unless it is all there is.
     """
-    ids = [token for row in tokenizer(texts)["input_ids"] for token in (*row, tokenizer.eos_token_id)]
+    ids = [token for row in framed_ids(tokenizer, texts, None) for token in (*row, tokenizer.eos_token_id)]
     length = min(length, len(ids))
     count = len(ids) // length
     return torch.tensor(ids[: count * length]).view(count, length)
@@ -65,7 +66,7 @@ def token_blocks(tokenizer: Any, texts: list[str], length: int) -> Tensor:  # no
 @torch.no_grad()
 def _start_from_cooccurrence(model: Any, tokenizer: Any, texts: Texts, deviation: float) -> None:  # noqa: ANN401
     """Set the embeddings of tokens that stand in captions; all others stay random."""
-    ids = iter(tokenizer(texts.train, add_special_tokens=False)["input_ids"])
+    ids = iter(text_ids(tokenizer, texts.train, None))
     documents = ([token for row in islice(ids, size) for token in row] for size in texts.row_sizes)
     weight = model.get_input_embeddings().weight
     try:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from components.evaluate.held_out import SPLIT, HeldOut
 from components.faults import DataFault
 from components.ml.adapter import load_adapter
-from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
+from components.ml.clip import are_cut, image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
 from components.ml.vision import encode_images, load_vision_encoder
 from components.running.embedding_headers import check_header
 from components.settings.embed_captions import EmbedCaptions
@@ -137,9 +137,8 @@ class OwnTextModel:
 
     def truncated_share(self, captions: list[Caption]) -> float:
         """Return the share of captions that are longer than the context, and so were cut."""
-        limit = self._model.config.text_config.max_position_embeddings
-        tokens = self._tokenizer([caption.text for caption in captions], verbose=False)["input_ids"]
-        return sum(len(ids) > limit for ids in tokens) / len(tokens)
+        cut = are_cut(self._model, self._tokenizer, [caption.text for caption in captions])
+        return sum(cut) / len(cut)
 
     def _embed(self, texts: list[str]) -> Tensor:
         return _in_batches(

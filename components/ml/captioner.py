@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from components.ml.conv_stem import conv_stem, grid_side
 from components.ml.cross_attention import DecoderLayer
 from components.ml.normalisation import CLIP, normalised
+from components.ml.plain_text import text_ids
 
 MODEL_TYPE = "conv_stem_captioner"
 IGNORED = -100  # cross_entropy's own mark of a place that has no target
@@ -107,8 +108,8 @@ class Captioner(nn.Module):
 def caption_ids(captioner: Captioner, tokenizer: Any, texts: list[str], kind: str) -> Tensor:  # noqa: ANN401
     """Return captions as tokens (B, T): control token, text, end; `IGNORED` after it. Long ones are cut."""
     room = captioner.config.max_tokens - 1
-    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    ids = [[captioner.control_id(kind), *row[:room], captioner.config.end_id] for row in rows]
+    rows = text_ids(tokenizer, texts, room)
+    ids = [[captioner.control_id(kind), *row, captioner.config.end_id] for row in rows]
     return nn.utils.rnn.pad_sequence(
         [torch.tensor(row) for row in ids], batch_first=True, padding_value=IGNORED
     )

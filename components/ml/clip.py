@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, CLIPModel, SiglipModel
 from components.ml.conv_stem import ConvStemCLIPModel
 from components.ml.eva02 import Eva02CLIPModel
 from components.ml.normalisation import write_preprocessor
+from components.ml.plain_text import framed_ids
 from components.ml.vision import VISION_ENCODERS, encode_images, load_model, model_type_of, pixels_for
 
 LEGACY_EOS = 2  # configs with it pool at the highest token id, see CLIPTextModel of transformers
@@ -63,6 +64,16 @@ def save_clip(model: Any, folder: Path) -> None:  # noqa: ANN401 - one of `CLIPS
     write_preprocessor(folder, model.config.vision_config)
 
 
+def save_clip_tokenizer(tokenizer: Any, folder: Path) -> None:  # noqa: ANN401 - of transformers
+    """Save a tokenizer beside its model: plain transformers reads special tokens in a text as text as well.
+
+    Those that `plain_text` writes with a space excepted.
+    """
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
+    tokenizer.save_pretrained(folder)
+
+
 def load_clip_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - a tokenizer of transformers
     """Load the tokenizer that lies beside a model; it pads on the right, as CLIP and SigLIP do.
 
@@ -100,22 +111,17 @@ def text_embeddings(model: Any, tokenizer: Any, texts: list[str]) -> Tensor:  # 
 def text_tokens(model: Any, tokenizer: Any, texts: list[str]) -> tuple[Tensor, Tensor]:  # noqa: ANN401
     """Return token ids and mask (B, T), as the model's text tower wants them, padded on the right.
 
-    SigLIP pools at its last position, padding or not: a text is padded to the whole context, and all is seen.
+    Special tokens in a text are plain text. SigLIP pools at its last position, padding or not: a text is
+    padded to the whole context, and all is seen.
 
     Raises:
         ValueError: tokenizer and model do not agree on the end token, at whose place CLIP pools, or the
             tokenizer knows more tokens than the model.
     """
     config = model.config.text_config
-    tokens = tokenizer(
-        texts,
-        padding="max_length" if _is_siglip(model) else True,
-        truncation=True,
-        max_length=config.max_position_embeddings,
-        return_attention_mask=True,
-        return_tensors="pt",
-    )
-    ids, mask = tokens["input_ids"], tokens["attention_mask"]
+    limit = int(config.max_position_embeddings)
+    rows = framed_ids(tokenizer, texts, limit)
+    ids, mask = _padded(rows, limit if _is_siglip(model) else max(map(len, rows)), tokenizer.pad_token_id)
     if int(ids.max()) >= config.vocab_size:
         raise ValueError(
             f"the tokenizer gives token {int(ids.max())} and the model knows {config.vocab_size} tokens; "
@@ -125,6 +131,12 @@ def text_tokens(model: Any, tokenizer: Any, texts: list[str]) -> tuple[Tensor, T
         return ids, torch.ones_like(ids)
     _check_end(ids, config.eos_token_id, tokenizer.eos_token_id)
     return ids, mask
+
+
+def are_cut(model: Any, tokenizer: Any, texts: list[str]) -> list[bool]:  # noqa: ANN401
+    """Return which texts are longer than the model's context."""
+    limit = int(model.config.text_config.max_position_embeddings)
+    return [len(row) > limit for row in framed_ids(tokenizer, texts, limit + 1)]
 
 
 def text_features(model: Any, ids: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401 - one of `CLIPS`
@@ -151,6 +163,15 @@ def with_context(model: Any, context_tokens: int) -> Any:  # noqa: ANN401 - one 
     )
     model.config.text_config.max_position_embeddings = context_tokens
     return model
+
+
+def _padded(rows: list[list[int]], length: int, filler: int | None) -> tuple[Tensor, Tensor]:
+    """Return token ids padded on the right, and which of them are real: (B, length) each."""
+    if filler is None:
+        raise ValueError("the tokenizer has no padding token; expected the one that belongs to the model")
+    ids = torch.tensor([[*row, *(filler,) * (length - len(row))] for row in rows])
+    lengths = torch.tensor([[len(row)] for row in rows])
+    return ids, (torch.arange(length) < lengths).long()
 
 
 def _is_siglip(model: Any) -> bool:  # noqa: ANN401

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from components.ml.llm import token_batches
+from components.ml.plain_text import spelled_out
 from components.ml.precision import DTYPES, autocast
 
 
@@ -49,6 +50,7 @@ class SentenceEncoder:
 
     def lengths(self, texts: list[str]) -> tuple[list[int], list[bool]]:
         """Return the tokens of each text, cut to what the model reads, and which texts are cut."""
+        texts = spelled_out(self._model.tokenizer, texts)
         most = self._model.max_seq_length or self._model.tokenizer.model_max_length
         whole = [
             len(ids) for ids in self._model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
@@ -58,12 +60,15 @@ class SentenceEncoder:
     def encode(self, texts: list[str], batch_tokens: int, progress: Callable[[int], None]) -> Tensor:
         """Embed texts in batches of about equal length: (N, d) float32 on the CPU, in their order.
 
+        Special tokens in a text are text; those of the model's own prompts count.
+
         Args:
             texts: To embed.
             batch_tokens: At most so many tokens a batch, padding included; a longer text is one of its own.
             progress: Called with the number of texts of each finished batch.
         """
         vectors = torch.empty(len(texts), self.dimension)
+        texts = spelled_out(self._model.tokenizer, texts)
         lengths, _ = self.lengths(texts) if texts else ([], [])
         with autocast(self._device, self._precision):
             for batch in token_batches(lengths, batch_tokens):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from components.ml.plain_text import text_ids
+
 PLACEHOLDER = "{text}"
 TEXTS_AT_ONCE = 1000  # a tokenizer keeps some kilobytes a text while it works
 MOST_CHARACTERS_A_TOKEN = 64  # on average over a text; keeps a megabyte from costing seconds
@@ -58,31 +60,13 @@ def wrap(
     for first in range(0, len(texts), TEXTS_AT_ONCE):
         some = texts[first : first + TEXTS_AT_ONCE]
         most = room * MOST_CHARACTERS_A_TOKEN
-        rows = _cut_ids(tokenizer, [text[:most] for text in some], room + 1)
+        rows = text_ids(tokenizer, [text[:most] for text in some], room + 1)
         for ids, text in zip(rows, some, strict=True):
             own = ids[:room] or _unknown(tokenizer, text)
             whole = (*start, *own, *end)
             is_cut = len(ids) > room or len(text) > most
             found.append(Tokens(whole, len(start), len(start) + len(own), is_cut))
     return found
-
-
-def _cut_ids(tokenizer: Any, texts: list[str], most: int) -> list[list[int]]:  # noqa: ANN401
-    """Return the ids of texts, each cut to `most`, special tokens in them taken for plain text.
-
-    The tokenizer below that of transformers is asked, where there is one: lists that nobody reads take as
-    long to build as the ids. transformers sets all that is set here anew in each call of its own.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        ids: list[list[int]] = tokenizer(
-            texts, add_special_tokens=False, split_special_tokens=True, truncation=True, max_length=most
-        )["input_ids"]
-        return ids
-    backend.no_padding()
-    backend.enable_truncation(most, direction=tokenizer.truncation_side)
-    backend.encode_special_tokens = True
-    return [row.ids for row in backend.encode_batch(texts, add_special_tokens=False)]
 
 
 def _bos(tokenizer: Any) -> list[int]:  # noqa: ANN401

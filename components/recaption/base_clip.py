@@ -15,6 +15,7 @@ from torch import Tensor
 from components.faults import ConfigurationFault, DataFault
 from components.ml.ahead import ahead
 from components.ml.clip import (
+    are_cut,
     has_text_tower,
     image_embeddings,
     load_clip,
@@ -22,6 +23,7 @@ from components.ml.clip import (
     text_embeddings,
 )
 from components.ml.images import decode_image
+from components.ml.plain_text import holds_special
 from components.ml.precision import autocast
 from components.ml.vision import embedding_width, image_size_of
 from components.settings.recaption import Scores
@@ -91,9 +93,15 @@ class BaseClip:
     def are_cut(self, texts: Sequence[str]) -> list[bool]:
         """Return which texts are longer than the context."""
         model, tokenizer = self._loaded
-        limit = model.config.text_config.max_position_embeddings
-        ids = tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
-        return [len(row) > limit for row in ids]
+        return are_cut(model, tokenizer, list(texts))
+
+    def newer(self, texts: list[str]) -> list[str]:
+        """Return what tells scores from those of a time when special tokens in a text cut it; mostly nothing.
+
+        Raises:
+            DataFault: the model cannot be loaded.
+        """
+        return ["special tokens are text"] if holds_special(self._tokenizer, texts) else []
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -102,13 +110,24 @@ class BaseClip:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        try:
+        tokenizer = self._tokenizer
+        with self._whole():
+            return load_clip(self._folder).to(self._device), tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> Any:  # noqa: ANN401 - of transformers
+        with self._whole():
             if not has_text_tower(self._folder):
                 raise ConfigurationFault(
                     f"recaption.scores embeds captions and {self._folder} is a vision tower without a text "
                     "tower; expected a base_models.clip with both, or recaption.scores: null"
                 )
-            return load_clip(self._folder).to(self._device), load_clip_tokenizer(self._folder)
+            return load_clip_tokenizer(self._folder)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        try:
+            yield
         except ValueError as error:
             raise DataFault(f"{error}; run `dvc repro --force base_models`") from None
 

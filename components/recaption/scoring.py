@@ -140,7 +140,8 @@ class Scorer:
             write_json(folder / FIGURES, figures)
 
         lines = [[caption.key, caption.number, caption.text] for caption in captions]
-        key = content_key([images.name, captions[0].column, lines])
+        newer = self._clip.newer([caption.text for caption in captions])
+        key = content_key([images.name, captions[0].column, lines, *newer])
         return piece(self._pieces / SCORES_FOLDER, key, make)
 
     def _similarities(self, images: Path, captions: list[Caption]) -> tuple[pa.Table, dict[str, float]]:

@@ -18,6 +18,7 @@ from components.ml.clip import (
     load_clip,
     load_clip_tokenizer,
     save_clip,
+    save_clip_tokenizer,
     text_features,
     text_tokens,
     with_context,
@@ -145,7 +146,7 @@ class OwnTextArm(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `clip/` with its tokenizer."""
         save_clip(self.clip, folder / "clip")
-        self._tokenizer.save_pretrained(folder / "clip")
+        save_clip_tokenizer(self._tokenizer, folder / "clip")
 
 
 Arm = LlmArm | OwnTextArm

@@ -74,6 +74,16 @@ def test_its_vectors_are_those_of_sentence_transformers(tmp_path: Path) -> None:
     assert lengths[3] == 32
 
 
+def test_what_follows_a_special_token_in_a_caption_counts(tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "mine")
+    encoder = SentenceEncoder(folder, "cpu", "fp32")
+    for word in encoder._model.tokenizer.all_special_tokens:
+        rows = encoder.encode([f"a {word} red", f"a {word} blue"], 40, lambda _: None)
+        assert not torch.allclose(rows[0], rows[1])
+        length, bare = encoder.lengths([f"a {word} red", "a red"])[0]
+        assert length > bare + 1 or word == "<unk>"  # more than one token
+
+
 def test_the_stage_fills_a_cache_by_it(brought: Layout, smoke: Params, env: Environment) -> None:
     run(with_mine(smoke), env)
     captions = read_captions(brought.artifact("recaption") / "captions" / "00000.parquet")

@@ -12,16 +12,19 @@ from transformers import CLIPConfig, CLIPModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from components.ml.clip import (
+    are_cut,
     image_embeddings,
     load_clip,
     load_clip_tokenizer,
     save_clip,
     text_embeddings,
+    text_tokens,
     with_context,
 )
 from components.ml.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel, grid_side
 from components.ml.tokenizer import train_bpe
 from components.ml.vision import encode_images, load_vision_encoder, save_vision_encoder, vision_encoder_of
+from tests.ml.towers import tiny_model, tiny_tokenizer
 
 TEXTS = ["a red circle", "two blue squares on white", "one"]
 SHAPE = {
@@ -130,6 +133,22 @@ def test_a_text_is_embedded_the_same_alone_and_beside_longer_ones(tokenizer: Any
     together = text_embeddings(model, tokenizer, TEXTS)
     alone = torch.cat([text_embeddings(model, tokenizer, [text]) for text in TEXTS])
     assert torch.allclose(together, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["clip_b16", "siglip", "eva02_b16"])
+@pytest.mark.parametrize("word", ["<bos>", "<eos>", "<pad>", "<unk>"])
+def test_what_follows_a_special_token_in_a_caption_counts(family: str, word: str) -> None:
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(family, tokenizer)
+    rows = text_embeddings(model, tokenizer, [f"a {word} red", f"a {word} blue", f"a {word}"])
+    rows = rows.detach()
+    assert float((rows @ rows.T - 2 * torch.eye(3)).max()) < 0.9999
+    ids, mask = text_tokens(model, tokenizer, [f"a {word} red", "a"])
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    end = int(mask[0].sum()) - 1 if family != "siglip" else ids[0].tolist().index(tokenizer.eos_token_id)
+    assert special.isdisjoint(ids[0, 1:end].tolist())
+    assert int(ids[0, end]) == tokenizer.eos_token_id
+    assert are_cut(model, tokenizer, [f"a {word}", f"a {word} " * 20]) == [False, True]
 
 
 def test_a_tokenizer_of_another_model_is_refused(tokenizer: Any) -> None:

@@ -227,7 +227,7 @@ def test_arrays() -> None:
         (np.zeros((8, 8, 3), np.float32), r"an array of float32 \(8, 8, 3\); expected \(H, W\)"),
         (
             None,
-            "a picture is of type NoneType; expected a path, the bytes of a file, a PIL image or a numpy array",
+            "of type NoneType; expected a path, the bytes of a file, a PIL image or a numpy array",
         ),
     ],
 )
