@@ -14,11 +14,11 @@ from typing import Any
 from safetensors import SafetensorError
 
 from components.base_models.from_bucket import bring
-from components.base_models.hub import check_hashes, snapshot
-from components.base_models.model_files import MODULES, WEIGHTS, model_files, modules_in
+from components.base_models.hub import check_hashes, names_on_hub, snapshot
+from components.base_models.model_files import MODULES, model_files, modules_in
 from components.base_models.workshop import Workshop
 from components.faults import ConfigurationFault
-from components.running.model_weights import weights_in
+from components.running.model_weights import WEIGHTS, check_model_files, weights_in
 from components.settings.base_models import BucketModel, Fetched, FolderModel, HubModel
 from components.storage.atomic import sha256_of, write_json
 
@@ -47,16 +47,17 @@ def fetch(
         DataFault: the hub's cache is damaged.
         InfrastructureFault: the hub or the bucket answers, but not now.
     """
-    place = _place(section)
+    place, role = _place(section), name.partition("/")[0]
     if isinstance(section, BucketModel):
         identity: dict[str, Any] = {"fetched": section.model_dump()}
 
         def fill(folder: Path) -> None:
-            bring(section, workshop.work, folder, with_modules=with_modules)
-            _keep(folder, model_files(folder, place, with_modules=with_modules))
+            bring(section, workshop.work, folder, role, with_modules=with_modules)
+            _keep(folder, model_files(folder, place, role, with_modules=with_modules))
     else:
-        source = _source(section, workshop, with_modules=with_modules)
-        digests = {path: sha256_of(path) for path in model_files(source, place, with_modules=with_modules)}
+        source = _source(section, workshop, role, with_modules=with_modules)
+        taken = model_files(source, place, role, with_modules=with_modules)
+        digests = {path: sha256_of(path) for path in taken}
         if isinstance(section, HubModel):
             check_hashes(digests)
         files = {path.relative_to(source).as_posix(): digest for path, digest in digests.items()}
@@ -155,7 +156,11 @@ def _place(section: Fetched) -> str:
     return section.path if isinstance(section, FolderModel) else section.uri
 
 
-def _source(section: HubModel | FolderModel, workshop: Workshop, *, with_modules: bool) -> Path:
-    if isinstance(section, HubModel):
-        return snapshot(section, with_modules=with_modules)
-    return workshop.inputs / section.path
+def _source(section: HubModel | FolderModel, workshop: Workshop, role: str, *, with_modules: bool) -> Path:
+    if isinstance(section, FolderModel):
+        return workshop.inputs / section.path
+    folder = snapshot(section, with_modules=with_modules)
+    if not any(folder.glob(f"*{WEIGHTS}")):  # what was not asked for says what the model has instead
+        names = {path.name for path in folder.glob("*")} | {*names_on_hub(section)}
+        check_model_files(_place(section), names, lambda _: None, role)
+    return folder

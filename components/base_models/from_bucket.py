@@ -7,25 +7,28 @@ from pathlib import Path
 
 from components.base_models.model_files import MODULES, is_taken, modules_in
 from components.faults import ConfigurationFault
+from components.running.model_weights import check_bucket_files
 from components.settings.base_models import BucketModel
 from components.storage.atomic import content_key, link_or_copy, remove, sha256_of
 from components.storage.bucket import Bucket, open_bucket
 
 
-def bring(section: BucketModel, work: Path, folder: Path, *, with_modules: bool) -> None:
+def bring(section: BucketModel, work: Path, folder: Path, role: str, *, with_modules: bool) -> None:
     """Bring a model into a folder; files that came before a kill are not asked for again.
 
     Args:
         section: Of params.
         work: Where files lie until all are there.
         folder: Where to.
+        role: See `check_model_files`.
         with_modules: It is in sentence-transformers layout: files of its parts are brought as well.
 
     Raises:
-        ConfigurationFault: there is no such bucket, or it holds another model than the pinned one.
+        ConfigurationFault: there is no such bucket, it holds no whole model, or another than the pinned one.
         InfrastructureFault: the store does not answer.
     """
     bucket = open_bucket(section.uri)
+    check_bucket_files(bucket, role)
     brought = work / "brought" / content_key(section.model_dump())
     digests = {}
     for name in _names(bucket, with_modules=with_modules):

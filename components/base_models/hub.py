@@ -8,8 +8,9 @@ import re
 from hashlib import sha1
 from pathlib import Path
 
-from components.base_models.model_files import WEIGHTS, WORDS
+from components.base_models.model_files import WORDS
 from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
+from components.running.model_weights import WEIGHTS
 from components.running.passing import STATUSES
 from components.settings.base_models import HubModel
 from components.settings.environment import PLAIN_HTTP_HOSTS, load_environment, plain_http_host
@@ -90,6 +91,19 @@ def _check_secrecy() -> None:
             f"the token of the hub (HF_TOKEN) would go to {host} (HF_ENDPOINT) over plain http; expected "
             f"https: change the address, unset the token, or name the host in {PLAIN_HTTP_HOSTS}"
         )
+
+
+def names_on_hub(section: HubModel) -> list[str]:
+    """Return the names of all files at the top of a revision; none where the hub cannot be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
+
+    try:
+        names = HfApi().list_repo_files(section.id, revision=section.revision)
+    except (HfHubHTTPError, OfflineModeIsEnabled, ClientError):
+        return []
+    return [name for name in names if "/" not in name]
 
 
 def _answer(section: HubModel, status: int) -> Fault:

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from components.faults import ConfigurationFault
-from components.running.model_weights import CONFIGS
+from components.running.model_weights import INDEX, WEIGHTS, WHOLE, check_folder_files, listed_weights
 
-WEIGHTS = ".safetensors"
-WHOLE = f"model{WEIGHTS}"
 OPEN_CLIP = f"open_clip_model{WEIGHTS}"  # a whole CLIP; timm's WHOLE beside it is its vision tower once more
 WORDS = (
     "*.json",
@@ -22,7 +20,6 @@ WORDS = (
     "sentencepiece.bpe.model",
     "chat_template.jinja",
 )
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 MODULES = "modules.json"
 MODULE = re.compile(r"sentence_transformers\.([A-Za-z0-9_]+\.)*(Transformer|Pooling|Normalize|Dense)")
 MODULE_FOLDER = re.compile(r"[A-Za-z0-9_-]*")
@@ -71,42 +68,27 @@ def modules_in(text: bytes | None, place: str) -> list[Module]:
     return modules
 
 
-def model_files(source: Path, place: str, *, with_modules: bool) -> list[Path]:
+def model_files(source: Path, place: str, role: str, *, with_modules: bool) -> list[Path]:
     """Return the files to take of a folder, and see that they are all there.
 
     Args:
         source: The folder.
         place: What it is called in messages.
+        role: See `check_model_files`.
         with_modules: It is in sentence-transformers layout: the folders of its parts are looked into as well.
 
     Raises:
-        ConfigurationFault: it is missing, or holds no safetensors or no config, or not all parts.
+        ConfigurationFault: it is missing, or not a whole model; see `check_model_files`.
     """
     if not source.is_dir():
         raise ConfigurationFault(f"model folder {source} not found; expected one in Hugging Face layout")
-    files = sorted(path for path in source.iterdir() if path.is_file())
-    taken = [path for path in files if is_taken(path.name)]
+    check_folder_files(source, place, role)
+    taken = sorted(path for path in source.iterdir() if path.is_file() and is_taken(path.name))
     weights = {path.name for path in taken if path.suffix == WEIGHTS}
-    if not weights:
-        pickles = [path.name for path in files if path.suffix in PICKLES]
-        found = f"only {pickles[0]}, which may run code when read," if pickles else "no weights"
-        raise ConfigurationFault(
-            f"{place} holds {found} and no safetensors; expected *.safetensors: convert it, or take another "
-            "revision"
-        )
-    if not any((source / name).is_file() for name in CONFIGS):
-        raise ConfigurationFault(
-            f"{place} has no config.json; expected a model in Hugging Face layout, or an EVA02 checkpoint "
-            "with the config of EVA-CLIP, open_clip or timm"
-        )
-    listed = _listed(source / f"{WHOLE}.index.json")
-    if missing := sorted(listed - weights):
-        raise ConfigurationFault(
-            f"{place} lacks {missing[0]}, which its index lists ({len(missing)} of {len(listed)} missing); "
-            "expected all: download it again"
-        )
-    if read := _read(source, weights, listed):
-        taken = [path for path in taken if path.suffix != WEIGHTS or path.name in read]
+    index = source / INDEX
+    listed = listed_weights(place, index.read_bytes() if index.is_file() else None)
+    if wanted := _read(source, weights, listed):
+        taken = [path for path in taken if path.suffix != WEIGHTS or path.name in wanted]
     return [*taken, *_files_of_modules(source, place)] if with_modules else taken
 
 
@@ -134,15 +116,3 @@ def _files_of_modules(source: Path, place: str) -> list[Path]:
             continue
         found += sorted(one for one in folder.iterdir() if one.is_file() and is_taken(one.name))
     return found
-
-
-def _listed(index: Path) -> set[str]:
-    """Return the files of weights that an index lists; none where there is no index."""
-    if not index.is_file():
-        return set()
-    try:
-        return set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigurationFault(
-            f"{index} is damaged; expected JSON with a weight_map: download it again"
-        ) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from components.faults import ConfigurationFault, InfrastructureFault
 from components.running.gate_lines import gate_lines
 from components.running.gpus import gpus_in_use, known_gpus
-from components.running.model_weights import CONFIGS
+from components.running.model_weights import check_bucket_files, check_folder_files
 from components.running.workers import usable_cores
 from components.settings.base_models import BucketModel, FolderModel
 from components.settings.embed_captions import EndpointEncoder, SentenceEncoder
@@ -135,16 +135,9 @@ def _models(params: Params, layout: Layout) -> str:
     for name, model in [("llm", section.llm), ("clip", section.clip), *others]:
         if isinstance(model, FolderModel):
             folder = layout.inputs(params.download.inputs) / model.path
-            found, place = any((folder / config).is_file() for config in CONFIGS), str(folder)
+            check_folder_files(folder, f"base_models.{name}: {folder}", name.partition(" ")[0])
         elif isinstance(model, BucketModel):
-            bucket, place = open_bucket(model.uri), model.uri
-            found = any(bucket.exists(config) for config in CONFIGS)
-        else:
-            continue
-        if not found:
-            raise ConfigurationFault(
-                f"base_models.{name}: {place} has no config.json; expected Hugging Face layout"
-            )
+            check_bucket_files(open_bucket(model.uri), name.partition(" ")[0], f"base_models.{name}: ")
     named = [f"{one.name} {one.source.kind}" for one in (*section.vision_language, *section.text_encoders)]
     return f"models: {', '.join([f'llm {section.llm.kind}', f'clip {section.clip.kind}', *named])}"
 

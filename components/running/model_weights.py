@@ -2,12 +2,186 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Collection, Iterator
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from components.faults import ConfigurationFault
+from components.storage.bucket import Bucket
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2}  # of a weight in memory, whatever it is stored in
 CONFIGS = ("config.json", "open_clip_config.json")  # either; EVA02 has the second on the hub
+
+WEIGHTS = ".safetensors"
+WHOLE = f"model{WEIGHTS}"
+INDEX = f"{WHOLE}.index.json"
+CLIP, VISION_LANGUAGE = "clip", "vision_language"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model."
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+OTHERS = {  # formats of weights, and who reads them
+    **dict.fromkeys(PICKLES, "which may run code when read"),
+    ".gguf": "which is for llama.cpp",
+    ".ggml": "which is for llama.cpp",
+    ".onnx": "which is for ONNX Runtime",
+    ".tflite": "which is for LiteRT",
+    ".npz": "which is for MLX or JAX",
+    ".nemo": "which is for NeMo",
+}
+MERGE = (
+    'python -c "import sys; from peft import AutoPeftModelForCausalLM as M; from transformers import '
+    "AutoTokenizer as T; a, out = sys.argv[1:]; m = M.from_pretrained(a); "
+    "base = m.active_peft_config.base_model_name_or_path; m.merge_and_unload().save_pretrained(out); "
+    'T.from_pretrained(base).save_pretrained(out)" ADAPTER MERGED'
+)
+
+
+def check_model_files(
+    place: str,
+    names: Collection[str],
+    read: Callable[[str], bytes | None],
+    role: str,
+) -> None:
+    """Check by the names at the top of a folder, bucket or repository that a whole model lies there.
+
+    Args:
+        place: What it is called in messages.
+        names: Of the files.
+        read: Returns the bytes of one of a few small JSON files; None where it is not there.
+        role: `llm`, `clip`, `vision_language` or `text_encoders`, the model's place in base_models.
+
+    Raises:
+        ConfigurationFault: it is an adapter, or weights, config or tokenizer are missing or of another kind.
+    """
+    if ADAPTER in names or any(name.startswith(ADAPTER_WEIGHTS) for name in names):
+        raise ConfigurationFault(_adapter(place, names, read))
+    weights = {name for name in names if name.endswith(WEIGHTS)}
+    others = sorted(
+        name for name in names if PurePosixPath(name).suffix in OTHERS and name != "training_args.bin"
+    )
+    if others and not weights:
+        kind = PurePosixPath(others[0]).suffix
+        raise ConfigurationFault(
+            f"{place} holds only {others[0]}, {OTHERS[kind]}, and no safetensors; expected *.safetensors: "
+            "convert it, or take another revision"
+        )
+    if not any(name in names for name in CONFIGS):
+        raise ConfigurationFault(
+            f"{place} has no config.json; expected a model in Hugging Face layout, or an EVA02 checkpoint "
+            "with the config of EVA-CLIP, open_clip or timm"
+        )
+    if not weights:
+        raise ConfigurationFault(
+            f"{place} holds no weights and no safetensors; expected *.safetensors: convert it, or take "
+            "another revision"
+        )
+    config = _tree(read("config.json"))
+    method = _quantisation(config)
+    if method and role != VISION_LANGUAGE:  # which nobody trains or merges
+        raise ConfigurationFault(
+            f"{place} holds weights that are quantised ({method}); expected those of 16 or 32 bits: take the "
+            "model that it was made of"
+        )
+    _check_parts(place, weights, listed_weights(place, read(INDEX)), is_named="model_type" in config)
+    # a vision tower alone reads no text
+    if role != CLIP and not any(name in names for name in TOKENIZERS):
+        raise ConfigurationFault(
+            f"{place} has no tokenizer; expected one of {', '.join(TOKENIZERS)}: put there what the model "
+            "was published with"
+        )
+
+
+def check_folder_files(folder: Path, place: str, role: str) -> None:
+    """Check that a whole model lies in a folder; see `check_model_files`."""
+
+    def read(name: str) -> bytes | None:
+        return (folder / name).read_bytes() if (folder / name).is_file() else None
+
+    check_model_files(place, [path.name for path in folder.glob("*") if path.is_file()], read, role)
+
+
+def check_bucket_files(bucket: Bucket, role: str, prefix: str = "") -> None:
+    """Check that a whole model lies in a bucket; see `check_model_files`. Messages start with `prefix`."""
+
+    def read(name: str) -> bytes | None:
+        data = bucket.read(name)
+        return data[0] if data else None
+
+    check_model_files(
+        f"{prefix}{bucket.uri}", [name for name in bucket.names() if "/" not in name], read, role
+    )
+
+
+def listed_weights(place: str, index: bytes | None) -> set[str]:
+    """Return the files of weights that an index lists; none where there is no index.
+
+    Raises:
+        ConfigurationFault: it is damaged.
+    """
+    if index is None:
+        return set()
+    try:
+        return set(json.loads(index)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigurationFault(
+            f"{place}/{INDEX} is damaged; expected JSON with a weight_map: download it again"
+        ) from None
+
+
+def _adapter(place: str, names: Collection[str], read: Callable[[str], bytes | None]) -> str:
+    """Return what to say of a model folder that holds an adapter."""
+    about = _tree(read(ADAPTER))
+    kind = str(about.get("peft_type") or "PEFT")[:40]
+    kind = "LoRA" if kind == "LORA" else kind
+    base = str(about.get("base_model_name_or_path") or "a model that it does not name")[:200]
+    if any(name.endswith(WEIGHTS) and not name.startswith(ADAPTER_WEIGHTS) for name in names):
+        return (
+            f"{place} holds a {kind} adapter of {base} beside a whole model, and transformers would read the "
+            f"adapter; expected one of them: remove {ADAPTER} and {ADAPTER_WEIGHTS}*, or merge the adapter "
+            f"first, `{MERGE}`"
+        )
+    return (
+        f"{place} is a {kind} adapter of {base}, without that model's weights; expected a whole model: "
+        f"merge the two, `{MERGE}`, where ADAPTER is the adapter's folder or its id on the hub, and take the "
+        "folder MERGED"
+    )
+
+
+def _check_parts(place: str, weights: set[str], listed: set[str], *, is_named: bool) -> None:
+    if missing := sorted(listed - weights):
+        raise ConfigurationFault(
+            f"{place} lacks {missing[0]}, which its index lists ({len(missing)} of {len(listed)} missing); "
+            "expected all: download it again"
+        )
+    if is_named and not listed and WHOLE not in weights:
+        raise ConfigurationFault(
+            f"{place} holds {sorted(weights)[0]} and neither {WHOLE} nor {INDEX}; expected one of them: "
+            "download the model whole"
+        )
+
+
+def _quantisation(config: dict[str, Any]) -> str | None:
+    section = config.get("quantization_config")
+    if not section:
+        return None
+    return str(section.get("quant_method") if isinstance(section, dict) else section)[:40]
+
+
+def _tree(data: bytes | None) -> dict[str, Any]:
+    try:
+        tree = json.loads(data or b"{}")
+    except ValueError:  # who loads it says what is wrong
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def weights_in(folder: Path) -> int:
@@ -32,7 +206,7 @@ def _headers(folder: Path) -> Iterator[tuple[str, list[int]]]:
     """Yield the kind and the shape of each weight."""
     from safetensors import safe_open
 
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob(f"*{WEIGHTS}")):
         with safe_open(path, "np") as file:
             for key in file.keys():  # noqa: SIM118 - no mapping
                 weight = file.get_slice(key)

@@ -110,7 +110,7 @@ def test_parts_of_a_sentence_encoder_come(workshop: Workshop, tmp_path: Path, s3
 
 def test_a_bucket_that_holds_no_model_is_told(workshop: Workshop, s3: str) -> None:
     empty = BucketModel(kind="bucket", uri=f"s3://{s3}/nothing", sha256=pin_of({}))
-    with pytest.raises(ConfigurationFault, match="nothing holds no weights and no safetensors"):
+    with pytest.raises(ConfigurationFault, match=r"nothing has no config\.json"):
         fetch(empty, "llm", check_llm, workshop)
     absent = BucketModel(kind="bucket", uri="s3://another-bucket/x", sha256=pin_of({}))
     with pytest.raises(ConfigurationFault, match="there is no such bucket"):

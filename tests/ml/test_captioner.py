@@ -115,6 +115,12 @@ def test_captions_start_with_their_kind_and_end_with_the_end(tokenizer: Any) -> 
     assert ids[0, -1] == IGNORED
 
 
+def test_a_special_token_in_a_caption_ends_nothing(tokenizer: Any) -> None:
+    (ids,) = caption_ids(captioner(tokenizer), tokenizer, ["a <eos> red sheet"], "short")
+    assert ids.tolist().count(tokenizer.eos_token_id) == 1
+    assert ids[-1] == tokenizer.eos_token_id
+
+
 def test_padding_does_not_change_the_loss(tokenizer: Any) -> None:
     model = captioner(tokenizer).eval()
     cells = model.encode(sheets()[:1])

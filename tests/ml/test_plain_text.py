@@ -10,6 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from components.base_models.llm import token_blocks
 from components.ml.clip import save_clip_tokenizer
 from components.ml.plain_text import framed_ids, holds_special, spelled_out, text_ids
 from components.ml.template import wrap
@@ -139,6 +140,13 @@ def test_a_cut_is_of_the_text_alone() -> None:
     assert row[-1] == tokenizer.eos_token_id
     with pytest.raises(ValueError, match="the tokenizer puts 1 tokens around a text"):
         framed_ids(tokenizer, ["a"], 1)
+
+
+def test_a_language_model_that_is_made_here_learns_such_words_as_text() -> None:
+    tokenizer = tiny_tokenizer()
+    blocks = token_blocks(tokenizer, ["a <eos> red", "two"], 1000)
+    assert blocks.flatten().tolist().count(tokenizer.bos_token_id) == 2
+    assert blocks.flatten().tolist().count(tokenizer.eos_token_id) == 4  # its own, and one after each
 
 
 @pytest.mark.parametrize("kind", ["ours", "byte level"])

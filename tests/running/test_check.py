@@ -136,6 +136,8 @@ def test_vllm_that_is_not_installed_is_named(smoke: Params, env: Environment, pr
     folder = project / "inputs" / "demo" / "models" / "florence"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
+    for name in ("model.safetensors", "tokenizer.json"):
+        (folder / name).touch()
     with pytest.raises(ConfigurationFault, match="far is of kind vllm, and vLLM is not installed"):
         check(changed(smoke, VLLM, "florence"), env)
 
@@ -162,7 +164,8 @@ def test_models_that_are_not_there_are_told(smoke: Params, env: Environment, pro
         check(with_encoder(far), env)
     with pytest.raises(ConfigurationFault, match="s3://another-bucket/x: there is no such bucket"):
         check(with_encoder({**far, "uri": "s3://another-bucket/x"}), env)
-    boto3.resource("s3").Object(s3, "minilm/config.json").put(Body=b"{}")
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        boto3.resource("s3").Object(s3, f"minilm/{name}").put(Body=b"{}")
     assert "models: llm made, clip made, minilm bucket" in check(with_encoder(far), env)
 
 
@@ -174,6 +177,7 @@ def test_a_checkpoint_of_open_clip_is_there(smoke: Params, env: Environment, pro
         check(params, env)
     (project / "inputs" / "demo" / "eva02").mkdir(parents=True)
     (project / "inputs" / "demo" / "eva02" / "open_clip_config.json").write_text("{}")
+    (project / "inputs" / "demo" / "eva02" / "model.safetensors").touch()
     assert "models: llm made, clip folder" in check(params, env)
 
 
