@@ -91,6 +91,25 @@ def test_a_pin_is_the_same_in_a_shell_that_sorts_as_people_do(parts: Path, tmp_p
     assert len(read(texts("laion", sha256=documented_pin(parts, **english)), parts)) == 6
 
 
+@pytest.mark.parametrize("path", ["lists", "lists/*", "lists/B.CSV"])
+def test_upper_and_lower_case_of_suffixes_are_one(tmp_path: Path, path: str) -> None:
+    (tmp_path / "lists").mkdir()
+    for name in ("a.csv", "B.CSV") if path != "lists/B.CSV" else ("B.CSV",):
+        (tmp_path / "lists" / name).write_text(f"caption\n{name}\n")
+    assert told(read(texts(path), tmp_path))[0] == "B.CSV"
+
+
+def test_a_compressed_table_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    for name in ("a.csv", "b.csv.zst"):
+        (tmp_path / "lists" / name).write_text("caption\nx\n")
+    with pytest.raises(
+        ConfigurationFault, match="lists holds b.csv.zst, which is compressed; expected .parq"
+    ):
+        read(texts("lists"), tmp_path)
+    assert len(read(texts("lists/*.csv"), tmp_path)) == 1
+
+
 def test_what_is_not_there_or_not_one_table_stops(parts: Path) -> None:
     with pytest.raises(ConfigurationFault, match="no file fits .*part-x"):
         read(texts("laion/part-x*.parquet"), parts)
