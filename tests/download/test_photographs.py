@@ -19,6 +19,7 @@ from components.download.stage import run
 from components.settings.environment import Environment
 from components.settings.params import Params, load_params
 from components.settings.sources import CaptionColumn, UrlList
+from components.sources.texts import normal_key
 from components.storage.atomic import read_json
 from components.storage.manifest import read_manifest
 from components.storage.shards import read_pairs, shards_of
@@ -107,7 +108,9 @@ def test_from_the_folder_to_shards(
         run(params_for(smoke, port, ["en", "de"]), env)
     assert (Path("inputs/demo") / "photographs.parquet").read_bytes() == before
     found = [pair for shard in shards_of(OUT) for pair in read_pairs(OUT, shard, Path(".work"))]
-    assert [pair.key for pair in found] == [f"pic_{number}" for number in (0, 1, 3, 4, 5, 7, 8, 9, 11)]
+    assert [pair.key for pair in found] == [
+        normal_key(f"Pic.{number}") for number in (0, 1, 3, 4, 5, 7, 8, 9, 11)
+    ]
     assert [(one["column"], one["number"], one["text"]) for one in found[1].metadata["captions"]] == [
         ("said_en", 0, "first 1"), ("said_en", 1, "second 1"), ("said_de", 0, "Bild 1"),
     ]  # fmt: skip
