@@ -47,7 +47,7 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     by_columns = images.written(one for one in captioners if isinstance(one, ColumnsCaptioner))
     names = sorted({column for one in captioners for column, _ in one.written()})
     given = {name for name, column in caption_columns(params.download.sources).items() if column.by_model}
-    run = measured.run("recaption", lambda own: _rows_of(own["columns"], names, given))
+    run = measured.run("recaption", lambda own: _rows_of(own, names, given))
     milliseconds, why = _cpu(images, by_columns, sum(written.values()), run)
     cpu_hours = milliseconds / 1000 / SECONDS_PER_HOUR
     kept = shard_size(images, params.download)
@@ -84,9 +84,11 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     )
 
 
-def _rows_of(columns: Mapping[str, Any], names: list[str], given: set[str]) -> int:
+def _rows_of(metrics: dict[str, Any], names: list[str], given: set[str]) -> int:
     """Return the captions an earlier run wrote; 0 where its columns, those of sources apart, were others."""
-    return sum(columns[name]["rows_in"] for name in names) if sorted({*columns} - given) == names else 0
+    columns = metrics["columns"]
+    judged = sum(columns[name]["rows_in"] for name in given & columns.keys())
+    return metrics["rows_in"] - judged if sorted(columns.keys() - given) == names else 0
 
 
 def _cpu(images: PlannedImages, by_columns: float, written: float, run: Run | None) -> tuple[float, str]:

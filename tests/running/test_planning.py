@@ -269,6 +269,13 @@ def test_a_captioner_as_fast_as_it_was(prompted: Params, measured: Measured) -> 
     assert found.cpu_hours == pytest.approx(2e6 * 0.002 / HOUR)
 
 
+def test_captions_that_were_judged_alone_are_not_counted_as_written() -> None:
+    columns = {"dense": {"rows_in": 10_000}, "mllm_long": {"rows_in": 9_000}}
+    metrics = {"rows_in": 19_000, "columns": columns}
+    assert of_recaption._rows_of(metrics, ["dense"], {"mllm_long"}) == 10_000
+    assert of_recaption._rows_of(metrics, ["dense"], set()) == 0
+
+
 def test_audit_shares_its_images_among_the_cores(
     mine: Params, measured: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
