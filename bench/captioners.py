@@ -37,7 +37,8 @@ from transformers import (
 
 from bench.measuring import say
 from components.ml.clip import save_clip
-from components.ml.images import decode_images, decode_rgb
+from components.ml.images import decode_images
+from components.ml.pictures import decode_rgb
 from components.ml.tokenizer import SPECIAL_TOKENS, train_bpe
 from components.ml.vision_language import VisionLanguage, load_processor, model_inputs, question_text
 from components.ml.vision_language_answers import Batches, Question, answers

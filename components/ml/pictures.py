@@ -221,7 +221,7 @@ def _white_where(image: Any, transparent: tuple[int, ...]) -> Image.Image:  # no
     data = image.fp.read()
     image.fp.seek(place)
     high, low = (Image.open(BytesIO(data), formats=["PNG"]) for _ in range(2))
-    low.tile = [low.tile[0]._replace(args=LOW_BYTES)]  # type: ignore[attr-defined]
+    low.tile = [low.tile[0]._replace(args=LOW_BYTES)]
     for half in (high, low):
         half.load()
     for box in strips(high):

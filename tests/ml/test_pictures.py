@@ -202,7 +202,8 @@ def test_odd_values_of_wide_greys_are_bounded() -> None:
 @pytest.mark.parametrize("mode", ["La", "RGBa", "PA", "YCbCr", "HSV", "RGBX", "LAB"])
 def test_rarer_modes_of_pillow(mode: str) -> None:
     source = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode, "RGB")
-    image = Image.new(source, (4, 4), {"LA": (90, 255), "RGBA": (*RED, 255), "P": 0}.get(source, RED))
+    colours: dict[str, Any] = {"LA": (90, 255), "RGBA": (*RED, 255), "P": 0}
+    image = Image.new(source, (4, 4), colours.get(source, RED))
     if mode == "LAB":
         image = Image.new("LAB", (4, 4), (255, 128, 128))
         assert np.asarray(rgb_of(image)).min() > 250

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.ml.images import decode_rgb
+from components.ml.pictures import decode_rgb
 from components.ml.seeded_draws import SeededDraws
 from components.ml.vision_language import (
     VisionLanguage,
