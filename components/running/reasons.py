@@ -15,6 +15,7 @@ REJECTED = "rejected.json"
 IN_MESSAGE = 3  # reasons that a message explains; the file explains all
 NAMED = re.compile(r"\{([a-z_.]+)\}")  # a param in a rule: put there with its value
 STATUS = re.compile(r"http_\d{3}")
+FORMAT = re.compile(r"format_\w*")  # `format_heic`: the reason names what the file is
 UNKNOWN = "what the row holds"
 
 _SOURCE = "of its entry in download.sources"
@@ -37,8 +38,10 @@ _ROW = {  # where a source's rows are read
     "not_text": f"its columns {_SOURCE} must hold text or numbers",
     "nul_character": _UTF8,
     "path_outside_folder": f"images {_SOURCE}: the file must lie in that folder",
-    "several_images": "one image in each sample of a shard",
+    "several_captions": "one caption file of each kind beside an image",
+    "several_images": "one image of a name, in a folder or a sample of a shard",
     "unexpected": "a bug: please report it with the log",
+    "unreadable": "the file's permissions and name: it cannot be opened",
     "unknown_split": f"train, validation or test in split_column {_SOURCE}, or a name that its splits map",
 }
 RULES: Mapping[str, Mapping[str, str]] = {
@@ -54,7 +57,7 @@ RULES: Mapping[str, Mapping[str, str]] = {
         "dns_failed": _RETRIES,
         "duplicate_url": "an earlier row of the same url, which is taken",
         "empty_body": "the server: an answer without a byte, or an empty file",
-        "encoded_body": "the server: a Content-Encoding that was not asked for",
+        "encoded_body": "the server: a Content-Encoding that cannot be undone",
         "format_not_allowed": "its format: expected JPEG, PNG, WebP, GIF or BMP",
         "hash_mismatch": f"sha256_column {_SOURCE}: other bytes came",
         "https_downgrade": "the server: a redirect from https to http",
@@ -62,6 +65,7 @@ RULES: Mapping[str, Mapping[str, str]] = {
         "opted_out": "the server's X-Robots-Tag for {download.fetch.user_agent}",
         "out_of_memory": "this machine's memory, {download.images.max_pixels}",
         "placeholder_suspect": "{download.max_urls_per_body}",
+        "proxy_failed": "the proxy that the environment names",
         "port_not_allowed": "{download.fetch.allowed_ports}",
         "private_address": "{download.fetch.allowed_private_hosts}",
         "scheme_not_allowed": "its url: expected http or https",
@@ -97,7 +101,7 @@ RULES: Mapping[str, Mapping[str, str]] = {
 
 def rule(section: str, reason: str, params: Params) -> str:
     """Return what decides a reason in words, with the values of the params that do."""
-    text = RULES.get(section, {}).get(reason)
+    text = RULES.get(section, {}).get("format_not_allowed" if FORMAT.fullmatch(reason) else reason)
     if text is None and section == "audit":
         text = "{audit.curation.heads}"
     if text is None:
