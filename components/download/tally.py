@@ -15,7 +15,8 @@ from components.download.refusal import CONNECTION_REASONS, may_pass
 from components.faults import DataFault, InfrastructureFault
 from components.running.rows import Rows
 from components.settings.params import Params
-from components.sources.needs import image_folder, is_fetched
+from components.settings.sources import Sidecars
+from components.sources.needs import images_folder, is_fetched
 from components.sources.rows import Rejection, Row
 from components.storage.layout import Layout
 from components.storage.manifest import listed
@@ -160,7 +161,7 @@ class Tally:
     def _described(self, entry: Entry) -> str:
         """Return for a message which image an entry is of: its url, or the path that was looked for."""
         source = self._sources.get(entry.source)
-        folder = image_folder(source) if source else None
+        folder = source.path if isinstance(source, Sidecars) else source and images_folder(source)
         name = entry.url or entry.key
         if folder is None:
             return f"{name} of source {entry.source}"

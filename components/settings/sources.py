@@ -111,8 +111,8 @@ class Folder(Table, Weighted):
     """Images that lie in a folder beside a captions table."""
 
     kind: Literal["folder"]
-    images: RelativePath
-    image_column: str  # file name below `images`
+    images: RelativePath | None  # the folder that they lie in; null: names are paths from inputs/<name>
+    image_column: str  # file name below `images`; where all begin with it, paths from inputs/<name> will do
 
 
 class TextTable(Table):
@@ -135,13 +135,16 @@ class Coco(Captioned, Pinned, Weighted):
 
     kind: Literal["coco"]
     split: Split
-    images: RelativePath | None  # the folder that holds each `file_name`
-    url_field: str | None  # of an image, coco_url or flickr_url, where there is no folder
+    images: RelativePath | None  # the folder that holds each `file_name`, as of a folder source
+    url_field: str | None  # of an image, coco_url or flickr_url, where they are not here
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if (self.images is None) == (self.url_field is None):
-            raise ValueError(f"source {self.name}: give either images or url_field, the other one null")
+        if self.images is not None and self.url_field is not None:
+            raise ValueError(
+                f"source {self.name}: give either images or url_field, the other one null; both are null "
+                "where names are paths from inputs/<name>"
+            )
         return self
 
 
@@ -150,13 +153,16 @@ class Karpathy(Captioned, Pinned, Weighted):
 
     kind: Literal["karpathy"]
     splits: dict[str, Split | None]  # what its train, restval, val and test mean here; null leaves one out
-    images: RelativePath | None  # the folder that holds each `filepath`/`filename`
-    url_prefix: str | None  # what to put before them, where there is no folder
+    images: RelativePath | None  # the folder that holds each `filepath`/`filename`, as of a folder source
+    url_prefix: str | None  # what to put before them, where they are not here
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if (self.images is None) == (self.url_prefix is None):
-            raise ValueError(f"source {self.name}: give either images or url_prefix, the other one null")
+        if self.images is not None and self.url_prefix is not None:
+            raise ValueError(
+                f"source {self.name}: give either images or url_prefix, the other one null; both are null "
+                "where names are paths from inputs/<name>"
+            )
         return self
 
 

@@ -7,6 +7,7 @@ large as COCO's captions_train2017.json (97 MB, 118,287 images) took 390 MB; lar
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from components.faults import ConfigurationFault, DataFault
 from components.settings.sources import Coco, Karpathy
 from components.sources.drafts import Draft, row_or_rejection
 from components.sources.files import check_pin, named_files
+from components.sources.image_names import ImageNames, image_names
+from components.sources.needs import images_folder
 from components.sources.row import Image, ImageUrl, Rejection, Row
-from components.sources.texts import Rejected, captions_of, file_below, normal_key, whole_text
+from components.sources.texts import Rejected, captions_of, normal_key, whole_text
 from components.storage.file_kinds import HEAD_BYTES, file_kind
 
 Tree = dict[str, Any]
@@ -50,10 +53,9 @@ def read_annotations(source: Coco | Karpathy, inputs: Path, lists: tuple[str, ..
     if len(files.paths) != 1:
         raise ConfigurationFault(f"{inputs / source.path} names several files; expected one: name one")
     check_pin(inputs, files.paths, source.sha256)
-    if source.images is not None and not (inputs / source.images).is_dir():
-        raise ConfigurationFault(
-            f"{inputs / source.images} is no folder; sources.{source.name}.images names it"
-        )
+    images = images_folder(source)
+    if images is not None and not (inputs / images).is_dir():
+        raise ConfigurationFault(f"{inputs / images} is no folder; sources.{source.name}.images names it")
     path = files.paths[0]
     tree = _parsed(path)
     for name in lists:
@@ -83,12 +85,18 @@ def check_fields(source: Coco | Karpathy, inputs: Path, what: str, objects: list
             )
 
 
-def row_of(source: Coco | Karpathy, inputs: Path, image: AnnotatedImage) -> Row | Rejection:
-    """Return the row of an image, or why it has none."""
+def names_of(source: Coco | Karpathy, inputs: Path, names: Iterable[str]) -> ImageNames | None:
+    """Return what a file's names of pictures mean, decided by the first; None where pictures are fetched."""
+    images = images_folder(source)
+    return None if images is None else image_names(inputs, images, names)
+
+
+def row_of(source: Coco | Karpathy, names: ImageNames | None, image: AnnotatedImage) -> Row | Rejection:
+    """Return the row of an image, or why it has none; `names` is None where pictures are fetched."""
 
     def make(draft: Draft) -> Row:
         draft.key = normal_key(draft.key)
-        place = _place(source, inputs, image)
+        place = _place(names, image)
         if not image.key:
             raise Rejected("bad_key")
         captions = captions_of(source.captions, _values(source, image), draft.key, image.split, source.name)
@@ -98,10 +106,10 @@ def row_of(source: Coco | Karpathy, inputs: Path, image: AnnotatedImage) -> Row 
     return row_or_rejection(Draft(source.name, key, image.split, image.where, image.url), make)
 
 
-def _place(source: Coco | Karpathy, inputs: Path, image: AnnotatedImage) -> Image:
+def _place(names: ImageNames | None, image: AnnotatedImage) -> Image:
     name = whole_text(image.name)
-    if source.images is not None:
-        return file_below((inputs / source.images).resolve(), name)
+    if names is not None:
+        return names.image(name)
     if not image.url:
         raise Rejected("no_url")
     return ImageUrl(whole_text(image.url))

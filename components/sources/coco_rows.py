@@ -8,7 +8,14 @@ from pathlib import Path
 
 from components.faults import DataFault
 from components.settings.sources import Coco
-from components.sources.annotations import AnnotatedImage, Tree, check_fields, read_annotations, row_of
+from components.sources.annotations import (
+    AnnotatedImage,
+    Tree,
+    check_fields,
+    names_of,
+    read_annotations,
+    row_of,
+)
 from components.sources.row import Rejection, Row
 from components.sources.texts import rejection
 
@@ -36,20 +43,25 @@ def _rows(
     source: Coco, inputs: Path, images: list[Tree], captions: dict[str, list[Tree]]
 ) -> Iterator[Row | Rejection]:
     path = inputs / source.path
+    names = names_of(source, inputs, (_name(image) for image in images))
     seen = set[str]()
     for image in images:
         key = _id(image.get("id"))
         if key and key in seen:  # one without an id is a rejected row
             raise DataFault(f"{path} has two images of id {key}; expected one: remove the other")
         seen.add(key)
-        name, url = (str(image.get(field) or "") for field in ("file_name", source.url_field or ""))
+        name, url = _name(image), str(image.get(source.url_field or "") or "")
         where = f"{path.name} image {key}"
         yield row_of(
-            source, inputs, AnnotatedImage(key, source.split, captions.get(key, []), name, url, where)
+            source, names, AnnotatedImage(key, source.split, captions.get(key, []), name, url, where)
         )
     for orphan in (one for key, found in captions.items() if key not in seen for one in found):
         key, where = _id(orphan.get("image_id")), f"{path.name} annotation {orphan.get('id')}"
         yield rejection(source.name, f"{source.name}_{key}", source.split, "no_such_image", where)
+
+
+def _name(image: Tree) -> str:
+    return str(image.get("file_name") or "")
 
 
 def _id(value: object) -> str:

@@ -8,7 +8,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from components.settings.sources import Karpathy
-from components.sources.annotations import AnnotatedImage, Tree, check_fields, read_annotations, row_of
+from components.sources.annotations import (
+    AnnotatedImage,
+    Tree,
+    check_fields,
+    names_of,
+    read_annotations,
+    row_of,
+)
 from components.sources.row import Rejection, Row
 from components.sources.texts import Rejected, rejection
 
@@ -30,15 +37,22 @@ def read_karpathy(source: Karpathy, inputs: Path) -> Iterator[Row | Rejection]:
 
 
 def _rows(source: Karpathy, inputs: Path, images: list[Tree]) -> Iterator[Row | Rejection]:
+    names = names_of(
+        source, inputs, (_name(one) for one in images if source.splits.get(str(one.get("split"))))
+    )
     for number, image in enumerate(images):
-        name = "/".join(str(image[part]) for part in ("filepath", "filename") if image.get(part))
+        name = _name(image)
         key, where = Path(name).stem, f"{Path(source.path).name} image {number}"
         theirs = str(image.get("split"))
         if theirs not in source.splits:
             yield rejection(source.name, f"{source.name}_{key}", "", Rejected("unknown_split", theirs), where)
         elif (split := source.splits[theirs]) is not None:
             url = f"{source.url_prefix or ''}{quote(name, errors='replace')}" if image.get("filename") else ""
-            yield row_of(source, inputs, AnnotatedImage(key, split, _sentences(image), name, url, where))
+            yield row_of(source, names, AnnotatedImage(key, split, _sentences(image), name, url, where))
+
+
+def _name(image: Tree) -> str:
+    return "/".join(str(image[part]) for part in ("filepath", "filename") if image.get(part))
 
 
 def _sentences(image: Tree) -> list[Tree]:

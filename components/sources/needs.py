@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from components.settings.sources import Captioned, Coco, Folder, Karpathy, Shards, Sidecars, Source, UrlList
+from components.settings.sources import Captioned, Coco, Folder, Karpathy, Shards, Source, TextSource, UrlList
 from components.storage.atomic import content_key
 
 
@@ -36,21 +36,15 @@ def is_far(source: Source | Captioned) -> TypeGuard[Shards]:
 
 def is_fetched(source: Source) -> bool:
     """Say whether a source's images come over HTTP."""
-    if isinstance(source, Coco | Karpathy):
-        return source.images is None
+    if isinstance(source, Coco):
+        return source.url_field is not None
+    if isinstance(source, Karpathy):
+        return source.url_prefix is not None
     return isinstance(source, UrlList)
 
 
-def paths_of(source: Source) -> list[str]:
-    """Return what must be there before a source can be read, below `inputs/<download.inputs>`."""
-    if not isinstance(source, Captioned) or is_far(source):
-        return []
-    images = None if isinstance(source, Sidecars) else image_folder(source)
-    return [source.path, images] if images else [source.path]
-
-
-def image_folder(source: Source) -> str | None:
-    """Return the folder of a source's images, below `inputs/<download.inputs>`; None where there is none."""
-    if isinstance(source, Sidecars):
-        return source.path
-    return source.images if isinstance(source, Folder | Coco | Karpathy) else None
+def images_folder(source: Source | TextSource) -> str | None:
+    """Return the folder that a source's names of images are relative to; None where they are not files."""
+    if isinstance(source, Folder | Coco | Karpathy) and not is_fetched(source):
+        return source.images or "."
+    return None

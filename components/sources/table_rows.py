@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from components.faults import ConfigurationFault, DataFault
 from components.settings.sources import Folder, TextTable, UrlList
 from components.sources.drafts import Draft, row_or_rejection
 from components.sources.files import check_pin, named_files
+from components.sources.image_names import ImageNames, image_names
+from components.sources.needs import images_folder
 from components.sources.records import Record
 from components.sources.row import Image, ImageUrl, Rejection, Row
 from components.sources.tables import KINDS, read_tables
 from components.sources.texts import (
     Rejected,
     captions_of,
-    file_below,
     normal_key,
     split_of,
     whole_text,
@@ -40,14 +42,12 @@ def read_table_rows(source: UrlList | Folder | TextTable, inputs: Path) -> Itera
     """
     files = named_files(inputs, source.path, KINDS)
     check_pin(inputs, files.paths, source.sha256)
-    if isinstance(source, Folder) and not (inputs / source.images).is_dir():
-        raise ConfigurationFault(
-            f"{inputs / source.images} is no folder; sources.{source.name}.images names it"
-        )
-    head: list[bool] = []
     records = read_tables(files.paths, _columns(source), source.columns)
-    for number, record in enumerate(islice(records, source.limit)):
-        row = _row_or_rejection(source, inputs, record, number)
+    first = list(islice(records, HEAD_ROWS))
+    names = _image_names(source, inputs, first)
+    head: list[bool] = []
+    for number, record in enumerate(islice(chain(first, records), source.limit)):
+        row = _row_or_rejection(source, names, record, number)
         if number < HEAD_ROWS:
             head.append(_caption_is_url(row))
             if sum(head) > HEAD_ROWS // 2:
@@ -69,8 +69,27 @@ def _columns(source: UrlList | Folder | TextTable) -> list[str]:
     return [name for name in names if name is not None]
 
 
+def _names_in(source: Folder, records: Iterable[Record]) -> Iterator[str]:
+    """Yield the names of pictures; those that are no text are passed over."""
+    for record in records:
+        with suppress(Rejected):
+            yield whole_text(record.values.get(source.image_column))
+
+
+def _image_names(
+    source: UrlList | Folder | TextTable, inputs: Path, first: list[Record]
+) -> ImageNames | None:
+    """Return what names of pictures mean, decided by the first records; None for a source without any."""
+    images = images_folder(source)
+    if images is None or not isinstance(source, Folder):
+        return None
+    if not (inputs / images).is_dir():
+        raise ConfigurationFault(f"{inputs / images} is no folder; sources.{source.name}.images names it")
+    return image_names(inputs, images, _names_in(source, first))
+
+
 def _row_or_rejection(
-    source: UrlList | Folder | TextTable, inputs: Path, record: Record, number: int
+    source: UrlList | Folder | TextTable, names: ImageNames | None, record: Record, number: int
 ) -> Row | Rejection:
     key, split, url = f"{source.name}_{number:09d}", str(source.split or ""), ""
     if isinstance(source, UrlList):
@@ -83,21 +102,23 @@ def _row_or_rejection(
         if source.key_column:
             draft.key = normal_key(whole_text(values.get(source.key_column)).strip())
         draft.split = source.split or split_of(values.get(str(source.split_column)))
-        image = _image(source, inputs, values)
+        image = _image(source, names, values)
         captions = captions_of(source.captions, values, draft.key, draft.split, source.name)
         return Row(draft.key, draft.split, source.name, captions, {}, image)
 
     return row_or_rejection(Draft(source.name, key, split, record.where, url), make)
 
 
-def _image(source: UrlList | Folder | TextTable, inputs: Path, values: dict[str, Any]) -> Image | None:
+def _image(
+    source: UrlList | Folder | TextTable, names: ImageNames | None, values: dict[str, Any]
+) -> Image | None:
     if isinstance(source, UrlList):
         url = whole_text(values.get(source.url_column)).strip()
         if not url:
             raise Rejected("no_url")
         return ImageUrl(url, _pin(values.get(source.sha256_column)) if source.sha256_column else None)
-    if isinstance(source, Folder):
-        return file_below((inputs / source.images).resolve(), whole_text(values.get(source.image_column)))
+    if names is not None and isinstance(source, Folder):
+        return names.image(whole_text(values.get(source.image_column)))
     return None
 
 

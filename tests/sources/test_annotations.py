@@ -204,8 +204,27 @@ def test_what_is_missing_or_changed_stops(tmp_path: Path) -> None:
     (tmp_path / "more.json").touch()
     with pytest.raises(ConfigurationFault, match="names several files"):
         read(coco(path="*.json"), tmp_path)
-    for place in ("x", None):
-        with pytest.raises(ValueError, match="give either images or url_field"):
-            coco(images=place, url_field=place)
-        with pytest.raises(ValueError, match="give either images or url_prefix"):
-            karpathy(images=place, url_prefix=place)
+    with pytest.raises(ValueError, match="give either images or url_field, .*both are null where names are"):
+        coco(images="x", url_field="x")
+    with pytest.raises(ValueError, match="give either images or url_prefix"):
+        karpathy(images="x", url_prefix="x")
+
+
+@pytest.mark.parametrize("images", ["pictures", None])
+def test_files_that_name_their_folder_are_understood(tmp_path: Path, images: str | None) -> None:
+    """Karpathy's `filepath` is val2014, and a folder val2014 may be all there is."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.jpg").touch()
+    left_out = {"filename": "9.jpg", "split": "restval", "sentences": [{"raw": "x"}]}
+    image = {"filepath": "pictures", "filename": "1.jpg", "split": "val", "sentences": [{"raw": "a cat"}]}
+    (tmp_path / "dataset.json").write_text(json.dumps({"images": [left_out, image]}))
+    coco_image = {"id": 1, "file_name": "pictures/1.jpg"}
+    annotations = [{"image_id": 1, "caption": "a cat"}]
+    (tmp_path / "captions.json").write_text(json.dumps({"images": [coco_image], "annotations": annotations}))
+    for source in (
+        karpathy(images=images, splits={"val": "test", "restval": None}),
+        coco(images=images, url_field=None),
+    ):
+        (row,) = good(read(source, tmp_path))
+        assert isinstance(row.image, ImageFile)
+        assert row.image.path == tmp_path.resolve() / "pictures" / "1.jpg"

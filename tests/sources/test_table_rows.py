@@ -304,3 +304,63 @@ def test_a_source_has_one_split_and_one_column_of_a_name() -> None:
         texts("list.tsv", split=None)
     with pytest.raises(ValueError, match="one name"):
         texts("list.tsv", captions=COLUMNS * 2)
+
+
+NAMES = ["images/a.jpg", "./images/sub/b.jpg", "images/gone.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("files", "images", "names", "expected"),
+    [
+        # as params say: names are below the folder
+        (["images/a.jpg"], "images", ["a.jpg"], ["images/a.jpg"]),
+        (["images/images/a.jpg", "images/a.jpg"], "images", ["images/a.jpg"], ["images/images/a.jpg"]),
+        # all names begin with the folder, and are files from inputs on alone
+        (["images/a.jpg", "images/sub/b.jpg"], "images", NAMES,
+         ["images/a.jpg", "images/sub/b.jpg", "images/gone.jpg"]),
+        (["x/y/a.jpg"], "x/y", ["x/y/a.jpg", "x/y/../../secret.jpg"], ["x/y/a.jpg", "path_outside_folder"]),
+        # no folder in params, or that of inputs: names are paths from inputs
+        (["images/a.jpg"], None, ["images/a.jpg"], ["images/a.jpg"]),
+        (["images/a.jpg"], ".", ["images/a.jpg", "../out.jpg"], ["images/a.jpg", "path_outside_folder"]),
+        # two meanings among the names: that of params alone
+        (["images/a.jpg", "images/b.jpg"], "images", ["images/a.jpg", "b.jpg"],
+         ["images/images/a.jpg", "images/b.jpg"]),
+        (["images/images/a.jpg", "images/b.jpg"], "images", ["images/a.jpg", "images/b.jpg"],
+         ["images/images/a.jpg", "images/images/b.jpg"]),
+        # none is anywhere: the path that params mean is looked for
+        ([], "images", ["images/a.jpg"], ["images/images/a.jpg"]),
+        ([], "images", ["images/\0.jpg", "images/" + 300 * "x"],
+         ["path_outside_folder", "images/images/" + 300 * "x"]),
+    ],
+)  # fmt: skip
+def test_names_are_below_the_folder_of_images_or_paths_from_inputs(
+    tmp_path: Path, files: list[str], images: str | None, names: list[str], expected: list[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / "list.tsv").write_text("file\tcaption\n" + "".join(f"{name}\tx\n" for name in names))
+    fields = texts("list.tsv").model_dump() | {"kind": "folder", "captions": COLUMNS, "weight": None}
+    rows = read(Folder(**{**fields, "images": images, "image_column": "file"}), tmp_path)
+    assert expected == [
+        row.image.path.relative_to(tmp_path.resolve()).as_posix()
+        if isinstance(row, Row) and isinstance(row.image, ImageFile)
+        else getattr(row, "reason", None)
+        for row in rows
+    ]
+
+
+def test_the_first_hundred_names_decide_for_all(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in (0, 100, 101):
+        (tmp_path / "images" / f"{number}.jpg").touch()
+    names = [*(f"images/{number}.jpg" for number in range(101)), "101.jpg"]
+    (tmp_path / "list.tsv").write_text("file\tcaption\n" + "".join(f"{name}\tx\n" for name in names))
+    fields = texts("list.tsv").model_dump() | {"kind": "folder", "captions": COLUMNS, "weight": None}
+    rows = read(Folder(**{**fields, "images": "images", "image_column": "file"}), tmp_path)
+    assert rows[-1].reason == "path_outside_folder" if isinstance(rows[-1], Rejection) else False
+    folder = (tmp_path / "images").resolve()
+    assert [row.image for row in rows[:101] if isinstance(row, Row)] == [
+        ImageFile(folder / f"{number}.jpg", f"{number}.jpg") for number in range(101)
+    ]
