@@ -43,6 +43,7 @@ from components.running.workers import usable_cores
 from components.settings.audit import Audit
 from components.settings.environment import Environment
 from components.settings.params import Params
+from components.sources.input_paths import check_seen_by_dvc, paths_of_audit
 from components.storage.atomic import remove, replace_folder, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import Entry, read_manifest
@@ -56,6 +57,7 @@ def run(params: Params, env: Environment) -> None:
     layout, limits = Layout(env.work_store), params.audit
     download, inputs = layout.artifact("download"), layout.inputs(params.download.inputs)
     work = layout.work("audit")
+    check_seen_by_dvc(inputs, paths_of_audit(limits))
     before = read_reference(inputs / limits.reference.summary) if limits.reference else {}
     files = read_manifest(download)
     shards = [entry for entry in files if entry.is_shard]

@@ -25,6 +25,7 @@ from components.running.rows import Rows
 from components.settings.base_models import MadeClip, MadeLlm
 from components.settings.environment import Environment
 from components.settings.params import Params
+from components.sources.input_paths import check_seen_by_dvc, paths_of_base_models
 from components.storage.atomic import read_json, write_json
 from components.storage.layout import Layout
 from components.storage.pieces import put_files
@@ -41,6 +42,7 @@ def run(params: Params, env: Environment) -> None:
         checkpoint_steps=params.base_models.checkpoint_steps,
         rows=Rows(),
     )
+    check_seen_by_dvc(workshop.inputs, paths_of_base_models(params.base_models))
     folders = {"llm": _llm(params, workshop), "clip": _clip(params, workshop)}
     if params.base_models.captioner:
         from components.base_models.captioner import make_captioner

@@ -30,6 +30,7 @@ from components.running.workers import finished_pieces, usable_cores
 from components.settings.download import Download
 from components.settings.environment import Environment
 from components.settings.params import Params
+from components.sources.input_paths import check_seen_by_dvc, paths_of_download
 from components.sources.needs import Inputs
 from components.sources.rows import Rejection, Row
 from components.storage.atomic import remove
@@ -46,6 +47,7 @@ def run(params: Params, env: Environment) -> None:
     layout, download = Layout(env.work_store), params.download
     work = layout.work(STAGE)
     inputs = Inputs(layout.inputs(download.inputs), work / "brought")
+    check_seen_by_dvc(inputs.folder, paths_of_download(download))
     if download.data_root:
         open_data_root(download.data_root)  # one that cannot be written to is told before any work
     bring_shards(download, inputs, work)

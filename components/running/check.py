@@ -9,16 +9,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from components.faults import ConfigurationFault, InfrastructureFault
+from components.running.check_paths import check_paths
 from components.running.gate_lines import gate_lines
 from components.running.gpus import gpus_in_use, known_gpus
 from components.running.model_weights import check_bucket_files, check_folder_files
+from components.running.problems import refuse
 from components.running.workers import usable_cores
 from components.settings.base_models import BucketModel, FolderModel
 from components.settings.embed_captions import EndpointEncoder, SentenceEncoder
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import EndpointCaptioner, VllmCaptioner
-from components.sources.needs import is_far, is_fetched, paths_of
+from components.sources.needs import is_far, is_fetched
 from components.storage.bucket import open_bucket
 from components.storage.bulk import open_data_root
 from components.storage.layout import Layout
@@ -108,15 +110,7 @@ def _inputs(params: Params, layout: Layout) -> str:
     folder = layout.inputs(params.download.inputs)
     if not folder.is_dir():
         raise ConfigurationFault(f"{folder} not found (download.inputs): make it and put the data there")
-    named = [("download.sources", path) for source in params.download.sources for path in paths_of(source)]
-    named += [("audit.curation.heads", head.path) for head in params.audit.curation.heads]
-    if near := params.audit.curation.near_captions:
-        named.append(("audit.curation.near_captions", near.embeddings))
-    if params.audit.reference:
-        named.append(("audit.reference", params.audit.reference.summary))
-    for section, path in named:
-        if not (folder / path).exists() and not any(folder.glob(path)):
-            raise ConfigurationFault(f"{folder / path} not found ({section}): put it there or mend the path")
+    refuse(check_paths(params, folder))
     for source in params.download.sources:
         if is_far(source) and source.place.startswith("s3://"):
             open_bucket(source.place)
@@ -135,6 +129,8 @@ def _models(params: Params, layout: Layout) -> str:
     for name, model in [("llm", section.llm), ("clip", section.clip), *others]:
         if isinstance(model, FolderModel):
             folder = layout.inputs(params.download.inputs) / model.path
+            if not folder.exists():
+                continue  # as `_inputs` says
             check_folder_files(folder, f"base_models.{name}: {folder}", name.partition(" ")[0])
         elif isinstance(model, BucketModel):
             check_bucket_files(open_bucket(model.uri), name.partition(" ")[0], f"base_models.{name}: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -20,7 +21,7 @@ from components.settings.base_models import BaseModels
 from components.settings.download import Download
 from components.settings.embed_captions import EmbedCaptions, SentenceEncoder
 from components.settings.evaluate import Evaluate
-from components.settings.recaption import Recaption, VisionLanguageCaptioner, VllmCaptioner
+from components.settings.recaption import ModelCaptioner, Recaption, VisionLanguageCaptioner, VllmCaptioner
 from components.settings.register import Register
 from components.settings.section import Name, Section, Seed
 from components.settings.train_clip import TrainClip
@@ -87,6 +88,8 @@ class Params(Section):
     def _captioners_have_their_models(self) -> Self:
         there = [model.name for model in self.base_models.vision_language]
         for captioner in self.recaption.captioners:
+            if isinstance(captioner, ModelCaptioner) and self.base_models.captioner is None:
+                raise ValueError(f"captioner {captioner.name} needs base_models.captioner, which is null")
             if (
                 isinstance(captioner, VisionLanguageCaptioner | VllmCaptioner)
                 and captioner.model not in there
@@ -112,6 +115,16 @@ def load_params(path: Path) -> Params:
         first, *others = [dict(fault) for fault in faults]
         message = f"{_explain(path, tree, first)}{_named(tree, others)}"
         raise ConfigurationFault(message) from None
+
+
+def located(path: Path, location: Sequence[str | int]) -> str:
+    """Return where a key stands, for a message: `params.yaml:31: download.sources.0.path`.
+
+    Args:
+        path: Of a params file that has been read before.
+        location: The keys that lead to it.
+    """
+    return f"{path}:{_line(_parse(path), list(location))}: {'.'.join(map(str, location))}"
 
 
 def _parse(path: Path) -> CommentedMap:

@@ -34,7 +34,7 @@ def read_sidecars(source: Sidecars, inputs: Path) -> Iterator[Row | Rejection]:
         inputs: The folder its path is relative to.
 
     Raises:
-        ConfigurationFault: there is no such folder, or a link to a folder in it.
+        ConfigurationFault: there is no such folder.
         DataFault: it holds no image and no caption.
     """
     folder = inputs / source.path
@@ -51,11 +51,6 @@ def read_sidecars(source: Sidecars, inputs: Path) -> Iterator[Row | Rejection]:
 def _samples(folder: Path) -> Iterator[SampleReader]:
     root = folder.resolve()
     for place, folders, names in os.walk(folder, onerror=_refuse):
-        if links := [name for name in folders if Path(place, name).is_symlink()]:
-            raise ConfigurationFault(
-                f"{place}/{links[0]} is a link to a folder, which DVC does not see; "
-                "expected the folder itself: put it in its place"
-            )
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(place).relative_to(folder)
         samples = samples_by_stem((name, below / name) for name in sorted(names) if not name.startswith("."))

@@ -131,10 +131,12 @@ def test_an_endpoint_without_its_address_is_named(smoke: Params, env: Environmen
 
 
 def test_vllm_that_is_not_installed_is_named(smoke: Params, env: Environment, project: Path) -> None:
-    with pytest.raises(ConfigurationFault, match="florence: .*models/florence has no config.json"):
+    with pytest.raises(ConfigurationFault, match="inputs/demo/models/florence not found"):
         check(changed(smoke, VLLM, "florence"), env)
     folder = project / "inputs" / "demo" / "models" / "florence"
     folder.mkdir(parents=True)
+    with pytest.raises(ConfigurationFault, match="florence: .*models/florence has no config.json"):
+        check(changed(smoke, VLLM, "florence"), env)
     (folder / "config.json").write_text("{}")
     for name in ("model.safetensors", "tokenizer.json"):
         (folder / name).touch()
@@ -158,6 +160,7 @@ def test_models_that_are_not_there_are_told(smoke: Params, env: Environment, pro
         return Params.model_validate(tree)
 
     far = {"kind": "bucket", "uri": f"s3://{s3}/minilm", "sha256": "0" * 64}
+    (project / "inputs" / "demo" / "x").mkdir()
     with pytest.raises(ConfigurationFault, match=r"text_encoders minilm: inputs/demo/x has no config\.json"):
         check(with_encoder({"kind": "folder", "path": "x"}), env)
     with pytest.raises(ConfigurationFault, match=rf"text_encoders minilm: s3://{s3}/minilm has no config"):
@@ -173,9 +176,9 @@ def test_a_checkpoint_of_open_clip_is_there(smoke: Params, env: Environment, pro
     tree = smoke.model_dump()
     tree["base_models"]["clip"] = {"kind": "folder", "path": "eva02"}
     params = Params.model_validate(tree)
+    (project / "inputs" / "demo" / "eva02").mkdir(parents=True)
     with pytest.raises(ConfigurationFault, match=r"clip: inputs/demo/eva02 has no config\.json"):
         check(params, env)
-    (project / "inputs" / "demo" / "eva02").mkdir(parents=True)
     (project / "inputs" / "demo" / "eva02" / "open_clip_config.json").write_text("{}")
     (project / "inputs" / "demo" / "eva02" / "model.safetensors").touch()
     assert "models: llm made, clip folder" in check(params, env)
