@@ -296,15 +296,19 @@ def test_what_a_killed_reader_left_is_removed_at_the_next_start(
 def test_the_check_says_where_shards_go(
     smoke: Params, env: Environment, root: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def to(uri: str) -> Params:
+        download = smoke.download.model_copy(update={"data_root": uri})
+        return smoke.model_copy(update={"download": download})
+
     Path(".dvc").mkdir()
     assert "data root: this machine" in check(smoke, env)
-    assert f"data root: {root}, may be written to" in check(with_root(smoke, root), env)
+    assert f"data root: {root}, may be written to" in check(to(root), env)
     with pytest.raises(ConfigurationFault, match="there is no such bucket"):
-        check(with_root(smoke, "s3://nowhere-to-be-found/x"), env)
+        check(to("s3://nowhere-to-be-found/x"), env)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(ConfigurationFault, match="set AWS_ACCESS_KEY_ID"):
-        check(with_root(smoke, root), env)
+        check(to(root), env)
 
 
 def test_no_stage_removes_an_object(

@@ -5,21 +5,22 @@ from __future__ import annotations
 import shutil
 import sys
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 from components.faults import ConfigurationFault, InfrastructureFault
+from components.running.check_columns import check_columns
+from components.running.check_models import absent_buckets, absent_models, absent_programs
 from components.running.check_paths import check_paths
+from components.running.check_release import check_release
+from components.running.check_sources import look_at_sources
 from components.running.gate_lines import gate_lines
 from components.running.gpus import gpus_in_use, known_gpus
-from components.running.model_weights import check_bucket_files, check_folder_files
 from components.running.problems import refuse
 from components.running.workers import usable_cores
-from components.settings.base_models import BucketModel, FolderModel
-from components.settings.embed_captions import EndpointEncoder, SentenceEncoder
+from components.settings.embed_captions import EndpointEncoder
 from components.settings.environment import Environment
 from components.settings.params import Params
-from components.settings.recaption import EndpointCaptioner, VllmCaptioner
+from components.settings.recaption import EndpointCaptioner
 from components.sources.needs import is_far, is_fetched
 from components.storage.bucket import open_bucket
 from components.storage.bulk import open_data_root
@@ -43,12 +44,12 @@ def check(params: Params, env: Environment) -> list[str]:
         _tools(),
         _device(env),
         _disk(layout),
-        _inputs(params, layout),
-        _models(params, layout),
+        _inputs(params, env, layout),
+        _models(params),
         _data_root(params),
-        _captioners(params, env),
+        _captioners(params),
         *gate_lines(params),
-        _encoders(params, env),
+        _encoders(params),
         _proxies(params),
         f"registry: {open_bucket(env.registry).uri}",
     ]
@@ -106,15 +107,25 @@ def _disk(layout: Layout) -> str:
     return f"disk: {free / 1e9:.0f} GB free"
 
 
-def _inputs(params: Params, layout: Layout) -> str:
+def _inputs(params: Params, env: Environment, layout: Layout) -> str:
+    """Say what was looked at, or all at once what would stop a later stage."""
     folder = layout.inputs(params.download.inputs)
     if not folder.is_dir():
         raise ConfigurationFault(f"{folder} not found (download.inputs): make it and put the data there")
-    refuse(check_paths(params, folder))
-    for source in params.download.sources:
-        if is_far(source) and source.place.startswith("s3://"):
-            open_bucket(source.place)
-    return f"inputs: {folder}, {len(params.download.sources)} sources"
+    missing = check_paths(params, folder)
+    looked = look_at_sources(params, folder, {problem.location for problem in missing})
+    refuse(
+        [
+            *missing,
+            *looked.problems,
+            *absent_buckets(params),
+            *absent_models(params, folder),
+            *absent_programs(params, env),
+            *check_columns(params, looked.groups),
+            *check_release(params),
+        ]
+    )
+    return "; ".join([f"inputs: {folder}, {len(params.download.sources)} sources", *looked.notes])
 
 
 def _data_root(params: Params) -> str:
@@ -122,34 +133,13 @@ def _data_root(params: Params) -> str:
     return f"data root: {open_data_root(uri).uri}, may be written to" if uri else "data root: this machine"
 
 
-def _models(params: Params, layout: Layout) -> str:
+def _models(params: Params) -> str:
     section = params.base_models
-    others = [(f"vision_language {one.name}", one.source) for one in section.vision_language]
-    others += [(f"text_encoders {one.name}", one.source) for one in section.text_encoders]
-    for name, model in [("llm", section.llm), ("clip", section.clip), *others]:
-        if isinstance(model, FolderModel):
-            folder = layout.inputs(params.download.inputs) / model.path
-            if not folder.exists():
-                continue  # as `_inputs` says
-            check_folder_files(folder, f"base_models.{name}: {folder}", name.partition(" ")[0])
-        elif isinstance(model, BucketModel):
-            check_bucket_files(open_bucket(model.uri), name.partition(" ")[0], f"base_models.{name}: ")
     named = [f"{one.name} {one.source.kind}" for one in (*section.vision_language, *section.text_encoders)]
     return f"models: {', '.join([f'llm {section.llm.kind}', f'clip {section.clip.kind}', *named])}"
 
 
-def _captioners(params: Params, env: Environment) -> str:
-    for one in params.recaption.captioners:
-        if isinstance(one, EndpointCaptioner) and not env.caption_endpoint:
-            raise ConfigurationFault(
-                f"recaption.captioners {one.name} asks an endpoint, and LLM2CLIP_CAPTION_ENDPOINT is not "
-                "set; expected its base URL, such as https://host/v1"
-            )
-        if isinstance(one, VllmCaptioner) and find_spec("vllm") is None:
-            raise ConfigurationFault(
-                f"recaption.captioners {one.name} is of kind vllm, and vLLM is not installed; expected it: "
-                "`pip install -e .[vllm]` in an environment of its own on a GPU machine"
-            )
+def _captioners(params: Params) -> str:
     names = [f"{one.name} {one.kind}" for one in params.recaption.captioners]
     return f"captioners: {', '.join(names) or 'none'}"
 
@@ -168,17 +158,6 @@ def _proxies(params: Params) -> str:
     return f"proxies: {', '.join(f'{one.address} ({one.variable})' for one in proxies) or 'none'}"
 
 
-def _encoders(params: Params, env: Environment) -> str:
+def _encoders(params: Params) -> str:
     own = params.embed_captions
-    for one in own.others:
-        if isinstance(one, EndpointEncoder) and not env.embedding_endpoint:
-            raise ConfigurationFault(
-                f"embed_captions.others {one.name} asks an endpoint, and LLM2CLIP_EMBEDDING_ENDPOINT is not "
-                "set; expected its base URL, such as https://host/v1"
-            )
-        if isinstance(one, SentenceEncoder) and find_spec("sentence_transformers") is None:
-            raise ConfigurationFault(
-                f"embed_captions.others {one.name} needs sentence-transformers, which is not installed; "
-                "expected it: `pip install -e .[sentence-transformers]`"
-            )
     return f"encoders: {', '.join([*own.llms, *(f'{one.name} {one.kind}' for one in own.others)])}"

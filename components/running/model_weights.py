@@ -109,16 +109,14 @@ def check_folder_files(folder: Path, place: str, role: str) -> None:
     check_model_files(place, [path.name for path in folder.glob("*") if path.is_file()], read, role)
 
 
-def check_bucket_files(bucket: Bucket, role: str, prefix: str = "") -> None:
-    """Check that a whole model lies in a bucket; see `check_model_files`. Messages start with `prefix`."""
+def check_bucket_files(bucket: Bucket, role: str) -> None:
+    """Check that a whole model lies in a bucket; see `check_model_files`."""
 
     def read(name: str) -> bytes | None:
         data = bucket.read(name)
         return data[0] if data else None
 
-    check_model_files(
-        f"{prefix}{bucket.uri}", [name for name in bucket.names() if "/" not in name], read, role
-    )
+    check_model_files(bucket.uri, [name for name in bucket.names() if "/" not in name], read, role)
 
 
 def listed_weights(place: str, index: bytes | None) -> set[str]:

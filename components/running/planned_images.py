@@ -150,7 +150,12 @@ def planned_images(params: Params, measured: Measured) -> PlannedImages:
 def _planned(source: Source, inputs: Path, run: Run | None) -> PlannedSource:
     comes = _comes(source, run) if is_fetched(source) else HERE
     return PlannedSource(
-        source.name, rows_of(source, inputs), is_fetched(source), comes, _captions(source), _splits(source)
+        source.name,
+        rows_of(source, inputs),
+        is_fetched(source),
+        comes,
+        _captions(source),
+        possible_splits(source),
     )
 
 
@@ -167,7 +172,8 @@ def _captions(source: Source) -> int:
     return len(source.captions) * (SENTENCES if isinstance(source, Coco | Karpathy) else 1)
 
 
-def _splits(source: Source) -> frozenset[str] | None:
+def possible_splits(source: Source) -> frozenset[str] | None:
+    """Return the splits that a source's rows may be of, as far as params say; None: any."""
     if isinstance(source, Karpathy):
         return frozenset(split for split in source.splits.values() if split)
     if isinstance(source, Coco):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from components.faults import ConfigurationFault
 from components.settings.audit import Audit
-from components.settings.base_models import BaseModels, FolderModel, MadeClip, MadeLlm
+from components.settings.base_models import BaseModels, Clip, FolderModel, Llm, MadeClip, MadeLlm
 from components.settings.download import Download
 from components.settings.sources import Captioned, Sidecars, Source, TextSource
 from components.sources.files import PATTERN_SIGNS
@@ -46,15 +46,22 @@ def paths_of_download(section: Download) -> list[InputPath]:
     return _of_sources(("download", "sources"), section.sources)
 
 
-def paths_of_base_models(section: BaseModels) -> list[InputPath]:
-    """Return the texts that models are made from, and the folders of those that are there already."""
-    named = {("base_models", "llm"): section.llm, ("base_models", "clip"): section.clip}
-    models: dict[Location, object] = {**named}
+def models_of(section: BaseModels) -> dict[Location, Llm | Clip]:
+    """Return the models that params name, but for the captioner, which needs no files."""
+    models: dict[Location, Llm | Clip] = {
+        ("base_models", "llm"): section.llm,
+        ("base_models", "clip"): section.clip,
+    }
     for group in ("vision_language", "text_encoders"):
         for number, model in enumerate(getattr(section, group)):
             models["base_models", group, number, "source"] = model.source
+    return models
+
+
+def paths_of_base_models(section: BaseModels) -> list[InputPath]:
+    """Return the texts that models are made from, and the folders of those that are there already."""
     paths: list[InputPath] = []
-    for location, model in models.items():
+    for location, model in models_of(section).items():
         if isinstance(model, MadeLlm | MadeClip):
             paths += _of_sources((*location, "texts"), model.texts)
         elif isinstance(model, FolderModel):

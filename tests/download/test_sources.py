@@ -197,11 +197,13 @@ def test_inputs_that_are_missing_are_told_before_anything_runs(
 ) -> None:
     (workspace / ".dvc").mkdir()
     put_shard("cc", 1)
-    assert any(
-        "1 sources" in line for line in check(with_sources(smoke, [shards("cc", path="c*/*.tar")]), env)
-    )
+
+    def with_shards(path: str) -> Params:
+        return with_sources(smoke, [*smoke.download.sources, shards("cc", path=path)])
+
+    assert f"inputs: {INPUTS}, 3 sources" in check(with_shards("c*/*.tar"), env)
     for path in ("cd", "cc/1*.tar"):
         with pytest.raises(
             ConfigurationFault, match=r"(cd not found|no file fits .*1\*.tar); inputs/demo(/cc)? holds"
         ):
-            check(with_sources(smoke, [shards("cc", path=path)]), env)
+            check(with_shards(path), env)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from components.evaluate import stage
 from components.faults import ConfigurationFault, DataFault, GateFault
+from components.running.check_release import figures_of
 from components.settings.environment import Environment
 from components.settings.evaluate import RetrievalTask, ZeroShotTask
 from components.settings.params import Params
@@ -64,6 +66,14 @@ def project(workspace: Path, trained: Path) -> Layout:
     return Layout(Path(".work"))
 
 
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def changed(params: Params, **values: Any) -> Params:
     return params.model_copy(update={"evaluate": params.evaluate.model_copy(update=values)})
 
@@ -71,6 +81,8 @@ def changed(params: Params, **values: Any) -> Params:
 def test_every_arm_and_the_base_are_measured(project: Layout, params: Params, env: Environment) -> None:
     stage.run(params, env)
     metrics = read_json(METRICS)
+    numbers = {name for name, value in _leaves(metrics) if type(value) in (int, float)}
+    assert numbers == figures_of(params)  # what `llm2clip check` lets gates of a release name
     assert metrics["rows_in"] == metrics["rows_out"] == IMAGES
     assert list(metrics["arms"]) == ["base_clip", "clip", "llm2clip"]
     assert metrics["arms"]["base_clip"]["trained"] is False

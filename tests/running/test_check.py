@@ -18,6 +18,7 @@ from components.running.workers import usable_cores
 from components.settings.environment import Environment
 from components.settings.params import Params
 from tests.recaption.test_given_captions import MINE, source_of
+from tests.sources.reading import urls
 from tests.sources.test_shard_rows import shards
 from tests.test_cli import dvc_without_git
 
@@ -51,7 +52,8 @@ def project(workspace: Path) -> Path:
 
 def changed(smoke: Params, captioner: dict[str, Any], *models: str) -> Params:
     tree = smoke.model_dump()
-    tree["recaption"]["captioners"] = [captioner]
+    tree["recaption"] |= {"captioners": [captioner], "scores": None}
+    tree["train_clip"]["caption_mix"] = {"alt": 1.0}
     tree["base_models"]["vision_language"] = [
         {"name": name, "source": {"kind": "folder", "path": f"models/{name}"}} for name in models
     ]
@@ -135,13 +137,38 @@ def test_vllm_that_is_not_installed_is_named(smoke: Params, env: Environment, pr
         check(changed(smoke, VLLM, "florence"), env)
     folder = project / "inputs" / "demo" / "models" / "florence"
     folder.mkdir(parents=True)
-    with pytest.raises(ConfigurationFault, match="florence: .*models/florence has no config.json"):
+    with pytest.raises(
+        ConfigurationFault, match=r"vision_language\.0\.source: .*models/florence has no config"
+    ):
         check(changed(smoke, VLLM, "florence"), env)
     (folder / "config.json").write_text("{}")
     for name in ("model.safetensors", "tokenizer.json"):
         (folder / name).touch()
     with pytest.raises(ConfigurationFault, match="far is of kind vllm, and vLLM is not installed"):
         check(changed(smoke, VLLM, "florence"), env)
+
+
+def test_all_that_would_stop_a_later_stage_is_told_at_once(
+    smoke: Params, env: Environment, project: Path
+) -> None:
+    Path("inputs/demo/list.csv").write_text("url,caption\nhttp://a/1,one\n")
+    tree = changed(smoke, ENDPOINT).model_dump()
+    tree["base_models"]["clip"] = {"kind": "folder", "path": "clip"}
+    tree["download"]["sources"] += [urls("list.csv", url_column="link").model_dump()]
+    tree["evaluate"]["retrieval"][0]["column"] = "shrt"
+    tree["train_clip"]["caption_mix"]["far_dense"] = 1.0
+    with pytest.raises(ConfigurationFault) as fault:
+        check(Params.model_validate(tree), env)
+    lines = str(fault.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        "base_models.clip.path",
+        "download.sources.2.url_column",
+        "recaption.captioners.0",
+        "train_clip.caption_mix.far_dense",
+        "evaluate.retrieval.0.column",
+    ]
+    assert all(line.startswith("params.yaml:") for line in lines)
+    assert fault.value.exit_code == 2
 
 
 def test_a_captioner_names_a_model_of_base_models(smoke: Params) -> None:
@@ -161,9 +188,13 @@ def test_models_that_are_not_there_are_told(smoke: Params, env: Environment, pro
 
     far = {"kind": "bucket", "uri": f"s3://{s3}/minilm", "sha256": "0" * 64}
     (project / "inputs" / "demo" / "x").mkdir()
-    with pytest.raises(ConfigurationFault, match=r"text_encoders minilm: inputs/demo/x has no config\.json"):
+    with pytest.raises(
+        ConfigurationFault, match=r"text_encoders\.0\.source: inputs/demo/x has no config\.json"
+    ):
         check(with_encoder({"kind": "folder", "path": "x"}), env)
-    with pytest.raises(ConfigurationFault, match=rf"text_encoders minilm: s3://{s3}/minilm has no config"):
+    with pytest.raises(
+        ConfigurationFault, match=rf"text_encoders\.0\.source: s3://{s3}/minilm has no config"
+    ):
         check(with_encoder(far), env)
     with pytest.raises(ConfigurationFault, match="s3://another-bucket/x: there is no such bucket"):
         check(with_encoder({**far, "uri": "s3://another-bucket/x"}), env)
@@ -196,10 +227,12 @@ def test_a_bucket_of_shards_that_is_not_there_is_told(
     smoke: Params, env: Environment, project: Path, s3: str
 ) -> None:
     def with_shards(uri: str) -> Params:
-        download = smoke.download.model_copy(update={"sources": [shards(path=uri)]})
+        sources = [*smoke.download.sources, shards(path=uri)]
+        download = smoke.download.model_copy(update={"sources": sources})
         return smoke.model_copy(update={"download": download})
 
-    assert f"inputs: {Path('inputs/demo')}, 1 sources" in check(with_shards(f"s3://{s3}/*.tar"), env)
+    said = f"inputs: inputs/demo, 3 sources; {shards().name} is not looked into: its shards are elsewhere"
+    assert said in check(with_shards(f"s3://{s3}/*.tar"), env)
     assert check(with_shards("https://nobody-asks.example/0.tar"), env)
     with pytest.raises(ConfigurationFault, match="s3://another-bucket: there is no such bucket"):
         check(with_shards("s3://another-bucket/*.tar"), env)
