@@ -161,8 +161,11 @@ class Tally:
     def _described(self, entry: Entry) -> str:
         """Return for a message which image an entry is of: its url, or the path that was looked for."""
         source = self._sources.get(entry.source)
-        folder = source.path if isinstance(source, Sidecars) else source and images_folder(source)
         name = entry.url or entry.key
+        if isinstance(source, Sidecars):
+            folder: str | None = source.path
+        else:
+            folder = images_folder(source) if source else None
         if folder is None:
             return f"{name} of source {entry.source}"
         path = self._layout.inputs(self._params.download.inputs) / folder / name
