@@ -80,8 +80,9 @@ def test_check_says_which_proxy_there_is_and_that_it_does_not_answer(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://user:hunter2@127.0.0.1:1")
     assert "proxies: none needed" in check(smoke, env)
-    web = url_source([{"link": "http://a.example/", "words": "words"}])
-    smoke = smoke.model_copy(update={"download": smoke.download.model_copy(update={"sources": [web]})})
+    web = url_source([{"id": "1", "link": "http://a.example/", "words": "words"}])
+    sources = [*smoke.download.sources, web]
+    smoke = smoke.model_copy(update={"download": smoke.download.model_copy(update={"sources": sources})})
     with proxying(1) as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://user:hunter2@127.0.0.1:{proxy.port}")
         assert f"proxies: 127.0.0.1:{proxy.port} (HTTP_PROXY)" in check(smoke, env)

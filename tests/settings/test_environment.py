@@ -60,7 +60,7 @@ def test_nothing_goes_over_plain_http_to_a_host_that_is_not_named(
     with pytest.raises(ConfigurationFault) as fault:
         load_environment()
     assert str(fault.value) == (
-        f"environment variable {variable}: Value error, a key, pictures and texts would go to {host} over "
+        f"environment variable {variable}: a key, pictures and texts would go to {host} over "
         "plain http; expected https: change the address, or, where nobody else can listen, name the host in "
         "LLM2CLIP_PLAIN_HTTP_HOSTS"
     )
