@@ -12,6 +12,8 @@ from prefect.client.schemas.filters import FlowRunFilterStateType as StateIn
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelling
 
+from flows.connection import exit_code, require_server
+
 PATIENCE_SECONDS = 45.0  # Prefect gives a run 30 to end
 POLL_SECONDS = 0.5
 IN_PROGRESS = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
@@ -39,6 +41,11 @@ def _runs(client: SyncPrefectClient, states: list[StateType]) -> list[FlowRun]:
     )
 
 
+def main() -> int:
+    """Cancel what runs; return 1 if something does not end."""
+    require_server()
+    return int(not cancel_runs())
+
+
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    sys.exit(not cancel_runs())
+    sys.exit(exit_code(main))

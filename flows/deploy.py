@@ -2,60 +2,147 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import subprocess
 import sys
-from datetime import timedelta
+import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-from prefect.automations import Automation
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-POOL = "llm2clip"
-HEARTBEAT_SECONDS = 30  # the least that Prefect allows
+from components.faults import ConfigurationFault
+from flows.connection import exit_code, require_server
+from flows.schedules import apply_schedules, by_slug, make_scheduled_runs, recall, remember
+from flows.server import HEARTBEAT_SECONDS, PREFECT
+
+POOL = FLOW = "llm2clip"
 MISSED_HEARTBEATS = 3
 AUTOMATION = "Mark llm2clip runs without heartbeat as crashed"
 FINAL_STATES = ("Completed", "Failed", "Cancelled", "Crashed")
+HEARTBEAT = "prefect.flow-run.heartbeat"
+EDITED: dict[str, Any] = {"parameters": {}, "paused": False, "tags": []}  # in the UI, with Prefect's defaults
+Entry = dict[str, Any]  # a deployment in prefect.yaml
 log = logging.getLogger("llm2clip")
 
 
 def deploy(project: Path) -> None:
     """Make or renew everything a run needs on the server.
 
+    What people did in the UI to schedules, parameters and tags stays, and a paused deployment stays paused,
+    unless prefect.yaml says something else than at the last deploy.
+
     Args:
         project: The folder of prefect.yaml, where runs will start.
+
+    Raises:
+        ConfigurationFault: prefect.yaml cannot be read, or Prefect refuses it.
     """
+    tree = _read(project / "prefect.yaml")
+    schedules = {
+        entry["name"]: by_slug(entry["name"], entry.pop("schedules", [])) for entry in tree["deployments"]
+    }
+    said = {
+        entry["name"]: {field: entry.get(field) or default for field, default in EDITED.items()}
+        for entry in tree["deployments"]
+    }
+    start = datetime.now(UTC)
     with get_client(sync_client=True) as client:
         try:
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
         except ObjectAlreadyExists:
             log.info("work pool %s is there", POOL)
-    prefect = Path(sys.executable).with_name("prefect")
-    subprocess.run([str(prefect), "--no-prompt", "deploy", "--all"], cwd=project, check=True)
-    asyncio.run(_mark_dead_runs())
+        last = recall(client)
+        for entry in tree["deployments"]:
+            _keep_edited(client, entry, said[entry["name"]], last)
+        _run_prefect(project, tree)
+        memory = {}
+        for name in schedules:
+            deployment = client.read_deployment_by_name(f"{FLOW}/{name}")
+            before = last.get(str(deployment.id), {}).get("schedules", {})
+            apply_schedules(client, deployment.id, schedules[name], before)
+            memory[str(deployment.id)] = {**said[name], "schedules": schedules[name]}
+            if not deployment.paused:
+                make_scheduled_runs(client, deployment.id, start)
+        remember(client, memory)
+        mark_dead_runs(client)
 
 
-async def _mark_dead_runs() -> None:
-    """Create the automation, unless it is there: only Prefect's cloud marks dead runs by itself."""
-    beat = "prefect.flow-run.heartbeat"
+def _read(path: Path) -> dict[str, Any]:
     try:
-        await Automation.aread(name=AUTOMATION)
+        tree = YAML(typ="safe").load(path.read_text("utf-8"))
+        names = [entry["name"] for entry in tree["deployments"]]
+    except (OSError, YAMLError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationFault(
+            f"{path} cannot be read ({reason}); expected Prefect's deployments"
+        ) from None
+    if len({*names}) < len(names):
+        raise ConfigurationFault(f"{path}: two deployments have one name; expected one each")
+    return dict(tree)
+
+
+def _keep_edited(client: SyncPrefectClient, entry: Entry, said: Entry, last: dict[str, Entry]) -> None:
+    """Let an entry say what the server has, where prefect.yaml says nothing new."""
+    try:
+        existing = client.read_deployment_by_name(f"{FLOW}/{entry['name']}")
+    except ObjectNotFound:
         return
-    except ValueError:
-        log.info("creating the automation %r", AUTOMATION)
-    await Automation(
+    before = last.get(str(existing.id), said)
+    entry.update({field: getattr(existing, field) for field in EDITED if before.get(field) == said[field]})
+    try:
+        schema = parameter_schema(load_flow_from_entrypoint(entry["entrypoint"])).model_dump()
+    except Exception as error:  # whatever the file does when it is imported
+        raise ConfigurationFault(
+            f"prefect.yaml: the flow of deployment {entry['name']} cannot be loaded ({error!r}); "
+            "expected an entrypoint such as flows/llm2clip.py:llm2clip"
+        ) from None
+    if errors := validate(entry.get("parameters") or {}, schema, ignore_required=True):
+        log.warning(
+            "parameters of %s on the server are no longer valid (%s); taking those of prefect.yaml",
+            entry["name"],
+            errors[0].message,
+        )
+        entry["parameters"] = said["parameters"]
+
+
+def _run_prefect(project: Path, tree: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "prefect.yaml"
+        YAML(typ="safe").dump(tree, path)
+        command = [PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    log.info("%s", done.stdout.strip())
+    if done.returncode:
+        lines = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+        raise ConfigurationFault(
+            f"Prefect does not take prefect.yaml: {lines[-1] if lines else done.returncode}"
+        )
+
+
+def mark_dead_runs(client: SyncPrefectClient) -> None:
+    """Make or renew the automation that ends dead runs of this flow; only Prefect's cloud does so itself."""
+    automation = AutomationCore(
         name=AUTOMATION,
         trigger=EventTrigger(
-            after={beat},
-            expect={beat, *(f"prefect.flow-run.{state}" for state in FINAL_STATES)},
+            after={HEARTBEAT},
+            expect={HEARTBEAT, *(f"prefect.flow-run.{state}" for state in FINAL_STATES)},
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            match_related=ResourceSpecification(
+                {"prefect.resource.role": ["flow"], "prefect.resource.name": [FLOW]}
+            ),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -66,9 +153,35 @@ async def _mark_dead_runs() -> None:
                 state=StateType.CRASHED, message="no heartbeat: the process or its machine is gone"
             )
         ],
-    ).acreate()
+    )
+    present = client.read_automations_by_name(AUTOMATION)
+    for other in present[1:]:
+        client.delete_automation(other.id)
+    if not present:
+        client.create_automation(automation)
+    elif _differs(present[0], automation):
+        client.update_automation(present[0].id, automation.model_copy(update={"enabled": present[0].enabled}))
+
+
+def _differs(present: AutomationCore, wanted: AutomationCore) -> bool:
+    trees = [
+        automation.model_dump(mode="json", include={"trigger", "actions"}) for automation in (present, wanted)
+    ]
+    for tree in trees:
+        tree["trigger"].pop("id", None)
+    return trees[0] != trees[1]
+
+
+def main() -> int:
+    """Deploy from the current folder; return the exit code.
+
+    Raises:
+        Fault: the server cannot be used, or prefect.yaml not be deployed.
+    """
+    require_server()
+    deploy(Path.cwd())
+    return 0
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    deploy(Path.cwd())
+    sys.exit(exit_code(main))

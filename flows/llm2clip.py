@@ -15,11 +15,6 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed, wait
-from prefect.settings import (
-    PREFECT_SERVER_ANALYTICS_ENABLED,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
 from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
@@ -28,6 +23,7 @@ from pydantic import Field
 from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
 from components.storage.atomic import read_json
 from components.storage.layout import PARAMS, STAGES
+from flows.connection import exit_code, server_in_use
 from flows.graph import between, upstream
 from flows.leash import die_with
 from flows.processes import Groups, GroupsStopped
@@ -37,7 +33,6 @@ from flows.workspace import PRESETS, bring, claimed_workspace, fill
 
 SIDE_BY_SIDE = 2  # stages; more would only share the same cores
 RETRY_DELAYS_SECONDS = [5.0, 20.0]  # of exit code 4; a cancelled run is killed after 30 seconds of waiting
-START_SECONDS = 120  # of a passing server that makes its database first
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 COMMITTED = str(PARAMS)
@@ -63,6 +58,7 @@ def llm2clip(
         push: Copy the outputs of each stage to the DVC remote as soon as it is done.
     """
     root, groups, log = Path.cwd(), Groups(), get_run_logger()
+    logging.getLogger("prefect.flow_runs").addFilter(_is_no_fault)
     if runtime.deployment.id:
         die_with(os.getppid())  # a run without its worker could no longer be cancelled
     try:
@@ -110,21 +106,26 @@ def run_stage(stage: str, run: Run, push: bool) -> Verdict | State[Any]:
 
 
 def _reproduce(run: Run, stages: list[str], *, push: bool) -> list[Verdict]:
+    """Submit each stage when those it reads from are done, so that a failure leaves none that never ran."""
     graph = run.graph()
-    futures: dict[str, PrefectFuture[Any]] = {}
-    for stage in stages:
-        one: Task[..., Any] = run_stage.with_options(
-            name=stage, retries=len(RETRY_DELAYS_SECONDS), retry_delay_seconds=RETRY_DELAYS_SECONDS
-        )
-        before = [futures[name] for name in stages if name in graph[stage]]
-        futures[stage] = one.submit(stage, run, push, wait_for=before)
-    for future in as_completed(list(futures.values())):
+    waiting, running, done = list(stages), dict[str, PrefectFuture[Any]](), dict[str, PrefectFuture[Any]]()
+    while waiting or running:
+        for stage in [name for name in waiting if graph[name].isdisjoint([*waiting, *running])]:
+            waiting.remove(stage)
+            step: Task[..., Any] = run_stage.with_options(
+                name=stage, retries=len(RETRY_DELAYS_SECONDS), retry_delay_seconds=RETRY_DELAYS_SECONDS
+            )
+            before = [done[name] for name in done if name in graph[stage]]  # the arrows in the UI
+            running[stage] = step.submit(stage, run, push, wait_for=before)
+        future = next(as_completed(list(running.values())))
         future.wait()  # its state is known only then
         if not future.state.is_completed():
             run.groups.stop()  # what runs beside it keeps its checkpoint
-            wait(list(futures.values()))
+            wait(list(running.values()))
             future.result()  # raises the stage's own fault
-    return [future.result() for future in futures.values()]
+        stage = next(name for name, other in running.items() if other is future)
+        done[stage] = running.pop(stage)
+    return [done[stage].result() for stage in stages]
 
 
 def _say(log: Log, line: str) -> None:
@@ -192,17 +193,22 @@ def _key(stage: str) -> str:
     return stage.replace("_", "-")
 
 
+def _is_no_fault(record: logging.LogRecord) -> bool:
+    """Drop the traceback that Prefect's engine adds when a fault, whose message is logged, ended a run."""
+    return not (record.exc_info and isinstance(record.exc_info[1], Fault))
+
+
 def main() -> int:
-    """Run the flow with its defaults, without `PREFECT_API_URL` on a passing server; return the exit code."""
-    passing = {
-        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: START_SECONDS,
-        PREFECT_SERVER_ANALYTICS_ENABLED: False,
-    }
-    with temporary_settings(passing):
+    """Run the flow with its defaults and return the exit code.
+
+    Raises:
+        Fault: the server of `PREFECT_API_URL` cannot be used, or without one none can be started.
+    """
+    with server_in_use():
         state = llm2clip(return_state=True)
     fault = state.result(raise_on_failure=False)
     return fault.exit_code if isinstance(fault, Fault) else int(not state.is_completed())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -5,23 +5,34 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from components.faults import ConfigurationFault, Fault, InfrastructureFault
+from flows.auth import CLIENT, server_secret, variables
 from flows.processes import end_groups, spawn
+from flows.server import (
+    HEARTBEAT_SECONDS,
+    HOST,
+    PREFECT,
+    ending,
+    last_line,
+    require_home,
+    start_server,
+    wait_for,
+)
 
-HOST = "127.0.0.1"  # never open to the network: whoever reaches the server may run code
-START_SECONDS = 180.0
 POLL_SECONDS = 0.25
-HEARTBEAT_SECONDS = 30
+EARLY_SECONDS = 60.0  # a worker that ends sooner has likely a cause that stays
+EARLY_ENDS = 3  # in a row that are borne
+WORKER = (PREFECT, "worker", "start", "--pool", "llm2clip", "--type", "process")
 log = logging.getLogger("llm2clip")
 
 
@@ -39,30 +50,27 @@ def serve(project: Path, port: int) -> None:
     _require_free(port)
     api = f"http://{HOST}:{port}/api"
     home = project / ".prefect"
-    home.mkdir(exist_ok=True)
-    environment = _environment(home, api)
-    prefect = str(Path(sys.executable).with_name("prefect"))
+    require_home(home, private=True)
+    secret, file = server_secret(home)
+    environment = _environment(home, api, secret)
     parts: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(name: str, *command: str) -> None:
-        with (home / f"{name}.log").open("ab") as output:
-            parts[name] = spawn(list(command), project, environment, output)
+    def start_worker() -> None:
+        with (home / "worker.log").open("ab") as output:
+            parts["worker"] = spawn(list(WORKER), project, environment, output)
 
     try:
         log.info("starting the server")
-        start("server", prefect, "server", "start", "--host", HOST, "--port", str(port))
-        _wait_for(api, parts["server"], home / "server.log")
+        parts["server"] = start_server(port, project, environment, home / "server.log")
+        wait_for(api, parts["server"], home / "server.log")
         log.info("deploying")
         if status := _module("flows.deploy", project, environment, home / "deploy.log"):
             raise InfrastructureFault(
-                f"the deployment was not made ({status}); {_last_line(home / 'deploy.log')}"
+                f"the deployment was not made ({status}); {last_line(home / 'deploy.log')}"
             )
-        start("worker", prefect, "worker", "start", "--pool", "llm2clip", "--type", "process")
-        log.info("UI: http://%s:%d", HOST, port)
-        log.info("for other shells:\n  export PREFECT_API_URL=%s", api)
-        log.info("to start a run:\n  %s deployment run llm2clip/full --watch", prefect)
-        log.info("logs are in %s; Ctrl-C stops it all", home)
-        _watch(parts, home)
+        start_worker()
+        _welcome(port, api, home, file)
+        _watch(parts, home, start_worker)
     finally:
         log.info("stopping")
         if "worker" in parts:
@@ -71,11 +79,22 @@ def serve(project: Path, port: int) -> None:
             end_groups([parts[name]])
 
 
-def _environment(home: Path, api: str) -> dict[str, str]:
+def _welcome(port: int, api: str, home: Path, file: Path | None) -> None:
+    reading = f"cat {shlex.quote(str(file))}"
+    log.info("UI: http://%s:%d", HOST, port)
+    log.info("it asks for a password: %s", f"what `{reading}` prints" if file else "the secret that you set")
+    log.info("for other shells:\n  export PREFECT_API_URL=%s", api)
+    log.info("  export %s=%s", CLIENT, f'"$({reading})"' if file else "... # the secret that you set")
+    log.info("to start a run:\n  %s deployment run llm2clip/full --watch", PREFECT)
+    log.info("logs are in %s; Ctrl-C stops it all", home)
+
+
+def _environment(home: Path, api: str, secret: str) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     beside = str(Path(sys.executable).parent)
     environment["PATH"] = os.pathsep.join([beside, environment.get("PATH", os.defpath)])
     return environment | {
+        **variables(secret),
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -100,17 +119,6 @@ def _require_free(port: int) -> None:
             ) from None
 
 
-def _wait_for(api: str, server: subprocess.Popen[bytes], output: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{api}/health", timeout=5):  # noqa: S310 - a loopback address
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(POLL_SECONDS)
-    raise InfrastructureFault(f"Prefect's server did not start; {_last_line(output)}")
-
-
 def _module(name: str, project: Path, environment: dict[str, str], output: Path) -> int:
     """Run a module that talks to the server, apart from this process, whose Prefect is the user's."""
     with output.open("wb") as file:
@@ -121,17 +129,29 @@ def _module(name: str, project: Path, environment: dict[str, str], output: Path)
         end_groups([process])
 
 
-def _watch(parts: dict[str, subprocess.Popen[bytes]], home: Path) -> None:
-    while True:
-        for name, part in parts.items():
-            if part.poll() is not None:
-                raise InfrastructureFault(f"Prefect's {name} ended; {_last_line(home / f'{name}.log')}")
+def _watch(parts: dict[str, subprocess.Popen[bytes]], home: Path, start_worker: Callable[[], None]) -> None:
+    """Start the worker again whenever it ends, until the server ends or the worker keeps ending early.
+
+    Raises:
+        InfrastructureFault: which part ended, how, and where its log is.
+    """
+    early_ends, start_seconds = 0, time.monotonic()
+    while (status := parts["server"].poll()) is None:
+        if (status := parts["worker"].poll()) is not None:
+            early_ends = early_ends + 1 if time.monotonic() - start_seconds < EARLY_SECONDS else 1
+            if early_ends > EARLY_ENDS:
+                raise InfrastructureFault(
+                    f"Prefect's worker {ending(status)}, the {early_ends}th time in a row within "
+                    f"{EARLY_SECONDS:.0f} s of its start; {last_line(home / 'worker.log')}"
+                )
+            log.warning(
+                "Prefect's worker %s; starting it again; its log is %s", ending(status), home / "worker.log"
+            )
+            end_groups([parts["worker"]])
+            start_worker()
+            start_seconds = time.monotonic()
         time.sleep(POLL_SECONDS)
-
-
-def _last_line(output: Path) -> str:
-    lines = output.read_text(errors="replace").split("\n")
-    return f"{output} ends with: {next((line for line in reversed(lines) if line.strip()), 'nothing')}"
+    raise InfrastructureFault(f"Prefect's server {ending(status)}; {last_line(home / 'server.log')}")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

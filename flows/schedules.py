@@ -1,0 +1,129 @@
+"""Schedules of a deployment: those of prefect.yaml, and what people did to them in the UI.
+
+A variable on the server holds what prefect.yaml said at the last deploy. Only what differs from that is
+applied, so that a schedule which somebody switched, edited, added or deleted in the UI stays as it was left.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate, VariableCreate, VariableUpdate
+from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.schedules import SCHEDULE_TYPES, construct_schedule
+
+from components.faults import ConfigurationFault
+
+MEMORY = "llm2clip_last_deploy"  # a variable of the server
+ASPECTS = ("active", "parameters")  # the rest of an entry says when
+Entry = dict[str, Any]  # a schedule in prefect.yaml
+log = logging.getLogger("llm2clip")
+
+
+def recall(client: SyncPrefectClient) -> dict[str, Any]:
+    """Return what the last deploy remembered, by the id of each deployment; empty before the first one."""
+    variable = client.read_variable_by_name(MEMORY)
+    return dict(variable.value) if variable and isinstance(variable.value, dict) else {}
+
+
+def remember(client: SyncPrefectClient, said: dict[str, Any]) -> None:
+    """Keep what prefect.yaml says, for the next deploy."""
+    if client.read_variable_by_name(MEMORY) is None:
+        client.create_variable(VariableCreate(name=MEMORY, value=said))
+    else:
+        client.update_variable(VariableUpdate(name=MEMORY, value=said))
+
+
+def by_slug(name: str, entries: list[Entry]) -> dict[str, Entry]:
+    """Return the schedules that prefect.yaml gives to a deployment, each under its slug.
+
+    Raises:
+        ConfigurationFault: one has no slug, or another's, or says not when.
+    """
+    slugs = [str(entry.get("slug") or "") for entry in entries]
+    if not all(slugs) or len({*slugs}) < len(slugs):
+        raise ConfigurationFault(
+            f"prefect.yaml: a schedule of deployment {name} has no slug, or another's; "
+            "expected one each; by it a redeploy knows the schedule again"
+        )
+    said = {
+        slug: {key: entry[key] for key in entry if key != "slug"}
+        for slug, entry in zip(slugs, entries, strict=True)
+    }
+    for slug, entry in said.items():
+        try:
+            _when(entry)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationFault(
+                f"prefect.yaml: schedule {slug} of deployment {name}: {str(error).splitlines()[0]}; "
+                "expected cron, interval or rrule, and timezone"
+            ) from None
+    return said
+
+
+def apply_schedules(
+    client: SyncPrefectClient, deployment: UUID, said: dict[str, Entry], last: dict[str, Entry]
+) -> None:
+    """Bring what prefect.yaml has changed of its schedules since the last deploy to the server.
+
+    Args:
+        client: Of the server.
+        deployment: Whose schedules.
+        said: What prefect.yaml says now, by slug.
+        last: What it said at the last deploy; empty if that is not known.
+    """
+    present = {schedule.slug: schedule for schedule in client.read_deployment_schedules(deployment)}
+    for slug, entry in said.items():
+        if entry == last.get(slug):
+            continue
+        if slug not in present:
+            client.create_deployment_schedules(deployment, [_new(slug, entry)])
+        elif slug in last:
+            _change(client, deployment, present[slug], entry, last[slug])
+        else:
+            log.info("schedule %s stays as it is on the server", slug)
+    for slug in (last.keys() - said.keys()) & present.keys():
+        log.warning(
+            "schedule %s is no longer in prefect.yaml; the server still has it: delete it in the UI", slug
+        )
+
+
+def make_scheduled_runs(client: SyncPrefectClient, deployment: UUID, start: datetime) -> None:
+    """Put back the scheduled runs from `start` on, which Prefect removes when a deployment changes.
+
+    Its scheduler makes them too, but not one that falls due before it looks again.
+    """
+    when = {"start_time": start.isoformat()}
+    client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment}, json=when)
+
+
+def _new(slug: str, entry: Entry) -> DeploymentScheduleCreate:
+    return DeploymentScheduleCreate(
+        schedule=_when(entry),
+        slug=slug,
+        active=entry.get("active", True),
+        parameters=entry.get("parameters") or {},
+    )
+
+
+def _change(
+    client: SyncPrefectClient, deployment: UUID, schedule: DeploymentSchedule, entry: Entry, last: Entry
+) -> None:
+    if _timing(entry) != _timing(last):
+        client.update_deployment_schedule(deployment, schedule.id, schedule=_when(entry))
+    if entry.get("active") != last.get("active"):
+        client.update_deployment_schedule(deployment, schedule.id, active=entry.get("active", True))
+    if entry.get("parameters") != last.get("parameters"):
+        client.update_deployment_schedule(deployment, schedule.id, parameters=entry.get("parameters") or {})
+
+
+def _timing(entry: Entry) -> Entry:
+    return {key: value for key, value in entry.items() if key not in ASPECTS}
+
+
+def _when(entry: Entry) -> SCHEDULE_TYPES:
+    return construct_schedule(**_timing(entry))
