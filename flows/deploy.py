@@ -52,7 +52,8 @@ def deploy(project: Path) -> None:
     """
     tree = _read(project / "prefect.yaml")
     schedules = {
-        entry["name"]: by_slug(entry["name"], entry.pop("schedules", [])) for entry in tree["deployments"]
+        entry["name"]: by_slug(entry["name"], entry.pop("schedules", None) or [])
+        for entry in tree["deployments"]
     }
     said = {
         entry["name"]: {field: entry.get(field) or default for field, default in EDITED.items()}

@@ -43,7 +43,7 @@ def require_home(home: Path, *, private: bool = False) -> None:
     except OSError as error:
         raise ConfigurationFault(
             f"{home} cannot be written ({error.strerror}); expected a folder for Prefect's database; "
-            "set PREFECT_HOME to one, or free its disk"
+            "make it writable or, without `make ui`, set PREFECT_HOME to another"
         ) from None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from tests.project import ROOT, copy_working_tree
 
@@ -154,6 +154,35 @@ class Server:
         self.folder = folder
         self.process = process
         self.api = f"http://127.0.0.1:{port}/api"
+        self.secret_file = folder / ".prefect" / "auth"
+        self.said: list[str] = []
+
+    @property
+    def secret(self) -> str:
+        """What its clients must send."""
+        return self.secret_file.read_text().strip()
+
+    def wait_until_said(self, text: str) -> None:
+        """Read its output up to a line with this text."""
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.said.append(line)
+            if text in line:
+                return
+        pytest.fail("".join(self.said))
+
+    def deploy(self) -> subprocess.CompletedProcess[str]:
+        """Run `python -m flows.deploy` as a user does after the lines to export."""
+        environment = {
+            **os.environ,
+            "PREFECT_API_URL": self.api,
+            "PREFECT_API_AUTH_STRING": self.secret,
+            "PREFECT_HOME": str(self.folder / ".prefect"),
+        }
+        command = [sys.executable, "-m", "flows.deploy"]
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, check=False, capture_output=True, text=True
+        )
 
     def stop(self) -> int:
         """Stop it as Ctrl-C does; return its exit code."""
@@ -192,18 +221,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         text=True,
     )
     running = Server(folder, process, port)
-    assert process.stdout
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if "Ctrl-C" in line:
-            break
-    else:
-        pytest.fail("".join(said))
-    assert f"  export PREFECT_API_URL={running.api}\n" in said
+    running.wait_until_said("Ctrl-C")
+    assert f"  export PREFECT_API_URL={running.api}\n" in running.said
+    assert f'  export PREFECT_API_AUTH_STRING="$(cat {running.secret_file})"\n' in running.said
     yield running
     assert running.stop() == 0
     assert running.left() == []
+    # logs, artifacts, workspaces, the database: the secret is nowhere but in its file
+    listed = subprocess.run(
+        ["grep", "-rlF", running.secret, folder], check=False, capture_output=True, text=True
+    )
+    assert listed.stdout.split() == [str(running.secret_file)]
 
 
 def commit(folder: Path) -> None:
@@ -215,6 +243,10 @@ def commit(folder: Path) -> None:
 @pytest.fixture
 def prefect_client(server: Server) -> Iterator[SyncPrefectClient]:
     """A client of that server; the user's own Prefect profile is not looked at."""
-    settings = {PREFECT_API_URL: server.api, PREFECT_HOME: server.folder / ".prefect"}
+    settings = {
+        PREFECT_API_URL: server.api,
+        PREFECT_API_AUTH_STRING: server.secret,
+        PREFECT_HOME: server.folder / ".prefect",
+    }
     with temporary_settings(settings), get_client(sync_client=True) as client:
         yield client
