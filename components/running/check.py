@@ -112,11 +112,10 @@ def _inputs(params: Params, env: Environment, layout: Layout) -> str:
     folder = layout.inputs(params.download.inputs)
     if not folder.is_dir():
         raise ConfigurationFault(f"{folder} not found (download.inputs): make it and put the data there")
-    missing = check_paths(params, folder)
-    looked = look_at_sources(params, folder, {problem.location for problem in missing})
+    looked = look_at_sources(params, folder)
     refuse(
         [
-            *missing,
+            *check_paths(params, folder),
             *looked.problems,
             *absent_buckets(params),
             *absent_models(params, folder),

@@ -13,7 +13,7 @@ from components.settings.base_models import BucketModel, FolderModel
 from components.settings.embed_captions import EndpointEncoder, SentenceEncoder
 from components.settings.environment import Environment
 from components.settings.params import Params
-from components.settings.recaption import EndpointCaptioner, VllmCaptioner
+from components.settings.recaption import EndpointCaptioner, ModelCaptioner, VllmCaptioner
 from components.sources.input_paths import Location, models_of
 from components.sources.needs import is_far
 from components.storage.bucket import open_bucket
@@ -46,6 +46,12 @@ def absent_programs(params: Params, env: Environment) -> Iterator[Problem]:
     """Yield captioners and encoders whose endpoint has no address or whose library is not installed."""
     for number, captioner in enumerate(params.recaption.captioners):
         location: Location = ("recaption", "captioners", number)
+        if isinstance(captioner, ModelCaptioner) and params.base_models.captioner is None:
+            yield Problem(
+                location,
+                f"{captioner.name} is of kind model, and base_models.captioner is null; expected one: set "
+                "it, or take a captioner of another kind",
+            )
         if isinstance(captioner, EndpointCaptioner) and not env.caption_endpoint:
             yield _without_address(location, captioner.name, "LLM2CLIP_CAPTION_ENDPOINT")
         if isinstance(captioner, VllmCaptioner) and find_spec("vllm") is None:

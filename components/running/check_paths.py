@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from heapq import nsmallest
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from components.running.problems import Problem
+from components.faults import DataFault
+from components.running.problems import Problem, advice, listed
 from components.settings.params import Params
 from components.sources.files import PATTERN_SIGNS
 from components.sources.input_paths import (
@@ -16,6 +17,8 @@ from components.sources.input_paths import (
     paths_of_download,
     unseen_by_dvc,
 )
+from components.storage.layout import MANIFEST
+from components.storage.manifest import listed as listed_files
 
 SHOWN = 5  # of the names beside one that is missing
 
@@ -31,17 +34,50 @@ def check_paths(params: Params, inputs: Path) -> list[Problem]:
     return [
         *_missing(inputs, paths),
         *(Problem(location, text) for location, text in unseen.items()),
+        *_earlier_captions(params, inputs),
     ]
+
+
+def is_there(inputs: Path, path: str) -> bool:
+    """Say whether a path of params, which may be a pattern, names anything."""
+    is_pattern = not PATTERN_SIGNS.isdisjoint(path)
+    return (inputs / path).exists() or (is_pattern and any(inputs.glob(path)))
 
 
 def _missing(inputs: Path, paths: Sequence[InputPath]) -> Iterator[Problem]:
     for named in paths:
-        path = inputs / named.path
-        is_pattern = not PATTERN_SIGNS.isdisjoint(named.path)
-        if path.exists() or (is_pattern and any(inputs.glob(named.path))):
+        if is_there(inputs, named.path):
             continue
-        what = f"no file fits {path}" if is_pattern else f"{path} not found"
+        path = inputs / named.path
+        what = f"{path} not found" if PATTERN_SIGNS.isdisjoint(named.path) else f"no file fits {path}"
         yield Problem(named.location, f"{what}; {_beside(inputs, path)}: put it there or correct the path")
+
+
+def _earlier_captions(params: Params, inputs: Path) -> Iterator[Problem]:
+    """Yield what is wrong with an earlier run's embeddings of captions, where they are there."""
+    location = ("audit", "curation", "near_captions")
+    near = params.audit.curation.near_captions
+    if near is None or not (inputs / near.embeddings).is_dir():
+        return
+    folder = inputs / near.embeddings
+    try:
+        places = [
+            PurePosixPath(entry.place).parts for entry in listed_files(folder.parent) if entry.is_vectors
+        ]
+    except (DataFault, OSError, ValueError):
+        yield Problem(
+            (*location, "embeddings"),
+            f"{folder.parent} holds no {MANIFEST} that can be read; expected an earlier run's "
+            f"artifacts/embed_captions, whole, of which {folder.name} is one encoder: put it there",
+        )
+        return
+    columns = {parts[1] for parts in places if parts[0] == folder.name and len(parts) > 2}
+    if near.column not in columns:
+        yield Problem(
+            (*location, "column"),
+            f"{folder} has no embeddings of column {near.column}; there are {listed(columns)}: "
+            f"{advice(near.column, columns)}",
+        )
 
 
 def _beside(inputs: Path, path: Path) -> str:

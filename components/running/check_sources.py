@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from components.faults import ConfigurationFault, DataFault, Fault
 from components.running.caption_groups import Group, groups_of_rows, possible_groups
+from components.running.check_paths import is_there
 from components.running.problems import Problem, advice, listed
 from components.running.row_counts import rows_of
 from components.settings.base_models import MadeClip, MadeLlm
@@ -65,18 +66,18 @@ class Looked:
     notes: list[str]
 
 
-def look_at_sources(params: Params, inputs: Path, faulty: set[Location]) -> Looked:
+def look_at_sources(params: Params, inputs: Path) -> Looked:
     """Read the first rows of all sources, those of models made here among them.
+
+    What is missing altogether is passed over: `check_paths` tells it.
 
     Args:
         params: Of the run.
         inputs: The folder that paths are relative to.
-        faulty: Params whose paths are missing; their sources are not read.
     """
     looked = Looked([], [], [])
     for number, source in enumerate(params.download.sources):
-        location: Location = ("download", "sources", number)
-        looked.groups.extend(_look(source, inputs, location, faulty, params.seed, looked))
+        looked.groups.extend(_look(source, inputs, ("download", "sources", number), params.seed, looked))
     for name in ("llm", "clip"):
         model = getattr(params.base_models, name)
         if isinstance(model, MadeLlm | MadeClip):
@@ -84,7 +85,7 @@ def look_at_sources(params: Params, inputs: Path, faulty: set[Location]) -> Look
             groups = [
                 group
                 for number, source in enumerate(model.texts)
-                for group in _look(source, inputs, (*texts, number), faulty, params.seed, looked)
+                for group in _look(source, inputs, (*texts, number), params.seed, looked)
             ]
             if not any(group.split == "train" for group in groups):
                 looked.problems.append(
@@ -94,44 +95,35 @@ def look_at_sources(params: Params, inputs: Path, faulty: set[Location]) -> Look
 
 
 def _look(
-    source: Source | TextSource,
-    inputs: Path,
-    location: Location,
-    faulty: set[Location],
-    seed: int,
-    looked: Looked,
+    source: Source | TextSource, inputs: Path, location: Location, seed: int, looked: Looked
 ) -> list[Group]:
     """Return a source's groups; problems and notes are added to what was found."""
     if not isinstance(source, Captioned):
         return possible_groups(source, None)
     promised = possible_groups(source, _rows_at_most(source, inputs))
-    if why := _not_looked_into(source, inputs, location, faulty):
-        looked.notes.extend([f"{source.name} is not looked into: {why}"] if why != FAULTY else [])
+    if why := _left_out(source, inputs):
+        looked.notes.append(f"{source.name} is not looked into: {why}")
+        return promised
+    if not is_there(inputs, source.path):
         return promised
     by_text: dict[str, Problem] = {}  # what is wrong with a file comes up at each of its columns
     for problem in _columns_missing(source, inputs, location, seed):
         by_text.setdefault(problem.text, problem)
-    problems = list(by_text.values())
-    if not problems:
-        try:
-            rows, rejections, is_whole = _head(source, inputs, seed)
-        except Fault as fault:
-            problems.append(Problem((*location, "path"), str(fault)))
-        else:
-            problems += _problems_of(source, inputs, location, rows, rejections)
-            if rows and is_whole and not problems:
-                return groups_of_rows(source, rows)
+    looked.problems.extend(by_text.values())
+    if by_text or not is_there(inputs, images_folder(source) or "."):
+        return promised
+    try:
+        rows, rejections, is_whole = _head(source, inputs, seed)
+    except Fault as fault:
+        looked.problems.append(Problem((*location, "path"), str(fault)))
+        return promised
+    problems = list(_problems_of(source, inputs, location, rows, rejections))
     looked.problems.extend(problems)
-    return promised
+    return groups_of_rows(source, rows) if rows and is_whole and not problems else promised
 
 
-FAULTY = "its path is missing"
-
-
-def _not_looked_into(source: Captioned, inputs: Path, location: Location, faulty: set[Location]) -> str:
-    """Return why a source is not read; empty where it is."""
-    if faulty & {(*location, "path"), (*location, "images")}:
-        return FAULTY
+def _left_out(source: Captioned, inputs: Path) -> str:
+    """Return why a source is not looked into; empty where it is."""
     if is_far(source):
         return "its shards are elsewhere"
     if isinstance(source, Coco | Karpathy) and (inputs / source.path).is_file():
@@ -162,7 +154,8 @@ def _columns_missing(source: Captioned, inputs: Path, location: Location, seed: 
     elif isinstance(source, Coco | Karpathy):
         for number, caption in enumerate(source.captions):
             try:
-                _head(source.model_copy(update={"captions": [caption], "limit": 1}), inputs, seed)
+                changes = {"captions": [caption], "limit": 1, "images": None}  # those may be missing
+                _head(source.model_copy(update=changes), inputs, seed)
             except ConfigurationFault as fault:
                 yield Problem((*location, "captions", number, "column"), str(fault))
             except DataFault:

@@ -21,7 +21,7 @@ from components.settings.base_models import BaseModels
 from components.settings.download import Download
 from components.settings.embed_captions import EmbedCaptions, SentenceEncoder
 from components.settings.evaluate import Evaluate
-from components.settings.recaption import ModelCaptioner, Recaption, VisionLanguageCaptioner, VllmCaptioner
+from components.settings.recaption import Recaption, VisionLanguageCaptioner, VllmCaptioner
 from components.settings.register import Register
 from components.settings.section import Name, Section, Seed
 from components.settings.train_clip import TrainClip
@@ -88,8 +88,6 @@ class Params(Section):
     def _captioners_have_their_models(self) -> Self:
         there = [model.name for model in self.base_models.vision_language]
         for captioner in self.recaption.captioners:
-            if isinstance(captioner, ModelCaptioner) and self.base_models.captioner is None:
-                raise ValueError(f"captioner {captioner.name} needs base_models.captioner, which is null")
             if (
                 isinstance(captioner, VisionLanguageCaptioner | VllmCaptioner)
                 and captioner.model not in there

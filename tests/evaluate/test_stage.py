@@ -81,8 +81,10 @@ def changed(params: Params, **values: Any) -> Params:
 def test_every_arm_and_the_base_are_measured(project: Layout, params: Params, env: Environment) -> None:
     stage.run(params, env)
     metrics = read_json(METRICS)
+    rejected = metrics.pop("rejected")
     numbers = {name for name, value in _leaves(metrics) if type(value) in (int, float)}
     assert numbers == figures_of(params)  # what `llm2clip check` lets gates of a release name
+    assert set(rejected) <= {"not_kept"}
     assert metrics["rows_in"] == metrics["rows_out"] == IMAGES
     assert list(metrics["arms"]) == ["base_clip", "clip", "llm2clip"]
     assert metrics["arms"]["base_clip"]["trained"] is False

@@ -171,6 +171,16 @@ def test_all_that_would_stop_a_later_stage_is_told_at_once(
     assert fault.value.exit_code == 2
 
 
+def test_a_captioner_of_kind_model_needs_one_that_is_made(
+    smoke: Params, env: Environment, project: Path
+) -> None:
+    base_models = smoke.base_models.model_copy(update={"captioner": None})
+    with pytest.raises(
+        ConfigurationFault, match=r"captioners\.0: tiny is of kind model, and base_models\.cap"
+    ):
+        check(smoke.model_copy(update={"base_models": base_models}), env)
+
+
 def test_a_captioner_names_a_model_of_base_models(smoke: Params) -> None:
     with pytest.raises(ValueError, match=r"captioner far needs florence in base_models\.vision_language"):
         changed(smoke, VLLM, "blip")

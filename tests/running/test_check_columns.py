@@ -139,13 +139,6 @@ def test_a_column_of_two_writers_is_told(smoke: Params) -> None:
     ]
 
 
-def test_a_model_captioner_needs_one_that_is_made(smoke: Params) -> None:
-    tree = smoke.model_dump()
-    tree["base_models"]["captioner"] = None
-    with pytest.raises(ValueError, match=r"captioner tiny needs base_models\.captioner, which is null"):
-        Params.model_validate(tree)
-
-
 def no_images(tree: Tree) -> None:
     tree["download"]["sources"][0]["counts"] = {"train": 0, "validation": 0, "test": 0}
     tree["download"]["sources"][1]["counts"] |= {"validation": 0}

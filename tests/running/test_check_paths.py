@@ -10,6 +10,7 @@ from components.faults import ConfigurationFault
 from components.running.check_paths import check_paths
 from components.running.problems import Problem, refuse
 from components.settings.params import Params
+from components.storage.manifest import write_manifest
 from tests.sources.test_input_paths import everything
 
 
@@ -39,6 +40,27 @@ def test_all_that_is_missing_or_unseen_is_told_at_once(workspace: Path, smoke: P
         ("download", "sources", first + 3, "images"),  # null: all of inputs, in which the link is
     ]
     assert all(problem.text.startswith("inputs/demo/coco is a link to a folder") for problem in told[-2:])
+
+
+def test_columns_of_an_earlier_run_are_looked_up_in_its_manifest(workspace: Path, smoke: Params) -> None:
+    tree = smoke.model_dump()
+    near = {"embeddings": "run/tuned", "column": "shrt", "min_cosine": 0.9, "max_rows": 9}
+    tree["audit"]["curation"]["near_captions"] = near
+    inputs, run = Path("inputs/demo"), Path("inputs/demo/run")
+    for name in ("tuned/short/00000.safetensors", "tuned/short/00000.parquet", "base/shrt/00000.safetensors"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).touch()
+    (problem,) = check_paths(Params.model_validate(tree), inputs)
+    assert problem.location[-1] == "embeddings"
+    assert problem.text.startswith("inputs/demo/run holds no manifest.json that can be read; expected an")
+    write_manifest(run)
+    (problem,) = check_paths(Params.model_validate(tree), inputs)
+    assert problem.location[-1] == "column"
+    assert problem.text == (
+        "inputs/demo/run/tuned has no embeddings of column shrt; there are short: did you mean short?"
+    )
+    tree["audit"]["curation"]["near_captions"]["column"] = "short"
+    assert check_paths(Params.model_validate(tree), inputs) == []
 
 
 def test_each_problem_is_a_line_with_that_of_its_param(workspace: Path) -> None:

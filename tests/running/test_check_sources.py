@@ -35,7 +35,7 @@ def pictures(**changes: Any) -> Folder:
 
 def look(smoke: Params, folder: Path, *sources: Source) -> Looked:
     download = smoke.download.model_copy(update={"sources": list(sources)})
-    return look_at_sources(smoke.model_copy(update={"download": download}), folder, set())
+    return look_at_sources(smoke.model_copy(update={"download": download}), folder)
 
 
 def told(smoke: Params, folder: Path, *sources: Source) -> list[str]:
@@ -241,7 +241,7 @@ def test_texts_of_models_are_looked_at_as_well(smoke: Params, tmp_path: Path) ->
     tree["base_models"]["clip"]["texts"] = [
         texts("words.csv", split="test", captions=columns("text")).model_dump()
     ]
-    problems = look_at_sources(Params.model_validate(tree), tmp_path, set()).problems
+    problems = look_at_sources(Params.model_validate(tree), tmp_path).problems
     assert [(one.location, one.text.replace(f"{tmp_path}/", "")) for one in problems] == [
         (
             ("base_models", "llm", "texts", 0, "captions", 0, "column"),
@@ -254,10 +254,14 @@ def test_texts_of_models_are_looked_at_as_well(smoke: Params, tmp_path: Path) ->
     ]
 
 
-def test_a_source_whose_path_is_missing_is_not_read(smoke: Params, tmp_path: Path) -> None:
-    download = smoke.download.model_copy(update={"sources": [urls("t.csv"), karpathy()]})
-    params = smoke.model_copy(update={"download": download})
-    faulty = {("download", "sources", 0, "path"), ("download", "sources", 1, "images")}
-    looked = look_at_sources(params, tmp_path, faulty)  # type: ignore[arg-type]
+def test_what_is_missing_is_left_to_the_check_of_paths(smoke: Params, tmp_path: Path) -> None:
+    looked = look(smoke, tmp_path, urls("t.csv"), karpathy(name="k2"))
     assert (looked.problems, looked.notes) == ([], [])
     assert {name for group in looked.groups for name in group.columns} == {"alt", "raw"}
+    (tmp_path / "list.csv").write_text("file,text\na.jpg,x\n")
+    (line,) = told(smoke, tmp_path, pictures(images="nowhere"))  # the columns are looked at all the same
+    assert line.startswith("0.captions.0.column: list.csv has no column caption")
+    annotated(tmp_path)
+    wrong = coco(images="nowhere", url_field=None, captions=columns("raw"))
+    (line,) = told(smoke, tmp_path, wrong)
+    assert line.startswith("0.captions.0.column: captions.json: no annotation has a field raw;")
