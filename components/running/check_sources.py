@@ -170,7 +170,7 @@ def _columns_missing_in_tables(source: Table, inputs: Path, location: Location) 
         return
     for path in paths[:MAX_FILES]:
         # a JSON object may lack a column that later ones have
-        enough = HEAD_ROWS + 1 if ".jsonl" in path.name else 1
+        enough = HEAD_ROWS + 1 if ".jsonl" in path.name.lower() else 1
         for where, column in _columns_of(source):
             try:
                 for _ in islice(read_tables([path], [column], source.columns), enough):
