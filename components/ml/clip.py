@@ -70,6 +70,9 @@ def save_clip_tokenizer(tokenizer: Any, folder: Path) -> None:  # noqa: ANN401 -
     Those that `plain_text` writes with a space excepted.
     """
     tokenizer = copy.deepcopy(tokenizer)
+    if backend := getattr(tokenizer, "backend_tokenizer", None):
+        backend.no_truncation()  # of the last call
+        backend.no_padding()
     tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
     tokenizer.save_pretrained(folder)
 

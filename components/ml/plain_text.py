@@ -38,6 +38,7 @@ def text_ids(tokenizer: Any, texts: list[str], most: int | None) -> list[list[in
         again = backend.encode_batch([*changed.values()], add_special_tokens=False)
         for number, row in zip(changed, again, strict=True):
             ids[number] = row.ids
+    backend.no_truncation()  # who saves the tokenizer next saves it as it came
     return ids
 
 

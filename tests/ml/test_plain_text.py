@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,12 +133,13 @@ def test_what_a_normaliser_makes_a_special_token_of_is_text_too() -> None:
     assert special_ids(tokenizer).isdisjoint(text_ids(tokenizer, ["a \uff1c/s\uff1e b"], None)[0])
 
 
-def test_a_cut_is_of_the_text_alone() -> None:
+def test_a_cut_is_of_the_text_alone_and_leaves_no_setting_behind() -> None:
     tokenizer = unigram()
     (row,) = framed_ids(tokenizer, ["a </s> " * 50], 12)
     assert len(row) == 12
     assert row.count(tokenizer.eos_token_id) == 1
     assert row[-1] == tokenizer.eos_token_id
+    assert tokenizer.backend_tokenizer.truncation is None
     with pytest.raises(ValueError, match="the tokenizer puts 1 tokens around a text"):
         framed_ids(tokenizer, ["a"], 1)
 
@@ -153,7 +155,10 @@ def test_a_language_model_that_is_made_here_learns_such_words_as_text() -> None:
 def test_plain_transformers_reads_a_saved_tokenizer_likewise(kind: str, tmp_path: Path) -> None:
     tokenizer = KINDS[kind]()
     texts = [*ORDINARY, *(f"a {word} b" for word in tokenizer.all_special_tokens)]
+    tokenizer(texts, truncation=True, max_length=3, padding=True)
     save_clip_tokenizer(tokenizer, tmp_path)
     assert not tokenizer.split_special_tokens
+    tree = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert (tree["truncation"], tree["padding"]) == (None, None)
     saved = AutoTokenizer.from_pretrained(tmp_path)
     assert saved(texts)["input_ids"] == framed_ids(tokenizer, texts, None)
