@@ -216,10 +216,10 @@ def _rows_of(image: Image.Image) -> str | None:
 
 def _white_where(image: Any, transparent: tuple[int, ...]) -> Image.Image:  # noqa: ANN401 - of a file
     """Decode a PNG of 16 bits a colour twice, for high and low bytes, and make one colour of it white."""
-    place = image.fp.tell()
+    position = image.fp.tell()
     image.fp.seek(0)
     data = image.fp.read()
-    image.fp.seek(place)
+    image.fp.seek(position)
     high, low = (Image.open(BytesIO(data), formats=["PNG"]) for _ in range(2))
     low.tile = [low.tile[0]._replace(args=LOW_BYTES)]
     for half in (high, low):

@@ -157,7 +157,7 @@ def _about(folder: Path) -> tuple[bool, float]:
         raise FileNotFoundError(f"{folder} not found; expected the folder of a release")
     path = folder / "model.json"
     if folder.is_dir() and not path.exists():
-        inside = sorted(one.parent.name for one in folder.glob("*/model.json"))
+        inside = sorted(path.parent.name for path in folder.glob("*/model.json"))
         hint = f": load {folder / inside[0]}, or another of {len(inside)} in it" if inside else ""
         raise ValueError(f"{folder} has no model.json; expected a release of this pipeline{hint}")
     tree = _read(path)
