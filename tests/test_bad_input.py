@@ -186,6 +186,23 @@ KINDS = {
     "a shard or table that is compressed, HTML or a Git LFS pointer: stop, with what it is":
         [f"{TAR}::test_what_is_no_tar_is_refused", NO_TABLE,
          "sources/test_files.py::test_a_compressed_table_is_not_passed_over"],
+    "AVIF, HEIC, JPEG XL, SVG and other pictures that are not taken: format_avif and so on":
+        [WHY, "ml/test_picture_formats.py::test_formats_are_known_by_their_first_bytes"],
+    # a release and its models
+    "a picture that is turned, transparent or of 16 bits: the same upright pixels on white everywhere":
+        ["ml/test_pictures.py::test_every_way_gives_the_same_upright_picture_on_white"],
+    "a special token in a caption: text, and what follows it counts":
+        ["ml/test_plain_text.py::test_no_special_token_comes_out_of_a_text_and_what_follows_counts"],
+    "one text, one path or picture: one row; what is none: an error that says what is taken":
+        ["ml/test_release.py::test_what_is_no_picture_is_told",
+         "ml/test_release.py::test_what_is_no_text_is_told"],
+    "a release that is not whole, a device that is not there: told by name":
+        ["ml/test_release.py::test_a_release_that_is_not_whole_is_told",
+         "ml/test_release.py::test_the_folder_and_the_device_are_named"],
+    "a LoRA adapter alone: told, with the command that merges it":
+        ["base_models/test_adapters.py::test_an_adapter_in_a_folder_is_told_and_merged_by_the_command"],
+    "weights of other formats, quantised, or in part: told":
+        ["running/test_model_weights.py::test_what_is_no_whole_model_is_told"],
     # around the data
     "a proxy that is dead or wants a login: stop, no row is rejected for it":
         [f"{HOSTS}::test_a_proxy_that_fails_is_to_blame_and_no_row"],
