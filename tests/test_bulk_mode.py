@@ -41,6 +41,7 @@ from tests.clip_project import make_artifacts, small
 from tests.conftest import ROOT
 from tests.s3_proxy import Exchange, proxy
 from tests.storage.test_bulk import delete, objects, overwrite, puts, watched
+from tests.test_cli import dvc_without_git
 
 LAYOUT = Layout(Path(".work"))
 SIZE = 32  # pixels
@@ -300,7 +301,7 @@ def test_the_check_says_where_shards_go(
         download = smoke.download.model_copy(update={"data_root": uri})
         return smoke.model_copy(update={"download": download})
 
-    Path(".dvc").mkdir()
+    dvc_without_git(Path())
     assert "data root: this machine" in check(smoke, env)
     assert f"data root: {root}, may be written to" in check(to(root), env)
     with pytest.raises(ConfigurationFault, match="there is no such bucket"):

@@ -14,7 +14,7 @@ from typing import Any
 
 from components.faults import ConfigurationFault, DataFault
 from components.settings.sources import Coco, Karpathy
-from components.sources.drafts import Draft, row_or_rejection
+from components.sources.drafts import RowDraft, row_or_rejection
 from components.sources.files import check_pin, named_files
 from components.sources.image_names import ImageNames, image_names
 from components.sources.needs import images_folder
@@ -94,7 +94,7 @@ def names_of(source: Coco | Karpathy, inputs: Path, names: Iterable[str]) -> Ima
 def row_of(source: Coco | Karpathy, names: ImageNames | None, image: AnnotatedImage) -> Row | Rejection:
     """Return the row of an image, or why it has none; `names` is None where pictures are fetched."""
 
-    def make(draft: Draft) -> Row:
+    def make(draft: RowDraft) -> Row:
         draft.key = normal_key(draft.key)
         place = _place(names, image)
         if not image.key:
@@ -103,7 +103,7 @@ def row_of(source: Coco | Karpathy, names: ImageNames | None, image: AnnotatedIm
         return Row(draft.key, image.split, source.name, captions, {}, place)
 
     key = f"{source.name}_{image.key}"
-    return row_or_rejection(Draft(source.name, key, image.split, image.where, image.url), make)
+    return row_or_rejection(RowDraft(source.name, key, image.split, image.where, image.url), make)
 
 
 def _place(names: ImageNames | None, image: AnnotatedImage) -> Image:

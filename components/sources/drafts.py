@@ -22,7 +22,7 @@ _times_seen: Counter[tuple[str, str, int | None]] = Counter()
 
 
 @dataclass
-class Draft:
+class RowDraft:
     """What is known of a row while it is made, which is what a rejection of it says."""
 
     source: str
@@ -32,7 +32,7 @@ class Draft:
     url: str = ""
 
 
-def row_or_rejection(draft: Draft, make: Callable[[Draft], Row]) -> Row | Rejection:
+def row_or_rejection(draft: RowDraft, make: Callable[[RowDraft], Row]) -> Row | Rejection:
     """Make a row, or reject it by reason, whatever its input holds.
 
     A file that cannot be opened is `unreadable`. An exception that nobody foresaw is `unexpected`; its place
@@ -62,7 +62,7 @@ def row_or_rejection(draft: Draft, make: Callable[[Draft], Row]) -> Row | Reject
     return rejection(draft.source, draft.key, draft.split, reason, draft.where, draft.url)
 
 
-def _log_unexpected(draft: Draft, error: Exception) -> None:
+def _log_unexpected(draft: RowDraft, error: Exception) -> None:
     """Log where an exception came up: the traceback once per kind, and no more than a few rows of a kind."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     kind = (type(error).__name__, last.filename, last.lineno)

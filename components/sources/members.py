@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from components.settings.sources import Members
-from components.sources.drafts import Draft, row_or_rejection
+from components.sources.drafts import RowDraft, row_or_rejection
 from components.sources.row import Image, Rejection, Row
 from components.sources.texts import Rejected, captions_of, normal_key, split_of
 
@@ -80,7 +80,7 @@ def _stem_and_kind(name: str) -> tuple[str, str]:
 def row_of(source: Members, sample: SampleReader) -> Row | Rejection:
     """Return the row of an image, or why it has none."""
 
-    def make(draft: Draft) -> Row:
+    def make(draft: RowDraft) -> Row:
         image = sample.image()
         draft.key = normal_key(draft.key)
         values = _values(source, [caption.column for caption in source.captions], sample)
@@ -90,7 +90,7 @@ def row_of(source: Members, sample: SampleReader) -> Row | Rejection:
         return Row(draft.key, draft.split, source.name, captions, {}, image)
 
     key, split = f"{source.name}_{sample.key}", str(source.split or "")
-    return row_or_rejection(Draft(source.name, key, split, sample.where), make)
+    return row_or_rejection(RowDraft(source.name, key, split, sample.where), make)
 
 
 def _values(source: Members, columns: Iterable[str], sample: SampleReader) -> dict[str, Any]:

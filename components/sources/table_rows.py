@@ -11,7 +11,7 @@ from typing import Any
 
 from components.faults import ConfigurationFault, DataFault
 from components.settings.sources import Folder, TextTable, UrlList
-from components.sources.drafts import Draft, row_or_rejection
+from components.sources.drafts import RowDraft, row_or_rejection
 from components.sources.files import check_pin, named_files
 from components.sources.image_names import ImageNames, image_names
 from components.sources.needs import images_folder
@@ -95,7 +95,7 @@ def _row_or_rejection(
     if isinstance(source, UrlList):
         url = str(record.values.get(source.url_column) or "")
 
-    def make(draft: Draft) -> Row:
+    def make(draft: RowDraft) -> Row:
         if record.reason:
             raise Rejected(record.reason)
         values = record.values  # one of JSON lines may lack any column
@@ -106,7 +106,7 @@ def _row_or_rejection(
         captions = captions_of(source.captions, values, draft.key, draft.split, source.name)
         return Row(draft.key, draft.split, source.name, captions, {}, image)
 
-    return row_or_rejection(Draft(source.name, key, split, record.where, url), make)
+    return row_or_rejection(RowDraft(source.name, key, split, record.where, url), make)
 
 
 def _image(

@@ -26,6 +26,7 @@ from components.settings.base_models import BucketModel, FolderModel, HubModel
 from components.settings.environment import Environment
 from components.settings.params import Params
 from tests.base_models.models import REVISION, into_cache, write_llama
+from tests.test_cli import dvc_without_git
 
 HUB = HubModel(kind="hub", id="someone/lora", revision=REVISION)
 TOLD = "is a LoRA adapter of .*base, without that model's weights; expected a whole model: merge the two"
@@ -69,7 +70,7 @@ def test_an_adapter_in_a_bucket_is_told(
     section = BucketModel(kind="bucket", uri=f"s3://{s3}/lora", sha256="0" * 64)
     with pytest.raises(ConfigurationFault, match=f"s3://{s3}/lora {TOLD}"):
         fetch(section, "llm", check_llm, workshop)
-    (workspace / ".dvc").mkdir()
+    dvc_without_git(workspace)
     tree = smoke.model_dump()
     tree["base_models"]["llm"] = section.model_dump()
     with pytest.raises(ConfigurationFault, match=rf"base_models\.llm: s3://{s3}/lora {TOLD}"):
@@ -77,7 +78,7 @@ def test_an_adapter_in_a_bucket_is_told(
 
 
 def test_an_adapter_in_a_folder_is_told_by_check(smoke: Params, env: Environment, workspace: Path) -> None:
-    (workspace / ".dvc").mkdir()
+    dvc_without_git(workspace)
     write_adapter(workspace / "inputs" / "demo" / "lora", workspace / "base")
     tree = smoke.model_dump()
     tree["base_models"]["llm"] = {"kind": "folder", "path": "lora"}

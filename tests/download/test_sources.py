@@ -25,6 +25,7 @@ from components.storage.side_tables import read_table
 from tests.download.server import Server, body
 from tests.download.test_stage import OUT, hashes, jpeg, ledger, pairs, row, url_source, with_sources
 from tests.storage.test_tar_index import tar
+from tests.test_cli import dvc_without_git
 
 INPUTS = Path("inputs/demo")
 TXT = [CaptionColumn(column="txt", name="alt", language="en")]
@@ -195,7 +196,7 @@ def test_real_photographs_by_coco_s_file_and_by_sidecars_are_the_same(
 def test_inputs_that_are_missing_are_told_before_anything_runs(
     workspace: Path, smoke: Params, env: Environment
 ) -> None:
-    (workspace / ".dvc").mkdir()
+    dvc_without_git(workspace)
     put_shard("cc", 1)
 
     def with_shards(path: str) -> Params:
