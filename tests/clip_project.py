@@ -45,10 +45,11 @@ TASK = {"name": "object", "label": "object", "templates": ["a {label}", "a pictu
 
 def small(smoke: Params) -> Params:
     """Return params that fit the artifacts below: two steps an arm, no `tiny_*` columns."""
+    arms = [arm.model_copy(update={"steps": 6}) for arm in smoke.train_clip.arms]
     train_clip = smoke.train_clip.model_copy(
         update={
+            "arms": arms,
             "caption_mix": {"alt": 0.5, "short": 0.25, "dense": 0.25},
-            "steps": 6,
             "batch_size": 8,
             "checkpoint_steps": 2,
             "projection_dim": 16,

@@ -19,13 +19,13 @@ from ruamel.yaml import YAML
 from components.audit.stage import run as audit
 from components.download.stage import run as download
 from components.embed_captions.sources import caption_shards, zero_shot_prompts
-from components.evaluate.held_out import read_held_out, read_jpegs
 from components.evaluate.stage import run as evaluate
 from components.faults import ConfigurationFault, DataFault, Stopped
 from components.ml.images import decode_image
 from components.recaption.stage import run as recaption
 from components.running.check import check
 from components.running.entry import start
+from components.running.held_out import HeldOut, read_held_out, read_jpegs
 from components.running.rows import Rows
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -86,7 +86,7 @@ def made(params: Params, env: Environment) -> dict[str, Any]:
     pixels = decoded(
         Path("artifacts/download"), Path(".work/t"), list(kept_shards(LAYOUT, "train")), SIZE, decode_image
     )
-    held_out = read_held_out(LAYOUT, SIZE, Rows())
+    held_out = held_out_of_test()
     files = contents("artifacts", "metrics")
     for place, *_ in listed:
         if place.endswith(".tar"):
@@ -147,6 +147,10 @@ def test_arms_train_and_are_measured_the_same_from_both_roots(
     assert list(Path("artifacts").rglob("*.tar")) == []
 
 
+def held_out_of_test() -> HeldOut:
+    return read_held_out(LAYOUT, "test", LAYOUT.work("evaluate"), SIZE, Rows(), with_labels=True)
+
+
 def test_every_reader_refuses_a_flipped_bit_before_it_is_used(
     smoke: Params, env: Environment, root: str, workspace: Path
 ) -> None:
@@ -181,8 +185,8 @@ def test_every_reader_refuses_a_flipped_bit_before_it_is_used(
     refused(lambda: decoded(Path("artifacts/download"), Path(".work/t"), train, SIZE, decode_image))
     assert not list(Path(".work/t/pixels").glob("[0-9a-f]*"))
     refused(lambda: prompts(params))
-    refused(lambda: read_held_out(LAYOUT, SIZE, Rows()))
-    held_out = read_held_out(LAYOUT, SIZE, Rows())
+    refused(held_out_of_test)
+    held_out = held_out_of_test()
     refused(lambda: read_jpegs(LAYOUT, held_out, set(held_out.keys)))
 
 

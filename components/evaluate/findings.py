@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from components.evaluate.held_out import TaskCaptions
 from components.evaluate.measure import ArmResult, Figure
+from components.running.held_out import TaskCaptions
 from components.settings.evaluate import Evaluate
 
 RECALL = "recall_at_1"

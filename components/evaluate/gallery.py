@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from components.evaluate.findings import Findings
-from components.evaluate.held_out import HeldOut, TaskCaptions
+from components.running.held_out import HeldOut, TaskCaptions
 from components.running.page import inline_picture
 from components.storage.side_tables import Caption
 

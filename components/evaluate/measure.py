@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.evaluate.held_out import HeldOut, TaskCaptions, label_truth
-from components.evaluate.models import CachedTexts, Model, class_embeddings
+from components.evaluate.models import Model, class_embeddings
 from components.ml.retrieval import (
     Interval,
     chance_of_hit,
@@ -21,6 +20,8 @@ from components.ml.retrieval import (
     true_ranks,
 )
 from components.ml.tfidf import word_ranks
+from components.running.held_out import HeldOut, TaskCaptions, label_truth
+from components.running.held_out_vectors import HeldOutVectors
 from components.settings.evaluate import Evaluate, ZeroShotTask
 from components.storage.side_tables import Caption
 
@@ -85,7 +86,7 @@ def measure_arm(
 def measure_captions(
     firsts: list[Caption],
     seconds: list[Caption],
-    caches: dict[str, CachedTexts],
+    caches: dict[str, HeldOutVectors],
     settings: Evaluate,
     seed: int,
 ) -> dict[str, Figure]:

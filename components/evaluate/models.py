@@ -5,86 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.evaluate.held_out import SPLIT, HeldOut
-from components.faults import DataFault
 from components.ml.adapter import load_adapter
 from components.ml.clip import are_cut, image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
 from components.ml.vision import encode_images, load_vision_encoder
-from components.running.embedding_headers import check_header
-from components.settings.embed_captions import EmbedCaptions
+from components.running.held_out import HeldOut
+from components.running.held_out_vectors import HeldOutVectors
 from components.settings.evaluate import ZeroShotTask
-from components.storage.embeddings import read_embeddings, read_prompts
-from components.storage.layout import Layout
 from components.storage.side_tables import Caption
 
 BATCH = 256
-_MEND = "run `dvc repro --force embed_captions`"
-
-
-class CachedTexts:
-    """The embeddings one encoder made of captions and prompts; a text without one is an error.
-
-    Raises:
-        DataFault: they are missing or damaged, or other params made them.
-    """
-
-    def __init__(
-        self, layout: Layout, name: str, params: EmbedCaptions, columns: set[str], with_prompts: bool
-    ) -> None:
-        self.folder = folder = layout.artifact("embed_captions") / name
-        work = layout.work("evaluate")
-        captions = read_embeddings(folder, columns, work)
-        check_header(layout, name, params, captions)
-        self._vectors = captions.vectors
-        names = ("key", "column", "number", "row")
-        here = captions.table.filter(pc.equal(captions.table["split"], SPLIT))
-        lines = [here[name].to_pylist() for name in names]
-        self._rows = {(key, column, number): row for key, column, number, row in zip(*lines, strict=True)}
-        self._prompts: dict[tuple[str, str, str], int] = {}
-        if with_prompts:
-            prompts = read_prompts(folder, work)
-            check_header(layout, name, params, prompts)
-            lines = [prompts.table[name].to_pylist() for name in ("task", "label", "template", "row")]
-            self._prompts = {(task, label, form): row for task, label, form, row in zip(*lines, strict=True)}
-            self._prompt_vectors = prompts.vectors
-
-    def of_captions(self, captions: list[Caption]) -> Tensor:
-        """Return (m, d), un-normalised.
-
-        Raises:
-            DataFault: a caption has no embedding.
-        """
-        rows = [self._rows.get((caption.key, caption.column, caption.number)) for caption in captions]
-        if None in rows:
-            caption = captions[rows.index(None)]
-            raise DataFault(
-                f"{self.folder} has no embedding of {rows.count(None)} captions, first {caption.column} "
-                f"{caption.number} of {caption.key}; expected one of each: {_MEND}"
-            )
-        return self._vectors[torch.tensor(rows)].float()
-
-    def of_prompts(self, task: ZeroShotTask, classes: list[str]) -> Tensor:
-        """Return (classes * templates, d), un-normalised.
-
-        Raises:
-            DataFault: a prompt has no embedding.
-        """
-        wanted = [(task.name, label, form) for label in classes for form in task.templates]
-        rows = [self._prompts.get(prompt) for prompt in wanted]
-        if None in rows:
-            raise DataFault(f"{self.folder} has no embedding of prompt {wanted[rows.index(None)]}: {_MEND}")
-        return self._prompt_vectors[torch.tensor(rows)].float()
 
 
 class LlmModel:
     """A vision tower, and an adapter over cached LLM embeddings."""
 
-    def __init__(self, folder: Path, texts: CachedTexts, device: str) -> None:
+    def __init__(self, folder: Path, texts: HeldOutVectors, device: str) -> None:
         self._encoder: nn.Module = load_vision_encoder(folder / "vision_encoder").to(device)
         self._adapter = load_adapter(folder / "text_adapter").to(device)
         self._texts, self._device = texts, device

@@ -22,7 +22,14 @@ from typing import Any
 
 from components.evaluate.findings import Findings
 from components.evaluate.gallery import gallery
-from components.evaluate.held_out import (
+from components.evaluate.measure import ArmResult, measure_arm, measure_captions
+from components.evaluate.models import LlmModel, OwnTextModel
+from components.evaluate.plots import write_plot_tables
+from components.evaluate.report import write_report
+from components.faults import ConfigurationFault, DataFault
+from components.ml.clip import has_text_tower, load_base
+from components.ml.vision import image_size_of
+from components.running.held_out import (
     HeldOut,
     TaskCaptions,
     caption_pairs,
@@ -30,13 +37,7 @@ from components.evaluate.held_out import (
     read_jpegs,
     task_captions,
 )
-from components.evaluate.measure import ArmResult, measure_arm, measure_captions
-from components.evaluate.models import CachedTexts, LlmModel, OwnTextModel
-from components.evaluate.plots import write_plot_tables
-from components.evaluate.report import write_report
-from components.faults import ConfigurationFault, DataFault
-from components.ml.clip import has_text_tower, load_base
-from components.ml.vision import image_size_of
+from components.running.held_out_vectors import HeldOutVectors
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
 from components.running.rows import Rows
@@ -49,7 +50,7 @@ from components.storage.manifest import read_manifest
 
 log = logging.getLogger(__name__)
 
-STAGE = "evaluate"
+STAGE, SPLIT = "evaluate", "test"
 BASE = "base_clip"  # the arm that was never trained here
 NO_TEXTS = (
     "base_clip is left out: base_models.clip is a vision tower without a text tower, and embeds no captions"
@@ -61,13 +62,17 @@ def run(params: Params, env: Environment) -> None:
     layout, settings = Layout(env.work_store), params.evaluate
     require_verdict(layout)
     rows = Rows()
-    held_out = read_held_out(layout, _image_size(layout), rows)
-    tasks = [task_captions(held_out, task) for task in settings.retrieval]
+    held_out = read_held_out(
+        layout, SPLIT, layout.work(STAGE), _image_size(layout), rows, with_labels=bool(settings.zero_shot)
+    )
+    tasks = [task_captions(held_out, task, "evaluate.retrieval") for task in settings.retrieval]
     pairs = {task.name: caption_pairs(held_out, task) for task in settings.caption_retrieval}
     columns = {task.column for task in settings.retrieval}
     columns |= {column for task in settings.caption_retrieval for column in (task.first, task.second)}
-    caches: dict[str, CachedTexts] = {
-        name: CachedTexts(layout, name, params.embed_captions, columns, bool(settings.zero_shot))
+    caches: dict[str, HeldOutVectors] = {
+        name: HeldOutVectors(
+            layout, name, params.embed_captions, columns, layout.work(STAGE), SPLIT, bool(settings.zero_shot)
+        )
         for name in params.embed_captions.names
     }
     try:
@@ -110,7 +115,7 @@ def _measure_arms(
     layout: Layout,
     held_out: HeldOut,
     tasks: list[TaskCaptions],
-    caches: dict[str, CachedTexts],
+    caches: dict[str, HeldOutVectors],
 ) -> dict[str, ArmResult]:
     """Return the result of each arm, in the order of params, and of the base CLIP, if it embeds texts."""
     trained = layout.artifact("train_clip")
@@ -136,7 +141,7 @@ def _measure_arms(
 
 
 def _trained_model(
-    folder: Path, about: dict[str, Any], caches: dict[str, CachedTexts], device: str
+    folder: Path, about: dict[str, Any], caches: dict[str, HeldOutVectors], device: str
 ) -> LlmModel | OwnTextModel:
     if about["text"] == "own":
         return OwnTextModel(folder / "clip", device)

@@ -49,6 +49,75 @@ def clip_loss(
     )
 
 
+def captions_loss(
+    image_embeddings: Tensor,
+    text_embeddings: Tensor,
+    logit_scale: Tensor,
+    captions_each: int,
+    excluded: Excluded | None = None,
+) -> Tensor:
+    """Return CLIP's symmetric InfoNCE where an image has several captions and there are further negatives.
+
+    Each caption of an image is a positive of its own (as in SupCon's outer sum, arXiv 2004.11362, equation
+    2): it competes with the captions of other images and with the further negatives, never with the image's
+    other captions. Back, each caption looks for its image among all images. With one caption an image and no
+    further negatives this is `clip_loss`.
+
+    Args:
+        image_embeddings: (B, D), rows of length 1.
+        text_embeddings: (B * k + N, D), rows of length 1: the k captions of each image, image by image, then
+            N captions of other images.
+        logit_scale: 1/temperature, a scalar; gradients reach it.
+        captions_each: k.
+        excluded: Captions that are no negatives of an image. `identities` are (B, K), one row an image,
+            `candidate_identities` and `guides` have a row a caption; by the guides a caption is left out
+            that is near to any of the image's own. A margin is not looked at.
+    """
+    known = excluded or Excluded()
+    arguments = (image_embeddings.float(), text_embeddings.float(), logit_scale, captions_each, known)
+    # logits in bf16 would round similarities at a scale of 100 to halves
+    with torch.autocast(image_embeddings.device.type, enabled=False):
+        starts = range(0, len(image_embeddings), CHUNK_ROWS)
+        if len(starts) == 1:
+            parts = [_image_sums(*arguments, 0)]
+        else:
+            parts = [
+                checkpoint(_image_sums, *arguments, start, use_reentrant=False, preserve_rng_state=False)
+                for start in starts
+            ]
+        positives, over_texts = (torch.cat([part[number] for part in parts]) for number in range(2))  # (B, k)
+        over_images = torch.logsumexp(torch.stack([part[2] for part in parts]), dim=0)  # (B * k,)
+        return ((over_texts - positives).mean() + (over_images - positives.flatten()).mean()) / 2
+
+
+def _image_sums(
+    images: Tensor, texts: Tensor, logit_scale: Tensor, captions_each: int, excluded: Excluded, start: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for C images positives (C, k), log-sums over texts (C, k), and those over images (B * k,)."""
+    rows = torch.arange(start, min(start + CHUNK_ROWS, len(images)), device=images.device)
+    own = (rows[:, None] * captions_each + torch.arange(captions_each, device=images.device)).flatten()
+    logits = logit_scale * (images[rows] @ texts.T)  # (C, B * k + N)
+    positives = logits.gather(1, own.view(len(rows), captions_each))
+    is_own = rows[:, None] == torch.arange(len(texts), device=images.device) // captions_each
+    is_own[:, len(images) * captions_each :] = False
+    left_out = _known_of_images(excluded, rows, own, captions_each)
+    others = logits.masked_fill(_either(left_out, is_own), float("-inf"))
+    over_texts = torch.logaddexp(positives, torch.logsumexp(others, dim=1, keepdim=True))
+    of_captions = logits if left_out is None else logits.masked_fill(left_out & ~is_own, float("-inf"))
+    return positives, over_texts, torch.logsumexp(of_captions[:, : len(images) * captions_each], dim=0)
+
+
+def _known_of_images(excluded: Excluded, rows: Tensor, own: Tensor, captions_each: int) -> Tensor | None:
+    """Return which captions are no negatives of which images (C, B * k + N); None where nothing is known."""
+    found: Tensor | None = None
+    if excluded.identities is not None and excluded.candidate_identities is not None:
+        found = _sharing(excluded.identities[rows], excluded.candidate_identities)
+    if excluded.guides is not None and excluded.guide_cosine is not None:
+        near = excluded.guides[own] @ excluded.guides.T >= excluded.guide_cosine
+        found = _either(found, near.view(len(rows), captions_each, -1).any(dim=1))
+    return found
+
+
 def caption_loss(
     first: Tensor,
     second: Tensor,

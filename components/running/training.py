@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,28 @@ class Run:
     seed: int
     measure: Callable[[], dict[str, float]] | None = None  # figures of the model, for the history
     measure_steps: int = 0  # every so many steps; 0: never
+    best_by: str | None = None  # one of the figures: the run ends with the weights of its highest value
+
+
+@dataclass
+class Best:
+    """The weights that measured best so far; the first of equals.
+
+    Attributes:
+        step: Optimizer updates behind them.
+        value: Of the figure.
+        weights: By name, copies on the device.
+    """
+
+    step: int = 0
+    value: float = -math.inf
+    weights: dict[str, Tensor] = field(default_factory=dict)
 
 
 def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int) -> list[dict[str, float]]:
     """Train to the last step and return the history: step and loss every tenth step, figures where measured.
+
+    With `best_by` the modules end with the weights of the best measurement, else with those of the last step.
 
     Several processes train together (`components.ml.distributed`); the first alone writes, and all see the
     same loss and stop at the same step.
@@ -64,7 +82,8 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
     """
     whole_identity = {**identity, "format_version": FORMAT_VERSION}
     checkpoints = Checkpoints(work / "checkpoints" / run.name, whole_identity, is_writer=place() == 0)
-    first, history = _resume(run, checkpoints)
+    best = Best()
+    first, history = _resume(run, checkpoints, best)
     progress = Progress(work, run.name, run.steps, "step", done=first, is_told=place() == 0)
     with deferred_stop() as stop:
         for number in range(first, run.steps):
@@ -78,14 +97,31 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
                 raise DataFault(
                     f"{run.name}: loss is {loss} at step {number}; lower the learning rate, look at the data"
                 )
-            history += _points(run, number, loss)
+            points = _points(run, number, loss)
+            history += points
+            _remember_best(run, points, best)
             if is_stopped or (number + 1) % checkpoint_steps == 0 or number + 1 == run.steps:
-                _save(run, checkpoints, number + 1, history)
+                _save(run, checkpoints, number + 1, history, best)
             if is_stopped:
                 raise Stopped
         if any_of(stop.requested)[0]:  # while the last step was measured or saved
             raise Stopped
+    _take_best(run, best)
     return history
+
+
+@torch.no_grad()
+def _take_best(run: Run, best: Best) -> None:
+    for name, tensor in _weights(run):
+        tensor.copy_(best.weights.get(name, tensor))
+
+
+def _remember_best(run: Run, points: list[dict[str, float]], best: Best) -> None:
+    """Copy the weights, if they were measured and did better than any before."""
+    for point in points:
+        if run.best_by and point.get(run.best_by, -math.inf) > best.value:
+            best.step, best.value = int(point["step"]) + 1, point[run.best_by]
+            best.weights = {name: tensor.detach().clone() for name, tensor in _weights(run)}
 
 
 def _points(run: Run, number: int, loss: float) -> list[dict[str, float]]:
@@ -141,14 +177,15 @@ def _epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(rows, generator=generator)
 
 
-def _save(run: Run, checkpoints: Checkpoints, step: int, history: list[dict[str, float]]) -> None:
-    tensors = _tensors(run)  # all processes have a part in it
+def _save(run: Run, checkpoints: Checkpoints, step: int, history: list[dict[str, float]], best: Best) -> None:
+    tensors = _tensors(run, best)  # all processes have a part in it
     if place() == 0:
-        checkpoints.save(step, tensors, {"history": history})
+        state = {"best_step": best.step, "best_value": best.value} if best.weights else {}
+        checkpoints.save(step, tensors, {"history": history, **state})
     wait_for_all()
 
 
-def _resume(run: Run, checkpoints: Checkpoints) -> tuple[int, list[dict[str, float]]]:
+def _resume(run: Run, checkpoints: Checkpoints, best: Best) -> tuple[int, list[dict[str, float]]]:
     wait_for_all()  # the first may have cleared away checkpoints of other params
     found = checkpoints.load()
     _check_agreement(run, checkpoints, found[0] if found else 0)
@@ -158,6 +195,9 @@ def _resume(run: Run, checkpoints: Checkpoints) -> tuple[int, list[dict[str, flo
     with torch.no_grad():
         for name, tensor in _weights(run):
             tensor.copy_(placed_like(tensors[f"module.{name}"], tensor))
+            if "best_step" in state:
+                best.weights[name] = placed_like(tensors[f"best.{name}"], tensor)
+    best.step, best.value = state.get("best_step", best.step), state.get("best_value", best.value)
     wait_for_all()  # one may have read from a slower disk
     if step == run.steps:
         return step, state["history"]  # nobody asks for what the optimizer remembers
@@ -184,9 +224,10 @@ def _check_agreement(run: Run, checkpoints: Checkpoints, step: int) -> None:
         )
 
 
-def _tensors(run: Run) -> dict[str, Tensor]:
+def _tensors(run: Run, best: Best) -> dict[str, Tensor]:
     """Return copies of all that is saved, in the process that writes it; no device holds them all at once."""
     named = [(f"module.{name}", tensor) for name, tensor in _weights(run)]
+    named += [(f"best.{name}", tensor) for name, tensor in best.weights.items()]
     for index, fields in run.optimizer.state_dict()["state"].items():
         named += [(f"optimizer.{index}.{field}", torch.as_tensor(value)) for field, value in fields.items()]
     tensors = {}

@@ -11,7 +11,7 @@ from components.settings.tune_llm import CaptionRetrieval
 
 
 class RetrievalTask(Section):
-    """Images of the test split against the captions of one column."""
+    """Images of a split against the captions of one column."""
 
     name: Name
     column: Name

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from components.settings.evaluate import RetrievalTask
 from components.settings.section import Count, Name, Positive, Rate, Section, Share, Weight
 
 RESERVED = {"base_clip", "history"}  # an arm of evaluate, a folder of train_clip
+
+
+class LogitScale(Section):
+    """1/temperature, which learns."""
+
+    initial: Rate | None  # None: as the base CLIP has it
+    maximum: Rate
+    learning_rate: Rate
 
 
 class Arm(Section):
@@ -17,8 +26,12 @@ class Arm(Section):
     name: Name
     text: Name  # one of embed_captions.llms or the name of one of its others; `own` is CLIP's text tower
     context_tokens: Positive | None  # for `own`: its context length
+    steps: Count  # arms may differ: at equal cost, not at equal steps, cached text is worth what it saves
+    captions_per_image: Positive  # drawn for each image and step; each is a positive of its own
+    caption_negatives: Count  # captions of other images beside a batch's, which no image of it belongs to
     vision_learning_rate: Rate
     text_learning_rate: Rate  # of the adapter, or of CLIP's own text tower
+    logit_scale: LogitScale
 
 
 class Adapter(Section):
@@ -38,6 +51,22 @@ class Augmentation(Section):
     colour_jitter: Share
 
 
+class Validation(Section):
+    """Retrieval on the validation split, measured on the way."""
+
+    steps: Positive | None  # every so many, and after the last; None: never
+    keep: Literal["last", "best"]  # which weights an arm ends with; best: of the highest mean recall at 1
+    retrieval: list[RetrievalTask]
+
+    @model_validator(mode="after")
+    def _has_what_it_measures(self) -> Self:
+        if (self.steps is None) != (not self.retrieval):
+            raise ValueError("validation: give steps and retrieval tasks, or null and []")
+        if self.steps is None and self.keep == "best":
+            raise ValueError("validation: keep best needs steps at which it is measured")
+        return self
+
+
 class TrainClip(Section):
     """Params of train_clip."""
 
@@ -45,7 +74,6 @@ class TrainClip(Section):
     caption_mix: dict[str, Weight] = Field(min_length=1)
     # captions whose tuned embeddings have this cosine or more are no negatives of each other's images
     false_negative_cosine: Share | None
-    steps: Count
     batch_size: Positive
     new_projection: bool  # drop the vision tower's projection and start a new one (METHOD 3)
     projection_dim: Positive
@@ -53,11 +81,10 @@ class TrainClip(Section):
     warmup_steps: Count
     weight_decay: Weight
     max_gradient_norm: Rate
-    initial_logit_scale: Rate | None  # None: as the base CLIP has it
-    max_logit_scale: Rate
     adapter: Adapter
     augmentation: Augmentation
     precision: Literal["fp32", "bf16"]
+    validation: Validation
     checkpoint_steps: Positive
 
     @field_validator("arms")

@@ -31,7 +31,7 @@ from components.ml.vision import (
     vision_encoder_of,
 )
 from components.settings.train_clip import Arm as ArmSettings
-from components.settings.train_clip import TrainClip
+from components.settings.train_clip import LogitScale, TrainClip
 from components.train_clip.texts import CachedTexts, PlainTexts
 
 TEXT_CHUNK = 64  # captions of similar length go through the text tower together: less padding
@@ -43,10 +43,11 @@ class LlmArm(nn.Module):
     Args:
         clip: Folder of the base CLIP.
         settings: Params of train_clip.
-        texts: Cached embeddings of the captions.
+        scale: Params of the logit scale.
+        texts: Cached embeddings of the training captions, for their width and statistics.
     """
 
-    def __init__(self, clip: Path, settings: TrainClip, texts: CachedTexts) -> None:
+    def __init__(self, clip: Path, settings: TrainClip, scale: LogitScale, texts: CachedTexts) -> None:
         super().__init__()
         model = load_base(clip)
         width = embedding_width(model)
@@ -64,13 +65,16 @@ class LlmArm(nn.Module):
         self.text_adapter = TextAdapter(config)
         if config.standardise:
             self.text_adapter.fit_statistics(texts.vectors.in_parts(texts.rows.unique()))
-        self.log_logit_scale = nn.Parameter(_first_scale(settings, model).reshape(()))
-        self._texts = texts
+        self.log_logit_scale = nn.Parameter(_first_scale(scale, model).reshape(()))
 
-    def forward(self, images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed uint8 images (B, 3, H, W) and captions by number (B,): (B, D) each, rows of length 1."""
-        vectors = self._texts.vectors[self._texts.rows[captions]].to(images.device)
-        return encode_images(self.vision_encoder, images), self.text_adapter(vectors)
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Embed uint8 images (B, 3, H, W): (B, D), rows of length 1."""
+        return encode_images(self.vision_encoder, images)
+
+    def embed_texts(self, texts: Tensor) -> Tensor:
+        """Embed captions, given as the LLM's cached embeddings (n, d): (n, D), rows of length 1."""
+        embeddings: Tensor = self.text_adapter(texts.to(self.log_logit_scale.device))
+        return embeddings
 
     def vision_parameters(self) -> dict[str, nn.Parameter]:
         """Return the vision tower's parameters by name."""
@@ -92,20 +96,17 @@ class OwnTextArm(nn.Module):
     Args:
         clip: Folder of the base CLIP.
         settings: Params of train_clip.
+        scale: Params of the logit scale.
         context_tokens: Length of the text tower's context; None leaves it.
-        texts: The captions; a batch's are tokenised when it is drawn, for all would not fit memory.
     """
 
-    def __init__(
-        self, clip: Path, settings: TrainClip, context_tokens: int | None, texts: PlainTexts
-    ) -> None:
+    def __init__(self, clip: Path, scale: LogitScale, context_tokens: int | None) -> None:
         super().__init__()
         model, self._tokenizer = load_clip(clip), load_clip_tokenizer(clip)
         self.clip = with_context(model, context_tokens) if context_tokens else model
-        self.clip.logit_scale = nn.Parameter(_first_scale(settings, model))
+        self.clip.logit_scale = nn.Parameter(_first_scale(scale, model))
         self.context_tokens = int(self.clip.config.text_config.max_position_embeddings)
         self._tokenizer.model_max_length = self.context_tokens
-        self._texts = texts
 
     @property
     def log_logit_scale(self) -> nn.Parameter:
@@ -113,13 +114,13 @@ class OwnTextArm(nn.Module):
         scale: nn.Parameter = self.clip.logit_scale
         return scale
 
-    def forward(self, images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed uint8 images (B, 3, H, W) and captions by number (B,): (B, D) each, rows of length 1."""
-        features = self._features(self._texts[captions], images.device)
-        return image_embeddings(self.clip, images), F.normalize(features, dim=-1)
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Embed uint8 images (B, 3, H, W): (B, D), rows of length 1."""
+        return image_embeddings(self.clip, images)
 
-    def _features(self, texts: list[str], device: torch.device) -> Tensor:
-        """Return the features (B, D) of texts, those of similar length together; padding is on the right."""
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """Embed captions: (n, D), rows of length 1; those of similar length together, padded on the right."""
+        device = self.log_logit_scale.device
         try:
             ids, mask = text_tokens(self.clip, self._tokenizer, texts)  # (B, T) each
         except ValueError as error:
@@ -129,7 +130,7 @@ class OwnTextArm(nn.Module):
         for part, length in zip(order.split(TEXT_CHUNK), lengths.split(TEXT_CHUNK), strict=True):
             own = (whole[part, : int(length.max())].to(device) for whole in (ids, mask))
             parts.append(text_features(self.clip, *own))
-        return torch.cat(parts)[order.argsort().to(device)]
+        return F.normalize(torch.cat(parts)[order.argsort().to(device)], dim=-1)
 
     def vision_parameters(self) -> dict[str, nn.Parameter]:
         """Return the vision tower's parameters by name."""
@@ -159,8 +160,8 @@ def build_arm(clip: Path, settings: ArmSettings, training: TrainClip, text: Cach
         ValueError: the base CLIP cannot be loaded, or params do not fit it.
     """
     if isinstance(text, CachedTexts):
-        return LlmArm(clip, training, text)
-    return OwnTextArm(clip, training, settings.context_tokens, text)
+        return LlmArm(clip, training, settings.logit_scale, text)
+    return OwnTextArm(clip, settings.logit_scale, settings.context_tokens)
 
 
 def about_arm(arm: Arm, settings: ArmSettings) -> dict[str, Any]:
@@ -178,15 +179,15 @@ def about_arm(arm: Arm, settings: ArmSettings) -> dict[str, Any]:
     }
 
 
-def _first_scale(settings: TrainClip, model: Any) -> Tensor:  # noqa: ANN401 - a CLIP or a vision tower
+def _first_scale(settings: LogitScale, model: Any) -> Tensor:  # noqa: ANN401 - a CLIP or a vision tower
     """Return the logarithm of the first scale, in the shape that the model saves."""
     own: Tensor | None = getattr(model, "logit_scale", None)
-    if settings.initial_logit_scale is not None:
+    if settings.initial is not None:
         shape = () if own is None else own.shape
-        return torch.full(shape, math.log(settings.initial_logit_scale))
+        return torch.full(shape, math.log(settings.initial))
     if own is None:
         raise ValueError(
             "the base is a vision tower without a logit scale and params leave the first one to it: set "
-            "train_clip.initial_logit_scale"
+            "logit_scale.initial of the arm"
         )
     return own.detach().clone()

@@ -21,7 +21,8 @@ def build_optimizer(arm: Arm, rates: ArmSettings, settings: TrainClip) -> torch.
     """Return AdamW whose groups carry their peak rate as `peak`.
 
     The vision tower's rate is multiplied by layer_decay once for every layer above (METHOD 3: L + 1 - i);
-    text side and logit scale have the text rate. One-dimensional weights and positions are not decayed.
+    the text side and the logit scale have rates of their own. One-dimensional weights and positions are not
+    decayed.
     """
     vision = arm.vision_parameters()
     of_vision = {id(parameter): name for name, parameter in vision.items()}
@@ -31,6 +32,8 @@ def build_optimizer(arm: Arm, rates: ArmSettings, settings: TrainClip) -> torch.
         if id(parameter) in of_vision:
             above = arm.vision_layers() + 1 - layer_of(of_vision[id(parameter)], arm.vision_layers())
             peak = rates.vision_learning_rate * settings.layer_decay**above
+        elif parameter is arm.log_logit_scale:
+            peak = rates.logit_scale.learning_rate
         decay = settings.weight_decay if _is_decayed(name, parameter) else 0.0
         groups.setdefault((peak, decay), []).append(parameter)
     return torch.optim.AdamW(

@@ -29,10 +29,12 @@ def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
     captions = len(settings.caption_mix) * count
     numbers = width.value * params.tune_llm.members
     vectors = captions * numbers * HALF_BYTES
-    epochs = settings.steps * settings.batch_size / max(count, 1)
+    steps = sorted({arm.steps for arm in settings.arms})
+    epochs = [f"{number * settings.batch_size / max(count, 1):.1f}" for number in steps]
     because = [
         f"{count:,.0f} train images at most: what download keeps and audit may drop",
-        f"{settings.steps:,} steps of {settings.batch_size} are {epochs:.1f} epochs",
+        f"{' and '.join(f'{number:,}' for number in steps)} steps of {settings.batch_size} are "
+        f"{' and '.join(epochs)} epochs",
         f"decoded once to {side.value:.0f} x {side.value:.0f} pixels of {CHANNELS} bytes: {side.origin}",
         f"memory: {BASE_BYTES / 1e9:g} GB and {CAPTION_BYTES.value:g} bytes for each of "
         f"{len(settings.caption_mix)} captions an image: {CAPTION_BYTES.origin}",

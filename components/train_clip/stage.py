@@ -1,7 +1,7 @@
 """Train each arm: CLIP's vision tower against LLM embeddings of captions, and its controls on the same data.
 
 Reads
-    artifacts/download/shards/                images (split train)
+    artifacts/download/shards/                images (splits train and validation)
     artifacts/recaption/captions/             which captions the caption mix draws from
     artifacts/audit/kept/, verdict.json       which rows go on, and whether any may
     artifacts/embed_captions/<tuned|base|name>/    for arms whose text is an LLM's or another encoder's
@@ -9,7 +9,7 @@ Reads
     artifacts/base_models/clip/               where every arm starts
 Writes
     artifacts/train_clip/<arm>/               vision_encoder/ and text_adapter/, or clip/; model.json
-    artifacts/train_clip/history/<arm>.csv    step, loss
+    artifacts/train_clip/history/<arm>.csv    step, loss, recall at 1 on validation
     artifacts/train_clip/arms.json            the arms in the order of params
     metrics/train_clip.json
 """
@@ -27,6 +27,8 @@ from components.faults import ConfigurationFault, DataFault
 from components.ml.clip import load_base
 from components.ml.images import decode_image
 from components.ml.vision import image_size_of
+from components.running.held_out import read_held_out, task_captions
+from components.running.held_out_vectors import HeldOutVectors
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
 from components.settings.environment import Environment
@@ -43,12 +45,14 @@ from components.storage.side_tables import CAPTION_TEXTS
 from components.train_clip.arms import about_arm, build_arm
 from components.train_clip.examples import Examples
 from components.train_clip.texts import CachedTexts, Guide, PlainTexts, cached_texts
-from components.train_clip.training import train_arm
+from components.train_clip.training import flops_of_step, train_arm
+from components.train_clip.validation import MEAN, Validation
 
 STAGE = "train_clip"
 OWN = "own"  # the text of an arm that keeps its CLIP's text tower
+DIGITS = 6
 GUIDE = "tuned"  # whose embeddings tell which captions say the same
-FORMAT_VERSION = 1  # raised when the same params and data train another model
+FORMAT_VERSION = 2  # raised when the same params and data train another model
 
 
 def run(params: Params, env: Environment) -> None:
@@ -85,11 +89,13 @@ def run(params: Params, env: Environment) -> None:
     texts: dict[str, CachedTexts | PlainTexts] = {**cached}
     if OWN in needed:
         texts[OWN] = PlainTexts(examples.captions["text"])
+    validations = _validations(layout, params, image_size)
     for arm in settings.arms:
-        text = texts[arm.text]
+        text, validation = texts[arm.text], validations.get(arm.text)
         digests = [getattr(one, "digest", None) for one in (text, guide and guide.texts)]
         of_arm = {**identity, "arm": arm.model_dump(), "embeddings": digests}
-        make = partial(_train, arm, text, examples, guide, params, env, of_arm)
+        of_arm["validation"] = validation.digest() if validation else None
+        make = partial(_train, arm, text, examples, guide, validation, params, env, of_arm)
         folders.append(piece(work / "arms", content_key(of_arm), make))
         remove(work / "checkpoints" / arm.name)
 
@@ -107,11 +113,32 @@ def _examples(layout: Layout, settings: TrainClip, image_size: int, rows: Rows) 
     return Examples(pixels, shards, settings.caption_mix, rows)
 
 
+def _validations(layout: Layout, params: Params, image_size: int) -> dict[str, Validation]:
+    """Return for each kind of text what measures its arms; nothing where params ask for no measurement."""
+    settings = params.train_clip
+    tasks, work = settings.validation.retrieval, layout.work(STAGE)
+    if not tasks:
+        return {}
+    held_out = read_held_out(layout, "validation", work, image_size, Rows(), with_labels=False)
+    captions = [task_captions(held_out, task, "train_clip.validation.retrieval") for task in tasks]
+    columns = {task.column for task in tasks}
+    validations = {}
+    for name in sorted({arm.text for arm in settings.arms}):
+        vectors = None
+        if name != OWN:
+            vectors = HeldOutVectors(
+                layout, name, params.embed_captions, columns, work, "validation", with_prompts=False
+            )
+        validations[name] = Validation(held_out, captions, vectors, settings)
+    return validations
+
+
 def _train(
     settings: ArmSettings,
     text: CachedTexts | PlainTexts,
     examples: Examples,
     guide: Guide | None,
+    validation: Validation | None,
     params: Params,
     env: Environment,
     identity: dict[str, Any],
@@ -124,14 +151,46 @@ def _train(
     except ValueError as error:
         raise ConfigurationFault(f"arm {settings.name}: {error}") from None
     arm.to(env.device)
+    flops = flops_of_step(arm, settings, examples, text, params.train_clip, params.seed)
     history = train_arm(
-        arm, settings, examples, guide, params.train_clip, params.seed, layout.work(STAGE), identity
+        arm,
+        settings,
+        examples,
+        text,
+        guide,
+        validation,
+        params.train_clip,
+        params.seed,
+        layout.work(STAGE),
+        identity,
     )
     arm.to("cpu").save(folder / settings.name)
     training = {
-        "steps": params.train_clip.steps,
+        "steps": settings.steps,
+        "images_seen": settings.steps * min(params.train_clip.batch_size, len(examples)),
+        "flops": settings.steps * flops,
         "final_loss": history[-1]["loss"] if history else None,
+        **_measured(history, params.train_clip.validation.keep),
     }
     write_json(folder / settings.name / "model.json", {**about_arm(arm, settings), **training})
-    lines = [f"{line['step']},{line['loss']:.6f}" for line in history]
-    write_bytes(folder / "history" / f"{settings.name}.csv", "\n".join(["step,loss", *lines, ""]).encode())
+    write_bytes(folder / "history" / f"{settings.name}.csv", _csv(history))
+
+
+def _measured(history: list[dict[str, float]], keep: str) -> dict[str, Any]:
+    """Return what the weights that were kept reached on validation, and at which step."""
+    points = [point for point in history if MEAN in point]
+    if not points:
+        return {}
+    kept = max(points, key=lambda point: point[MEAN]) if keep == "best" else points[-1]
+    figures = {name: round(value, DIGITS) for name, value in kept.items() if name not in ("step", "loss")}
+    return {"kept_step": int(kept["step"]) + 1, "validation": figures}
+
+
+def _csv(history: list[dict[str, float]]) -> bytes:
+    """Return the history as a table; figures that were not measured at a step are left empty."""
+    names = sorted({name for point in history for name in point} - {"step", "loss"})
+    lines = [",".join(["step", "loss", *names])]
+    for point in history:
+        figures = [f"{point[name]:.6f}" if name in point else "" for name in ("loss", *names)]
+        lines.append(",".join([str(point["step"]), *figures]))
+    return "\n".join([*lines, ""]).encode()

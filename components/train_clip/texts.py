@@ -32,6 +32,10 @@ class CachedTexts:
     rows: Tensor
     digest: str
 
+    def __getitem__(self, captions: Tensor) -> Tensor:
+        """Return the embeddings (n, d) of captions by number (n,)."""
+        return self.vectors[self.rows[captions]]
+
 
 @dataclass(frozen=True)
 class Guide:
@@ -41,8 +45,8 @@ class Guide:
     cosine: float
 
     def near(self, captions: Tensor, device: torch.device) -> Excluded:
-        """Leave them out among captions by number (B,)."""
-        vectors = self.texts.vectors[self.texts.rows[captions]].to(device).float()
+        """Leave them out among captions by number (n,)."""
+        vectors = self.texts[captions].to(device).float()
         unit = torch.nn.functional.normalize(vectors, dim=1)
         return Excluded(guides=unit, guide_cosine=self.cosine)
 
@@ -54,7 +58,7 @@ class PlainTexts:
     captions: pa.ChunkedArray
 
     def __getitem__(self, captions: Tensor) -> list[str]:
-        """Return the texts of captions by number (B,)."""
+        """Return the texts of captions by number (n,)."""
         # taken all at once, as of pyarrow 26, they would cost a look at every chunk
         return [self.captions[number].as_py() for number in captions.tolist()]
 

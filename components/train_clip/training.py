@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from components.ml.augmentation import augment
-from components.ml.contrastive import clip_loss
+from components.ml.contrastive import Excluded, captions_loss
 from components.ml.precision import autocast
 from components.running.training import Run, batch_rows, clip_gradients, train, warmup_cosine
 from components.settings.train_clip import Arm as ArmSettings
@@ -18,14 +21,53 @@ from components.settings.train_clip import TrainClip
 from components.train_clip.arms import Arm
 from components.train_clip.examples import Examples
 from components.train_clip.optimizer import build_optimizer
-from components.train_clip.texts import Guide
+from components.train_clip.texts import CachedTexts, Guide, PlainTexts
+from components.train_clip.validation import MEAN, Validation
+
+FORWARD_AND_BACKWARD = 3  # a backward pass computes twice what the forward pass does
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step learns from.
+
+    Attributes:
+        images: (B, 3, H, W) uint8.
+        captions: (B * k + N,) by number: the k of each image, image by image, then N of other images.
+        rows: (B,) numbers of the examples.
+        negative_rows: (N,) numbers of the examples that the further captions belong to.
+    """
+
+    images: Tensor
+    captions: Tensor
+    rows: Tensor
+    negative_rows: Tensor
+
+
+def draw_batch(examples: Examples, arm: ArmSettings, settings: TrainClip, seed: int, step: int) -> Batch:
+    """Draw a step's batch by torch's global generator, which is seeded by the step.
+
+    The first caption of each image and the images' looks are drawn before anything else, so all arms of one
+    seed see the same images in the same way, however many captions they take.
+    """
+    look = settings.augmentation
+    rows = batch_rows(len(examples), settings.batch_size, seed, step)
+    captions = [examples.mix.draw(rows)]
+    images = examples.pixels.batch(examples.image_rows[rows])
+    images = augment(images, look.min_crop, look.flip, look.colour_jitter)
+    captions += [examples.mix.draw(rows) for _ in range(arm.captions_per_image - 1)]
+    negative_rows = torch.randint(len(examples), (arm.caption_negatives,))
+    negatives = examples.mix.draw(negative_rows)
+    return Batch(images, torch.cat([torch.stack(captions, dim=1).flatten(), negatives]), rows, negative_rows)
 
 
 def train_arm(
     arm: Arm,
     own: ArmSettings,
     examples: Examples,
+    texts: CachedTexts | PlainTexts,
     guide: Guide | None,
+    validation: Validation | None,
     settings: TrainClip,
     seed: int,
     work: Path,
@@ -33,58 +75,94 @@ def train_arm(
 ) -> list[dict[str, float]]:
     """Train an arm in place, resuming where an earlier run of the same identity stopped.
 
-    Batches, caption columns, captions and augmentation are drawn before anything else at each step, so all
-    arms of one seed see the same images with the same captions.
-
     Args:
         arm: What is trained.
         own: Its params.
         examples: Images and captions.
+        texts: The captions as the arm takes them.
         guide: Tells which captions are no negatives of each other's images, the same for every arm; None
             where params do not ask.
+        validation: Measures the arm on the way; None: nothing is measured.
         settings: Of all arms.
         seed: Of the draws.
         work: The stage's folder in the work store.
         identity: What decides the weights.
 
     Returns:
-        The loss history.
+        The history: loss, and retrieval on the validation split where it was measured.
     """
     arm.train()
     device = next(arm.parameters()).device
     optimizer = build_optimizer(arm, own, settings)
-    look = settings.augmentation
 
     def step(number: int) -> Tensor:
-        rows = batch_rows(len(examples), settings.batch_size, seed, number)
-        captions = examples.mix.draw(rows)
-        images = examples.pixels.batch(examples.image_rows[rows])
-        images = augment(images, look.min_crop, look.flip, look.colour_jitter).to(device)
+        batch = draw_batch(examples, own, settings, seed, number)
         with autocast(device, settings.precision):
-            image_embeddings, text_embeddings = arm(images, captions)
-        excluded = guide.near(captions, device) if guide else None
-        loss = clip_loss(image_embeddings, text_embeddings, arm.log_logit_scale.exp(), excluded)
+            image_embeddings = arm.embed_images(batch.images.to(device))
+            text_embeddings = arm.embed_texts(texts[batch.captions])  # type: ignore[arg-type]
+        scale = arm.log_logit_scale.exp()
+        excluded = _excluded(batch, own.captions_per_image, guide, device)
+        loss = captions_loss(image_embeddings, text_embeddings, scale, own.captions_per_image, excluded)
         optimizer.zero_grad()
         loss.backward()
-        _update(own.name, number, arm, optimizer, settings)
+        _update(own, number, arm, optimizer, settings)
         return loss
 
     run = Run(
         name=own.name,
         modules={"arm": arm},
         optimizer=optimizer,
-        learning_rate_at=warmup_cosine(settings.warmup_steps, settings.steps),
-        steps=settings.steps,
+        learning_rate_at=warmup_cosine(settings.warmup_steps, own.steps),
+        steps=own.steps,
         step=step,
         seed=seed,
+        measure=partial(validation.measure, arm) if validation else None,
+        measure_steps=settings.validation.steps or 0,
+        best_by=MEAN if settings.validation.keep == "best" else None,
     )
     history = train(run, work, identity, settings.checkpoint_steps)
     arm.eval()
     return history
 
 
-def _update(name: str, number: int, arm: Arm, optimizer: torch.optim.Optimizer, settings: TrainClip) -> None:
-    clip_gradients(name, number, arm.parameters(), settings.max_gradient_norm)
+@torch.no_grad()
+def flops_of_step(
+    arm: Arm,
+    own: ArmSettings,
+    examples: Examples,
+    texts: CachedTexts | PlainTexts,
+    settings: TrainClip,
+    seed: int,
+) -> int:
+    """Return the floating-point operations of the first step's towers, forward and backward.
+
+    Matrix products and convolutions are counted, as torch does; equal in every run.
+    """
+    torch.manual_seed(seed)
+    batch = draw_batch(examples, own, settings, seed, 0)
+    device = next(arm.parameters()).device
+    arm.eval()  # statistics of a batch shall not change for having been counted
+    with FlopCounterMode(display=False) as counter:
+        arm.embed_images(batch.images.to(device))
+        arm.embed_texts(texts[batch.captions])  # type: ignore[arg-type]
+    return FORWARD_AND_BACKWARD * int(counter.get_total_flops())
+
+
+def _excluded(batch: Batch, captions_each: int, guide: Guide | None, device: torch.device) -> Excluded:
+    """Return which captions are no negatives of which images: its own, and those that a guide finds near."""
+    excluded = guide.near(batch.captions, device) if guide else Excluded()
+    owners = torch.cat([batch.rows.repeat_interleave(captions_each), batch.negative_rows])
+    return replace(
+        excluded,
+        identities=batch.rows[:, None].to(device),
+        candidate_identities=owners[:, None].to(device),
+    )
+
+
+def _update(
+    own: ArmSettings, number: int, arm: Arm, optimizer: torch.optim.Optimizer, settings: TrainClip
+) -> None:
+    clip_gradients(own.name, number, arm.parameters(), settings.max_gradient_norm)
     optimizer.step()
     with torch.no_grad():
-        arm.log_logit_scale.clamp_(0, math.log(settings.max_logit_scale))
+        arm.log_logit_scale.clamp_(0, math.log(own.logit_scale.maximum))

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from components.evaluate.findings import Findings, at_chance, best_of, compare
 from components.evaluate.gallery import _choose
-from components.evaluate.held_out import HeldOut, TaskCaptions, caption_pairs, label_truth, task_captions
 from components.evaluate.measure import ArmResult, measure_arm, measure_captions
-from components.evaluate.models import CachedTexts, Model, class_embeddings
+from components.evaluate.models import Model, class_embeddings
 from components.evaluate.report import percent
+from components.running.held_out import HeldOut, TaskCaptions, caption_pairs, label_truth, task_captions
+from components.running.held_out_vectors import HeldOutVectors
 from components.settings.evaluate import Evaluate, RetrievalTask, ZeroShotTask
 from components.settings.params import Params
 from components.settings.tune_llm import CaptionRetrieval
@@ -58,7 +59,16 @@ def held_out(tmp_path: Path) -> HeldOut:
         key: [Caption(key, "test", "colour", "en", n, text, "") for n, text in enumerate(texts)]
         for key, texts in TEXTS.items()
     }
-    return HeldOut(sorted(TEXTS), captions, {"k2": {}, **LABELS}, Pixels([tmp_path]), torch.arange(4), [])
+    return HeldOut(
+        sorted(TEXTS),
+        captions,
+        {"k2": {}, **LABELS},
+        Pixels([tmp_path]),
+        torch.arange(4),
+        [],
+        "test",
+        tmp_path,
+    )
 
 
 @pytest.fixture
@@ -73,7 +83,9 @@ def settings(smoke: Params) -> Evaluate:
 
 
 def _task(held_out: HeldOut) -> TaskCaptions:
-    return task_captions(held_out, RetrievalTask(name="colour", column="colour", language="en"))
+    return task_captions(
+        held_out, RetrievalTask(name="colour", column="colour", language="en"), "evaluate.retrieval"
+    )
 
 
 def test_figures_of_an_arm_made_by_hand(held_out: HeldOut, settings: Evaluate) -> None:
@@ -177,7 +189,7 @@ def test_a_caption_of_two_images_is_one_candidate(smoke: Params) -> None:
         return [Caption(str(n), "test", column, "en", 0, text, "") for n, text in enumerate(texts)]
 
     firsts, seconds = captions("a", ["red", "rot", "green"]), captions("b", ["red", "red", "green"])
-    caches = cast("dict[str, CachedTexts]", {"tuned": Cached()})
+    caches = cast("dict[str, HeldOutVectors]", {"tuned": Cached()})
     found = measure_captions(firsts, seconds, caches, smoke.evaluate, seed=3)
     assert found["tuned"]["value"] == 1.0
     assert found["tfidf"]["value"] == pytest.approx(2 / 3, abs=1e-6)  # it has not seen `rot`

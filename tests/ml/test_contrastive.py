@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from components.ml import contrastive
-from components.ml.contrastive import Excluded, caption_loss, clip_loss
+from components.ml.contrastive import Excluded, caption_loss, captions_loss, clip_loss
 
 
 def unit(rows: int, dimension: int, seed: int) -> Tensor:
@@ -207,3 +207,110 @@ def test_logits_stay_fp32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = clip_loss(first, second, torch.tensor(100.0))
     assert cast.item() == plain.item()
+
+
+def test_one_caption_an_image_is_the_loss_of_clip() -> None:
+    images, texts, scale = unit(7, 5, 1), unit(7, 5, 2), torch.tensor(9.0)
+    guides = Excluded(guides=unit(7, 3, 3), guide_cosine=0.5)
+    for excluded in (None, guides):
+        several = captions_loss(images, texts, scale, 1, excluded)
+        assert several.item() == pytest.approx(clip_loss(images, texts, scale, excluded).item(), rel=1e-5)
+
+
+def test_several_captions_and_further_negatives_by_hand() -> None:
+    images = torch.eye(2)
+    # two captions of each image, then one of another; by image 0 and 1 logits are twice their numbers
+    texts = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.8, 0.6], [0.28, 0.96]])
+    scale = torch.tensor(2.0)
+    # image 0: positives 2 and 1.2 against 0, 1.6, 0.56; image 1: positives 2 and 1.2 against 0, 1.6, 1.92
+    forth = [
+        math.log(1 + sum(math.exp(other - positive) for other in others))
+        for others in ([0, 1.6, 0.56], [0, 1.6, 1.92])
+        for positive in (2.0, 1.2)
+    ]
+    # back, each caption sees the two images: 2 and 0, 1.2 and 1.6, 2 and 0, 1.2 and 1.6
+    back = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(0.4))] * 2
+    loss = captions_loss(images, texts, scale, 2)
+    assert loss.item() == pytest.approx((sum(forth) / 4 + sum(back) / 4) / 2, rel=1e-5)
+
+
+def test_a_further_caption_of_the_image_itself_is_no_negative_of_it() -> None:
+    images, texts = torch.eye(2), torch.cat([torch.eye(2), torch.eye(2)[:1]])
+    rows = torch.tensor([[10], [11]])
+    owners = torch.tensor([[10], [11], [10]])  # the third caption is of image 0 too
+    scale = torch.tensor(2.0)
+    forth = (math.log(1 + math.exp(-2)) + math.log(1 + 2 * math.exp(-2))) / 2
+    back = math.log(1 + math.exp(-2))
+    loss = captions_loss(images, texts, scale, 1, Excluded(rows, owners))
+    assert loss.item() == pytest.approx((forth + back) / 2, rel=1e-5)
+
+
+def test_a_caption_near_to_any_of_an_image_s_own_is_no_negative() -> None:
+    images, texts = unit(3, 4, 1), unit(6, 4, 2)
+    guides = torch.eye(6)
+    guides[3] = guides[1]  # the second caption of image 1 says what the second of image 0 does
+    scale = torch.tensor(5.0)
+    logits = (scale * images @ texts.T).double()
+    kept = torch.tensor([[0, 0, 1, 0, 1, 1], [1, 0, 0, 0, 1, 1], [1, 1, 1, 1, 0, 0]], dtype=torch.bool)
+    forth = [
+        torch.logsumexp(torch.cat([logits[i, [2 * i + j]], logits[i, kept[i]]]), 0) - logits[i, 2 * i + j]
+        for i in range(3)
+        for j in range(2)
+    ]
+    back = [
+        torch.logsumexp(torch.stack([logits[i, c] for i in range(3) if i == c // 2 or kept[i, c]]), 0)
+        - logits[c // 2, c]
+        for c in range(6)
+    ]
+    expected = (torch.stack(forth).mean() + torch.stack(back).mean()) / 2
+    loss = captions_loss(images, texts, scale, 2, Excluded(guides=guides, guide_cosine=0.9))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_batch_without_negatives_costs_nothing_and_has_finite_gradients() -> None:
+    images, texts = unit(1, 4, 1).requires_grad_(), unit(3, 4, 2).requires_grad_()
+    loss = captions_loss(images, texts, torch.tensor(5.0), 3)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert images.grad is not None
+    assert texts.grad is not None
+    assert images.grad.isfinite().all()
+    assert texts.grad.isfinite().all()
+
+
+def test_chunks_of_images_have_the_loss_and_gradients_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for rows in (1024, 3):
+        monkeypatch.setattr(contrastive, "CHUNK_ROWS", rows)
+        images, texts = unit(8, 5, 1).requires_grad_(), unit(8 * 3 + 4, 5, 2).requires_grad_()
+        scale = torch.tensor(7.0, requires_grad=True)
+        owners = torch.cat([torch.arange(8).repeat_interleave(3), torch.tensor([2, 9, 9, 5])])
+        excluded = Excluded(torch.arange(8)[:, None], owners[:, None], unit(28, 4, 4), 0.6)
+        loss = captions_loss(images, texts, scale, 3, excluded)
+        loss.backward()  # type: ignore[no-untyped-call]
+        found.append([loss.detach(), images.grad, texts.grad, scale.grad])
+    for whole, chunked in zip(*found, strict=True):
+        assert torch.allclose(whole, chunked, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_gradients_of_several_captions_are_those_of_differences() -> None:
+    images, texts = unit(3, 4, 1).double(), unit(3 * 2 + 2, 4, 2).double()
+
+    def loss(image_rows: Tensor, text_rows: Tensor) -> Tensor:
+        logits = 3.0 * image_rows @ text_rows.T
+        total = torch.zeros((), dtype=torch.double)
+        for image in range(3):
+            others = torch.cat([logits[image, : 2 * image], logits[image, 2 * image + 2 :]])
+            for caption in (2 * image, 2 * image + 1):
+                positive = logits[image, caption]
+                total = total + torch.logsumexp(torch.cat([positive[None], others]), 0) - positive
+                total = total + torch.logsumexp(logits[:, caption], 0) - positive
+        return total / 12
+
+    left = [tensor.clone().requires_grad_() for tensor in (images, texts)]
+    loss(*left).backward()  # type: ignore[no-untyped-call]
+    right = [tensor.float().requires_grad_() for tensor in (images, texts)]
+    captions_loss(*right, torch.tensor(3.0), 2).backward()  # type: ignore[no-untyped-call]
+    for one, other in zip(left, right, strict=True):
+        assert one.grad is not None
+        assert torch.allclose(one.grad.float(), other.grad, atol=1e-6)  # type: ignore[arg-type]

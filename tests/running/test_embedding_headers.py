@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.evaluate.models import CachedTexts
 from components.faults import DataFault
 from components.running.embedding_headers import check_header, llm_header, other_header
+from components.running.held_out_vectors import HeldOutVectors
 from components.settings.embed_captions import EmbedCaptions, EndpointEncoder, SentenceEncoder
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -65,7 +65,15 @@ def test_train_clip_and_evaluate_refuse_it(layout: Layout, smoke: Params, env: E
     with pytest.raises(DataFault, match="precision 'fp32', expected 'bf16'"):
         stage.run(others, env)
     with pytest.raises(DataFault, match="precision 'fp32', expected 'bf16'"):
-        CachedTexts(layout, "tuned", others.embed_captions, {"dense"}, with_prompts=False)
+        HeldOutVectors(
+            layout,
+            "tuned",
+            others.embed_captions,
+            {"dense"},
+            layout.work("evaluate"),
+            "test",
+            with_prompts=False,
+        )
 
 
 def test_a_server_is_known_by_model_and_revision_and_another_encoder_by_its_files(

@@ -35,7 +35,7 @@ def test_rates_and_decay(workspace: Path, smoke: Params) -> None:
     make_artifacts(layout, llms=())
     settings = small(smoke).train_clip.model_copy(update={"layer_decay": 0.5})
     texts = CachedTexts(MappedRows([torch.randn(4, 24).numpy()]), torch.arange(4), "")
-    arm = LlmArm(layout.artifact("base_models") / "clip", settings, texts)
+    arm = LlmArm(layout.artifact("base_models") / "clip", settings, settings.arms[0].logit_scale, texts)
     groups = build_optimizer(arm, settings.arms[0], settings).param_groups
     found = {
         id(parameter): (group["peak"], group["weight_decay"])

@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
 from components.ml.adapter import load_adapter
 from components.ml.clip import load_clip, load_clip_tokenizer
-from components.ml.contrastive import clip_loss
+from components.ml.contrastive import captions_loss
 from components.ml.vision import load_vision_encoder
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -24,7 +23,7 @@ from components.storage.layout import Layout
 from components.storage.manifest import read_manifest, write_manifest
 from components.storage.mapped_rows import MappedRows
 from components.train_clip import arms, stage, training
-from components.train_clip.texts import CachedTexts, PlainTexts
+from components.train_clip.texts import CachedTexts
 from tests.clip_project import CONTEXT, COUNTS, make_artifacts, small
 
 OUT = Path("artifacts/train_clip")
@@ -144,7 +143,7 @@ def test_stopped_and_resumed_equals_undisturbed(
     undisturbed = hashes()
     shutil.rmtree(".work")
 
-    loss, calls = clip_loss, []
+    loss, calls = captions_loss, []
 
     def stopping(*arguments: Any) -> torch.Tensor:
         calls.append(1)
@@ -152,11 +151,11 @@ def test_stopped_and_resumed_equals_undisturbed(
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(*arguments)
 
-    monkeypatch.setattr(training, "clip_loss", stopping)
+    monkeypatch.setattr(training, "captions_loss", stopping)
     with pytest.raises(Stopped):
         stage.run(params, env)
     stage.run(params, env)
-    assert len(calls) == params.train_clip.steps
+    assert len(calls) == params.train_clip.arms[0].steps
     assert hashes() == undisturbed
 
 
@@ -168,7 +167,7 @@ def test_a_changed_param_starts_fresh(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     params = only(params, "clip")
-    loss, calls = clip_loss, []
+    loss, calls = captions_loss, []
 
     def stopping(*arguments: Any) -> torch.Tensor:
         calls.append(1)
@@ -176,11 +175,11 @@ def test_a_changed_param_starts_fresh(
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(*arguments)
 
-    monkeypatch.setattr(training, "clip_loss", stopping)
+    monkeypatch.setattr(training, "captions_loss", stopping)
     with pytest.raises(Stopped):
         stage.run(params, env)
     stage.run(changed(params, weight_decay=0.2), env)
-    assert len(calls) == 4 + params.train_clip.steps
+    assert len(calls) == 4 + params.train_clip.arms[0].steps
     assert "params.weight_decay 0.05 -> 0.2" in caplog.text
     after_a_stop = hashes()
     shutil.rmtree(".work")
@@ -211,7 +210,7 @@ def test_a_projection_that_does_not_fit(project: Layout, params: Params, env: En
 def test_nan_in_a_gradient_saves_no_checkpoint(
     project: Layout, params: Params, env: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss, calls = clip_loss, []
+    loss, calls = captions_loss, []
 
     def poisoned(images: torch.Tensor, texts: torch.Tensor, *more: Any) -> torch.Tensor:
         calls.append(1)
@@ -219,7 +218,7 @@ def test_nan_in_a_gradient_saves_no_checkpoint(
             texts.register_hook(lambda gradient: gradient * float("nan"))
         return loss(images, texts, *more)
 
-    monkeypatch.setattr(training, "clip_loss", poisoned)
+    monkeypatch.setattr(training, "captions_loss", poisoned)
     with pytest.raises(DataFault, match="gradient's norm is nan at step 3"):
         stage.run(only(params, "llm2clip"), env)
     (checkpoint,) = Path(".work/train_clip/checkpoints/llm2clip").glob("0*")
@@ -228,35 +227,32 @@ def test_nan_in_a_gradient_saves_no_checkpoint(
     assert not OUT.exists()
 
 
-def plain(texts: list[str]) -> PlainTexts:
-    return PlainTexts(pa.chunked_array([[text] for text in texts]))
-
-
 def test_gradients_reach_what_should_learn(project: Layout, params: Params, env: Environment) -> None:
-    clip = project.artifact("base_models") / "clip"
+    clip, settings = project.artifact("base_models") / "clip", params.train_clip
+    scale = settings.arms[0].logit_scale
     vectors, rows = torch.randn(9, 24).half(), torch.arange(9)
-    llm_arm = arms.LlmArm(clip, params.train_clip, CachedTexts(MappedRows([vectors.numpy()]), rows, ""))
-    own_arm = arms.OwnTextArm(clip, params.train_clip, None, plain(["red circle", "blue", "blue"]))
+    llm_arm = arms.LlmArm(clip, settings, scale, CachedTexts(MappedRows([vectors.numpy()]), rows, ""))
+    own_arm = arms.OwnTextArm(clip, scale, None)
     assert own_arm.context_tokens == CONTEXT
-    for arm in (llm_arm, own_arm):
-        images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-        image_rows, text_rows = arm(images, torch.tensor([0, 1, 2]))
-        clip_loss(image_rows, text_rows, arm.log_logit_scale.exp()).backward()
+    given: list[Any] = [vectors[:3], ["red circle", "blue", "blue"]]
+    for arm, texts in zip((llm_arm, own_arm), given, strict=True):
+        image_rows = arm.embed_images(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
+        text_rows = arm.embed_texts(texts)
+        captions_loss(image_rows, text_rows, arm.log_logit_scale.exp(), 1).backward()
         without = [name for name, parameter in arm.named_parameters() if parameter.grad is None]
         assert without == []
         assert torch.allclose(image_rows.norm(dim=1), torch.ones(3))
+        assert torch.allclose(text_rows.norm(dim=1), torch.ones(3))
     assert vectors.grad is None
 
 
 def test_long_captions_are_read_by_the_long_context_only(project: Layout, params: Params) -> None:
-    clip = project.artifact("base_models") / "clip"
+    clip, scale = project.artifact("base_models") / "clip", params.train_clip.arms[0].logit_scale
     start = "a red circle and a blue square and a green star and a grey ring " * 3
-    texts, rows = plain([f"{start} left", f"{start} right"]), torch.tensor([0, 1])
-    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    short = arms.OwnTextArm(clip, params.train_clip, None, texts).eval()
-    long = arms.OwnTextArm(clip, params.train_clip, 160, texts).eval()
-    assert torch.equal(*short(images, rows)[1])
-    assert not torch.equal(*long(images, rows)[1])
+    texts = [f"{start} left", f"{start} right"]
+    short, long = (arms.OwnTextArm(clip, scale, context).eval() for context in (None, 160))
+    assert torch.equal(*short.embed_texts(texts))
+    assert not torch.equal(*long.embed_texts(texts))
 
 
 def test_rows_that_audit_dropped_are_counted(project: Layout, params: Params, env: Environment) -> None:
@@ -281,15 +277,19 @@ def test_captions_grouped_by_length_are_embedded_as_one_by_one(
     project: Layout, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = project.artifact("base_models") / "clip"
-    texts = ["a circle", "a large red circle and a small blue square", "red", "a grey star and a cross"]
-    order = torch.tensor([2, 0, 3, 1, 1, 0])
-    arm = arms.OwnTextArm(clip, params.train_clip, 32, plain(texts)).eval()
-    images = torch.zeros(6, 3, 32, 32, dtype=torch.uint8)
-    together = arm(images, order)[1]
+    texts = [
+        "red",
+        "a circle",
+        "a grey star and a cross",
+        "a large red circle and a small blue square",
+        "red",
+    ]
+    arm = arms.OwnTextArm(clip, params.train_clip.arms[0].logit_scale, 32).eval()
+    together = arm.embed_texts(texts)
     monkeypatch.setattr(arms, "TEXT_CHUNK", 2)
-    assert torch.allclose(arm(images, order)[1], together, atol=1e-6)
-    singly = torch.cat([arm(images[:1], order[row : row + 1])[1] for row in range(6)])
+    assert torch.allclose(arm.embed_texts(texts), together, atol=1e-6)
+    singly = torch.cat([arm.embed_texts([text]) for text in texts])
     assert torch.allclose(singly, together, atol=1e-6)
     monkeypatch.setattr(arm.clip.config.text_config, "vocab_size", 7)
     with pytest.raises(ConfigurationFault, match=r"base_models\.clip: .* the model knows 7 tokens"):
-        arm(images, order)
+        arm.embed_texts(texts)

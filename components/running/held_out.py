@@ -1,8 +1,9 @@
-"""The test split: images, captions by task, labels; ordered by key, so that shard order decides no figure."""
+"""A split to measure on: images, captions by task, labels; by key, so that shard order decides no figure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +20,10 @@ from components.storage.pixels import Pixels, decoded
 from components.storage.shards import Pair, read_pairs
 from components.storage.side_tables import Caption
 
-SPLIT = "test"
-
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The kept rows of the test split.
+    """The kept rows of a split.
 
     Attributes:
         keys: Sorted; image i is that of `keys[i]`.
@@ -33,6 +32,8 @@ class HeldOut:
         pixels: Decoded images, in the order of the shards.
         image_rows: (N,) which of `pixels` is the image of each key.
         shards: Where they come from.
+        split: validation or test.
+        work: Where decoded images are, and shards on their way here.
     """
 
     keys: list[str]
@@ -41,6 +42,8 @@ class HeldOut:
     pixels: Pixels
     image_rows: Tensor
     shards: list[KeptShard]
+    split: str
+    work: Path
 
 
 @dataclass(frozen=True)
@@ -60,37 +63,58 @@ class TaskCaptions:
     owners: Tensor
 
 
-def read_held_out(layout: Layout, image_size: int, rows: Rows) -> HeldOut:
-    """Read the test split and decode its images.
+def read_held_out(
+    layout: Layout, split: str, work: Path, image_size: int, rows: Rows, *, with_labels: bool
+) -> HeldOut:
+    """Read a split and decode its images.
+
+    Args:
+        layout: Where the artifacts are.
+        split: validation or test.
+        work: Where the stage keeps decoded images.
+        image_size: Pixels of a side.
+        rows: Counts the rows.
+        with_labels: Read labels too, for which every image file is read once more.
 
     Raises:
         DataFault: it is empty, or a file is missing or damaged.
     """
-    shards = [shard for shard in kept_shards(layout, SPLIT) if shard.table.num_rows or shard.rejected]
+    shards = [shard for shard in kept_shards(layout, split) if shard.table.num_rows or shard.rejected]
     captions = {key: found for shard in shards for key, found in shard.captions().items()}
     rows.accept(len(captions))
     rows.reject("not_kept", sum(shard.rejected for shard in shards))
     if not captions:
         raise DataFault(
-            "no test row is left; expected rows of split test that audit keeps: see download.sources"
+            f"no {split} row is left; expected rows of split {split} that audit keeps: see download.sources"
         )
-    pixels = decoded(layout.artifact("download"), layout.work("evaluate"), shards, image_size, decode_image)
+    pixels = decoded(layout.artifact("download"), work, shards, image_size, decode_image)
     keys = sorted(captions)
     places = {key: row for row, key in enumerate(pixels.keys().to_pylist())}
-    labels = {pair.key: pair.metadata.get("labels", {}) for pair in _pairs(layout, shards, set(keys))}
-    return HeldOut(keys, captions, labels, pixels, torch.tensor([places[key] for key in keys]), shards)
+    image_rows = torch.tensor([places[key] for key in keys])
+    held_out = HeldOut(keys, captions, {}, pixels, image_rows, shards, split, work)
+    if with_labels:
+        labels = {
+            pair.key: pair.metadata.get("labels", {}) for pair in _pairs(layout, held_out, set(captions))
+        }
+        held_out = replace(held_out, labels=labels)
+    return held_out
 
 
 def read_jpegs(layout: Layout, held_out: HeldOut, keys: set[str]) -> dict[str, bytes]:
     """Return the files of some images."""
-    return {pair.key: pair.jpeg for pair in _pairs(layout, held_out.shards, keys)}
+    return {pair.key: pair.jpeg for pair in _pairs(layout, held_out, keys)}
 
 
-def task_captions(held_out: HeldOut, task: RetrievalTask) -> TaskCaptions:
+def task_captions(held_out: HeldOut, task: RetrievalTask, section: str) -> TaskCaptions:
     """Return a task's captions, any number for each image; images without one take no part.
 
+    Args:
+        held_out: The split.
+        task: From params.
+        section: Of params that the task stands in, for the message.
+
     Raises:
-        ConfigurationFault: no test row has a caption of that column and language.
+        ConfigurationFault: no row has a caption of that column and language.
     """
     images: list[int] = []
     captions: list[Caption] = []
@@ -107,8 +131,8 @@ def task_captions(held_out: HeldOut, task: RetrievalTask) -> TaskCaptions:
             captions += of_image
     if not captions:
         raise ConfigurationFault(
-            f"evaluate.retrieval {task.name} wants column {task.column} in {task.language}, and no test row "
-            f"has it; there are {_columns(held_out)}: correct params"
+            f"{section} {task.name} wants column {task.column} in {task.language}, and no {held_out.split} "
+            f"row has it; there are {_columns(held_out)}: correct params"
         )
     return TaskCaptions(task.name, torch.tensor(images), captions, torch.tensor(owners))
 
@@ -154,11 +178,11 @@ def label_truth(held_out: HeldOut, label: str) -> tuple[list[str], Tensor, Tenso
     return classes, torch.tensor(images), truth
 
 
-def _pairs(layout: Layout, shards: list[KeptShard], keys: set[str]) -> list[Pair]:
+def _pairs(layout: Layout, held_out: HeldOut, keys: set[str]) -> list[Pair]:
     found = []
-    for shard in shards:
+    for shard in held_out.shards:
         if keys & set(shard.keys.to_pylist()):
-            pairs = read_pairs(layout.artifact("download"), shard.entry, layout.work("evaluate"))
+            pairs = read_pairs(layout.artifact("download"), shard.entry, held_out.work)
             found += [pair for pair in pairs if pair.key in keys]
     return found
 
