@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZE = 32  # pixels
 WIDTH = 24  # of the embeddings
 CONTEXT = 16
-COUNTS = {"train": 24, "test": 12}
+COUNTS = {"train": 24, "validation": 6, "test": 12}
 TASK = {"name": "object", "label": "object", "templates": ["a {label}", "a picture of a {label}"]}
 
 

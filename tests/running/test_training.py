@@ -28,12 +28,18 @@ class Model(nn.Module):
         return self.layers(self.frozen(rows))
 
 
-def fresh_run(stop_at: int | None = None, nan_at: int | None = None) -> Run:
+def fresh_run(
+    stop_at: int | None = None, nan_at: int | None = None, measures: list[float] | None = None
+) -> Run:
+    """Return a run; with `measures` it is measured every third step, by turns as they say."""
     torch.manual_seed(0)
     model, data = Model(), torch.randn(32, 4)
     optimizer = torch.optim.AdamW([{"params": model.layers.parameters(), "peak": 0.05}], lr=0.0)
 
+    steps: list[int] = []
+
     def step(number: int) -> Tensor:
+        steps.append(number)
         rows = data[batch_rows(len(data), 8, 1, number)]
         loss = (model(rows) ** 2).mean() * (float("nan") if number == nan_at else 1.0)
         optimizer.zero_grad()
@@ -43,7 +49,11 @@ def fresh_run(stop_at: int | None = None, nan_at: int | None = None) -> Run:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss
 
-    return Run("toy", {"model": model}, optimizer, warmup_cosine(3, STEPS), STEPS, step, seed=5)
+    run = Run("toy", {"model": model}, optimizer, warmup_cosine(3, STEPS), STEPS, step, seed=5)
+    if measures:
+        run.measure = lambda: {"recall": measures[steps[-1] // 3]}
+        run.measure_steps, run.best_by = 3, "recall"
+    return run
 
 
 def trained(run: Run, work: Path, identity: dict[str, Any] | None = None) -> tuple[dict[str, Tensor], Any]:
@@ -63,6 +73,22 @@ def test_stop_and_resume_equals_no_interruption(tmp_path: Path, stop_at: int) ->
     resumed_weights, resumed_history = trained(fresh_run(), tmp_path / "b")
     assert same(weights, resumed_weights)
     assert history == resumed_history
+
+
+@pytest.mark.parametrize("stop_at", [None, 4, 6, 8, STEPS - 1])
+def test_the_best_weights_are_kept_whenever_it_is_stopped(tmp_path: Path, stop_at: int | None) -> None:
+    at_six = fresh_run()
+    at_six.steps = 6
+    wanted, _ = trained(at_six, tmp_path / "six")
+    measures = [0.1, 0.5, 0.5, 0.2]  # after 3, 6, 9 and 12 steps; the first of equals is kept
+    if stop_at is not None:
+        with pytest.raises(Stopped):
+            trained(fresh_run(stop_at, measures=measures), tmp_path / "b")
+    weights, history = trained(fresh_run(measures=measures), tmp_path / "b")
+    assert same(weights, wanted)
+    assert [point["recall"] for point in history if "recall" in point] == measures
+    again, _ = trained(fresh_run(measures=measures), tmp_path / "b")  # nothing is left to do
+    assert same(again, wanted)
 
 
 def test_another_identity_starts_fresh_and_names_the_value(

@@ -1,30 +1,38 @@
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from components.evaluate.models import LlmModel, OwnTextModel
 from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
 from components.ml.adapter import load_adapter
 from components.ml.clip import load_clip, load_clip_tokenizer
 from components.ml.contrastive import captions_loss
+from components.ml.retrieval import true_ranks
 from components.ml.vision import load_vision_encoder
+from components.running.held_out import read_held_out, task_captions
+from components.running.held_out_vectors import HeldOutVectors
+from components.running.rows import Rows
 from components.settings.environment import Environment
+from components.settings.evaluate import RetrievalTask
 from components.settings.params import Params
-from components.settings.train_clip import Arm
+from components.settings.train_clip import Arm, Validation
 from components.storage.atomic import read_json, sha256_of, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest, write_manifest
 from components.storage.mapped_rows import MappedRows
 from components.train_clip import arms, stage, training
 from components.train_clip.texts import CachedTexts
-from tests.clip_project import CONTEXT, COUNTS, make_artifacts, small
+from tests.clip_project import CONTEXT, COUNTS, SIZE, make_artifacts, small
 
 OUT = Path("artifacts/train_clip")
 
@@ -185,6 +193,102 @@ def test_a_changed_param_starts_fresh(
     shutil.rmtree(".work")
     stage.run(changed(params, weight_decay=0.2), env)
     assert hashes() == after_a_stop
+
+
+TASKS = [RetrievalTask(name=name, column=name, language="en") for name in ("short", "dense")]
+
+
+def validated(params: Params, keep: str) -> Params:
+    return changed(params, validation=Validation(steps=2, keep=keep, retrieval=TASKS))
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_validation_is_measured_on_the_way_with_the_weights_that_are_kept(
+    project: Layout, params: Params, env: Environment, keep: str
+) -> None:
+    params = only(validated(params, keep), "llm2clip", "clip")
+    stage.run(params, env)
+    vectors = HeldOutVectors(
+        project, "tuned", params.embed_captions, {"short", "dense"}, Path(".work/t"), "validation", False
+    )
+    held_out = read_held_out(project, "validation", Path(".work/t"), SIZE, Rows(), with_labels=False)
+    models = {
+        "llm2clip": LlmModel(OUT / "llm2clip", vectors, "cpu"),
+        "clip": OwnTextModel(OUT / "clip" / "clip", "cpu"),
+    }
+    for name, model in models.items():
+        with (OUT / "history" / f"{name}.csv").open() as file:
+            lines = [line for line in csv.DictReader(file) if line["mean"]]
+        assert [int(line["step"]) for line in lines] == [1, 3, 5]
+        about = read_json(OUT / name / "model.json")
+        means = [float(line["mean"]) for line in lines]
+        kept = means.index(max(means)) if keep == "best" else 2
+        assert about["kept_step"] == [2, 4, 6][kept]
+        assert about["validation"] == {key: float(lines[kept][key]) for key in about["validation"]}
+        images = model.images(held_out)
+        for task in TASKS:
+            of_task = task_captions(held_out, task, "")
+            ranks = true_ranks(model.captions(of_task.captions), images, of_task.owners, torch.arange(6))
+            figure = about["validation"][f"{task.name}/text_to_image"]
+            assert figure == pytest.approx((ranks == 0).double().mean().item(), abs=1e-6)
+
+
+def test_measuring_changes_no_weight(project: Layout, params: Params, env: Environment) -> None:
+    stage.run(only(params, "llm2clip"), env)
+    before = hashes()
+    stage.run(only(validated(params, "last"), "llm2clip"), env)
+    measured = hashes()
+    assert [name for name in before if name.endswith(".safetensors") and before[name] != measured[name]] == []
+    assert before["history/llm2clip.csv"] != measured["history/llm2clip.csv"]
+
+
+def test_a_validation_task_without_captions_is_told_before_any_arm_trains(
+    project: Layout, params: Params, env: Environment
+) -> None:
+    nobody = RetrievalTask(name="french", column="short_fr", language="fr")
+    validation = Validation(steps=2, keep="last", retrieval=[nobody])
+    with pytest.raises(
+        ConfigurationFault,
+        match=r"train_clip\.validation\.retrieval french wants column short_fr in fr, and no validation row",
+    ):
+        stage.run(changed(params, validation=validation), env)
+    assert not Path(".work/train_clip/checkpoints").exists()
+
+
+def test_arms_see_the_same_images_however_many_captions_they_take(
+    project: Layout, params: Params, env: Environment
+) -> None:
+    settings = params.train_clip.model_copy(
+        update={"augmentation": params.train_clip.augmentation.model_copy(update={"min_crop": 0.5})}
+    )
+    examples = stage._examples(project, settings, SIZE, Rows())
+    plain = settings.arms[0]
+    several = plain.model_copy(update={"captions_per_image": 3, "caption_negatives": 5})
+    batches = []
+    for arm in (plain, several):
+        torch.manual_seed(3)
+        batches.append(training.draw_batch(examples, arm, settings, 7, 1))
+    assert torch.equal(batches[0].images, batches[1].images)
+    assert torch.equal(batches[0].captions, batches[1].captions[:24:3])
+    owners = np.repeat(np.arange(len(examples)), examples.mix.counts.sum(dim=1))
+    assert owners[batches[1].captions[:24]].tolist() == batches[1].rows.repeat_interleave(3).tolist()
+    assert owners[batches[1].captions[24:]].tolist() == batches[1].negative_rows.tolist()
+    assert len(batches[1].negative_rows) == 5
+
+
+def test_several_captions_and_negatives_train_both_kinds_of_arm(
+    project: Layout, params: Params, env: Environment
+) -> None:
+    own = only(params, "llm2clip", "clip").train_clip.arms
+    several = [arm.model_copy(update={"captions_per_image": 3, "caption_negatives": 5}) for arm in own]
+    stage.run(changed(params, arms=own), env)
+    before = read_json(OUT / "llm2clip" / "model.json")
+    stage.run(changed(params, arms=several), env)
+    after = read_json(OUT / "llm2clip" / "model.json")
+    assert before["images_seen"] == after["images_seen"] == 6 * 8
+    assert before["flops"] < after["flops"] < 2 * before["flops"]  # images are most of it
+    clip = read_json(OUT / "clip" / "model.json")
+    assert clip["flops"] > after["flops"]  # it pays for its captions
 
 
 def test_a_column_that_is_not_there(project: Layout, params: Params, env: Environment) -> None:
