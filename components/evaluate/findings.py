@@ -1,4 +1,4 @@
-"""What was found, and what may be said of it: an arm is better only where intervals do not overlap."""
+"""What was found, and what may be said of it: an arm is better only where the paired interval says so."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from components.evaluate.measure import ArmResult, Figure
 from components.running.held_out import TaskCaptions
 from components.settings.evaluate import Evaluate
+
+Difference = dict[str, float]  # value, low, high of the subject's recall at 1 less a control's, -1..1
 
 RECALL = "recall_at_1"
 FORWARD = "text_to_image"
@@ -24,7 +26,8 @@ class Findings:
     tasks: list[TaskCaptions]
     arms: dict[str, ArmResult]
     captions: dict[str, dict[str, Figure]]
-    history: dict[str, list[tuple[int, float]]]
+    differences: dict[str, dict[str, dict[str, Difference]]]  # by control, task and direction
+    history: dict[str, list[dict[str, float]]]
     left_out: str | None  # the base CLIP, where it embeds no texts
 
     @property
@@ -57,6 +60,7 @@ class Comparison:
     subject: Figure
     control_name: str
     control: Figure
+    difference: Difference
     verdict: str  # better, worse, open
 
 
@@ -66,9 +70,8 @@ def compare(findings: Findings) -> list[Comparison]:
     for task in findings.tasks if findings.controls else ():
         control = findings.best_control(task.name)
         ours, theirs = (findings.first_recall(arm, task.name) for arm in (findings.subject, control))
-        verdict = (
-            "better" if ours["low"] > theirs["high"] else "worse" if ours["high"] < theirs["low"] else "open"
-        )
+        difference = findings.differences[control][task.name][FORWARD]
+        verdict = "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "open"
         found.append(
             Comparison(
                 task=task.name,
@@ -78,6 +81,7 @@ def compare(findings: Findings) -> list[Comparison]:
                 subject=ours,
                 control_name=control,
                 control=theirs,
+                difference=difference,
                 verdict=verdict,
             )
         )

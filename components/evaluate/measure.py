@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from components.ml.retrieval import (
     chance_of_hit,
     distinct,
     ranks_from_scores,
+    recall_difference,
     recalls,
     top,
     true_ranks,
@@ -41,6 +42,7 @@ class ArmResult:
         zero_shot: Task to figure.
         truncated: Task to the share of captions cut, for arms with a text tower of their own.
         ranks: Task to the rank (m,) of each caption's image.
+        image_ranks: Task to the rank (n,) of the first of each image's captions.
         tops: Task to the first images (m, 5) that each caption finds, as numbers of the task's images.
     """
 
@@ -49,6 +51,7 @@ class ArmResult:
     zero_shot: dict[str, Figure] = field(default_factory=dict)
     truncated: dict[str, float] = field(default_factory=dict)
     ranks: dict[str, Tensor] = field(default_factory=dict)
+    image_ranks: dict[str, Tensor] = field(default_factory=dict)
     tops: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -76,11 +79,28 @@ def measure_arm(
             "image_to_text": _recall(to_text, groups, len(texts), captions_each, settings, seed),
         }
         result.ranks[task.name], result.tops[task.name] = to_image, top(texts, of_task, SHOWN)
+        result.image_ranks[task.name] = to_text
         if (share := model.truncated_share(task.captions)) is not None:
             result.truncated[task.name] = round(share, DIGITS)
     for zero_shot in settings.zero_shot:
         result.zero_shot[zero_shot.name] = _zero_shot(model, images, held_out, zero_shot, settings, seed)
     return result
+
+
+def measure_difference(
+    subject: ArmResult, control: ArmResult, task: TaskCaptions, settings: Evaluate, seed: int
+) -> dict[str, dict[str, float]]:
+    """Return recall at 1 of one arm less that of another, each way, by the paired bootstrap over images."""
+    images = torch.arange(len(task.images))
+    ways = {
+        "text_to_image": (subject.ranks[task.name], control.ranks[task.name], task.owners),
+        "image_to_text": (subject.image_ranks[task.name], control.image_ranks[task.name], images),
+    }
+    found = {}
+    for way, ranks in ways.items():
+        interval = recall_difference(*ranks, 1, settings.bootstrap_samples, settings.confidence, seed)
+        found[way] = {name: round(value, DIGITS) for name, value in asdict(interval).items()}
+    return found
 
 
 def measure_captions(

@@ -41,19 +41,26 @@ STYLE = {
 }
 DIRECTIONS = {"text_to_image": 1.0, "image_to_text": 0.45}  # and how opaque its bars are
 
-History = dict[str, list[tuple[int, float]]]
+History = dict[str, list[dict[str, float]]]
+MEAN = "mean"  # of recall at 1 on the validation split, all tasks, both ways
 
 
 def write_plot_tables(folder: Path, arms: dict[str, ArmResult], history: History) -> None:
-    """Write recall.csv, recall_at_1.csv and loss.csv."""
+    """Write recall.csv, recall_at_1.csv, loss.csv and validation.csv."""
     recall = list(_recall_lines(arms))
     _write(folder / "recall.csv", ["arm", "task", "direction", "k", "value", "low", "high", "chance"], recall)
     first = [
         [f"{task} {direction}: {arm}", value] for arm, task, direction, k, value, *_ in recall if k == "1"
     ]
     _write(folder / "recall_at_1.csv", ["figure", "value"], first)
-    loss = [[arm, step, value] for arm, lines in history.items() for step, value in lines]
-    _write(folder / "loss.csv", ["arm", "step", "loss"], loss)
+    for name, column in (("loss", "loss"), ("validation", MEAN)):
+        lines = [
+            [arm, int(line["step"]), line[column]]
+            for arm, points in history.items()
+            for line in points
+            if column in line
+        ]
+        _write(folder / f"{name}.csv", ["arm", "step", column], lines)
 
 
 def recall_plot(task: str, arms: dict[str, ArmResult], colours: dict[str, str]) -> str:
@@ -86,17 +93,31 @@ def recall_plot(task: str, arms: dict[str, ArmResult], colours: dict[str, str]) 
 
 def loss_plot(history: History, colours: dict[str, str]) -> str:
     """Return the loss of each arm by step, as SVG."""
+    return _curves(history, colours, "loss", "contrastive loss", "loss", 1)
+
+
+def validation_plot(history: History, colours: dict[str, str]) -> str | None:
+    """Return each arm's mean recall at 1 on the validation split by step, as SVG; None if nobody measured."""
+    measured = {arm: lines for arm, lines in history.items() if any(MEAN in line for line in lines)}
+    if not measured:
+        return None
+    return _curves(measured, colours, MEAN, "mean recall at 1, percent", "validation", PERCENT)
+
+
+def _curves(
+    history: History, colours: dict[str, str], column: str, label: str, name: str, scale: float
+) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.0, 2.9), layout="constrained")
         axes = figure.add_subplot()
         for arm, lines in history.items():
-            steps, losses = [step for step, _ in lines], [loss for _, loss in lines]
-            axes.plot(steps, losses, color=colours[arm], linewidth=1.8, label=arm)
+            points = [(line["step"], scale * line[column]) for line in lines if column in line]
+            axes.plot(*zip(*points, strict=True), color=colours[arm], linewidth=1.8, label=arm)
         axes.set_xlabel("step")
-        axes.set_ylabel("contrastive loss")
+        axes.set_ylabel(label)
         axes.tick_params(axis="both", length=0)
-        axes.legend(frameon=False, loc="upper right")
-        return _svg(figure, "loss")
+        axes.legend(frameon=False)
+        return _svg(figure, name)
 
 
 def _svg(figure: Figure, name: str) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from components.evaluate.findings import RECALL, Findings, at_chance, best_of, compare
 from components.evaluate.gallery import Section
 from components.evaluate.measure import ArmResult, Figure
-from components.evaluate.plots import DIRECTIONS, loss_plot, recall_plot
+from components.evaluate.plots import DIRECTIONS, loss_plot, recall_plot, validation_plot
 from components.running.page import page_environment
 from components.storage.atomic import write_bytes
 
@@ -36,7 +36,9 @@ def write_report(path: Path, findings: Findings, gallery: list[Section]) -> None
     environment = page_environment(Path(__file__).parent)
     environment.filters["percent"] = percent
     environment.filters["spaced"] = lambda name: name.replace("_", " ")
+    environment.filters["count"] = count
     colours = _colours(findings)
+    curves = validation_plot(findings.history, colours)
     page = environment.get_template(TEMPLATE).render(
         findings=findings,
         comparisons=compare(findings),
@@ -53,6 +55,7 @@ def write_report(path: Path, findings: Findings, gallery: list[Section]) -> None
             for task in findings.tasks
         },
         loss_plot=Markup(loss_plot(findings.history, colours)) if findings.history else None,  # noqa: S704
+        validation_plot=Markup(curves) if curves else None,  # noqa: S704
         gallery=gallery,
     )
     write_bytes(path, page.encode())
@@ -61,6 +64,14 @@ def write_report(path: Path, findings: Findings, gallery: list[Section]) -> None
 def percent(share: float) -> str:
     """Return a share as percent with one decimal; a share too small for that as `<0.1`."""
     return "<0.1" if 0 < share < 0.0005 else f"{100 * share:.1f}"
+
+
+def count(number: float) -> str:
+    """Return a large number with a unit: 12,800; 1.5 M; 2.4 P (10 to the power of 15)."""
+    for factor, unit in ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M")):
+        if number >= factor:
+            return f"{number / factor:.3g}{unit}"
+    return f"{number:,.0f}"
 
 
 def _colours(findings: Findings) -> dict[str, str]:

@@ -16,13 +16,14 @@ Writes
 
 from __future__ import annotations
 
+import csv
 import logging
 from pathlib import Path
 from typing import Any
 
 from components.evaluate.findings import Findings
 from components.evaluate.gallery import gallery
-from components.evaluate.measure import ArmResult, measure_arm, measure_captions
+from components.evaluate.measure import ArmResult, measure_arm, measure_captions, measure_difference
 from components.evaluate.models import LlmModel, OwnTextModel
 from components.evaluate.plots import write_plot_tables
 from components.evaluate.report import write_report
@@ -83,6 +84,14 @@ def run(params: Params, env: Environment) -> None:
     except ValueError as error:
         raise DataFault(f"{error}; `dvc repro --force train_clip` trains the arms again") from None
 
+    subject, *controls = arms
+    differences = {
+        control: {
+            task.name: measure_difference(arms[subject], arms[control], task, settings, params.seed)
+            for task in tasks
+        }
+        for control in controls
+    }
     findings = Findings(
         preset=params.preset,
         seed=params.seed,
@@ -91,6 +100,7 @@ def run(params: Params, env: Environment) -> None:
         tasks=tasks,
         arms=arms,
         captions=captions,
+        differences=differences,
         history=_history(layout, list(arms)),
         left_out=None if BASE in arms else NO_TEXTS,
     )
@@ -98,7 +108,8 @@ def run(params: Params, env: Environment) -> None:
     with output(layout, STAGE) as out:
         write_plot_tables(out.folder / "plots", arms, findings.history)
         write_report(out.folder / "report.html", findings, sections)
-    write_metrics(layout, STAGE, _metrics(rows, tasks, arms, captions))
+    figures = _metrics(rows, tasks, arms, captions)
+    write_metrics(layout, STAGE, {**figures, "differences": {subject: differences}})
 
 
 def _image_size(layout: Layout) -> int:
@@ -159,13 +170,15 @@ def _about_base(layout: Layout) -> dict[str, Any]:
     return {"name": BASE, "text": "own", "trained": about.get("trained", True)}
 
 
-def _history(layout: Layout, arms: list[str]) -> dict[str, list[tuple[int, float]]]:
+def _history(layout: Layout, arms: list[str]) -> dict[str, list[dict[str, float]]]:
+    """Return for each trained arm what was measured at which step; a line has the figures it has."""
     found = {}
     for arm in arms:
         path = layout.artifact("train_clip") / "history" / f"{arm}.csv"
         if path.is_file():
-            lines = [line.split(",") for line in path.read_text("utf-8").splitlines()[1:]]
-            found[arm] = [(int(step), float(loss)) for step, loss in lines]
+            with path.open(encoding="utf-8", newline="") as file:
+                lines = list(csv.DictReader(file))
+            found[arm] = [{name: float(value) for name, value in line.items() if value} for line in lines]
     return found
 
 

@@ -21,7 +21,7 @@ BOOTSTRAP_CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Interval:
-    """A share in 0..1 with its bootstrap interval."""
+    """A share in 0..1, or a difference of two, with its bootstrap interval."""
 
     value: float
     low: float
@@ -125,23 +125,45 @@ def recalls(
         seed: Of the draws; equal seeds draw the same images for every arm.
     """
     hits = torch.stack([(ranks < k).double() for k in recall_at], dim=1)  # (Q, K)
-    values = hits.mean(dim=0)
+    return dict(zip(recall_at, _means(hits, clusters, samples, confidence, seed), strict=True))
+
+
+def recall_difference(
+    ranks: Tensor, other_ranks: Tensor, clusters: Tensor, k: int, samples: int, confidence: float, seed: int
+) -> Interval:
+    """Return recall@k less that of another model on the same queries, with its paired bootstrap interval.
+
+    The same images are drawn for both, so what makes an image hard for both is no part of the interval.
+
+    Args:
+        ranks: (Q,) of `true_ranks`.
+        other_ranks: (Q,) of the other model.
+        clusters: (Q,), as `recalls` takes them.
+        k: Places looked at.
+        samples: Bootstrap samples.
+        confidence: Share of samples inside the interval.
+        seed: Of the draws.
+    """
+    differences = (ranks < k).double() - (other_ranks < k).double()
+    return _means(differences[:, None], clusters, samples, confidence, seed)[0]
+
+
+def _means(values: Tensor, clusters: Tensor, samples: int, confidence: float, seed: int) -> list[Interval]:
+    """Return the mean of each column of values (Q, K) with its interval, images drawn whole."""
+    means = values.mean(dim=0)
     images = int(clusters.max()) + 1
-    sums = torch.zeros(images, len(recall_at), dtype=torch.double).index_add_(0, clusters, hits)
+    sums = torch.zeros(images, values.shape[1], dtype=torch.double).index_add_(0, clusters, values)
     counts = torch.zeros(images, dtype=torch.double).index_add_(
         0, clusters, torch.ones(len(clusters), dtype=torch.double)
     )
     drawn = _bootstrap(sums, counts, samples, seed)
     tail = (1 - confidence) / 2
     low, high = torch.quantile(drawn, torch.tensor([tail, 1 - tail], dtype=torch.double), dim=0)
-    return {
-        k: Interval(float(values[number]), float(low[number]), float(high[number]))
-        for number, k in enumerate(recall_at)
-    }
+    return [Interval(*(float(bound) for bound in bounds)) for bounds in zip(means, low, high, strict=True)]
 
 
 def _bootstrap(sums: Tensor, counts: Tensor, samples: int, seed: int) -> Tensor:
-    """Return resampled shares (S, K) from hits (N, K) and queries (N,) per image."""
+    """Return resampled means (S, K) from sums (N, K) and queries (N,) per image."""
     generator = torch.Generator().manual_seed(seed)
     images, shares = len(counts), []
     for start in range(0, samples, max(1, BOOTSTRAP_CHUNK // images)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from components.evaluate.findings import Findings, at_chance, best_of, compare
 from components.evaluate.gallery import _choose
-from components.evaluate.measure import ArmResult, measure_arm, measure_captions
+from components.evaluate.measure import ArmResult, measure_arm, measure_captions, measure_difference
 from components.evaluate.models import Model, class_embeddings
 from components.evaluate.report import percent
 from components.running.held_out import HeldOut, TaskCaptions, caption_pairs, label_truth, task_captions
@@ -107,6 +108,22 @@ def test_figures_of_an_arm_made_by_hand(held_out: HeldOut, settings: Evaluate) -
     assert arm.zero_shot["c"]["chance"] == pytest.approx((2 + 1 + 1) / 3 / 3, abs=1e-6)
 
 
+def test_arms_are_compared_image_by_image_both_ways(held_out: HeldOut, settings: Evaluate) -> None:
+    task = _task(held_out)
+    one = measure_arm({"name": "x"}, cast(Model, HandMade()), held_out, [task], settings, seed=1)
+    other = replace(
+        one, ranks={"colour": torch.tensor([0, 0, 0, 2])}, image_ranks={"colour": torch.tensor([4, 0, 4])}
+    )
+    found = measure_difference(other, one, task, settings, seed=1)
+    # blue is found by the other alone, green by the first alone; two of three images are no longer found
+    assert found["text_to_image"]["value"] == 0
+    assert found["text_to_image"]["low"] < 0 < found["text_to_image"]["high"]
+    assert found["image_to_text"]["value"] == pytest.approx(-2 / 3, abs=1e-6)
+    assert found["image_to_text"]["high"] <= 0
+    same = measure_difference(one, one, task, settings, seed=1)
+    assert same["text_to_image"] == {"value": 0, "low": 0, "high": 0}
+
+
 def test_labels_as_truth(held_out: HeldOut) -> None:
     classes, images, truth = label_truth(held_out, "c")
     assert classes == ["a", "b", "c"]
@@ -128,24 +145,37 @@ def _figure(value: float, low: float, high: float, chance: float = 0.1) -> dict[
     return {"value": value, "low": low, "high": high, "chance": chance, "beats_chance": low > chance}
 
 
-def _findings(held_out: HeldOut, settings: Evaluate, **figures: dict[str, Any]) -> Findings:
+def _findings(
+    held_out: HeldOut,
+    settings: Evaluate,
+    paired: dict[str, dict[str, float]] | None = None,
+    **figures: dict[str, Any],
+) -> Findings:
     task = _task(held_out)
     arms = {}
     for name, figure in figures.items():
         both = {"text_to_image": {"recall_at_1": figure}, "image_to_text": {"recall_at_1": _figure(1, 1, 1)}}
         arms[name] = ArmResult({}, {"colour": both}, ranks={"colour": torch.tensor([0, 3, 1, 0])})
-    return Findings("smoke", 0, settings, {}, [task], arms, {}, {}, left_out=None)
+    differences = {
+        control: {"colour": {"text_to_image": difference}} for control, difference in (paired or {}).items()
+    }
+    return Findings("smoke", 0, settings, {}, [task], arms, {}, differences, {}, left_out=None)
 
 
 @pytest.mark.parametrize(
-    ("subject", "verdict"),
-    [((0.9, 0.8, 1.0), "better"), ((0.6, 0.4, 0.7), "open"), ((0.1, 0.0, 0.2), "worse")],
+    ("low", "high", "verdict"), [(0.01, 0.3, "better"), (-0.1, 0.2, "open"), (-0.4, -0.1, "worse")]
 )
-def test_only_separate_intervals_are_a_difference(
-    held_out: HeldOut, settings: Evaluate, subject: tuple[float, float, float], verdict: str
+def test_only_a_paired_interval_beside_zero_is_a_difference(
+    held_out: HeldOut, settings: Evaluate, low: float, high: float, verdict: str
 ) -> None:
+    paired = {"c": {"value": (low + high) / 2, "low": low, "high": high}}
     findings = _findings(
-        held_out, settings, a=_figure(*subject), b=_figure(0.2, 0.1, 0.3), c=_figure(0.5, 0.4, 0.6)
+        held_out,
+        settings,
+        paired,
+        a=_figure(0.5, 0.4, 0.6),  # overlaps: what is hard is hard for both, and no part of a difference
+        b=_figure(0.2, 0.1, 0.3),
+        c=_figure(0.5, 0.4, 0.6),
     )
     (one,) = compare(findings)
     assert (one.control_name, one.verdict) == ("c", verdict)

@@ -38,10 +38,16 @@ def project(workspace: Path, made: Path) -> Layout:
     return Layout(Path(".work"))
 
 
-def short_run(smoke: Params, *names: str, **values: object) -> Params:
+def short_run(smoke: Params, *names: str, scale: float | None = None, **values: object) -> Params:
     params = small(smoke)
-    arms = [arm for arm in params.train_clip.arms if arm.name in names]
-    train = params.train_clip.model_copy(update={"arms": arms, "steps": 2, **values})
+    arms = [
+        arm.model_copy(
+            update={"steps": 2, "logit_scale": arm.logit_scale.model_copy(update={"initial": scale})}
+        )
+        for arm in params.train_clip.arms
+        if arm.name in names
+    ]
+    train = params.train_clip.model_copy(update={"arms": arms, **values})
     return params.model_copy(update={"train_clip": train})
 
 
@@ -67,7 +73,7 @@ def test_every_arm_trains_and_is_measured(
         "clip_long",
         new_projection=is_new,
         projection_dim=width,
-        initial_logit_scale=scale,
+        scale=scale,
     )
     train_clip.run(params, env)
     evaluate.run(params, env)
@@ -108,7 +114,7 @@ def test_a_tower_alone_trains_against_an_llm_and_leaves_the_base_out(
     project: Layout, smoke: Params, env: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     put_base(project, "eva02_b16", with_text=False)
-    params = short_run(smoke, "llm2clip", initial_logit_scale=14.0)
+    params = short_run(smoke, "llm2clip", scale=14.0)
     train_clip.run(params, env)
     evaluate.run(params, env)
     assert load_vision_encoder(OUT / "llm2clip" / "vision_encoder").config.projection_dim == 16  # type: ignore[union-attr]
@@ -125,7 +131,7 @@ def test_a_tower_alone_trains_against_an_llm_and_leaves_the_base_out(
     ("arm", "message"),
     [
         ("clip", r"arm clip: .* is of type eva02_clip_vision_model, without a text tower"),
-        ("llm2clip", "arm llm2clip: .*set train_clip.initial_logit_scale"),
+        ("llm2clip", "arm llm2clip: .*set logit_scale.initial of the arm"),
     ],
 )
 def test_what_a_tower_alone_cannot_do_is_said(

@@ -10,7 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components.ml import retrieval
-from components.ml.retrieval import chance_of_hit, distinct, ranks_from_scores, recalls, top, true_ranks
+from components.ml.retrieval import (
+    chance_of_hit,
+    distinct,
+    ranks_from_scores,
+    recall_difference,
+    recalls,
+    top,
+    true_ranks,
+)
 
 
 def _ranks_by_sorting(scores: Tensor, is_true: Tensor) -> list[int]:
@@ -120,6 +128,18 @@ def test_images_are_resampled_with_all_their_captions() -> None:
         ranks.repeat_interleave(5), torch.arange(100).repeat_interleave(5), [1], 500, 0.95, seed=3
     )[1]
     assert (five.low, five.high) == pytest.approx((one.low, one.high))
+
+
+def test_a_paired_interval_is_narrower_than_two() -> None:
+    hard = torch.arange(400) % 2  # every second image is found by neither model
+    better = torch.where(torch.arange(400) % 40 == 0, 1, 0)  # and a few of the others by the first alone
+    first, second = hard, (hard + better).clamp(max=1)
+    found = recall_difference(first, second, torch.arange(400), 1, 2000, 0.95, seed=3)
+    assert found.value == pytest.approx(10 / 400)
+    width = 1.96 * math.sqrt(0.025 * 0.975 / 400)  # of a share of 2.5 %: the hard ones are no part of it
+    assert (found.low, found.high) == pytest.approx((0.025 - width, 0.025 + width), abs=0.004)
+    alone = [recalls(ranks, torch.arange(400), [1], 2000, 0.95, seed=3)[1] for ranks in (first, second)]
+    assert alone[0].low < alone[1].high  # apart they say nothing
 
 
 def test_bootstrap_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

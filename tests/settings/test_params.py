@@ -30,9 +30,9 @@ def fault_of(tmp_path: Path, text: str | bytes) -> str:
     ("before", "after", "expected"),
     [
         (
-            "  initial_logit_scale:",
-            "  initial_logit_scal:",
-            ["train_clip.initial_logit_scal;", "mean initial_logit_scale"],
+            "  max_gradient_norm: 5.0",
+            "  max_gradient_nor: 5.0",
+            ["train_clip.max_gradient_nor;", "mean max_gradient_norm"],
         ),
         ("  shard_rows: 1000", "  shard_rows: '1000'", ["download.shard_rows", "'1000'"]),
         ("  shard_rows: 1000", "  shard_rows: 0", ["download.shard_rows", "greater than 0"]),
