@@ -61,7 +61,7 @@ def captions_loss(
     Each caption of an image is a positive of its own (as in SupCon's outer sum, arXiv 2004.11362, equation
     2): it competes with the captions of other images and with the further negatives, never with the image's
     other captions. Back, each caption looks for its image among all images. With one caption an image and no
-    further negatives this is `clip_loss`.
+    further negatives this is `clip_loss`, to the bit.
 
     Args:
         image_embeddings: (B, D), rows of length 1.
@@ -73,6 +73,8 @@ def captions_loss(
             `candidate_identities` and `guides` have a row a caption; by the guides a caption is left out
             that is near to any of the image's own. A margin is not looked at.
     """
+    if len(image_embeddings) == len(text_embeddings):
+        return clip_loss(image_embeddings, text_embeddings, logit_scale, excluded)
     known = excluded or Excluded()
     arguments = (image_embeddings.float(), text_embeddings.float(), logit_scale, captions_each, known)
     # logits in bf16 would round similarities at a scale of 100 to halves

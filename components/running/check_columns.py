@@ -55,7 +55,7 @@ def check_columns(params: Params, groups: Sequence[Group]) -> list[Problem]:
     after = with_captioners(groups, params.recaption)
     readers = [*_of_tuning(params), *_of_training(params), *_of_evaluation(params)]
     return [
-        *_missing_splits(after),
+        *_missing_splits(params, after),
         *_sources_of_captioners(params, groups),
         *_writers(params, groups),
         *_scored(params, after),
@@ -65,8 +65,11 @@ def check_columns(params: Params, groups: Sequence[Group]) -> list[Problem]:
     ]
 
 
-def _missing_splits(groups: Sequence[Group]) -> Iterator[Problem]:
-    for (split, images_only), what in NEEDED.items():
+def _missing_splits(params: Params, groups: Sequence[Group]) -> Iterator[Problem]:
+    needed = dict(NEEDED)
+    if params.train_clip.validation.retrieval:
+        needed["validation", True] = "images of split validation, which train_clip measures on"
+    for (split, images_only), what in needed.items():
         if not any(group.split == split and (group.has_images or not images_only) for group in groups):
             yield Problem(("download", "sources"), f"no source gives {what}; add one that does")
 
@@ -142,6 +145,9 @@ def _of_tuning(params: Params) -> Iterator[Reader]:
 def _of_training(params: Params) -> Iterator[Reader]:
     for name in params.train_clip.caption_mix:
         yield Reader(("train_clip", "caption_mix"), {name: name}, "train")
+    for place, task in enumerate(params.train_clip.validation.retrieval):
+        location: Location = ("train_clip", "validation", "retrieval", place)
+        yield Reader(location, {"column": task.column}, "validation", language=task.language)
 
 
 def _of_evaluation(params: Params) -> Iterator[Reader]:

@@ -9,6 +9,7 @@ from components.settings.params import Params
 
 BASE = "base_clip"  # the arm that evaluate adds
 FIGURES = ("value", "low", "high", "chance")
+DIFFERENCES = ("value", "low", "high")
 DIRECTIONS = ("text_to_image", "image_to_text")
 COUNTS = ("rows_in", "rows_out")
 
@@ -43,4 +44,7 @@ def figures_of(params: Params) -> set[str]:
         own.caption_retrieval, ("tfidf", *params.embed_captions.names), FIGURES
     ):
         found.add(f"caption_retrieval.{of_captions.name}.{name}.{figure}")
+    subject, *others = trained
+    for arm, task, way, figure in product([*others, BASE], own.retrieval, DIRECTIONS, DIFFERENCES):
+        found.add(f"differences.{subject}.{arm}.{task.name}.{way}.{figure}")
     return found | {f"tasks.{task.name}.{what}" for task in own.retrieval for what in ("images", "captions")}

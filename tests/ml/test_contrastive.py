@@ -214,7 +214,10 @@ def test_one_caption_an_image_is_the_loss_of_clip() -> None:
     guides = Excluded(guides=unit(7, 3, 3), guide_cosine=0.5)
     for excluded in (None, guides):
         several = captions_loss(images, texts, scale, 1, excluded)
-        assert several.item() == pytest.approx(clip_loss(images, texts, scale, excluded).item(), rel=1e-5)
+        assert several.item() == clip_loss(images, texts, scale, excluded).item()
+    further = torch.cat([texts, unit(3, 5, 4)])
+    plain = contrastive._info_nce(images, further, scale, symmetric=True, excluded=Excluded())
+    assert captions_loss(images, further, scale, 1).item() == pytest.approx(plain.item(), rel=1e-5)
 
 
 def test_several_captions_and_further_negatives_by_hand() -> None:

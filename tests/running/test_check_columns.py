@@ -51,6 +51,9 @@ def mistype(tree: Tree) -> None:
         "masked_share": 0.2, "mask": "_",
     }  # fmt: skip
     tree["train_clip"]["caption_mix"] = {"alt": 1.0, "short": 0.0, "tiny_shrot": 0.5}
+    tree["train_clip"]["validation"] = {
+        "steps": 2, "keep": "last", "retrieval": [{"name": "a", "column": "shor", "language": "en"}],
+    }  # fmt: skip
     tree["evaluate"]["retrieval"][0]["column"] = "tiny_short"
     tree["evaluate"]["retrieval"][2]["language"] = "fr"
     tree["evaluate"]["caption_retrieval"][0]["first"] = "sort"
@@ -81,6 +84,8 @@ def test_all_that_is_read_and_not_written_is_told_at_once(smoke: Params) -> None
         "tiny_dense, tiny_short: did you mean tiny_short?",
         "train_clip.caption_mix.tiny_shrot: no image of split train has a caption column tiny_shrot; there "
         "are alt, tiny_dense, tiny_short: did you mean tiny_short?",
+        f"train_clip.validation.retrieval.0.column: no image of split validation has a caption column shor; "
+        f"there are {images}: did you mean short?",
         f"evaluate.retrieval.0.column: no image of split test has a caption column tiny_short; there are "
         f"{scenes}: did you mean short?",
         "evaluate.retrieval.2.language: no image of split test has captions short_de in fr; they are in de: "
