@@ -273,7 +273,7 @@ def test_a_caption_near_to_any_of_an_image_s_own_is_no_negative() -> None:
 def test_a_batch_without_negatives_costs_nothing_and_has_finite_gradients() -> None:
     images, texts = unit(1, 4, 1).requires_grad_(), unit(3, 4, 2).requires_grad_()
     loss = captions_loss(images, texts, torch.tensor(5.0), 3)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert images.grad is not None
     assert texts.grad is not None
@@ -290,10 +290,10 @@ def test_chunks_of_images_have_the_loss_and_gradients_of_the_whole(monkeypatch: 
         owners = torch.cat([torch.arange(8).repeat_interleave(3), torch.tensor([2, 9, 9, 5])])
         excluded = Excluded(torch.arange(8)[:, None], owners[:, None], unit(28, 4, 4), 0.6)
         loss = captions_loss(images, texts, scale, 3, excluded)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         found.append([loss.detach(), images.grad, texts.grad, scale.grad])
     for whole, chunked in zip(*found, strict=True):
-        assert torch.allclose(whole, chunked, atol=1e-6)  # type: ignore[arg-type]
+        assert torch.allclose(whole, chunked, atol=1e-6)
 
 
 def test_gradients_of_several_captions_are_those_of_differences() -> None:
@@ -310,10 +310,11 @@ def test_gradients_of_several_captions_are_those_of_differences() -> None:
                 total = total + torch.logsumexp(logits[:, caption], 0) - positive
         return total / 12
 
-    left = [tensor.clone().requires_grad_() for tensor in (images, texts)]
-    loss(*left).backward()  # type: ignore[no-untyped-call]
-    right = [tensor.float().requires_grad_() for tensor in (images, texts)]
-    captions_loss(*right, torch.tensor(3.0), 2).backward()  # type: ignore[no-untyped-call]
-    for one, other in zip(left, right, strict=True):
+    left, left_texts = images.clone().requires_grad_(), texts.clone().requires_grad_()
+    loss(left, left_texts).backward()
+    right, right_texts = images.float().requires_grad_(), texts.float().requires_grad_()
+    captions_loss(right, right_texts, torch.tensor(3.0), 2).backward()
+    for one, other in ((left, right), (left_texts, right_texts)):
         assert one.grad is not None
-        assert torch.allclose(one.grad.float(), other.grad, atol=1e-6)  # type: ignore[arg-type]
+        assert other.grad is not None
+        assert torch.allclose(one.grad.float(), other.grad, atol=1e-6)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.evaluate.models import LlmModel, OwnTextModel
+from components.evaluate.models import LlmModel, Model, OwnTextModel
 from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
 from components.ml.adapter import load_adapter
 from components.ml.clip import load_clip, load_clip_tokenizer
@@ -199,7 +199,8 @@ TASKS = [RetrievalTask(name=name, column=name, language="en") for name in ("shor
 
 
 def validated(params: Params, keep: str) -> Params:
-    return changed(params, validation=Validation(steps=2, keep=keep, retrieval=TASKS))
+    tree = {"steps": 2, "keep": keep, "retrieval": [task.model_dump() for task in TASKS]}
+    return changed(params, validation=Validation.model_validate(tree))
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
@@ -212,7 +213,7 @@ def test_validation_is_measured_on_the_way_with_the_weights_that_are_kept(
         project, "tuned", params.embed_captions, {"short", "dense"}, Path(".work/t"), "validation", False
     )
     held_out = read_held_out(project, "validation", Path(".work/t"), SIZE, Rows(), with_labels=False)
-    models = {
+    models: dict[str, Model] = {
         "llm2clip": LlmModel(OUT / "llm2clip", vectors, "cpu"),
         "clip": OwnTextModel(OUT / "clip" / "clip", "cpu"),
     }
@@ -338,8 +339,11 @@ def test_gradients_reach_what_should_learn(project: Layout, params: Params, env:
     llm_arm = arms.LlmArm(clip, settings, scale, CachedTexts(MappedRows([vectors.numpy()]), rows, ""))
     own_arm = arms.OwnTextArm(clip, scale, None)
     assert own_arm.context_tokens == CONTEXT
-    given: list[Any] = [vectors[:3], ["red circle", "blue", "blue"]]
-    for arm, texts in zip((llm_arm, own_arm), given, strict=True):
+    given: list[tuple[arms.Arm, Any]] = [
+        (llm_arm, vectors[:3]),
+        (own_arm, ["red circle", "blue", "blue"]),
+    ]
+    for arm, texts in given:
         image_rows = arm.embed_images(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
         text_rows = arm.embed_texts(texts)
         captions_loss(image_rows, text_rows, arm.log_logit_scale.exp(), 1).backward()
