@@ -1,8 +1,8 @@
 """Lists of captions that a table, a field or a text file holds as text.
 
 `DataFrame.to_csv`, img2dataset and others write a list as Python or numpy prints it; other tools write JSON.
-Only a flat list with at least one string, and else nothing but `null`, `None` or `nan`, is read as one:
-`[12]`, `['a', 3]`, `[]` and `[laughs] a cat` are captions as they stand.
+Only a flat list of strings, `null`, `None` and `nan` is read as one; `[]` holds no caption, as an empty list of
+parquet does. `[12]`, `['a', 3]` and `[laughs] a cat` are captions as they stand.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def strings_listed_in(text: str) -> list[str] | None:
     strings = _strings_in_json(text)
     if strings is None and (PYTHON_LIST.fullmatch(text) or NUMPY_LIST.fullmatch(text)):
         strings = [ast.literal_eval(string) for string in STRINGS.findall(text)]
-    return strings or None
+    return strings
 
 
 def _strings_in_json(text: str) -> list[str] | None:
