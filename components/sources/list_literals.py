@@ -1,8 +1,8 @@
 """Lists of captions that a table, a field or a text file holds as text.
 
 `DataFrame.to_csv`, img2dataset and others write a list as Python or numpy prints it; other tools write JSON.
-Only a flat list of strings, `null`, `None` and `nan` is read as one; `[]` holds no caption, as an empty list of
-parquet does. `[12]`, `['a', 3]` and `[laughs] a cat` are captions as they stand.
+Only a flat list of strings, `null`, `None` and `nan` is read as one; `[]` holds no caption, as an empty list
+of parquet holds none. `[12]`, `['a', 3]` and `[laughs] a cat` are captions as they stand.
 """
 
 from __future__ import annotations
