@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -147,6 +148,5 @@ def test_every_stage_killed_at_two_moments(
 
 
 def _is_late(line: str) -> bool:
-    words = line.split()
-    at = words.index("of")
-    return int(words[at - 1]) >= int(words[at + 1].rstrip(","))
+    found = re.search(r"(\d+) of (\d+)\b", line)
+    return found is not None and int(found[1]) >= int(found[2])

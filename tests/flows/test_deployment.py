@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -226,6 +227,5 @@ def _endless_run(deployment: Deployment) -> UUID:
 
 
 def _with_steps(section: str, steps: int) -> str:
-    lines = section.splitlines(keepends=True)
-    first = next(number for number, line in enumerate(lines) if line.startswith("  steps:"))
-    return "".join([*lines[:first], f"  steps: {steps}\n", *lines[first + 1 :]])
+    """Give the first arm so many steps."""
+    return re.sub(r"(?m)^( +steps:) \d+", rf"\1 {steps}", section, count=1)
