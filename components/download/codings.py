@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import Protocol
 
 from multidict import CIMultiDictProxy
 
@@ -26,23 +25,7 @@ NOT_UNDONE = frozenset(
 )  # fmt: skip
 
 
-class Coding(Protocol):
-    """One coding, undone piece by piece."""
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what some bytes mean, `PIECE_BYTES` at most at a time."""
-        ...
-
-    def end(self) -> None:
-        """Say that nothing more comes.
-
-        Raises:
-            Refused: something is lacking.
-        """
-        ...
-
-
-def codings_of(headers: CIMultiDictProxy[str]) -> list[Coding]:
+def codings_of(headers: CIMultiDictProxy[str]) -> list[Deflated]:
     """Return what is to be undone, in this order; `identity`, `aws-chunked` and unknown words are nothing.
 
     Raises:
@@ -50,13 +33,13 @@ def codings_of(headers: CIMultiDictProxy[str]) -> list[Coding]:
     """
     words = ",".join(headers.getall("Content-Encoding", [])).lower().split(",")
     names = [word.partition(";")[0].strip() for word in reversed(words)]
-    codings: list[Coding] = [Deflated(is_gzip=name in GZIP) for name in names if name in UNDONE]
+    codings = [Deflated(is_gzip=name in GZIP) for name in names if name in UNDONE]
     if NOT_UNDONE.intersection(names) or len(codings) > MAX_CODINGS:
         raise Refused("encoded_body")
     return codings
 
 
-def decoded(codings: list[Coding], data: bytes) -> Iterator[bytes]:
+def decoded(codings: list[Deflated], data: bytes) -> Iterator[bytes]:
     """Yield what bytes mean after all codings; empty ones say that nothing more comes.
 
     Raises:
@@ -84,7 +67,11 @@ class Deflated:
         self._is_over = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """See `Coding`."""
+        """Yield what some bytes mean, `PIECE_BYTES` at most at a time.
+
+        Raises:
+            Refused: they are damaged.
+        """
         while not self._is_over:
             if self._inflater is None:
                 data, self._start = self._start + data, b""
@@ -107,7 +94,11 @@ class Deflated:
                 return
 
     def end(self) -> None:
-        """See `Coding`."""
+        """Say that nothing more comes.
+
+        Raises:
+            Refused: something is lacking.
+        """
         if self._members == 0 and self._is_gzip and not GZIP_START.startswith(self._start):
             raise Refused("encoded_body")
         if self._inflater is not None or (self._start and not self._members):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -134,6 +134,22 @@ def _points(run: Run, number: int, loss: float) -> list[dict[str, float]]:
     if figures or number % HISTORY_STEPS == 0 or is_last:
         return [{"step": number, "loss": loss, **figures}]
     return []
+
+
+def history_csv(points: Sequence[Mapping[str, float]], leading: Sequence[str]) -> bytes:
+    """Return points of a history as a table; figures that were not measured at a step are left empty.
+
+    Args:
+        points: Of one run, or of several with what tells them apart.
+        leading: The first columns; all others follow by name.
+    """
+    columns = [*leading, *sorted({name for point in points for name in point} - {*leading})]
+    lines = [[_cell(point[name]) if name in point else "" for name in columns] for point in points]
+    return "\n".join([*(",".join(line) for line in [columns, *lines]), ""]).encode()
+
+
+def _cell(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6f}"
 
 
 def clip_gradients(name: str, number: int, weights: Iterable[Tensor], largest: float) -> None:

@@ -31,6 +31,7 @@ from components.running.held_out import read_held_out, task_captions
 from components.running.held_out_vectors import HeldOutVectors
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
+from components.running.training import history_csv
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.train_clip import Arm as ArmSettings
@@ -173,7 +174,7 @@ def _train(
         **_measured(history, params.train_clip.validation.keep),
     }
     write_json(folder / settings.name / "model.json", {**about_arm(arm, settings), **training})
-    write_bytes(folder / "history" / f"{settings.name}.csv", _csv(history))
+    write_bytes(folder / "history" / f"{settings.name}.csv", history_csv(history, ["step", "loss"]))
 
 
 def _measured(history: list[dict[str, float]], keep: str) -> dict[str, Any]:
@@ -184,13 +185,3 @@ def _measured(history: list[dict[str, float]], keep: str) -> dict[str, Any]:
     kept = max(points, key=lambda point: point[MEAN]) if keep == "best" else points[-1]
     figures = {name: round(value, DIGITS) for name, value in kept.items() if name not in ("step", "loss")}
     return {"kept_step": int(kept["step"]) + 1, "validation": figures}
-
-
-def _csv(history: list[dict[str, float]]) -> bytes:
-    """Return the history as a table; figures that were not measured at a step are left empty."""
-    names = sorted({name for point in history for name in point} - {"step", "loss"})
-    lines = [",".join(["step", "loss", *names])]
-    for point in history:
-        figures = [f"{point[name]:.6f}" if name in point else "" for name in ("loss", *names)]
-        lines.append(",".join([str(point["step"]), *figures]))
-    return "\n".join([*lines, ""]).encode()

@@ -148,12 +148,17 @@ def flops_of_step(
     return FORWARD_AND_BACKWARD * int(counter.get_total_flops())
 
 
-def _excluded(batch: Batch, captions_each: int, guide: Guide | None, device: torch.device) -> Excluded:
-    """Return which captions are no negatives of which images: its own, and those that a guide finds near."""
-    excluded = guide.near(batch.captions, device) if guide else Excluded()
+def _excluded(batch: Batch, captions_each: int, guide: Guide | None, device: torch.device) -> Excluded | None:
+    """Return which captions are no negatives of which images: those a guide finds near, and its own.
+
+    An image stands once in a batch, so that only a further caption may be one of its own.
+    """
+    excluded = guide.near(batch.captions, device) if guide else None
+    if not len(batch.negative_rows):
+        return excluded
     owners = torch.cat([batch.rows.repeat_interleave(captions_each), batch.negative_rows])
     return replace(
-        excluded,
+        excluded or Excluded(),
         identities=batch.rows[:, None].to(device),
         candidate_identities=owners[:, None].to(device),
     )

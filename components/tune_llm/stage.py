@@ -18,6 +18,7 @@ from components.faults import GateFault
 from components.ml.llm import TextEncoder
 from components.running.output import output, write_metrics
 from components.running.ranks import train_apart
+from components.running.training import history_csv
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.tune_llm import TuneLlm
@@ -52,7 +53,12 @@ def run(params: Params, env: Environment) -> None:
         save_tuned(out.folder, trained.encoder, trained.adapter, own, texts)
         saved = load_tuned(out.folder, env.device, held)
         recalls["tuned"], spread["tuned"] = llm_figures(saved, tasks, held_out)
-        write_bytes(out.folder / "history.csv", _csv(trained.histories))
+        points = [
+            {"phase": number, **point}
+            for number, history in enumerate(trained.histories, start=1)
+            for point in history
+        ]
+        write_bytes(out.folder / "history.csv", history_csv(points, ["phase", "step", "loss"]))
         metrics = {
             **material.rows.figures(),
             **share,
@@ -100,17 +106,6 @@ def _figures(history: History, pairs: PairDraws) -> dict[str, Any]:
 def _losses(history: History) -> dict[str, float | None]:
     ends = [history[0]["loss"], history[-1]["loss"]] if history else [None, None]
     return {"first_loss": ends[0], "last_loss": ends[1]}
-
-
-def _csv(histories: list[History]) -> bytes:
-    """Return all histories as one table; figures that were not measured at a step are left empty."""
-    points = [(number, point) for number, history in enumerate(histories, start=1) for point in history]
-    names = sorted({name for _, point in points for name in point} - {"step", "loss"})
-    lines = [",".join(["phase", "step", "loss", *names])]
-    for number, point in points:
-        figures = [f"{point[name]:.6f}" if name in point else "" for name in ("loss", *names)]
-        lines.append(",".join([str(number), str(point["step"]), *figures]))
-    return "\n".join([*lines, ""]).encode()
 
 
 def _check_gain(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from components.faults import DataFault, Stopped
-from components.running.training import Run, batch_rows, clip_gradients, train, warmup_cosine
+from components.running.training import Run, batch_rows, clip_gradients, history_csv, train, warmup_cosine
 
 STEPS = 12
 
@@ -164,3 +164,16 @@ def test_a_batch_cannot_change_the_order_of_an_epoch() -> None:
     expected = first.tolist()
     first.zero_()
     assert batch_rows(10, 4, 1, 0).tolist() == expected
+
+
+def test_a_history_is_a_table_with_empty_cells_where_nothing_was_measured() -> None:
+    points = [
+        {"phase": 1, "step": 0, "loss": 2.0},
+        {"phase": 1, "step": 9, "loss": 1 / 3, "recall": 1.0, "mean": 0.25},
+    ]
+    assert history_csv(points, ["phase", "step", "loss"]).decode().splitlines() == [
+        "phase,step,loss,mean,recall",
+        "1,0,2.000000,,",
+        "1,9,0.333333,0.250000,1.000000",
+    ]
+    assert history_csv([], ["step", "loss"]) == b"step,loss\n"
