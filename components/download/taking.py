@@ -24,6 +24,7 @@ from components.download.spool import Place, Spool
 from components.faults import Fault
 from components.running.jobs import Tell
 from components.settings.download import Download
+from components.sources.drafts import kind_of
 from components.sources.row import without_credentials
 from components.sources.rows import Image, ImageFile, ImageMember, ImageScene, ImageUrl, Rejection, Row
 from components.sources.scenes import render
@@ -178,15 +179,13 @@ def without_placeholders(
 
 def _described(row: Row, error: Exception) -> tuple[str, str]:
     """Return the kind of an error that nobody foresaw, and what is logged of the first one."""
-    frames = traceback.extract_tb(error.__traceback__)
-    kind = f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}"
     what = row.image.url if isinstance(row.image, ImageUrl) else getattr(row.image, "name", "a scene")
     text = (
         f"download: unexpected {type(error).__name__} while row {row.key} was taken "
         f"({without_credentials(str(what))}); the row is rejected as {UNEXPECTED} and counted, others "
         "of this kind are not logged; please report it with this traceback:\n"
     )
-    return kind, text + "".join(traceback.format_exception(error)).rstrip()
+    return kind_of(error), text + "".join(traceback.format_exception(error)).rstrip()
 
 
 def _read(image: Image | None, max_bytes: int) -> bytes:

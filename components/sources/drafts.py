@@ -18,7 +18,7 @@ ERRORS_OF_ONE_FILE = frozenset(
     {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 )
 log = logging.getLogger("llm2clip")
-_times_seen: Counter[tuple[str, str, int | None]] = Counter()
+_times_seen: Counter[str] = Counter()
 
 
 @dataclass
@@ -62,17 +62,22 @@ def row_or_rejection(draft: RowDraft, make: Callable[[RowDraft], Row]) -> Row | 
     return rejection(draft.source, draft.key, draft.split, reason, draft.where, draft.url)
 
 
+def kind_of(error: Exception) -> str:
+    """Return what tells errors that nobody foresaw from one another: their type, and where they came up."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {last.filename}:{last.lineno}"
+
+
 def _log_unexpected(draft: RowDraft, error: Exception) -> None:
     """Log where an exception came up: the traceback once per kind, and no more than a few rows of a kind."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    kind = (type(error).__name__, last.filename, last.lineno)
+    kind = kind_of(error)
     _times_seen[kind] += 1
     if _times_seen[kind] <= PLACES_LOGGED:
         log.warning(
             "source %s: %s is rejected as unexpected (%s: %.200s); please report this",
             draft.source,
             draft.where,
-            kind[0],
+            type(error).__name__,
             error,
             exc_info=error if _times_seen[kind] == 1 else None,
         )
