@@ -18,6 +18,17 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes that are no text are named by their argument: archives hold the second they were made in.
+
+    Two workers that collect a test under two names run nothing at all.
+    """
+    del config
+    if isinstance(val, bytes) and not (val.isascii() and val.decode().isprintable()):
+        return argname
+    return None
+
+
 @pytest.fixture(autouse=True)
 def _handlers_restored() -> Iterator[None]:
     """A stage started in the test's own process changes what signals do, and children inherit it."""
