@@ -29,6 +29,7 @@ class Findings:
     differences: dict[str, dict[str, dict[str, Difference]]]  # by control, task and direction
     history: dict[str, list[dict[str, float]]]
     left_out: str | None  # the base CLIP, where it embeds no texts
+    equal_cost: str | None  # what arms of different steps have in common
 
     @property
     def subject(self) -> str:
@@ -38,6 +39,18 @@ class Findings:
     def first_recall(self, arm: str, task: str) -> Figure:
         """Return text-to-image recall at 1."""
         return self.arms[arm].retrieval[task][FORWARD][RECALL]
+
+    def of_steps(self) -> list[tuple[int, list[str]]]:
+        """Return the numbers of steps that arms were trained for, most first, and the arms of each."""
+        steps = {name: arm.about["steps"] for name, arm in self.arms.items() if "steps" in arm.about}
+        numbers = sorted(set(steps.values()), reverse=True)
+        return [(number, [name for name in steps if steps[name] == number]) for number in numbers]
+
+    @property
+    def validation_recall_at(self) -> int:
+        """The k of the recall that was measured while arms trained."""
+        measured = (arm.about.get("validation") for arm in self.arms.values())
+        return next((int(found["recall_at"]) for found in measured if found), 1)
 
     @property
     def controls(self) -> list[str]:

@@ -42,7 +42,7 @@ STYLE = {
 DIRECTIONS = {"text_to_image": 1.0, "image_to_text": 0.45}  # and how opaque its bars are
 
 History = dict[str, list[dict[str, float]]]
-MEAN = "mean"  # of recall at 1 on the validation split, all tasks, both ways
+MEAN = "mean"  # of recall on the validation split, all tasks, both ways
 
 
 def write_plot_tables(folder: Path, arms: dict[str, ArmResult], history: History) -> None:
@@ -96,12 +96,12 @@ def loss_plot(history: History, colours: dict[str, str]) -> str:
     return _curves(history, colours, "loss", "contrastive loss", "loss", 1)
 
 
-def validation_plot(history: History, colours: dict[str, str]) -> str | None:
-    """Return each arm's mean recall at 1 on the validation split by step, as SVG; None if nobody measured."""
+def validation_plot(history: History, colours: dict[str, str], recall_at: int) -> str | None:
+    """Return each arm's mean recall on the validation split by step, as SVG; None if nobody measured."""
     measured = {arm: lines for arm, lines in history.items() if any(MEAN in line for line in lines)}
     if not measured:
         return None
-    return _curves(measured, colours, MEAN, "mean recall at 1, percent", "validation", PERCENT)
+    return _curves(measured, colours, MEAN, f"mean recall at {recall_at}, percent", "validation", PERCENT)
 
 
 def _curves(

@@ -38,7 +38,7 @@ def write_report(path: Path, findings: Findings, gallery: list[Section]) -> None
     environment.filters["spaced"] = lambda name: name.replace("_", " ")
     environment.filters["count"] = count
     colours = _colours(findings)
-    curves = validation_plot(findings.history, colours)
+    curves = validation_plot(findings.history, colours, findings.validation_recall_at)
     page = environment.get_template(TEMPLATE).render(
         findings=findings,
         comparisons=compare(findings),

@@ -103,6 +103,7 @@ def run(params: Params, env: Environment) -> None:
         differences=differences,
         history=_history(layout, list(arms)),
         left_out=None if BASE in arms else NO_TEXTS,
+        equal_cost=params.train_clip.equal_cost,
     )
     sections = gallery(findings, held_out, lambda keys: read_jpegs(layout, held_out, keys))
     with output(layout, STAGE) as out:

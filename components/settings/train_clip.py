@@ -55,7 +55,8 @@ class Validation(Section):
     """Retrieval on the validation split, measured on the way."""
 
     steps: Positive | None  # every so many, and after the last; None: never
-    keep: Literal["last", "best"]  # which weights an arm ends with; best: of the highest mean recall at 1
+    recall_at: Positive  # the k of the recall that is measured
+    keep: Literal["last", "best"]  # which weights an arm ends with; best: of the highest mean recall
     retrieval: list[RetrievalTask]
 
     @model_validator(mode="after")
@@ -71,6 +72,7 @@ class TrainClip(Section):
     """Params of train_clip."""
 
     arms: list[Arm] = Field(min_length=1)
+    equal_cost: str | None  # what arms of different steps have in common; the report says it
     caption_mix: dict[str, Weight] = Field(min_length=1)
     # captions whose tuned embeddings have this cosine or more are no negatives of each other's images
     false_negative_cosine: Share | None

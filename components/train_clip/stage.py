@@ -9,7 +9,7 @@ Reads
     artifacts/base_models/clip/               where every arm starts
 Writes
     artifacts/train_clip/<arm>/               vision_encoder/ and text_adapter/, or clip/; model.json
-    artifacts/train_clip/history/<arm>.csv    step, loss, recall at 1 on validation
+    artifacts/train_clip/history/<arm>.csv    step, loss, recall on validation
     artifacts/train_clip/arms.json            the arms in the order of params
     metrics/train_clip.json
 """
@@ -36,6 +36,7 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
+from components.settings.train_clip import Validation as ValidationSettings
 from components.storage.atomic import content_key, read_json, remove, write_bytes, write_json
 from components.storage.kept import kept_shards, require_verdict
 from components.storage.layout import Layout
@@ -69,7 +70,7 @@ def run(params: Params, env: Environment) -> None:
     rows = Rows()
     examples = _examples(layout, settings, image_size, rows)
     identity = {
-        "params": settings.model_dump(exclude={"arms", "checkpoint_steps"}),
+        "params": settings.model_dump(exclude={"arms", "equal_cost", "checkpoint_steps"}),
         "seed": params.seed,
         "data": {
             "captions": examples.digest(),
@@ -171,17 +172,18 @@ def _train(
         "images_seen": settings.steps * min(params.train_clip.batch_size, len(examples)),
         "flops": settings.steps * flops,
         "final_loss": history[-1]["loss"] if history else None,
-        **_measured(history, params.train_clip.validation.keep),
+        **_measured(history, params.train_clip.validation),
     }
     write_json(folder / settings.name / "model.json", {**about_arm(arm, settings), **training})
     write_bytes(folder / "history" / f"{settings.name}.csv", history_csv(history, ["step", "loss"]))
 
 
-def _measured(history: list[dict[str, float]], keep: str) -> dict[str, Any]:
+def _measured(history: list[dict[str, float]], settings: ValidationSettings) -> dict[str, Any]:
     """Return what the weights that were kept reached on validation, and at which step."""
     points = [point for point in history if MEAN in point]
     if not points:
         return {}
-    kept = max(points, key=lambda point: point[MEAN]) if keep == "best" else points[-1]
+    kept = max(points, key=lambda point: point[MEAN]) if settings.keep == "best" else points[-1]
     figures = {name: round(value, DIGITS) for name, value in kept.items() if name not in ("step", "loss")}
-    return {"kept_step": int(kept["step"]) + 1, "validation": figures}
+    of_recall = {"recall_at": settings.recall_at, **figures}
+    return {"kept_step": int(kept["step"]) + 1, "validation": of_recall}

@@ -53,7 +53,7 @@ class Validation:
         return digest.hexdigest()
 
     def measure(self, arm: Arm) -> dict[str, float]:
-        """Return recall at 1 of each task and direction (0..1), `short/text_to_image`, and their mean."""
+        """Return recall at k of each task and direction (0..1), `short/text_to_image`, and their mean."""
         arm.eval()
         device = arm.log_logit_scale.device
         figures: dict[str, float] = {}
@@ -67,7 +67,7 @@ class Validation:
             for task, texts in zip(self._tasks, self._texts, strict=True):
                 parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
                 found = torch.cat([arm.embed_texts(part).float().cpu() for part in parts])  # type: ignore[arg-type]
-                figures |= _recalls(task, images[task.images], found)
+                figures |= _recalls(task, images[task.images], found, self._settings.validation.recall_at)
         arm.train()
         return {**figures, MEAN: fmean(figures.values())}
 
@@ -78,13 +78,13 @@ def _texts_of(task: TaskCaptions, vectors: HeldOutVectors | None) -> Tensor | li
     return vectors.of_captions(task.captions)
 
 
-def _recalls(task: TaskCaptions, images: Tensor, texts: Tensor) -> dict[str, float]:
+def _recalls(task: TaskCaptions, images: Tensor, texts: Tensor, k: int) -> dict[str, float]:
     groups = torch.arange(len(images))
     ranks = (
         true_ranks(texts, images, task.owners, groups),
         true_ranks(images, texts, groups, task.owners),
     )
     return {
-        f"{task.name}/{direction}": float((rank < 1).double().mean())
+        f"{task.name}/{direction}": float((rank < k).double().mean())
         for direction, rank in zip(DIRECTIONS, ranks, strict=True)
     }

@@ -159,7 +159,9 @@ def _findings(
     differences = {
         control: {"colour": {"text_to_image": difference}} for control, difference in (paired or {}).items()
     }
-    return Findings("smoke", 0, settings, {}, [task], arms, {}, differences, {}, left_out=None)
+    return Findings(
+        "smoke", 0, settings, {}, [task], arms, {}, differences, {}, left_out=None, equal_cost=None
+    )
 
 
 @pytest.mark.parametrize(

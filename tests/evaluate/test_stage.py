@@ -37,8 +37,12 @@ IMAGES = COUNTS["test"]
 def _params(smoke: Params) -> Params:
     """Two arms, trained for two steps."""
     params = small(smoke)
-    arms = [arm for arm in params.train_clip.arms if arm.name in ("llm2clip", "clip")]
-    train = params.train_clip.model_copy(update={"arms": arms, "steps": 2})
+    arms = [
+        arm.model_copy(update={"steps": 2})
+        for arm in params.train_clip.arms
+        if arm.name in ("llm2clip", "clip")
+    ]
+    train = params.train_clip.model_copy(update={"arms": arms})
     return params.model_copy(update={"train_clip": train})
 
 
@@ -152,6 +156,23 @@ def test_the_report_needs_nothing_but_itself(project: Layout, params: Params, en
     for text in ("llm2clip", "base_clip", "random, untrained", "TF-IDF", "zero-shot object", "seed <b>7</b>"):
         assert text in page
     assert len(re.findall(r"<article", page)) == 3 * params.evaluate.gallery_rows
+
+
+def test_the_report_says_what_arms_of_other_steps_have_in_common(
+    project: Layout, params: Params, env: Environment
+) -> None:
+    told = params.train_clip.model_copy(update={"equal_cost": "equal seconds"})
+    stage.run(params.model_copy(update={"train_clip": told}), env)
+    assert "equal cost" not in (OUT / "report.html").read_text("utf-8")  # steps are equal
+
+    path = project.artifact("train_clip") / "clip" / "model.json"
+    write_json(path, {**read_json(path), "steps": 1234})
+    write_manifest(project.artifact("train_clip"))
+    stage.run(params.model_copy(update={"train_clip": told}), env)
+    page = (OUT / "report.html").read_text("utf-8")
+    assert "Compared at equal cost, equal seconds: 1,234 steps of" in page
+    stage.run(params, env)
+    assert "equal cost" not in (OUT / "report.html").read_text("utf-8")
 
 
 def test_a_missing_embedding_is_an_error(project: Layout, params: Params, env: Environment) -> None:

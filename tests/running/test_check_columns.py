@@ -52,7 +52,8 @@ def mistype(tree: Tree) -> None:
     }  # fmt: skip
     tree["train_clip"]["caption_mix"] = {"alt": 1.0, "short": 0.0, "tiny_shrot": 0.5}
     tree["train_clip"]["validation"] = {
-        "steps": 2, "keep": "last", "retrieval": [{"name": "a", "column": "shor", "language": "en"}],
+        "steps": 2, "recall_at": 1, "keep": "last",
+        "retrieval": [{"name": "a", "column": "shor", "language": "en"}],
     }  # fmt: skip
     tree["evaluate"]["retrieval"][0]["column"] = "tiny_short"
     tree["evaluate"]["retrieval"][2]["language"] = "fr"

@@ -199,7 +199,7 @@ TASKS = [RetrievalTask(name=name, column=name, language="en") for name in ("shor
 
 
 def validated(params: Params, keep: str) -> Params:
-    tree = {"steps": 2, "keep": keep, "retrieval": [task.model_dump() for task in TASKS]}
+    tree = {"steps": 2, "recall_at": 1, "keep": keep, "retrieval": [task.model_dump() for task in TASKS]}
     return changed(params, validation=Validation.model_validate(tree))
 
 
@@ -247,7 +247,7 @@ def test_a_validation_task_without_captions_is_told_before_any_arm_trains(
     project: Layout, params: Params, env: Environment
 ) -> None:
     nobody = RetrievalTask(name="french", column="short_fr", language="fr")
-    validation = Validation(steps=2, keep="last", retrieval=[nobody])
+    validation = Validation(steps=2, recall_at=1, keep="last", retrieval=[nobody])
     with pytest.raises(
         ConfigurationFault,
         match=r"train_clip\.validation\.retrieval french wants column short_fr in fr, and no validation row",

@@ -1,0 +1,161 @@
+"""What each part of stage 2 is worth: arms trained anew with one part changed, measured on validation.
+
+    make run && python -m bench.ablation            # in the project's folder, on what the run has made
+    python -m bench.ablation --variants FILE.yaml --only NAME
+    python -m bench.ablation --table 7.json 8.json 9.json
+
+Takes the variants that `bench/ablation.yaml` lists for the preset in params.yaml. Each is one arm of the
+preset with some params of the arm (`arm.steps`) or of all arms (`train_clip.batch_size`) replaced. They are
+trained on the run's captions, embeddings and models and measured at their end as `train_clip.validation`
+says; test is not looked at. What was trained once is found again in the work store.
+
+Prints a Markdown table of recall in percent, text to image / image to text, and writes the figures to the
+file that `--json` names. `--table` prints one table of such files of several seeds: the mean over seeds, and
+of the mean of all figures the lowest and the highest as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from bench.measuring import say
+from components.running.entry import log_to_stderr, prepare_libraries
+from components.settings.environment import Environment, load_environment
+from components.settings.params import Params, load_params
+from components.storage.atomic import read_json, write_bytes
+from components.storage.layout import PARAMS, Layout
+
+VARIANTS = Path(__file__).with_suffix(".yaml")
+NEEDED = ("download", "base_models", "recaption", "audit", "tune_llm", "embed_captions")
+WAYS = ("text_to_image", "image_to_text")
+PERCENT = 100
+NO_FIGURES = {"recall_at", "mean"}
+
+Variant = Mapping[str, Any]
+Result = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--variants", type=Path, default=VARIANTS, help="a file as bench/ablation.yaml")
+    parser.add_argument("--only", nargs="*", help="names of variants; all if not given")
+    parser.add_argument("--json", type=Path, help="where the figures are written")
+    parser.add_argument("--table", nargs="+", type=Path, help="print the table of such files, train nothing")
+    options = parser.parse_args(arguments)
+    if options.table:
+        say(table([read_json(path) for path in options.table]))
+        return
+    log_to_stderr()
+    params, env = load_params(PARAMS), load_environment()
+    prepare_libraries(env)
+    variants = YAML(typ="safe").load(options.variants.read_text("utf-8"))[params.preset]
+    results = []
+    for variant in variants:
+        if options.only is None or variant["name"] in options.only:
+            results.append(_result(variant, params, env))
+            if options.json:
+                write_bytes(options.json, json.dumps(results, indent=1).encode())
+    say(table([results]))
+
+
+def changed(params: Params, variant: Variant) -> Params:
+    """Return params whose only arm is that of a variant, with its changes.
+
+    Raises:
+        SystemExit: it names an arm or a param that is not there.
+    """
+    tree = params.model_dump()
+    section = tree["train_clip"]
+    arms = [arm for arm in section["arms"] if arm["name"] == variant["arm"]]
+    if not arms:
+        sys.exit(f"variant {variant['name']}: the preset has no arm {variant['arm']}")
+    section["arms"] = arms
+    for place, value in variant.get("set", {}).items():
+        head, *path, last = place.split(".")
+        part = {"arm": arms[0], "train_clip": section}.get(head, {})
+        for name in path:
+            part = part.get(name, {})
+        if last not in part:
+            sys.exit(f"variant {variant['name']}: no param {place}; it begins with arm or train_clip")
+        part[last] = value
+    tree["register"] |= {"arm": variant["arm"], "gates": []}
+    return Params.model_validate(tree)
+
+
+def table(runs: Sequence[Sequence[Result]]) -> str:
+    """Return a Markdown table: a line a variant, the mean over runs of each figure.
+
+    Args:
+        runs: Of several seeds, the same variants each.
+    """
+    tasks = sorted({name.partition("/")[0] for name in runs[0][0]["recall"]} - NO_FIGURES)
+    k = runs[0][0]["recall"]["recall_at"]
+    head = ["variant", "steps", *(f"{task} R@{k}" for task in tasks), "mean (lowest to highest)"]
+    lines = [head, ["---"] * len(head)]
+    for of_variant in zip(*runs, strict=True):
+        recalls = [result["recall"] for result in of_variant]
+        cells = [
+            " / ".join(
+                f"{PERCENT * fmean(recall[f'{task}/{way}'] for recall in recalls):.1f}" for way in WAYS
+            )
+            for task in tasks
+        ]
+        means = [PERCENT * recall["mean"] for recall in recalls]
+        spread = f" ({min(means):.1f} to {max(means):.1f})" if len(means) > 1 else ""
+        first = of_variant[0]
+        lines.append([first["name"], str(first["steps"]), *cells, f"{fmean(means):.1f}{spread}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _mean(recalls: list[dict[str, float]], name: str) -> str:
+    return f"{PERCENT * fmean(recall[name] for recall in recalls):.1f}"
+
+
+def _result(variant: Variant, params: Params, env: Environment) -> Result:
+    from components.train_clip.stage import run
+
+    own = changed(params, variant)
+    start_seconds = time.monotonic()
+    with _project(env) as layout:
+        run(own, env)
+        about = read_json(layout.artifact("train_clip") / variant["arm"] / "model.json")
+    if "validation" not in about:
+        sys.exit(f"preset {params.preset} measures nothing on validation: set train_clip.validation")
+    say(f"{variant['name']}: {time.monotonic() - start_seconds:.0f} s, reading and measuring included")
+    return {"name": variant["name"], "steps": about["steps"], "recall": about["validation"]}
+
+
+@contextmanager
+def _project(env: Environment) -> Iterator[Layout]:
+    """Stand in a project's folder that has this one's artifacts and no arms."""
+    here = Path.cwd()
+    work_store = (here / env.work_store).resolve()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "artifacts").mkdir()
+        for stage in NEEDED:
+            (root / "artifacts" / stage).symlink_to((here / "artifacts" / stage).resolve())
+        if not env.work_store.is_absolute():
+            (root / env.work_store).symlink_to(work_store)
+        os.chdir(root)
+        try:
+            yield Layout(env.work_store)
+        finally:
+            os.chdir(here)
+
+
+if __name__ == "__main__":
+    main()
