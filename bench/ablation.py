@@ -84,7 +84,8 @@ def changed(params: Params, variant: Variant) -> Params:
         sys.exit(f"variant {variant['name']}: the preset has no arm {variant['arm']}")
     section["arms"] = arms
     for place, value in variant.get("set", {}).items():
-        head, *path, last = place.split(".")
+        head, *path = place.split(".")
+        last = path.pop() if path else ""
         part = {"arm": arms[0], "train_clip": section}.get(head, {})
         for name in path:
             part = part.get(name, {})

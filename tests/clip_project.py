@@ -20,6 +20,7 @@ from components.ml.tokenizer import train_bpe
 from components.ml.vision import save_vision_encoder, vision_encoder_of
 from components.running.embedding_headers import llm_header
 from components.settings.params import Params, load_params
+from components.settings.train_clip import Validation
 from components.sources.scenes import (
     COLUMN_LANGUAGES,
     draw_scenes,
@@ -44,8 +45,9 @@ TASK = {"name": "object", "label": "object", "templates": ["a {label}", "a pictu
 
 
 def small(smoke: Params) -> Params:
-    """Return params that fit the artifacts below: two steps an arm, no `tiny_*` columns."""
-    arms = [arm.model_copy(update={"steps": 6}) for arm in smoke.train_clip.arms]
+    """Return params that fit the artifacts below: six equal steps an arm, no `tiny_*` columns."""
+    steps = {"steps": 6, "captions_per_image": 1, "caption_negatives": 0}
+    arms = [arm.model_copy(update=steps) for arm in smoke.train_clip.arms]
     train_clip = smoke.train_clip.model_copy(
         update={
             "arms": arms,
@@ -53,6 +55,7 @@ def small(smoke: Params) -> Params:
             "batch_size": 8,
             "checkpoint_steps": 2,
             "projection_dim": 16,
+            "validation": Validation(steps=None, recall_at=1, keep="last", retrieval=[]),
         }
     )
     return smoke.model_copy(update={"train_clip": train_clip})

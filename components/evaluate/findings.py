@@ -13,6 +13,7 @@ Difference = dict[str, float]  # value, low, high of the subject's recall at 1 l
 
 RECALL = "recall_at_1"
 FORWARD = "text_to_image"
+TUNING = ("tuned", "base")  # texts of two arms that differ in the tuning of the LLM
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Findings:
     def first_recall(self, arm: str, task: str) -> Figure:
         """Return text-to-image recall at 1."""
         return self.arms[arm].retrieval[task][FORWARD][RECALL]
+
+    def untuned_control(self) -> str | None:
+        """Return the control that reads the untuned LLM, if the subject reads the tuned one."""
+        texts = {name: arm.about.get("text") for name, arm in self.arms.items()}
+        return next((name for name in self.controls if (texts[self.subject], texts[name]) == TUNING), None)
 
     def of_steps(self) -> list[tuple[int, list[str]]]:
         """Return the numbers of steps that arms were trained for, most first, and the arms of each."""
@@ -75,11 +81,13 @@ class Comparison:
     control: Figure
     difference: Difference
     verdict: str  # better, worse, open
+    untuned: Figure | None  # of the arm that reads the LLM as it was before tuning
 
 
 def compare(findings: Findings) -> list[Comparison]:
     """Compare the subject with its best control, task by task; no comparison where there is no control."""
     found = []
+    untuned = findings.untuned_control()
     for task in findings.tasks if findings.controls else ():
         control = findings.best_control(task.name)
         ours, theirs = (findings.first_recall(arm, task.name) for arm in (findings.subject, control))
@@ -96,6 +104,7 @@ def compare(findings: Findings) -> list[Comparison]:
                 control=theirs,
                 difference=difference,
                 verdict=verdict,
+                untuned=findings.first_recall(untuned, task.name) if untuned else None,
             )
         )
     return found

@@ -225,6 +225,7 @@ def test_validation_is_measured_on_the_way_with_the_weights_that_are_kept(
         means = [float(line["mean"]) for line in lines]
         kept = means.index(max(means)) if keep == "best" else 2
         assert about["kept_step"] == [2, 4, 6][kept]
+        assert about["validation"].pop("recall_at") == 1
         assert about["validation"] == {key: float(lines[kept][key]) for key in about["validation"]}
         images = model.images(held_out)
         for task in TASKS:
@@ -232,6 +233,21 @@ def test_validation_is_measured_on_the_way_with_the_weights_that_are_kept(
             ranks = true_ranks(model.captions(of_task.captions), images, of_task.owners, torch.arange(6))
             figure = about["validation"][f"{task.name}/text_to_image"]
             assert figure == pytest.approx((ranks == 0).double().mean().item(), abs=1e-6)
+
+
+def test_validation_measures_the_recall_that_params_name(
+    project: Layout, params: Params, env: Environment
+) -> None:
+    params = only(validated(params, "last"), "llm2clip")
+    figures = []
+    for k in (1, 3, COUNTS["validation"]):
+        validation = params.train_clip.validation.model_copy(update={"recall_at": k})
+        stage.run(changed(params, validation=validation), env)
+        figures.append(read_json(OUT / "llm2clip" / "model.json")["validation"])
+    assert [found.pop("recall_at") for found in figures] == [1, 3, COUNTS["validation"]]
+    first, third, all_of_them = figures
+    assert all(first[name] <= third[name] for name in first) and first != third
+    assert set(all_of_them.values()) == {1.0}
 
 
 def test_measuring_changes_no_weight(project: Layout, params: Params, env: Environment) -> None:
