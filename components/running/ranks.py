@@ -28,7 +28,6 @@ from components.faults import (
     InfrastructureFault,
     Stopped,
 )
-from components.ml.distributed import processes
 from components.running.gpus import gpus_in_use
 from components.running.signals import raise_on_stop_signals
 from components.running.workers import usable_cores
@@ -140,7 +139,11 @@ def process_group(env: Environment) -> Iterator[None]:
 
 def wait_for_all() -> None:
     """Wait until every process that trains the same model is here; nothing where there is one."""
-    if _patient and processes() > 1:
-        import torch.distributed as dist
+    if not _patient:
+        return
+    import torch.distributed as dist
 
+    from components.ml.distributed import processes  # torch reads the environment, which `rank` sets first
+
+    if processes() > 1:
         dist.barrier(group=_patient[0])
