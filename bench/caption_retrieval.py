@@ -84,7 +84,7 @@ def _recipe(llm: Path | None, steps: int | None) -> dict[str, Any]:
         (phase,) = recipe["tune_llm"]["phases"]
         phase |= {"steps": steps, "warmup_steps": steps // 10}
     if Environment().device == "cpu" and not is_bf16_fast():
-        say("this processor has no AVX-512: in float32 instead of bf16, which takes longer than with it")
+        say("this processor has no instructions for bf16: in float32, which takes longer than bf16 with them")
         recipe["tune_llm"]["precision"] = "fp32"
     return recipe
 
