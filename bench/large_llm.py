@@ -27,6 +27,7 @@ from transformers import AutoModel, LlamaConfig
 from bench.measuring import say
 from components.ml.llm import TextEncoder, encode_tokens, load_text_encoder, tokenise
 from components.ml.tokenizer import train_bpe
+from components.running.precision import resolved
 from components.settings.params import Params, load_params
 from components.settings.tune_llm import TuneLlm
 from components.tune_llm.caption_rows import CaptionRows, Texts
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     table = pq.read_table(options.data / "text" / "multi30k_task2_text_only.parquet", columns=["en"])
     rows: list[list[str]] = [row["en"] for row in table.to_pylist()]
-    params = load_params(PRESET)
+    params = resolved(load_params(PRESET), "tune_llm", options.device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = _make(folder, rows, options)

@@ -18,6 +18,7 @@ from components.faults import Fault, InfrastructureFault, Stopped
 from components.running.costs import Costs
 from components.running.gpus import gpus_in_use
 from components.running.lock import one_writer
+from components.running.precision import resolved
 from components.running.progress import WORKED
 from components.running.reasons import REJECTED
 from components.running.signals import die_with_parent, ignore_stop_signals, raise_on_stop_signals
@@ -109,7 +110,8 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
         gpus_in_use(env)  # a device that is not there is told before anything is done
         costs = Costs()
         try:
-            importlib.import_module(f"components.{stage}.stage").run(params, env)
+            settled = resolved(params, stage, env.device)
+            importlib.import_module(f"components.{stage}.stage").run(settled, env)
             stop_server()
             costs.write(layout, stage)
         finally:

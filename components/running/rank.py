@@ -10,6 +10,7 @@ from contextlib import nullcontext
 
 from components.running.entry import log_to_stderr, outcome_of, prepare_libraries
 from components.running.lock import one_writer, training_for
+from components.running.precision import resolved
 from components.running.ranks import process_group, said_in
 from components.running.signals import end_with_parent, raise_on_stop_signals
 from components.settings.environment import load_environment
@@ -36,7 +37,8 @@ def main(stage: str) -> int:
         is_alone = number == 0 and os.environ.get("TORCHELASTIC_RUN_ID") != stage
         writer = one_writer(folder, stage) if is_alone else nullcontext()
         with writer, process_group(env), training_for(folder):
-            importlib.import_module(f"components.{stage}.stage").train(params, env)
+            settled = resolved(params, stage, env.device)  # by now this process has a GPU of its own
+            importlib.import_module(f"components.{stage}.stage").train(settled, env)
 
     code, message = outcome_of(work)
     if message:

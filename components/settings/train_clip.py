@@ -85,7 +85,7 @@ class TrainClip(Section):
     max_gradient_norm: Rate
     adapter: Adapter
     augmentation: Augmentation
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "auto"]  # auto: bf16 where the device is known to be fast at it
     validation: Validation
     checkpoint_steps: Positive
 

@@ -120,7 +120,7 @@ class TuneLlm(Section):
     # possible, else each has as many captions
     gradient_cache: bool
     gradient_checkpointing: bool  # one block in memory at a time, for another forward pass
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "auto"]  # auto: bf16 where the device is known to be fast at it
     mntp: Mntp | None
     phases: list[Phase] = Field(min_length=1)
     members: Positive  # tuned by draws of their own, then joined into one model, so many times as wide

@@ -164,8 +164,14 @@ def build_arm(clip: Path, settings: ArmSettings, training: TrainClip, text: Cach
     return OwnTextArm(clip, settings.logit_scale, settings.context_tokens)
 
 
-def about_arm(arm: Arm, settings: ArmSettings) -> dict[str, Any]:
-    """Return what `model.json` says of an arm besides its training."""
+def about_arm(arm: Arm, settings: ArmSettings, precision: str) -> dict[str, Any]:
+    """Return what `model.json` says of an arm besides its training.
+
+    Args:
+        arm: The arm.
+        settings: Its params.
+        precision: In which it was trained.
+    """
     log_scale = float(arm.log_logit_scale.detach())
     vision = sum(parameter.numel() for parameter in arm.vision_parameters().values())
     total = sum(parameter.numel() for parameter in arm.parameters())
@@ -173,6 +179,8 @@ def about_arm(arm: Arm, settings: ArmSettings) -> dict[str, Any]:
         "name": settings.name,
         "text": settings.text,
         "context_tokens": arm.context_tokens if isinstance(arm, OwnTextArm) else None,
+        # what `auto` came to: machines that differ in it train other weights, and equal ones say the same
+        "precision": precision,
         "log_logit_scale": log_scale,
         "logit_scale": math.exp(log_scale),
         "parameters": {"vision": vision, "text": total - vision - 1},

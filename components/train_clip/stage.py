@@ -174,7 +174,8 @@ def _train(
         "final_loss": history[-1]["loss"] if history else None,
         **_measured(history, params.train_clip.validation),
     }
-    write_json(folder / settings.name / "model.json", {**about_arm(arm, settings), **training})
+    about = about_arm(arm, settings, params.train_clip.precision)
+    write_json(folder / settings.name / "model.json", {**about, **training})
     write_bytes(folder / "history" / f"{settings.name}.csv", history_csv(history, ["step", "loss"]))
 
 

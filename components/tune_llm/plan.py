@@ -83,7 +83,9 @@ def _gpu_bytes(own: TuneLlm) -> str:
         return f"{FLOAT_BYTES * OF_ADAM} bytes each"
     if own.precision == "fp32" or own.mntp:
         return f"{FLOAT_BYTES} bytes each"
-    return f"{WEIGHT_BYTES[own.precision]} bytes each where they were published in bf16"
+    half = f"{WEIGHT_BYTES['bf16']} bytes each where they were published in bf16"
+    # what auto comes to is for the machine that tunes to say
+    return f"at most {FLOAT_BYTES} bytes each (auto may be bf16: {half})" if own.precision == "auto" else half
 
 
 def _captions_of_step(phase: Phase) -> int:

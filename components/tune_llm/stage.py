@@ -62,6 +62,8 @@ def run(params: Params, env: Environment) -> None:
         metrics = {
             **material.rows.figures(),
             **share,
+            # what `auto` came to: machines that differ in it tune other weights, and equal ones say the same
+            "precision": own.precision,
             "caption_retrieval": _by_task(recalls),
             "spread": _by_task(spread),
             "loads_in_sentence_transformers": (out.folder / "llm" / "modules.json").is_file(),

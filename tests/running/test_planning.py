@@ -429,7 +429,14 @@ def test_tuning_costs_its_passes_through_the_llm(mine: Params, measured: Measure
 
 @pytest.mark.parametrize(
     ("precision", "on_gpu"),
-    [("bf16", "2 bytes each where they were published in bf16"), ("fp32", "4 bytes each")],
+    [
+        ("bf16", "2 bytes each where they were published in bf16"),
+        ("fp32", "4 bytes each"),
+        (
+            "auto",
+            "at most 4 bytes each (auto may be bf16: 2 bytes each where they were published in bf16)",
+        ),
+    ],
 )
 def test_weights_beside_a_lora_are_float32_when_they_are_saved(
     mine: Params, measured: Measured, precision: str, on_gpu: str

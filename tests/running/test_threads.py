@@ -1,4 +1,4 @@
-"""Threads of torch sleep while they wait, in every process: OpenMP reads that once, when torch is imported."""
+"""Threads of torch sleep while they wait: OpenMP reads that once in a process, when torch is imported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def spins(folder: Path, command: list[str], **variables: str) -> set[int]:
     ended = subprocess.run(
         [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    found = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", ended.stderr)  # the policy reads the same unset and passive
+    # of the policy itself it says the same where none is set
+    found = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", ended.stderr)
     assert found, ended.stderr
     return {int(number) for number in found}
 

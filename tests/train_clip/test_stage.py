@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from components.evaluate.models import LlmModel, Model, OwnTextModel
 from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
+from components.ml import precision
 from components.ml.adapter import load_adapter
 from components.ml.clip import load_clip, load_clip_tokenizer
 from components.ml.contrastive import captions_loss
@@ -21,6 +22,7 @@ from components.ml.retrieval import true_ranks
 from components.ml.vision import load_vision_encoder
 from components.running.held_out import read_held_out, task_captions
 from components.running.held_out_vectors import HeldOutVectors
+from components.running.precision import resolved
 from components.running.rows import Rows
 from components.settings.environment import Environment
 from components.settings.evaluate import RetrievalTask
@@ -131,6 +133,35 @@ def test_the_same_again_has_the_same_bytes_and_trains_nothing(
     assert trained == []
     stage.run(only(params, "llm2clip", "clip", "clip_long"), env)
     assert trained == ["clip_long"]
+
+
+def test_auto_trains_and_keeps_what_the_precision_that_it_comes_to_does(
+    project: Layout, params: Params, env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = only(params, "llm2clip")
+    kept = {}
+    for kind in ("fp32", "bf16"):
+        stage.run(changed(params, precision=kind), env)
+        kept[kind] = hashes()
+        assert read_json(OUT / "llm2clip" / "model.json")["precision"] == kind
+        assert read_json(project.metrics("train_clip"))["arms"]["llm2clip"]["precision"] == kind
+    weights = "llm2clip/vision_encoder/model.safetensors"
+    assert kept["fp32"][weights] != kept["bf16"][weights]
+    machines = {"fp32": False, "bf16": True}
+    auto = changed(params, precision="auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "train_arm", lambda *_: pytest.fail("it was trained before"))
+        for kind, is_fast in machines.items():
+            patch.setattr(precision, "is_bf16_fast", lambda is_fast=is_fast: is_fast)
+            stage.run(resolved(auto, "train_clip", "cpu"), env)
+            assert hashes() == kept[kind]
+    shutil.rmtree(".work")
+    monkeypatch.setattr(precision, "is_bf16_fast", lambda: True)
+    stage.run(resolved(auto, "train_clip", "cpu"), env)
+    assert hashes() == kept["bf16"]
+    shutil.rmtree(".work")
+    with pytest.raises(KeyError, match="auto"):  # rather than in float32 under another key
+        stage.run(auto, env)
 
 
 @pytest.mark.parametrize("name", ["llm2clip", "clip"])

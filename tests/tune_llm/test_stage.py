@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
+from components.ml import precision
 from components.ml.llm import TextEncoder, encode, load_text_encoder
+from components.running.precision import resolved
 from components.running.progress import Progress
 from components.running.training import Run
 from components.settings.environment import Environment
@@ -298,6 +300,30 @@ def test_changed_params_start_fresh_and_say_so(
         run(changed(params, temperature=0.1, min_caption_retrieval_gain=-0.9), env)
     assert "starting fresh" not in caplog.text
     assert "resumed at step 2 of 2" in caplog.text
+
+
+def test_auto_tunes_what_the_precision_that_it_comes_to_does(
+    layout: Layout,
+    smoke: Params,
+    env: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    short = changed(smoke, phases=[smoke.tune_llm.phases[0].model_copy(update={"steps": 2})])
+    auto, weights = changed(short, precision="auto"), []
+    for kind, is_fast in (("fp32", False), ("bf16", True)):
+        run(changed(short, precision=kind), Environment(work_store=Path(kind)))
+        explicit = hashes(layout)
+        weights.append(explicit["llm/model.safetensors"])
+        assert read_json(layout.metrics("tune_llm"))["precision"] == kind
+        monkeypatch.setattr(precision, "is_bf16_fast", lambda is_fast=is_fast: is_fast)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            run(resolved(auto, "tune_llm", "cpu"), env)
+        assert hashes(layout) == explicit
+        # what a machine of the other kind has left is no start for this one
+        assert ("params.precision fp32 -> bf16" in caplog.text) == is_fast
+    assert weights[0] != weights[1]
 
 
 def test_too_little_gain_is_a_failed_gate(layout: Layout, smoke: Params, env: Environment) -> None:
