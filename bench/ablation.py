@@ -32,11 +32,13 @@ from ruamel.yaml import YAML
 
 from bench.measuring import say
 from components.running.entry import log_to_stderr, prepare_libraries
+from components.running.precision import resolved
 from components.settings.environment import Environment, load_environment
 from components.settings.params import Params, load_params
 from components.storage.atomic import read_json, write_bytes
 from components.storage.layout import PARAMS, Layout
 
+STAGE = "train_clip"
 VARIANTS = Path(__file__).with_suffix(".yaml")
 NEEDED = ("download", "base_models", "recaption", "audit", "tune_llm", "embed_captions")
 WAYS = ("text_to_image", "image_to_text")
@@ -128,11 +130,11 @@ def _mean(recalls: list[dict[str, float]], name: str) -> str:
 def _result(variant: Variant, params: Params, env: Environment) -> Result:
     from components.train_clip.stage import run
 
-    own = changed(params, variant)
+    own = resolved(changed(params, variant), STAGE, env.device)
     start_seconds = time.monotonic()
     with _project(env) as layout:
         run(own, env)
-        about = read_json(layout.artifact("train_clip") / variant["arm"] / "model.json")
+        about = read_json(layout.artifact(STAGE) / variant["arm"] / "model.json")
     if "validation" not in about:
         sys.exit(f"preset {params.preset} measures nothing on validation: set train_clip.validation")
     say(f"{variant['name']}: {time.monotonic() - start_seconds:.0f} s, reading and measuring included")
