@@ -1,4 +1,4 @@
-"""Prints recall at 1 over several seeds as the README's table.
+"""Prints recall at 1 over several seeds as the README's tables.
 
     python infra/seed_table.py seed7.json seed8.json seed9.json
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("metrics", nargs="+", type=Path, help="metrics/evaluate.json of one seed each")
     try:
         runs = [read_json(path) for path in parser.parse_args(arguments).metrics]
-        sys.stdout.write(seed_table(runs))
+        sys.stdout.write(f"{seed_table(runs)}\n{difference_table(runs)}")
     except Fault as fault:
         sys.stderr.write(f"{fault}\n")
         return fault.exit_code
@@ -59,6 +59,43 @@ def seed_table(runs: list[dict[str, Any]]) -> str:
         ]
         lines.append(f"| {' | '.join([f'`{arm}`', *cells])} |")
     return "\n".join([*lines, ""])
+
+
+def difference_table(runs: list[dict[str, Any]]) -> str:
+    """Return a Markdown table of how far the first arm lies above each other one, in points of recall at 1.
+
+    A cell has the middle one of all seeds' differences and the lowest lower end of their paired intervals:
+    above zero, the first arm is ahead with every seed.
+
+    Args:
+        runs: What evaluate measured, one entry for each seed.
+
+    Raises:
+        ConfigurationFault: the runs have other arms or tasks.
+    """
+    (subject,) = _shared([list(run["differences"]) for run in runs])
+    controls = _shared([sorted(run["differences"][subject]) for run in runs])
+    columns = [(task, direction) for task in runs[0]["tasks"] for direction in DIRECTIONS]
+    head = [f"`{subject}` less", *(f"{task} {DIRECTIONS[direction]}" for task, direction in columns)]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for control in controls:
+        cells = []
+        for task, way in columns:
+            found = [run["differences"][subject][control][task][way] for run in runs]
+            middle = median(one["value"] for one in found)
+            lowest = min(one["low"] for one in found)
+            cells.append(f"{100 * middle:+.1f} ({100 * lowest:+.1f})")
+        lines.append(f"| {' | '.join([f'`{control}`', *cells])} |")
+    return "\n".join([*lines, ""])
+
+
+def _shared(names: list[list[str]]) -> list[str]:
+    if any(of_run != names[0] for of_run in names):
+        raise ConfigurationFault(
+            f"the runs compare {len(set(map(str, names)))} sets of arms; expected one preset: take runs that "
+            "differ in their seed alone"
+        )
+    return names[0]
 
 
 def _cell(shares: list[float]) -> str:

@@ -13,7 +13,12 @@ from infra.seed_table import main
 
 def metrics(value: float, arm: str = "clip") -> dict[str, Any]:
     figures = {way: {"recall_at_1": {"value": value}} for way in ("text_to_image", "image_to_text")}
-    return {"arms": {arm: {"retrieval": {"short": figures}}}, "tasks": {"short": {}}}
+    paired = {way: {"value": value, "low": value - 0.5, "high": 1} for way in figures}
+    return {
+        "arms": {arm: {"retrieval": {"short": figures}}},
+        "tasks": {"short": {}},
+        "differences": {"ours": {arm: {"short": paired}}},
+    }
 
 
 def written(folder: Path, *trees: dict[str, Any]) -> list[str]:
@@ -30,10 +35,18 @@ def test_each_cell_is_the_middle_seed_with_the_range(
         "| arm | short T→I | short I→T |",
         "|---|---|---|",
         "| `clip` | 25.0 (12.5–50.0) | 25.0 (12.5–50.0) |",
+        "",
+        "| `ours` less | short T→I | short I→T |",
+        "|---|---|---|",
+        "| `clip` | +25.0 (-37.5) | +25.0 (-37.5) |",
     ]
 
 
 def test_runs_of_other_presets_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(written(tmp_path, metrics(0.5), metrics(0.5, arm="other"))) == 2
     assert "differ in their seed alone" in capsys.readouterr().err
+    odd = metrics(0.5)
+    odd["differences"]["ours"]["another"] = odd["differences"]["ours"]["clip"]
+    assert main(written(tmp_path, metrics(0.5), odd)) == 2
+    assert "compare 2 sets of arms" in capsys.readouterr().err
     assert main([str(tmp_path / "none.json")]) == 3
