@@ -58,6 +58,7 @@ def test_metrics_and_plots_show(finished: Project) -> None:
 def test_results_are_said(finished: Project) -> None:
     said = finished.run("llm2clip", "results").stdout
     assert "artifacts/evaluate/report.html" in said and "artifacts/register" in said
+    assert "seconds of training: clip " in said and "tune_llm " in said and "unknown" not in said
 
 
 def test_a_failed_gate_stops_training_and_keeps_the_last_good_state(finished: Project) -> None:

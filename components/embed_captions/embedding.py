@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ import pyarrow as pa
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import TextFile
 from components.faults import ConfigurationFault, DataFault
+from components.running.spent import Spent, keep_spent, kept_spent, together
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import content_key, remove, write_json
 from components.storage.bucket import Bucket
@@ -44,12 +46,14 @@ class Known:
         vectors: (M, d) fp16.
         tokens: Of each row.
         is_cut: Of each row.
+        spent: The seconds behind them.
     """
 
     rows: dict[str, int]
     vectors: Tensor
     tokens: list[int | None]
     is_cut: list[bool | None]
+    spent: Spent
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class Embedder:
         """Write the embeddings of one file's lines, those of equal text sharing one, and the figures."""
         import torch
 
+        start_seconds = time.monotonic()
         rows, texts, keys = distinct([line.text for line in file.lines])
         known = self._known(file)
         new = [place for place, key in enumerate(keys) if key not in known.rows]
@@ -136,6 +141,9 @@ class Embedder:
         }
         check_again(figures, self.params)
         write_json(folder / f"{file.name}.json", figures)
+        spent = Spent(work_seconds=time.monotonic() - start_seconds)
+        is_new = len(new) == len(keys)
+        keep_spent(folder, spent if is_new else together([known.spent, spent]))
 
     def _known(self, file: TextFile) -> Known:
         """Return what the latest intact earlier piece of the same encoder, column and shard holds."""
@@ -156,8 +164,9 @@ class Embedder:
                 continue
             seen = read_table(path / TEXTS, SEEN_TEXTS)
             rows = {key: row for row, key in enumerate(seen["text_key"].to_pylist())}
-            return Known(rows, vectors, seen["tokens"].to_pylist(), seen["is_cut"].to_pylist())
-        return Known({}, torch.empty(0, dtype=torch.float16), [], [])
+            tokens, is_cut = seen["tokens"].to_pylist(), seen["is_cut"].to_pylist()
+            return Known(rows, vectors, tokens, is_cut, kept_spent(path))
+        return Known({}, torch.empty(0, dtype=torch.float16), [], [], Spent())
 
     def _recheck(self, texts: list[str], vectors: Tensor) -> float | None:
         """Return the smallest cosine between stored vectors and those of their texts encoded one by one."""

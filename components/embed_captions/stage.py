@@ -12,6 +12,7 @@ Writes:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from components.embed_captions.survey import Missing, check_room, last_run, surv
 from components.running.measured import Measured
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
+from components.running.spent import SECONDS, Spent, kept_spent, tell_spent, together
 from components.settings.embed_captions import EmbedCaptions
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -60,11 +62,17 @@ def run(params: Params, env: Environment) -> None:
     is_here = parts == 1 or env.device == "cpu"  # several GPUs are left to their own processes
     tell_time(encoders, found, last_run(Measured(layout), own.names), can_try=is_here)
     fill(parts, params, env, encoders, found, prompts)
+    tell_spent(layout.work(STAGE), {name: together(_spent(pieces, name)) for name in own.names})
     with output(layout, STAGE) as out:
         for folder, place in pieces:
-            out.remote += put_files(folder, out.folder / place, leave=TEXTS)
+            out.remote += put_files(folder, out.folder / place, leave=(TEXTS, SECONDS))
         figures = {name: _figures(out.folder / name, own) for name in own.names}
     write_metrics(layout, STAGE, {**rows.figures(), "llms": figures})
+
+
+def _spent(pieces: Sequence[tuple[Path, Path]], encoder: str) -> list[Spent]:
+    """Return the seconds behind each piece of an encoder; processes side by side count each its own."""
+    return [kept_spent(folder) for folder, place in pieces if place.parts[0] == encoder]
 
 
 def _figures(folder: Path, own: EmbedCaptions) -> dict[str, Any]:

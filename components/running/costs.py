@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from components.running.progress import worked
-from components.storage.atomic import read_json, write_json
-from components.storage.layout import Layout
+from components.running.spent import spent_figures
+from components.storage.atomic import read_json, sha256_of, write_json
+from components.storage.layout import MANIFEST, Layout
 
 KIBIBYTE = 1024
 
@@ -38,12 +39,20 @@ class Costs:
                 "artifact_bytes": _bytes_below(layout.artifact(stage)),
                 "rows_in_per_second": round(_rows_in(layout, stage) / max(seconds, 1e-9), 2),
                 "worked": worked(layout.work(stage)),
+                **spent_figures(layout.work(stage)),
+                "manifest_sha256": manifest_sha256(layout, stage),
                 "cores": os.cpu_count(),
                 **_bits(),
                 "machine": platform.machine(),
                 "torch": version("torch"),
             },
         )
+
+
+def manifest_sha256(layout: Layout, stage: str) -> str | None:
+    """Return what tells a stage's output from another one, which DVC may put in its place; costs stay."""
+    path = layout.artifact(stage) / MANIFEST
+    return sha256_of(path) if path.is_file() else None
 
 
 def _bits() -> dict[str, Any]:

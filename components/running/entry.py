@@ -22,6 +22,7 @@ from components.running.precision import resolved
 from components.running.progress import WORKED
 from components.running.reasons import REJECTED
 from components.running.signals import die_with_parent, ignore_stop_signals, raise_on_stop_signals
+from components.running.spent import SPENT
 from components.running.workers import stop_server
 from components.settings.environment import Environment, load_environment
 from components.settings.params import Params, load_params
@@ -119,10 +120,11 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
 
 
 def _tidy(work: Path, stage: str, layout: Layout) -> None:
-    """Remove what an earlier run has left: what it did, what it fetched, and what was half written."""
+    """Remove what an earlier run has left: what it said it did, what it fetched, and what is half written."""
     remove(work / REJECTED)
     remove(work / FETCHED)
     remove(work / WORKED)
+    remove(work / SPENT)
     remove_unfinished(work)
     for path in (layout.metrics(stage), layout.costs(stage)):
         for leftover in path.parent.glob(f".{path.name}.*.part"):

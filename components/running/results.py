@@ -1,13 +1,20 @@
-"""Where a finished run's results are, for people."""
+"""Where a finished run's results are, and the seconds of work behind them, for people."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from components.faults import DataFault
+from components.running.costs import manifest_sha256
+from components.storage.atomic import read_json
 from components.storage.layout import STAGES, Layout
+
+NAME_WIDTH = 8  # of the first column
+UNKNOWN = "unknown"
 
 
 def results(layout: Layout) -> list[str]:
-    """Return one line each for report, metrics and release.
+    """Return one line each for report, metrics and release, and the seconds of training and of cached text.
 
     Raises:
         DataFault: the pipeline has not run to its end.
@@ -21,4 +28,40 @@ def results(layout: Layout) -> list[str]:
     missing = [str(path) for path in places.values() if not path.exists()]
     if missing or not all(layout.metrics(stage).is_file() for stage in STAGES):
         raise DataFault(f"{(missing or ['a stage of metrics/'])[0]} not found: `dvc repro` makes it")
-    return [f"{name:<8}{path}" for name, path in places.items()]
+    return [f"{name:<{NAME_WIDTH}}{path}" for name, path in places.items()] + _seconds_lines(layout)
+
+
+def _seconds_lines(layout: Layout) -> list[str]:
+    arms = read_json(layout.metrics("train_clip")).get("arms", {})
+    of_arms = _spent_seconds(layout, "train_clip")
+    training = [
+        f"{name} {_said(of_arms.get(name))} ({about.get('steps', UNKNOWN)} steps)"
+        for name, about in arms.items()
+    ]
+    encoders = read_json(layout.metrics("embed_captions")).get("llms", {})
+    of_encoders = _spent_seconds(layout, "embed_captions")
+    tuning = _said(_spent_seconds(layout, "tune_llm").get("tuned"))
+    embedding = [f"{name} {_said(of_encoders.get(name))}" for name in encoders]
+    return [
+        f"{'seconds':<{NAME_WIDTH}}of training: {', '.join(training)}",
+        f"{'':<{NAME_WIDTH}}for cached text, once for all arms: tune_llm {tuning}; embed_captions "
+        f"{', '.join(embedding)}",
+    ]
+
+
+def _spent_seconds(layout: Layout, stage: str) -> dict[str, float | None]:
+    """Return the seconds behind each result of a stage.
+
+    None where costs, which DVC does not track, are absent, damaged, of an earlier version, or of a run whose
+    output DVC has replaced by another one.
+    """
+    with suppress(DataFault):
+        costs = read_json(layout.costs(stage))
+        if costs.get("manifest_sha256") == manifest_sha256(layout, stage):
+            found: dict[str, float | None] = costs.get("spent_seconds", {})
+            return found
+    return {}
+
+
+def _said(seconds: float | None) -> str:
+    return UNKNOWN if seconds is None else f"{seconds:.1f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,6 +18,7 @@ from components.ml.distributed import any_of, is_agreed, place, placed_like, who
 from components.running.progress import Progress
 from components.running.ranks import wait_for_all
 from components.running.signals import deferred_stop
+from components.running.spent import Spent
 from components.storage.atomic import content_key
 from components.storage.checkpoint import Checkpoints
 
@@ -45,6 +47,7 @@ class Run:
     measure: Callable[[], dict[str, float]] | None = None  # figures of the model, for the history
     measure_steps: int = 0  # every so many steps; 0: never
     best_by: str | None = None  # one of the figures: the run ends with the weights of its highest value
+    spent: Spent = field(default_factory=Spent)  # after `train`: the seconds of all steps that count
 
 
 @dataclass
@@ -64,6 +67,9 @@ class Best:
 
 def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int) -> list[dict[str, float]]:
     """Train to the last step and return the history: step and loss every tenth step, figures where measured.
+
+    A checkpoint holds the seconds so far (`run.spent`), so that a step is counted once however often a run is
+    killed. They decide nothing; one that goes on from a checkpoint of an earlier version has unknown ones.
 
     With `best_by` the modules end with the weights of the best measurement, else with those of the last step.
 
@@ -90,7 +96,9 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
             torch.manual_seed(run.seed * SEED_STRIDE + number)
             for group in run.optimizer.param_groups:
                 group["lr"] = group["peak"] * run.learning_rate_at(number)
-            loss = float(run.step(number).detach())
+            start_seconds = time.monotonic()
+            loss = float(run.step(number).detach())  # waits for the device, the update included
+            run.spent.work_seconds += time.monotonic() - start_seconds
             progress.advance(note=f"loss {loss:.3f}")
             is_odd, is_stopped = any_of(not math.isfinite(loss), stop.requested)
             if is_odd:
@@ -129,8 +137,10 @@ def _points(run: Run, number: int, loss: float) -> list[dict[str, float]]:
     is_last = number == run.steps - 1
     figures = {}
     if run.measure and run.measure_steps and ((number + 1) % run.measure_steps == 0 or is_last):
+        start_seconds = time.monotonic()
         figures = run.measure()
         wait_for_all()  # one may be much slower at it
+        run.spent.measuring_seconds += time.monotonic() - start_seconds
     if figures or number % HISTORY_STEPS == 0 or is_last:
         return [{"step": number, "loss": loss, **figures}]
     return []
@@ -197,7 +207,7 @@ def _save(run: Run, checkpoints: Checkpoints, step: int, history: list[dict[str,
     tensors = _tensors(run, best)  # all processes have a part in it
     if place() == 0:
         state = {"best_step": best.step, "best_value": best.value} if best.weights else {}
-        checkpoints.save(step, tensors, {"history": history, **state})
+        checkpoints.save(step, tensors, {"history": history, "spent": run.spent.tree(), **state})
     wait_for_all()
 
 
@@ -206,8 +216,10 @@ def _resume(run: Run, checkpoints: Checkpoints, best: Best) -> tuple[int, list[d
     found = checkpoints.load()
     _check_agreement(run, checkpoints, found[0] if found else 0)
     if found is None:
+        run.spent = Spent()
         return 0, []
     step, tensors, state = found
+    run.spent = Spent.of(state.get("spent"))
     with torch.no_grad():
         for name, tensor in _weights(run):
             tensor.copy_(placed_like(tensors[f"module.{name}"], tensor))

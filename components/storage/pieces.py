@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from components.faults import DataFault
@@ -42,16 +42,16 @@ def remove_unfinished(folder: Path) -> None:
         remove(leftover)
 
 
-def put_files(piece_folder: Path, target: Path, leave: str = "") -> list[Entry]:
+def put_files(piece_folder: Path, target: Path, leave: Collection[str] = ()) -> list[Entry]:
     """Put a piece's files into the output that is being built; return the entries of those in a bucket.
 
     Args:
         piece_folder: Of a finished piece.
         target: The folder that they go to.
-        leave: A file that stays with the piece.
+        leave: Files that stay with the piece.
     """
     entries = read_manifest(piece_folder)
     for entry in entries:
-        if not entry.is_remote and entry.uri != leave:
+        if not entry.is_remote and entry.uri not in leave:
             link_or_copy(piece_folder / entry.uri, target / entry.uri)
     return [entry for entry in entries if entry.is_remote]

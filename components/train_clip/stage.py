@@ -31,6 +31,7 @@ from components.running.held_out import read_held_out, task_captions
 from components.running.held_out_vectors import HeldOutVectors
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
+from components.running.spent import SECONDS, keep_spent, kept_spent, tell_spent
 from components.running.training import history_csv
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -101,11 +102,13 @@ def run(params: Params, env: Environment) -> None:
         folders.append(piece(work / "arms", content_key(of_arm), make))
         remove(work / "checkpoints" / arm.name)
 
+    names = [arm.name for arm in settings.arms]
+    tell_spent(work, {name: kept_spent(folder) for name, folder in zip(names, folders, strict=True)})
     with output(layout, STAGE) as out:
         for folder in folders:
-            put_files(folder, out.folder)
+            put_files(folder, out.folder, leave=(SECONDS,))
         write_json(out.folder / "arms.json", [arm.model_dump() for arm in settings.arms])
-    models = {arm.name: read_json(layout.artifact(STAGE) / arm.name / "model.json") for arm in settings.arms}
+    models = {name: read_json(layout.artifact(STAGE) / name / "model.json") for name in names}
     write_metrics(layout, STAGE, {**rows.figures(), "captions": len(examples.captions), "arms": models})
 
 
@@ -154,7 +157,7 @@ def _train(
         raise ConfigurationFault(f"arm {settings.name}: {error}") from None
     arm.to(env.device)
     flops = flops_of_step(arm, settings, examples, text, params.train_clip, params.seed)
-    history = train_arm(
+    history, spent = train_arm(
         arm,
         settings,
         examples,
@@ -177,6 +180,7 @@ def _train(
     about = about_arm(arm, settings, params.train_clip.precision)
     write_json(folder / settings.name / "model.json", {**about, **training})
     write_bytes(folder / "history" / f"{settings.name}.csv", history_csv(history, ["step", "loss"]))
+    keep_spent(folder, spent)
 
 
 def _measured(history: list[dict[str, float]], settings: ValidationSettings) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.ml.augmentation import augment
 from components.ml.contrastive import Excluded, captions_loss
 from components.ml.precision import autocast
+from components.running.spent import Spent
 from components.running.training import Run, batch_rows, clip_gradients, train, warmup_cosine
 from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
@@ -72,7 +73,7 @@ def train_arm(
     seed: int,
     work: Path,
     identity: dict[str, Any],
-) -> list[dict[str, float]]:
+) -> tuple[list[dict[str, float]], Spent]:
     """Train an arm in place, resuming where an earlier run of the same identity stopped.
 
     Args:
@@ -89,7 +90,8 @@ def train_arm(
         identity: What decides the weights.
 
     Returns:
-        The history: loss, and retrieval on the validation split where it was measured.
+        The history: loss, and retrieval on the validation split where it was measured. And the seconds behind
+        the weights, those of earlier runs included.
     """
     arm.train()
     device = next(arm.parameters()).device
@@ -122,7 +124,7 @@ def train_arm(
     )
     history = train(run, work, identity, settings.checkpoint_steps)
     arm.eval()
-    return history
+    return history, run.spent
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from components.ml.llm import TextEncoder, encode_tokens, tokenise
 from components.ml.retrieval import distinct
 from components.running.progress import Progress
 from components.running.ranks import wait_for_all
+from components.running.spent import Spent, keep_spent, kept_spent
 from components.settings.tune_llm import MinedNegatives, PairKind
 from components.storage.atomic import content_key, remove
 from components.storage.pieces import is_intact, piece
@@ -38,8 +40,8 @@ def mined(
     seed: int,
     work: Path,
     identity: dict[str, Any],
-) -> list[Tensor]:
-    """Return mined negatives for each kind of pair of a phase; none where it asks for none.
+) -> tuple[list[Tensor], Spent]:
+    """Return mined negatives for each kind of pair of a phase, if it asks for any, and their seconds.
 
     They follow from the weights that the phase starts with, which a resumed run has again: that they are kept
     saves their time alone. Of a phase the latest are kept.
@@ -55,10 +57,11 @@ def mined(
     """
     settings = pairs.phase.mined_negatives
     if settings is None or not pairs.phase.steps:
-        return []
+        return [], Spent()
     key, store = content_key([identity, seed]), work / "mined" / str(seed)  # each phase has its own
     wait_for_all()
     if not is_intact(store / key):
+        start_seconds = time.monotonic()
         encoder.model.eval()
         texts = 2 * sum(len(places) for places in pairs.rows)
         progress = Progress(work, f"{work.name} mining", texts, "texts", is_told=place() == 0)
@@ -69,10 +72,16 @@ def mined(
         encoder.model.train()
         if place() == 0:
             remove(store)
-            piece(store, key, lambda folder: save_file(near, folder / NEAR))
+            spent = Spent(work_seconds=time.monotonic() - start_seconds)
+            piece(store, key, lambda folder: _keep(folder, near, spent))
         wait_for_all()
     kept = load_file(store / key / NEAR)
-    return [kept[name] for name in sorted(kept)]
+    return [kept[name] for name in sorted(kept)], kept_spent(store / key)
+
+
+def _keep(folder: Path, near: dict[str, Tensor], spent: Spent) -> None:
+    save_file(near, folder / NEAR)
+    keep_spent(folder, spent)
 
 
 def near_rows(

@@ -14,6 +14,7 @@ from components.ml.distributed import apart, processes, shard
 from components.ml.frozen import frozen_in_bf16
 from components.ml.joined import check_joinable, joined
 from components.ml.llm import TextEncoder, load_text_encoder
+from components.running.spent import Spent, together
 from components.running.training import train
 from components.settings.environment import Environment
 from components.settings.tune_llm import TuneLlm
@@ -43,12 +44,14 @@ class Trained:
         adapter: The LoRA; None where all weights learned.
         histories: Of the phases, in order.
         masking: History of the step before them; empty where there was none.
+        spent: The seconds of all of it, with those of finding negatives; of the first process of several.
     """
 
     encoder: TextEncoder
     adapter: Adapter | None
     histories: list[History]
     masking: History
+    spent: Spent
 
 
 def load_base(material: Material, device: str) -> TextEncoder:
@@ -103,13 +106,15 @@ def join(members: list[Trained]) -> Trained:
         return first
     model = joined([member.encoder.model for member in members])
     histories = [history for member in members for history in member.histories]
-    return Trained(replace(first.encoder, model=model), None, histories, [])
+    spent = together(member.spent for member in members)
+    return Trained(replace(first.encoder, model=model), None, histories, [], spent)
 
 
 def _tuned(material: Material, encoder: TextEncoder, env: Environment, member: int) -> Trained:
     params = material.params
     own, work = params.tune_llm, material.layout.work(STAGE)
     masking: History = []
+    of_masking = Spent()
     merged: dict[str, Tensor] = {}
     if own.mntp:
         with opened(encoder, own, env.training_layout, params.seed) as adapter:
@@ -117,21 +122,23 @@ def _tuned(material: Material, encoder: TextEncoder, env: Environment, member: i
                 encoder, material.llm, own, own.mntp, material.train_rows, f"{STAGE}_mntp", params.seed
             )
             masking = train(run, work, {**material.decided_by, "what": "mntp"}, own.checkpoint_steps)
+            of_masking = run.spent
         if adapter is not None:
             merged = lora_tensors(adapter)
             encoder.model = adapter.merge_and_unload()
     with opened(encoder, own, env.training_layout, params.seed) as adapter:
-        histories = _phases(material, encoder, member)
+        histories, spent = _phases(material, encoder, member)
     encoder.model.zero_grad(set_to_none=True)  # those of the last step take as much memory as the weights
     lora = Adapter(adapter, merged) if adapter is not None else None
-    return Trained(encoder, lora, histories, masking)
+    return Trained(encoder, lora, histories, masking, together([of_masking, *spent]))
 
 
-def _phases(material: Material, encoder: TextEncoder, member: int) -> list[History]:
+def _phases(material: Material, encoder: TextEncoder, member: int) -> tuple[list[History], list[Spent]]:
+    """Train the phases; return their histories, and the seconds of all that was done."""
     own, work = material.params.tune_llm, material.layout.work(STAGE)
     name = f"{STAGE}_member{member + 1}" if member else STAGE
     draws = material.draws_of(member) if member else material.draws
-    histories = []
+    histories, spent = [], []
     for number, (phase, pairs) in enumerate(zip(own.phases, draws, strict=True), start=1):
         identity = {
             **material.decided_by,
@@ -140,7 +147,9 @@ def _phases(material: Material, encoder: TextEncoder, member: int) -> list[Histo
             "measured": _measures(own),
         }
         seed = material.seed_of(member, number)
-        pairs.near = mined(encoder, material.train_rows, pairs, own.precision, seed, work, identity)
+        pairs.near, of_mining = mined(
+            encoder, material.train_rows, pairs, own.precision, seed, work, identity
+        )
         run = phase_run(encoder, own, phase, pairs, f"{name}_phase{number}", seed)
         run = replace(
             run,
@@ -148,7 +157,8 @@ def _phases(material: Material, encoder: TextEncoder, member: int) -> list[Histo
             measure_steps=own.caption_retrieval_steps or 0,
         )
         histories.append(train(run, work, identity, own.checkpoint_steps))
-    return histories
+        spent += [of_mining, run.spent]
+    return histories, spent
 
 
 @contextmanager

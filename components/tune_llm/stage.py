@@ -18,6 +18,7 @@ from components.faults import GateFault
 from components.ml.llm import TextEncoder
 from components.running.output import output, write_metrics
 from components.running.ranks import train_apart
+from components.running.spent import tell_spent
 from components.running.training import history_csv
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -48,6 +49,7 @@ def run(params: Params, env: Environment) -> None:
     members, apart = _members(material, encoder, env)
     share = trained_share(encoder)  # of one member
     trained, draws = join(members), material.draws * len(members)
+    tell_spent(layout.work(STAGE), {"tuned": trained.spent})
     with output(layout, STAGE) as out:
         texts = Texts(held_out, held_out.columns)
         save_tuned(out.folder, trained.encoder, trained.adapter, own, texts)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from components.embed_captions import embedding
 from components.embed_captions.encoder import Encoded, Progress
 from components.embed_captions.llms import Llm
 from components.embed_captions.stage import run
 from components.running.progress import worked
+from components.running.spent import SECONDS, spent_figures
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json
@@ -19,7 +22,7 @@ from components.storage.embeddings import read_embeddings
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.storage.side_tables import read_captions, write_captions
-from tests.embed_captions.test_stage import changed, tuned  # noqa: F401 - a fixture
+from tests.embed_captions.test_stage import changed, stored, tuned  # noqa: F401 - a fixture
 
 NEW = "a text that nobody wrote before"
 
@@ -111,3 +114,66 @@ def test_other_params_take_nothing(
     asked.clear()
     run(changed(smoke, llms=["tuned"], precision="bf16"), env)
     assert asked == first
+
+
+def test_the_seconds_of_a_piece_are_kept_and_grow_by_what_is_new(
+    tuned: Layout,  # noqa: F811
+    smoke: Params,
+    env: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    params, work = changed(smoke, llms=["tuned"]), tuned.work("embed_captions")
+    clock, text_seconds, texts = [0.0], [1.0], list[str]()
+    monkeypatch.setattr(embedding, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    encode = Llm.encode
+
+    def timed(self: Llm, some: list[str], progress: Progress) -> Encoded:
+        clock[0] += text_seconds[0] * len(some)
+        texts.extend(some)
+        return encode(self, some, progress)
+
+    monkeypatch.setattr(Llm, "encode", timed)
+
+    def seconds() -> float | None:
+        run(params, env)
+        return spent_figures(work)["spent_seconds"]["tuned"]
+
+    assert seconds() == len(texts) > 0
+    spent = len(texts)
+    made = stored(tuned)
+    assert seconds() == spent  # all was there
+    assert not list(tuned.artifact("embed_captions").rglob(SECONDS))
+
+    change_one(tuned, NEW)
+    text_seconds[0] = 100.0
+    assert seconds() == spent + 100.0
+
+    fresh = Environment(work_store=Path("slower"))
+    change_one(tuned, "what stood there")
+    run(params, fresh)
+    slower = stored(tuned)
+    text_seconds[0] = 1.0
+    run(params, Environment(work_store=Path("faster")))
+    assert stored(tuned) == slower != made
+
+
+def test_pieces_of_an_earlier_version_have_unknown_seconds(
+    tuned: Layout,  # noqa: F811
+    smoke: Params,
+    env: Environment,
+    asked: list[str],
+) -> None:
+    params, work = changed(smoke, llms=["base", "tuned"]), tuned.work("embed_captions")
+    run(params, env)
+    asked.clear()
+    path = min(work.rglob(f"dense/00001/*/{SECONDS}"))
+    path.unlink()
+    write_manifest(path.parent)
+    run(params, env)
+    assert asked == []
+    told = spent_figures(work)["spent_seconds"]
+    assert sorted(seconds is None for seconds in told.values()) == [False, True]
+    change_one(tuned, NEW)
+    run(params, env)
+    again = spent_figures(work)["spent_seconds"]  # one rests on what was unknown
+    assert [seconds is None for seconds in again.values()] == [seconds is None for seconds in told.values()]

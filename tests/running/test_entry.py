@@ -17,6 +17,7 @@ from components.download import stage as download
 from components.faults import DataFault, GateFault, Stopped
 from components.running.entry import outcome_of, start
 from components.running.progress import Progress
+from components.running.spent import Spent, tell_spent
 from components.settings.environment import Environment
 from components.settings.params import Params
 from tests.conftest import ROOT
@@ -57,6 +58,7 @@ def test_a_good_run_leaves_costs_and_exit_zero(workspace: Path, monkeypatch: pyt
         progress = Progress(work, "download of two", 10, "rows", done=10 - done[0])
         for _ in range(done.pop(0)):
             progress.advance()
+        tell_spent(work, {"rows": Spent(2.5)})
 
     monkeypatch.setattr(download, "run", run)
     for worked in (3, 10):
@@ -65,9 +67,11 @@ def test_a_good_run_leaves_costs_and_exit_zero(workspace: Path, monkeypatch: pyt
         costs = json.loads((workspace / "costs" / "download.json").read_text())
         assert costs["peak_memory_bytes"] > 1_000_000
         assert costs["worked"] == {"download of two": worked}
+        assert costs["spent_seconds"] == {"rows": 2.5}
     monkeypatch.setattr(download, "run", lambda params, env: None)
     assert start("download") == 0
-    assert not json.loads((workspace / "costs" / "download.json").read_text())["worked"]
+    costs = json.loads((workspace / "costs" / "download.json").read_text())
+    assert not costs["worked"] and not costs["spent_seconds"]
 
 
 def test_a_device_that_is_not_there_ends_a_stage_with_2(

@@ -1,4 +1,4 @@
-"""A stopped and resumed run equals an undisturbed one bit for bit."""
+"""A stopped and resumed run equals an undisturbed one bit for bit, whatever seconds it took."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from components.faults import DataFault, Stopped
+from components.running import training
+from components.running.spent import Spent
 from components.running.training import Run, batch_rows, clip_gradients, history_csv, train, warmup_cosine
+from components.storage.atomic import read_json, write_json
+from components.storage.manifest import write_manifest
 
 STEPS = 12
 
@@ -121,6 +126,79 @@ def test_nan_stops_before_a_checkpoint_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(DataFault, match="loss is nan at step 7"):
         trained(fresh_run(nan_at=7), tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints" / "toy").iterdir() if p.is_dir()] == ["00000005"]
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, run: Run, step_seconds: float, measure_seconds: float) -> Run:
+    """Have each step and each measurement of a run take so long, by a clock that stands still otherwise."""
+    clock = [0.0]
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def step(number: int) -> Tensor:
+        clock[0] += step_seconds
+        return run.step(number)
+
+    def measure() -> dict[str, float]:
+        clock[0] += measure_seconds
+        return run.measure() if run.measure else {}
+
+    return replace(run, step=step, measure=measure)
+
+
+MEASURES = [0.1, 0.5, 0.5, 0.2]
+
+
+@pytest.mark.parametrize("stop_at", [0, 4, 6, 8, STEPS - 1])
+def test_a_resumed_run_adds_its_seconds_and_they_decide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    undisturbed = timed(monkeypatch, fresh_run(measures=MEASURES), 2.0, 7.0)
+    weights, history = trained(undisturbed, tmp_path / "a")
+    assert undisturbed.spent == Spent(2.0 * STEPS, 7.0 * 4)
+
+    with pytest.raises(Stopped):
+        trained(timed(monkeypatch, fresh_run(stop_at, measures=MEASURES), 3.0, 11.0), tmp_path / "b")
+    resumed = timed(monkeypatch, fresh_run(measures=MEASURES), 5.0, 13.0)
+    resumed_weights, resumed_history = trained(resumed, tmp_path / "b")
+    before, measured = stop_at + 1, (stop_at + 1) // 3
+    assert resumed.spent == Spent(
+        3.0 * before + 5.0 * (STEPS - before), 11.0 * measured + 13.0 * (4 - measured)
+    )
+    assert same(weights, resumed_weights)
+    assert history == resumed_history
+
+    again = timed(monkeypatch, fresh_run(measures=MEASURES), 1e9, 1e9)
+    trained(again, tmp_path / "b")  # nothing is left to do
+    assert again.spent == resumed.spent
+
+
+def test_steps_that_are_trained_again_are_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataFault):  # two steps after the checkpoint of the fifth
+        trained(timed(monkeypatch, fresh_run(nan_at=7), 3.0, 0.0), tmp_path)
+    run = timed(monkeypatch, fresh_run(), 5.0, 0.0)
+    trained(run, tmp_path)
+    assert run.spent == Spent(3.0 * 5 + 5.0 * (STEPS - 5))
+
+
+@pytest.mark.parametrize("stop_at", [4, None])
+def test_a_checkpoint_of_an_earlier_version_has_unknown_seconds(tmp_path: Path, stop_at: int | None) -> None:
+    weights, _ = trained(fresh_run(), tmp_path / "a")
+    if stop_at is None:
+        trained(fresh_run(), tmp_path / "b")
+    else:
+        with pytest.raises(Stopped):
+            trained(fresh_run(stop_at), tmp_path / "b")
+    for folder in (tmp_path / "b" / "checkpoints" / "toy").glob("0*"):
+        state = read_json(folder / "state.json")
+        del state["spent"]
+        write_json(folder / "state.json", state)
+        write_manifest(folder)
+    for _ in range(2):  # it stays unknown
+        run = fresh_run()
+        resumed, _ = trained(run, tmp_path / "b")
+        assert same(weights, resumed)
+        assert not run.spent.is_known
 
 
 def test_a_stop_while_the_last_step_is_measured_is_not_lost(tmp_path: Path) -> None:

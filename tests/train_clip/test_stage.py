@@ -24,6 +24,7 @@ from components.running.held_out import read_held_out, task_captions
 from components.running.held_out_vectors import HeldOutVectors
 from components.running.precision import resolved
 from components.running.rows import Rows
+from components.running.spent import SECONDS, Spent, spent_figures
 from components.settings.environment import Environment
 from components.settings.evaluate import RetrievalTask
 from components.settings.params import Params
@@ -34,6 +35,7 @@ from components.storage.manifest import read_manifest, write_manifest
 from components.storage.mapped_rows import MappedRows
 from components.train_clip import arms, stage, training
 from components.train_clip.texts import CachedTexts
+from components.train_clip.training import train_arm
 from tests.clip_project import CONTEXT, COUNTS, SIZE, make_artifacts, small
 
 OUT = Path("artifacts/train_clip")
@@ -123,9 +125,9 @@ def test_the_same_again_has_the_same_bytes_and_trains_nothing(
     assert hashes() == first
     trained: list[str] = []
 
-    def remember(_arm: Any, own: Arm, *_: Any) -> list[dict[str, float]]:
+    def remember(_arm: Any, own: Arm, *_: Any) -> tuple[list[dict[str, float]], Spent]:
         trained.append(own.name)
-        return []
+        return [], Spent()
 
     monkeypatch.setattr(stage, "train_arm", remember)
     stage.run(only(params, "llm2clip", "clip"), env)
@@ -162,6 +164,47 @@ def test_auto_trains_and_keeps_what_the_precision_that_it_comes_to_does(
     shutil.rmtree(".work")
     with pytest.raises(KeyError, match="auto"):  # rather than in float32 under another key
         stage.run(auto, env)
+
+
+def test_an_arms_seconds_are_kept_for_a_rerun_and_are_in_no_output(
+    project: Layout, params: Params, env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = only(params, "llm2clip", "clip")
+    work = project.work("train_clip")
+
+    def told_and_made(spent: Spent) -> tuple[dict[str, Any], dict[str, str], bytes]:
+        with monkeypatch.context() as patch:
+            patch.setattr(stage, "train_arm", lambda *given: (train_arm(*given)[0], spent))
+            stage.run(params, env)
+        return spent_figures(work), hashes(), project.metrics("train_clip").read_bytes()
+
+    first, *made = told_and_made(Spent(26.123, 1.5))
+    assert first == {
+        "spent_seconds": {"llm2clip": 26.12, "clip": 26.12},
+        "measuring_seconds": {"llm2clip": 1.5, "clip": 1.5},
+    }
+    (work / "spent.json").unlink()  # as a stage that starts does
+    assert told_and_made(Spent(999.0)) == (first, *made)  # nothing was trained
+    shutil.rmtree(work)
+    slower, *made_slower = told_and_made(Spent(52.0))
+    assert slower["spent_seconds"] == {"llm2clip": 52.0, "clip": 52.0}
+    assert made_slower == made
+    assert not list(OUT.rglob(SECONDS))
+
+
+def test_an_arm_of_an_earlier_version_has_unknown_seconds_and_is_not_trained_again(
+    project: Layout, params: Params, env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = only(params, "clip")
+    stage.run(params, env)
+    before = hashes()
+    (piece,) = (project.work("train_clip") / "arms").iterdir()
+    (piece / SECONDS).unlink()
+    write_manifest(piece)
+    monkeypatch.setattr(stage, "train_arm", lambda *_: pytest.fail("an arm was trained"))
+    stage.run(params, env)
+    assert hashes() == before
+    assert spent_figures(project.work("train_clip"))["spent_seconds"] == {"clip": None}
 
 
 @pytest.mark.parametrize("name", ["llm2clip", "clip"])

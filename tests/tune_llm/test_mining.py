@@ -80,7 +80,7 @@ def test_of_a_phase_the_latest_are_kept(tmp_path: Path, monkeypatch: pytest.Monk
     pairs = PairDraws(ROWS, phase, seed=1)
     encoder: Any = SimpleNamespace(model=torch.nn.Identity())
     found = [
-        mining.mined(encoder, ROWS, pairs, "fp32", seed, tmp_path, {"data": data})[0].tolist()
+        mining.mined(encoder, ROWS, pairs, "fp32", seed, tmp_path, {"data": data})[0][0].tolist()
         for seed, data in ((1, "old"), (1, "old"), (2, "old"), (1, "new"))
     ]
     assert found[0] == found[1] == near_rows(ROWS, PLACES, KIND, settings, vectors, seed=1).tolist()

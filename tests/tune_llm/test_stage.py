@@ -8,7 +8,9 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,8 @@ from components.ml import precision
 from components.ml.llm import TextEncoder, encode, load_text_encoder
 from components.running.precision import resolved
 from components.running.progress import Progress
-from components.running.training import Run
+from components.running.spent import Spent, spent_figures
+from components.running.training import Run, train
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.tune_llm import MinedNegatives, Mntp, TuneLlm
@@ -28,7 +31,7 @@ from components.storage.atomic import read_json, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import listed, write_manifest
 from components.storage.side_tables import Caption, write_captions
-from components.tune_llm import phases, tuning
+from components.tune_llm import mining, phases, tuning
 from components.tune_llm.masking import masking_run
 from components.tune_llm.pairs import Batch
 from components.tune_llm.stage import run
@@ -103,6 +106,57 @@ def test_outputs_metrics_and_exact_resume(
     other = Environment(work_store=Path("other"))
     stop_and_go_on(monkeypatch, caplog, smoke, other, "tune_llm_phase2", 2)
     assert hashes(layout) == undisturbed
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_seconds_of_all_parts_are_added_and_are_in_no_output(
+    layout: Layout, smoke: Params, env: Environment, monkeypatch: pytest.MonkeyPatch, members: int
+) -> None:
+    masking = Mntp(
+        columns=["short"],
+        steps=1,
+        batch_size=4,
+        learning_rate=1e-3,
+        warmup_steps=0,
+        masked_share=0.3,
+        mask="a",
+    )
+    negatives = [None, MINED]
+    params = changed(
+        smoke,
+        method="full",
+        members=members,
+        mntp=masking if members == 1 else None,
+        phases=[
+            phase.model_copy(update={"steps": 1, "mined_negatives": mined})
+            for phase, mined in zip(smoke.tune_llm.phases, negatives, strict=True)
+        ],
+    )
+    parts = 2 * members + (members == 1)  # phases, and masking
+
+    def told_and_made(spent: Spent, mining_seconds: int, store: str) -> tuple[Any, dict[str, str]]:
+        def timed(run: Run, *others: Any) -> list[dict[str, float]]:
+            history = train(run, *others)
+            run.spent = spent
+            return history
+
+        with monkeypatch.context() as patch:
+            patch.setattr(phases, "train", timed)
+            clock = count(0, mining_seconds)
+            patch.setattr(mining, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+            run(params, Environment(work_store=Path(store)))
+        return spent_figures(Path(store) / "tune_llm"), hashes(layout)
+
+    first, made = told_and_made(Spent(10.0, 1.0), 5, "a")
+    assert first == {
+        "spent_seconds": {"tuned": 10.0 * parts + 5 * members},
+        "measuring_seconds": {"tuned": 1.0 * parts},
+    }
+    assert told_and_made(Spent(10.0, 1.0), 999, "a") == (first, made)  # negatives were there
+    slower, made_slower = told_and_made(Spent(20.0), 50, "b")
+    assert slower["spent_seconds"] == {"tuned": 20.0 * parts + 50 * members}
+    assert made_slower == made
+    assert told_and_made(Spent(is_known=False), 0, "a")[0]["spent_seconds"] == {"tuned": None}
 
 
 def test_saved_models_give_the_trained_vectors(layout: Layout, smoke: Params, env: Environment) -> None:
