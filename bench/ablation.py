@@ -99,16 +99,18 @@ def changed(params: Params, variant: Variant) -> Params:
 
 
 def table(runs: Sequence[Sequence[Result]]) -> str:
-    """Return a Markdown table: a line a variant, the mean over runs of each figure.
+    """Return a Markdown table: a line a variant, the mean of each figure over the runs that have it.
 
     Args:
-        runs: Of several seeds, the same variants each.
+        runs: Of several seeds.
     """
     tasks = sorted({name.partition("/")[0] for name in runs[0][0]["recall"]} - NO_FIGURES)
     k = runs[0][0]["recall"]["recall_at"]
-    head = ["variant", "steps", *(f"{task} R@{k}" for task in tasks), "mean (lowest to highest)"]
+    figures = [f"{task} R@{k}" for task in tasks]
+    head = ["variant", "steps", "seeds", *figures, "mean (lowest to highest)"]
     lines = [head, ["---"] * len(head)]
-    for of_variant in zip(*runs, strict=True):
+    for first in runs[0]:
+        of_variant = [result for run in runs for result in run if result["name"] == first["name"]]
         recalls = [result["recall"] for result in of_variant]
         cells = [
             " / ".join(
@@ -118,8 +120,8 @@ def table(runs: Sequence[Sequence[Result]]) -> str:
         ]
         means = [PERCENT * recall["mean"] for recall in recalls]
         spread = f" ({min(means):.1f} to {max(means):.1f})" if len(means) > 1 else ""
-        first = of_variant[0]
-        lines.append([first["name"], str(first["steps"]), *cells, f"{fmean(means):.1f}{spread}"])
+        counts = [f"{first['steps']:,}", str(len(of_variant))]
+        lines.append([first["name"], *counts, *cells, f"{fmean(means):.1f}{spread}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

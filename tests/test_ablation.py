@@ -42,13 +42,13 @@ def test_a_param_that_is_not_there_is_named(place: str) -> None:
 
 
 def test_a_table_has_the_mean_of_seeds_and_their_range() -> None:
-    def of(share: float) -> list[dict[str, Any]]:
+    def of(name: str, share: float) -> dict[str, Any]:
         recall = {"recall_at": 10, "a/text_to_image": share, "a/image_to_text": 0.5, "mean": share / 2}
-        return [{"name": "v", "steps": 7, "recall": recall}]
+        return {"name": name, "steps": 7000, "recall": recall}
 
-    assert table([of(0.1), of(0.3)]).splitlines() == [
-        "| variant | steps | a R@10 | mean (lowest to highest) |",
-        "| --- | --- | --- | --- |",
-        "| v | 7 | 20.0 / 50.0 | 10.0 (5.0 to 15.0) |",
+    assert table([[of("v", 0.1), of("w", 0.2)], [of("v", 0.3)]]).splitlines() == [
+        "| variant | steps | seeds | a R@10 | mean (lowest to highest) |",
+        "| --- | --- | --- | --- | --- |",
+        "| v | 7,000 | 2 | 20.0 / 50.0 | 10.0 (5.0 to 15.0) |",
+        "| w | 7,000 | 1 | 20.0 / 50.0 | 10.0 |",
     ]
-    assert table([of(0.1)]).endswith("| v | 7 | 10.0 / 50.0 | 5.0 |")
