@@ -165,6 +165,7 @@ def few(tree: Tree) -> None:
                 "download.sources: no source gives images of split train, which train_clip learns from; add",
                 "download.sources: no source gives images of split test, which evaluate measures on; add one",
                 "download.sources: no source gives captions of split validation, which tune_llm measures on;",
+                "download.sources: no source gives images of split validation, which train_clip measures on;",
                 "evaluate.zero_shot.0.label: no test image has a label object; there are none: remove",
             ],
         ),
