@@ -17,7 +17,7 @@ from components.settings.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in a stage; torch, imported later, reads it once
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as in a stage; torch, imported later, reads it once
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

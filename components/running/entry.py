@@ -33,6 +33,7 @@ from components.storage.pieces import remove_unfinished
 
 MIN_FREE_BYTES = 200_000_000
 UNEXPECTED = 1
+SPINS = "3000"  # looks of a waiting thread of OpenMP before it sleeps; its own default is 300,000
 OF_RUST = re.compile(r"\(os error (\d+)\)")
 log = logging.getLogger("llm2clip")
 
@@ -136,9 +137,11 @@ def prepare_libraries(env: Environment) -> None:
 
     The processes that are started later inherit it.
     """
-    # threads that spin while they wait for each other lose by it where they share a core: beside a busy one a
-    # training step of two took 2.5 s, of two that sleep 0.08 s
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Threads that wait for each other spin, which is lost time where they share a core. A step of two threads:
+    # 67 ms alone, 430 beside another training; asleep at once (OMP_WAIT_POLICY=passive) 138 and 165; after so
+    # many looks 78 and 225. A policy that the user has set stays.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     if env.threads:
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(env.threads)
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
