@@ -137,9 +137,9 @@ def prepare_libraries(env: Environment) -> None:
 
     The processes that are started later inherit it.
     """
-    # Threads that wait for each other spin, which is lost time where they share a core. A step of two threads:
-    # 67 ms alone, 430 beside another training; asleep at once (OMP_WAIT_POLICY=passive) 138 and 165; after so
-    # many looks 78 and 225. A policy that the user has set stays.
+    # Threads that wait for each other spin, which is lost time where they share a core. A step of two threads
+    # took 67 ms alone and 430 beside another training; asleep at once (OMP_WAIT_POLICY=passive) 138 and 165;
+    # after so many looks 78 and 225. A policy that the user has set stays.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     if env.threads:

@@ -1,4 +1,4 @@
-"""Threads of torch sleep soon while they wait: OpenMP reads that once in a process, when torch is imported."""
+"""Threads of torch sleep soon while they wait: OpenMP reads it once in a process, when torch is imported."""
 
 from __future__ import annotations
 
