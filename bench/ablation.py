@@ -17,7 +17,6 @@ of the mean of all figures the lowest and the highest as well.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -35,7 +34,7 @@ from components.running.entry import log_to_stderr, prepare_libraries
 from components.running.precision import resolved
 from components.settings.environment import Environment, load_environment
 from components.settings.params import Params, load_params
-from components.storage.atomic import read_json, write_bytes
+from components.storage.atomic import read_json, write_json
 from components.storage.layout import PARAMS, Layout
 
 STAGE = "train_clip"
@@ -63,14 +62,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log_to_stderr()
     params, env = load_params(PARAMS), load_environment()
     prepare_libraries(env)
-    variants = YAML(typ="safe").load(options.variants.read_text("utf-8"))[params.preset]
     results = []
-    for variant in variants:
-        if options.only is None or variant["name"] in options.only:
-            results.append(_result(variant, params, env))
-            if options.json:
-                write_bytes(options.json, json.dumps(results, indent=1).encode())
+    for variant in listed(options.variants, params.preset, options.only):
+        results.append(_result(variant, params, env))
+        if options.json:
+            write_json(options.json, results)
     say(table([results]))
+
+
+def listed(path: Path, preset: str, only: Sequence[str] | None) -> list[Variant]:
+    """Return the variants of a preset, or those of them that are named.
+
+    Raises:
+        SystemExit: there are none, or one is named that is not there.
+    """
+    of_presets = YAML(typ="safe").load(path.read_text("utf-8"))
+    variants: list[Variant] = of_presets.get(preset, [])
+    names = [variant["name"] for variant in variants]
+    if not variants:
+        sys.exit(f"{path} has no variants of preset {preset}; expected one of {', '.join(of_presets)}")
+    if absent := set(only or ()) - set(names):
+        sys.exit(f"{path} has no variant {', '.join(sorted(absent))}; expected of {'; '.join(names)}")
+    return [variant for variant in variants if only is None or variant["name"] in only]
 
 
 def changed(params: Params, variant: Variant) -> Params:
@@ -112,12 +125,7 @@ def table(runs: Sequence[Sequence[Result]]) -> str:
     for first in runs[0]:
         of_variant = [result for run in runs for result in run if result["name"] == first["name"]]
         recalls = [result["recall"] for result in of_variant]
-        cells = [
-            " / ".join(
-                f"{PERCENT * fmean(recall[f'{task}/{way}'] for recall in recalls):.1f}" for way in WAYS
-            )
-            for task in tasks
-        ]
+        cells = [" / ".join(_mean(recalls, f"{task}/{way}") for way in WAYS) for task in tasks]
         means = [PERCENT * recall["mean"] for recall in recalls]
         spread = f" ({min(means):.1f} to {max(means):.1f})" if len(means) > 1 else ""
         counts = [f"{first['steps']:,}", str(len(of_variant))]

@@ -11,13 +11,14 @@ from secrets import token_hex
 
 import pytest
 
+from components.running.entry import SPINS
 from components.running.signals import STOP_SIGNALS
 from components.settings.environment import Environment
 from components.settings.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as in a stage; torch, imported later, reads it once
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as in a stage; torch, imported later, reads it once
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

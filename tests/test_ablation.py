@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from bench.ablation import VARIANTS, changed, table
+from bench.ablation import VARIANTS, changed, listed, table
 from components.settings.params import load_params
 from tests.conftest import ROOT
 
@@ -39,6 +39,15 @@ def test_a_param_that_is_not_there_is_named(place: str) -> None:
         changed(params, {"name": "v", "arm": "llm2clip", "set": {place: 1}})
     with pytest.raises(SystemExit, match="no arm nobody"):
         changed(params, {"name": "v", "arm": "nobody"})
+
+
+def test_variants_are_those_of_the_preset_by_name() -> None:
+    names = [variant["name"] for variant in listed(VARIANTS, "demo", None)]
+    assert [variant["name"] for variant in listed(VARIANTS, "demo", names[2:0:-1])] == names[1:3]
+    with pytest.raises(SystemExit, match="no variants of preset smoke; expected one of demo"):
+        listed(VARIANTS, "smoke", None)
+    with pytest.raises(SystemExit, match="no variant nothing; expected of llm2clip as in the preset;"):
+        listed(VARIANTS, "demo", ["nothing"])
 
 
 def test_a_table_has_the_mean_of_seeds_and_their_range() -> None:
