@@ -83,6 +83,7 @@ def _config(section: MadeClip, tokenizer: Any) -> ConvStemCLIPConfig:  # noqa: A
         "image_size": section.image_size,
         "patch_size": 2 ** len(section.stem_channels),
         "stem_channels": section.stem_channels,
+        "pooling": section.pooling,
     }
     return ConvStemCLIPConfig(text_config=text, vision_config=vision, projection_dim=section.projection_dim)
 

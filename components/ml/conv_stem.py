@@ -12,6 +12,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel, CLIPVisionConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import (
     CLIPVisionEmbeddings,
     CLIPVisionModel,
@@ -21,11 +22,15 @@ from transformers.models.clip.modeling_clip import (
 
 @strict
 class ConvStemCLIPVisionConfig(CLIPVisionConfig):
-    """CLIP's vision config with the channels of the stem, one convolution each."""
+    """CLIP's vision config with the channels of the stem, one convolution each, and the pooling.
+
+    `pooling` is `class`, the class token as in CLIP, or `mean`, the mean over the stem's cells.
+    """
 
     model_type = "conv_stem_clip_vision_model"
 
     stem_channels: list[int] = field(default_factory=list)
+    pooling: str = "class"
 
 
 @strict
@@ -98,6 +103,14 @@ class ConvStemCLIPVisionModel(CLIPVisionModel):
         super().__init__(config)
         self.embeddings = ConvStemVisionEmbeddings(config)
         self.post_init()
+
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:  # noqa: ANN401 - as CLIP's
+        """Return what CLIP's does, `pooler_output` (B, width) pooled as the config says."""
+        output: BaseModelOutputWithPooling = super().forward(*args, **kwargs)
+        if self.config.pooling == "mean":
+            cells = output.last_hidden_state[:, 1:]  # (B, cells, width), behind the class token
+            output.pooler_output = self.post_layernorm(cells.mean(dim=1))
+        return output
 
 
 class ConvStemCLIPVisionModelWithProjection(CLIPVisionModelWithProjection):

@@ -88,6 +88,7 @@ class MadeClip(Section):
     vocabulary_size: Positive
     image_size: Positive
     stem_channels: list[Positive] = Field(min_length=1)  # one 3x3 stride-2 convolution each
+    pooling: Literal["class", "mean"]  # of the vision tower: its class token, or the mean over its cells
     vision_layers: Positive
     text_layers: Positive
     width: Positive

@@ -12,6 +12,9 @@ from components.settings.section import Count, Name, Positive, Rate, Section, Sh
 RESERVED = {"base_clip", "history"}  # an arm of evaluate, a folder of train_clip
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class LogitScale(Section):
     """1/temperature, which learns."""
 
@@ -82,6 +85,7 @@ class TrainClip(Section):
     layer_decay: Rate
     warmup_steps: Count
     weight_decay: Weight
+    betas: Annotated[list[Decay], Field(min_length=2, max_length=2)]  # of AdamW's two moving averages
     max_gradient_norm: Rate
     adapter: Adapter
     augmentation: Augmentation

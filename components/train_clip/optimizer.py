@@ -11,7 +11,6 @@ from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
 from components.train_clip.arms import Arm
 
-BETAS = (0.9, 0.999)  # METHOD 3; arXiv 2411.04997 uses AdamW's defaults
 EPSILON = 1e-8
 BLOCK = re.compile(r"encoder\.layers\.(\d+)\.")
 FIRST = ("embeddings.", "pre_layrnorm.")  # transformers spells it so
@@ -36,12 +35,13 @@ def build_optimizer(arm: Arm, rates: ArmSettings, settings: TrainClip) -> torch.
             peak = rates.logit_scale.learning_rate
         decay = settings.weight_decay if _is_decayed(name, parameter) else 0.0
         groups.setdefault((peak, decay), []).append(parameter)
+    first, second = settings.betas
     return torch.optim.AdamW(
         [
             {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}
             for (peak, decay), parameters in groups.items()
         ],
-        betas=BETAS,
+        betas=(first, second),
         eps=EPSILON,
     )
 

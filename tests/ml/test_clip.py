@@ -23,7 +23,13 @@ from components.ml.clip import (
 )
 from components.ml.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel, grid_side
 from components.ml.tokenizer import train_bpe
-from components.ml.vision import encode_images, load_vision_encoder, save_vision_encoder, vision_encoder_of
+from components.ml.vision import (
+    encode_images,
+    load_vision_encoder,
+    pixels_for,
+    save_vision_encoder,
+    vision_encoder_of,
+)
 from tests.ml.towers import tiny_model, tiny_tokenizer
 
 TEXTS = ["a red circle", "two blue squares on white", "one"]
@@ -46,9 +52,10 @@ def text_config(tokenizer: Any) -> dict[str, Any]:
     return {**SHAPE, **ids, "vocab_size": len(tokenizer), "max_position_embeddings": 16}
 
 
-def conv_stem_clip(tokenizer: Any, size: int = 72) -> ConvStemCLIPModel:
+def conv_stem_clip(tokenizer: Any, size: int = 72, pooling: str = "class") -> ConvStemCLIPModel:
     torch.manual_seed(0)
-    vision = {**SHAPE, "image_size": size, "patch_size": 16, "stem_channels": [4, 8, 8, 16]}
+    stem = {"stem_channels": [4, 8, 8, 16], "pooling": pooling}
+    vision = {**SHAPE, "image_size": size, "patch_size": 16, **stem}
     model = ConvStemCLIPModel(
         ConvStemCLIPConfig(text_config=text_config(tokenizer), vision_config=vision, projection_dim=8)
     )
@@ -67,6 +74,25 @@ def plain_clip(tokenizer: Any) -> CLIPModel:
 def pictures(size: int, count: int = 5) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+@torch.no_grad()
+def test_mean_pooling_is_over_the_cells_and_is_saved(tokenizer: Any, tmp_path: Path) -> None:
+    model, by_class = (conv_stem_clip(tokenizer, pooling=pooling) for pooling in ("mean", "class"))
+    pixels = pixels_for(model, pictures(72))
+    output = model.vision_model(pixels)
+    cells = output.last_hidden_state[:, 1:]
+    assert cells.shape[1] == 25
+    pooled = torch.nn.functional.layer_norm(cells.mean(dim=1), cells.shape[2:])  # fresh: weight 1, bias 0
+    assert torch.allclose(output.pooler_output, pooled, atol=1e-5)
+    assert not torch.allclose(by_class.vision_model(pixels).pooler_output, pooled, atol=1e-2)
+
+    save_clip(model, tmp_path)
+    assert torch.equal(
+        image_embeddings(load_clip(tmp_path), pictures(72)), image_embeddings(model, pictures(72))
+    )
+    alone = vision_encoder_of(model, None)
+    assert torch.equal(encode_images(alone, pictures(72)), image_embeddings(model, pictures(72)))
 
 
 @pytest.mark.parametrize(("size", "side"), [(64, 4), (72, 5), (65, 5), (16, 1)])

@@ -90,7 +90,7 @@ def test_a_comment_or_a_text_may_hold_the_signs_of_anchors(tmp_path: Path) -> No
 
 
 def test_the_line_of_a_mistyped_key_is_named(tmp_path: Path) -> None:
-    text = DEMO.replace("  weight_decay: 0.05\n  max_grad", "  weight_decai: 0.05\n  max_grad")
+    text = DEMO.replace("  weight_decay: 0.05\n  betas", "  weight_decai: 0.05\n  betas")
     line = text.splitlines().index("  weight_decai: 0.05") + 1
     assert f"params.yaml:{line}: unknown key train_clip.weight_decai" in fault_of(tmp_path, text)
 

@@ -33,7 +33,7 @@ def test_depth_of_a_parameter(name: str, layer: int) -> None:
 def test_rates_and_decay(workspace: Path, smoke: Params) -> None:
     layout = Layout(Path(".work"))
     make_artifacts(layout, llms=())
-    settings = small(smoke).train_clip.model_copy(update={"layer_decay": 0.5})
+    settings = small(smoke).train_clip.model_copy(update={"layer_decay": 0.5, "betas": [0.9, 0.98]})
     texts = CachedTexts(MappedRows([torch.randn(4, 24).numpy()]), torch.arange(4), "")
     arm = LlmArm(layout.artifact("base_models") / "clip", settings, settings.arms[0].logit_scale, texts)
     groups = build_optimizer(arm, settings.arms[0], settings).param_groups
@@ -43,6 +43,7 @@ def test_rates_and_decay(workspace: Path, smoke: Params) -> None:
         for parameter in group["params"]
     }
     assert len(found) == len(list(arm.parameters()))
+    assert {group["betas"] for group in groups} == {(0.9, 0.98)}
     by_name = {name: found[id(parameter)] for name, parameter in arm.named_parameters()}
     assert by_name["log_logit_scale"] == (0.001, 0.0)
     assert by_name["text_adapter.projection.weight"] == (0.001, 0.05)
