@@ -6,7 +6,7 @@ know the model type and says so, instead of loading the rest with a random patch
 """
 
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -30,7 +30,7 @@ class ConvStemCLIPVisionConfig(CLIPVisionConfig):
     model_type = "conv_stem_clip_vision_model"
 
     stem_channels: list[int] = field(default_factory=list)
-    pooling: str = "class"
+    pooling: Literal["class", "mean"] = "class"
 
 
 @strict

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
@@ -93,6 +94,11 @@ def test_mean_pooling_is_over_the_cells_and_is_saved(tokenizer: Any, tmp_path: P
     )
     alone = vision_encoder_of(model, None)
     assert torch.equal(encode_images(alone, pictures(72)), image_embeddings(model, pictures(72)))
+
+
+def test_another_pooling_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(StrictDataclassFieldValidationError, match="pooling"):
+        conv_stem_clip(tokenizer, pooling="max")
 
 
 @pytest.mark.parametrize(("size", "side"), [(64, 4), (72, 5), (65, 5), (16, 1)])
