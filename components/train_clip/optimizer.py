@@ -43,6 +43,7 @@ def build_optimizer(arm: Arm, rates: ArmSettings, settings: TrainClip) -> torch.
         ],
         betas=(first, second),
         eps=EPSILON,
+        fused=True,  # one pass over the weights
     )
 
 

@@ -55,7 +55,7 @@ STAGE = "train_clip"
 OWN = "own"  # the text of an arm that keeps its CLIP's text tower
 DIGITS = 6
 GUIDE = "tuned"  # whose embeddings tell which captions say the same
-FORMAT_VERSION = 2  # raised when the same params and data train another model
+FORMAT_VERSION = 3  # raised when the same params and data train another model
 
 
 def run(params: Params, env: Environment) -> None:

@@ -15,7 +15,7 @@ from components.storage.manifest import folder_key
 from components.tune_llm.caption_rows import data_key, read_caption_rows
 from components.tune_llm.pairs import PairDraws
 
-FORMAT_VERSION = 5  # raised by hand when equal params and data give other weights
+FORMAT_VERSION = 6  # raised by hand when equal params and data give other weights
 MEMBER_STRIDE = 100_003  # between the seeds of two members
 NOT_TRAINING = {
     "phases",

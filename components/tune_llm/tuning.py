@@ -101,7 +101,7 @@ def llm_run(
         backward_at: Adds the gradients of a step, by its number, to the weights; returns the loss.
     """
     groups = parameter_groups(encoder.model, schedule.learning_rate, params.embedding_rate_factor)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=params.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=params.weight_decay, fused=True)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def step(number: int) -> Tensor:
