@@ -156,7 +156,7 @@ def _waits(vectors: MappedRows, rows: Tensor) -> dict[str, float]:
 
 def _examples(layout: Layout, columns: list[str]) -> Examples:
     shards = list(kept_shards(layout, "train", CAPTION_TEXTS))
-    return Examples(_NoPixels(shards), shards, dict.fromkeys(columns, 1.0), Rows())  # type: ignore[arg-type]
+    return Examples(_NoPixels(shards), shards, dict.fromkeys(columns, 1.0), Rows(), 0)  # type: ignore[arg-type]
 
 
 def _joined(layout: Layout, examples: Examples) -> tuple[MappedRows, Tensor]:

@@ -9,34 +9,42 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MAX_LOG_ASPECT = math.log(4 / 3)  # of a crop, either way, as RandomResizedCrop has it
+MAX_SHRINK = 2  # a bilinear sample sees two pixels each way
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def augment(images: Tensor, min_crop: float, flip: bool, colour_jitter: float) -> Tensor:
+def augment(images: Tensor, size: int, min_crop: float, flip: bool, colour_jitter: float) -> Tensor:
     """Augment a batch; every draw comes from torch's global generator.
 
     Args:
         images: (B, 3, H, W) uint8.
+        size: Pixels of a side of what is returned; at most `MAX_SHRINK` times smaller than the images.
         min_crop: A crop covers a share of the area drawn from [min_crop, 1], at an aspect ratio drawn from
-            [3/4, 4/3], and is stretched to the whole size (bilinear); 1 leaves the image whole.
+            [3/4, 4/3], and is brought to the size (bilinear); 1 leaves the image whole.
         flip: Mirror each image with probability 1/2.
         colour_jitter: Brightness, contrast and saturation are multiplied by factors drawn from
             [1 - colour_jitter, 1 + colour_jitter]; 0 leaves colours alone.
 
     Returns:
-        (B, 3, H, W) uint8.
+        (B, 3, size, size) uint8.
+
+    Raises:
+        ValueError: the images are so much larger that their finest lines would flicker.
     """
-    if min_crop == 1 and not flip and colour_jitter == 0:
+    is_of_size = images.shape[-2:] == (size, size)
+    if max(images.shape[-2:]) > MAX_SHRINK * size:
+        raise ValueError(f"images of {max(images.shape[-2:])} pixels are more than {MAX_SHRINK} times {size}")
+    if min_crop == 1 and not flip and colour_jitter == 0 and is_of_size:
         return images
     pixels = images.float()
-    if min_crop < 1 or flip:
-        pixels = _crop_and_flip(pixels, min_crop, flip)
+    if min_crop < 1 or flip or not is_of_size:
+        pixels = _crop_and_flip(pixels, size, min_crop, flip)
     if colour_jitter:
         pixels = _jitter(pixels, colour_jitter)
     return pixels.round().clamp(0, 255).to(torch.uint8)
 
 
-def _crop_and_flip(pixels: Tensor, min_crop: float, flip: bool) -> Tensor:
+def _crop_and_flip(pixels: Tensor, size: int, min_crop: float, flip: bool) -> Tensor:
     count = len(pixels)
     width, height = torch.ones(count), torch.ones(count)  # shares of the sides
     if min_crop < 1:
@@ -50,7 +58,8 @@ def _crop_and_flip(pixels: Tensor, min_crop: float, flip: bool) -> Tensor:
     affine = torch.stack(
         [torch.stack([width * mirror, zero, x], 1), torch.stack([zero, height, y], 1)], 1
     )  # (B, 2, 3)
-    grid = F.affine_grid(affine.to(pixels.device), list(pixels.shape), align_corners=False)  # (B, H, W, 2)
+    shape = [count, 3, size, size]
+    grid = F.affine_grid(affine.to(pixels.device), shape, align_corners=False)  # (B, size, size, 2)
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

@@ -52,6 +52,7 @@ class Augmentation(Section):
     min_crop: Annotated[float, Field(gt=0, le=1)]  # share of the area; 1 leaves images whole
     flip: bool
     colour_jitter: Share
+    picture_size: Positive | None  # pixels of a side that crops are cut from; None: the tower's
 
 
 class Validation(Section):

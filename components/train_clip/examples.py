@@ -32,6 +32,7 @@ class Examples:
 
     Attributes:
         pixels: The decoded images.
+        image_size: Pixels of a side that the vision tower takes.
         image_rows: (N,) which of `pixels` is the image of each example.
         columns: Of the mix, sorted.
         mix: Draws a caption, as a line of `captions`, for examples.
@@ -42,6 +43,7 @@ class Examples:
         shards: Kept rows, with the columns of `CAPTION_TEXTS`.
         weights: Of the columns of the mix.
         rows: Counts which take part.
+        image_size: Pixels of a side that the vision tower takes.
 
     Raises:
         ConfigurationFault: the mix names a column that no row has.
@@ -49,7 +51,7 @@ class Examples:
     """
 
     def __init__(
-        self, pixels: Pixels, shards: list[KeptShard], weights: dict[str, float], rows: Rows
+        self, pixels: Pixels, shards: list[KeptShard], weights: dict[str, float], rows: Rows, image_size: int
     ) -> None:
         _check_columns(shards, weights)
         _check_images(pixels, shards)
@@ -66,7 +68,7 @@ class Examples:
             rows.reject("not_kept", shard.rejected)
         if not takes_part.any():
             raise DataFault("no training row is left; expected rows of split train that audit keeps")
-        self.pixels = pixels
+        self.pixels, self.image_size = pixels, image_size
         self.image_rows = torch.from_numpy(np.flatnonzero(takes_part))
         counts = counts[takes_part]
         self.mix = CaptionMix(

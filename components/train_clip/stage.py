@@ -24,6 +24,7 @@ import pyarrow as pa
 import torch
 
 from components.faults import ConfigurationFault, DataFault
+from components.ml.augmentation import MAX_SHRINK
 from components.ml.clip import load_base
 from components.ml.images import decode_image
 from components.ml.vision import image_size_of
@@ -114,8 +115,14 @@ def run(params: Params, env: Environment) -> None:
 
 def _examples(layout: Layout, settings: TrainClip, image_size: int, rows: Rows) -> Examples:
     shards = list(kept_shards(layout, "train", CAPTION_TEXTS))
-    pixels = decoded(layout.artifact("download"), layout.work(STAGE), shards, image_size, decode_image)
-    return Examples(pixels, shards, settings.caption_mix, rows)
+    picture_size = settings.augmentation.picture_size or image_size
+    if not image_size <= picture_size <= MAX_SHRINK * image_size:
+        raise ConfigurationFault(
+            f"train_clip.augmentation.picture_size is {picture_size} and the vision tower takes {image_size} "
+            f"pixels; expected null, or {image_size} to {MAX_SHRINK * image_size}: correct params"
+        )
+    pixels = decoded(layout.artifact("download"), layout.work(STAGE), shards, picture_size, decode_image)
+    return Examples(pixels, shards, settings.caption_mix, rows, image_size)
 
 
 def _validations(layout: Layout, params: Params, image_size: int) -> dict[str, Validation]:

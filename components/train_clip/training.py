@@ -55,7 +55,7 @@ def draw_batch(examples: Examples, arm: ArmSettings, settings: TrainClip, seed: 
     rows = batch_rows(len(examples), settings.batch_size, seed, step)
     captions = [examples.mix.draw(rows)]
     images = examples.pixels.batch(examples.image_rows[rows])
-    images = augment(images, look.min_crop, look.flip, look.colour_jitter)
+    images = augment(images, examples.image_size, look.min_crop, look.flip, look.colour_jitter)
     captions += [examples.mix.draw(rows) for _ in range(arm.captions_per_image - 1)]
     negative_rows = torch.randint(len(examples), (arm.caption_negatives,))
     negatives = examples.mix.draw(negative_rows)

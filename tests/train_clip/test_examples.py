@@ -58,7 +58,7 @@ def shard(lines: list[tuple[str, str, int, str]], rejected: int = 0) -> KeptShar
 
 def examples(rows: Rows | None = None, weights: dict[str, float] = WEIGHTS, **more: Any) -> Examples:
     shards = [shard(lines, **more) for lines in SHARDS]
-    return Examples(images("ab0c"), shards, weights, rows or Rows())
+    return Examples(images("ab0c"), shards, weights, rows or Rows(), 8)
 
 
 def cache(lines: list[tuple[str, str, int, int]]) -> Embeddings:
@@ -117,10 +117,10 @@ def test_a_mix_of_other_columns_and_no_row_at_all_are_refused() -> None:
     with pytest.raises(ConfigurationFault, match="names nowhere, .*the columns are alt, long, other"):
         examples(weights={"alt": 1.0, "nowhere": 1.0})
     with pytest.raises(DataFault, match="no training row is left"):
-        Examples(images("a"), [shard([("a", "alt", 0, "x")])], {"alt": 0.0}, Rows())
+        Examples(images("a"), [shard([("a", "alt", 0, "x")])], {"alt": 0.0}, Rows(), 8)
 
 
 @pytest.mark.parametrize("keys", ["abc", "ab0c1", "ba0c"])
 def test_images_of_other_rows_are_refused(keys: str) -> None:
     with pytest.raises(DataFault, match="decoded images and 4 rows with captions; expected the same keys"):
-        Examples(images(keys), [shard(lines) for lines in SHARDS], WEIGHTS, Rows())
+        Examples(images(keys), [shard(lines) for lines in SHARDS], WEIGHTS, Rows(), 8)

@@ -367,6 +367,31 @@ def test_arms_see_the_same_images_however_many_captions_they_take(
     assert len(batches[1].negative_rows) == 5
 
 
+def test_crops_are_cut_from_pictures_of_the_size_that_is_asked_for(
+    project: Layout, params: Params, env: Environment
+) -> None:
+    def with_size(size: int | None) -> Params:
+        look = params.train_clip.augmentation.model_copy(update={"min_crop": 0.5, "picture_size": size})
+        return only(changed(params, augmentation=look), "llm2clip")
+
+    larger = with_size(SIZE + SIZE // 2)
+    examples = stage._examples(project, larger.train_clip, SIZE, Rows())
+    batch = training.draw_batch(examples, larger.train_clip.arms[0], larger.train_clip, 7, 1)
+    assert batch.images.shape[-2:] == (SIZE, SIZE)
+    assert examples.pixels.batch(torch.tensor([0])).shape[-1] == SIZE + SIZE // 2
+    weights = []
+    for asked in (with_size(None), larger):
+        stage.run(asked, env)
+        weights.append(hashes()["llm2clip/vision_encoder/model.safetensors"])
+    assert weights[0] != weights[1]
+    for wrong in (SIZE - 1, 2 * SIZE + 1):
+        with pytest.raises(
+            ConfigurationFault,
+            match=rf"picture_size is {wrong} .* takes {SIZE} .*{SIZE} to {2 * SIZE}: correct",
+        ):
+            stage.run(with_size(wrong), env)
+
+
 def test_several_captions_and_negatives_train_both_kinds_of_arm(
     project: Layout, params: Params, env: Environment
 ) -> None:
