@@ -106,6 +106,47 @@ def plan(
 
 
 @app.command()
+def accept(
+    stage: Annotated[str, typer.Argument(help="Whose code changed without changing its results.")],
+) -> None:
+    """Keep a stage's results though its code changed; without it, changed code computes them again."""
+
+    def work() -> list[str]:
+        from components.settings.environment import load_environment
+        from components.storage.computed import accept
+        from components.storage.layout import Layout
+
+        changed = accept(Layout(load_environment().work_store).work(stage), stage)
+        if not changed:
+            return [f"{stage}: no code changed since it last ran; nothing to accept"]
+        return [
+            f"{stage}: results of the former code stand: {', '.join(changed)}",
+            f"next: dvc repro {stage}",
+        ]
+
+    _say(work)
+
+
+@app.command()
+def forget(
+    stage: Annotated[str, typer.Argument(help="Whose results are made or fetched again.")],
+    results: Annotated[list[str] | None, typer.Argument(help="Which of them; default: all.")] = None,
+    shard: Annotated[str | None, typer.Option(help="Only this shard, e.g. 00003.")] = None,
+    fetched: Annotated[bool, typer.Option(help="What was fetched from outside as well.")] = False,
+) -> None:
+    """Drop finished results of a stage from the work store."""
+
+    def work() -> list[str]:
+        from components.running.forget import forget
+        from components.settings.environment import load_environment
+        from components.storage.layout import Layout
+
+        return forget(Layout(load_environment().work_store), stage, results or [], shard, fetched=fetched)
+
+    _say(work)
+
+
+@app.command()
 def publish() -> None:
     """Copy the release of artifacts/register to the registry, if it is not there yet."""
 

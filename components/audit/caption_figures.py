@@ -19,11 +19,11 @@ from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
 from components.running.workers import pieces_by_content
 from components.storage.atomic import content_key
+from components.storage.computed import code_of
 from components.storage.digests import digest_of
 from components.storage.pieces import piece
 from components.storage.side_tables import CAPTIONS, read_table, write_table
 
-FORMAT_VERSION = 2  # raised by hand when a figure of the same caption changes
 LINES_AT_ONCE = 1 << 16  # as Python objects
 _NAME = pa.dictionary(pa.int32(), pa.string())
 ROWS = pa.schema([("key", pa.string()), ("split", pa.string())])
@@ -88,7 +88,7 @@ class CaptionFigures:
 
     def __call__(self, tell: Tell) -> Path:
         """Return the finished piece."""
-        key = content_key([FORMAT_VERSION, self.sha256])
+        key = content_key([code_of(self.work, "audit", "caption_figures"), self.sha256])
         made = piece(self.work / "captions", key, lambda folder: write_figures(self.path, folder))
         tell.advance()
         return made

@@ -17,6 +17,7 @@ from components.audit.scored import ImageVectors, Scored, open_vectors
 from components.faults import ConfigurationFault, DataFault
 from components.running.progress import Progress
 from components.settings.audit import Curation, Head, NearImageFilter, SimilarityFilter
+from components.storage.computed import code_of
 from components.storage.layout import Layout
 
 
@@ -66,7 +67,7 @@ class Curator:
             key = self._images.key(int(rows[np.argmin(is_known[rows])]))
             raise DataFault(
                 f"{vectors.folder} has no embedding of {key}; expected one of each image: "
-                "run `dvc repro --force recaption`"
+                "`llm2clip forget recaption image_embeddings` has them made again"
             )
         of_rows = scores[rows]
         is_kept = of_rows >= head.limit if head.keeps == "at_least" else of_rows <= head.limit
@@ -125,7 +126,8 @@ class Curator:
             )
         row_of = {self._images.key(row): row for row in rows.tolist()}
         progress = Progress(work, f"audit {name.replace('_', ' ')}", len(rows), "images")
-        found = near_images(list(row_of), vectors, settings.min_cosine, work / name, progress.advance)
+        code = code_of(work, "audit", "near_images")
+        found = near_images(list(row_of), vectors, settings.min_cosine, work / name, code, progress.advance)
         self.dropped.add(
             [row_of[key] for key in found],
             reason,

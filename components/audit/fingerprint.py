@@ -89,5 +89,5 @@ def undecodable(key: str, why: str) -> DataFault:
     """Return what to say of an image that cannot be decoded."""
     return DataFault(
         f"image {key} cannot be decoded ({why}); expected the JPEG that download wrote: "
-        "`dvc repro --force download`"
+        "`llm2clip forget download shards` has all fetched again, `--shard NAME` one shard alone"
     )

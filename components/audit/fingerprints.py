@@ -19,12 +19,12 @@ from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
 from components.running.workers import pieces_by_content
 from components.storage.atomic import content_key, write_bytes
+from components.storage.computed import code_of
 from components.storage.manifest import Entry
 from components.storage.pieces import piece
 from components.storage.shards import read_pairs
 from components.storage.side_tables import read_table, write_table
 
-FORMAT_VERSION = 2  # raised by hand when a fingerprint of the same image changes, or its piece's files
 DECODE_DEADLINE_SECONDS = 60.0  # download gave up earlier on what takes so long
 TABLE, THUMBNAILS = "fingerprints.parquet", "thumbnails.bin"
 FINGERPRINTS = pa.schema(
@@ -76,7 +76,8 @@ class ShardFingerprints:
 
     def __call__(self, tell: Tell) -> Path:
         """Return the finished piece."""
-        store, key = self.work / "fingerprints", content_key([FORMAT_VERSION, self.entry.sha256])
+        store, code = self.work / "fingerprints", code_of(self.work, "audit", "fingerprints")
+        key = content_key([code, self.entry.sha256])
         made = piece(store, key, lambda folder: self._make(folder, tell))
         tell.advance(self.entry.rows or 0)
         return made
@@ -123,7 +124,7 @@ def _refuse_equal_keys(keys: pa.ChunkedArray) -> None:
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     raise DataFault(
         f"{len(twice)} keys stand more than once in download's shards, {twice[0]} first; expected each once: "
-        "one shard is another's copy, `dvc repro --force download` makes them again"
+        "one shard is another's copy, `llm2clip forget download shards --shard NAME` has it made again"
     )
 
 

@@ -86,7 +86,7 @@ def split_places(splits: pa.ChunkedArray, where: Path) -> NDArray[np.uint8]:
     if places.null_count:
         odd = splits.filter(pc.is_null(places))[0].as_py()
         raise DataFault(
-            f"{where} holds split {odd}; expected {', '.join(SPLITS)}: run `dvc repro --force download`"
+            f"{where} holds split {odd}; expected {', '.join(SPLITS)}: `llm2clip forget download shards`"
         )
     return places.to_numpy().astype(np.uint8)
 

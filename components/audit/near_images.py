@@ -26,7 +26,6 @@ from components.storage.atomic import content_key, remove, reserve
 from components.storage.pieces import piece
 from components.storage.side_tables import read_table, write_table
 
-FORMAT_VERSION = 1  # raised by hand when the same images give others
 BLOCK = 2048
 TABLE = "near.parquet"
 NEAR = pa.schema([("place", pa.int64()), ("like", pa.int64()), ("cosine", pa.float64())])
@@ -45,6 +44,7 @@ def near_images(
     vectors: ImageVectors,
     min_cosine: float,
     work: Path,
+    code: str,
     progress: Callable[[int], None],
 ) -> dict[str, Near]:
     """Return the images that go.
@@ -54,6 +54,7 @@ def near_images(
         vectors: Embeddings of all images.
         min_cosine: From here on two images count as the same.
         work: Where finished blocks are kept.
+        code: Hash of the code that finds them.
         progress: Told the number of images of each finished block.
 
     Raises:
@@ -64,7 +65,7 @@ def near_images(
         return {}
     digest = sha256("\n".join(ordered).encode()).hexdigest()
     sources = [[entry.place, entry.sha256] for entry in vectors.entries]
-    store = work / content_key([FORMAT_VERSION, BLOCK, digest, sources, min_cosine])
+    store = work / content_key([code, digest, sources, min_cosine])
     matrix = _matrix(ordered, vectors, work / "vectors.npy")
     kept = np.ones(len(ordered), bool)
     found: dict[str, Near] = {}
@@ -140,6 +141,6 @@ def _matrix(ordered: list[str], vectors: ImageVectors, path: Path) -> Any:  # no
     if missing:
         raise DataFault(
             f"{vectors.folder} has no embedding of {len(missing)} images (first {min(missing)}); expected "
-            "one of each: run `dvc repro --force recaption`"
+            "one of each: `llm2clip forget recaption image_embeddings` has them made again"
         )
     return matrix

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Scores = dict[str, NDArray[np.float32]]
-_MEND = "run `dvc repro --force recaption`"
+_MEND = "run `llm2clip forget recaption scores`"
 
 
 @dataclass(frozen=True)

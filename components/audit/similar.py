@@ -27,9 +27,9 @@ from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
 from components.running.workers import finished_pieces
 from components.storage.atomic import content_key, read_json, remove, write_json
+from components.storage.computed import code_of
 from components.storage.pieces import piece
 
-FORMAT_VERSION = 1  # raised by hand when the same images are like others, or cells are cut otherwise
 JOB_ROWS = 1 << 17
 FOUND, COMPARED = "found.npy", "compared.json"
 MODULES = Modules(imported=("components.audit.similar",), refused=("pandas", "torch"))
@@ -133,7 +133,8 @@ def find_similar(
         work: The stage's folder in the work store.
         processes: How many to work with.
     """
-    folder, store = work / "search", work / "similar" / _identity(hashes, splits, thumbnails, alike)
+    code = code_of(work, "audit", "similar_images")
+    folder, store = work / "search", work / "similar" / _identity(code, hashes, splits, thumbnails, alike)
     remove(folder)
     folder.mkdir(parents=True)
     cells = Cells(contrasts_of(thumbnails), alike.difference)
@@ -160,12 +161,12 @@ def find_similar(
 
 
 def _identity(
-    hashes: NDArray[np.uint64], splits: NDArray[np.uint8], thumbnails: Thumbnails, alike: Alike
+    code: str, hashes: NDArray[np.uint64], splits: NDArray[np.uint8], thumbnails: Thumbnails, alike: Alike
 ) -> str:
     """Return the name of a search; thumbnails lie in finished pieces, whose names are of their content."""
     digests = [sha256(array.tobytes()).hexdigest() for array in (hashes, splits)]
     pieces = ["/".join(path.parts[-2:]) for path in thumbnails.paths]
-    return content_key([FORMAT_VERSION, JOB_ROWS, digests, pieces, alike.bits, alike.difference])
+    return content_key([code, digests, pieces, alike.bits, alike.difference])
 
 
 def _parts(starts: Rows) -> Iterator[tuple[int, int]]:

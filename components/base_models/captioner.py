@@ -21,8 +21,8 @@ from components.ml.captioner import (
     save_captioner,
     write_texts,
 )
+from components.ml.schedule import batch_rows
 from components.ml.tokenizer import train_bpe
-from components.running.training import batch_rows
 from components.settings.base_models import MadeCaptioner
 from components.sources.scene_scores import fact_scores
 from components.sources.scene_space import BACKGROUNDS, COLOURS, FILLS, PLACES, SHAPES, SIZES
@@ -41,6 +41,7 @@ def make_captioner(section: MadeCaptioner, workshop: Workshop) -> Path:
     """Return the folder of the model, its tokenizer and its `about.json`."""
     train, held_out = read_scene_sets(section.scenes, workshop)
     identity = {
+        "code": workshop.code_of("captioner"),
         "captioner": section.model_dump(),
         "scenes": [train.key, held_out.key],
         "cell_std": CELL_STD,

@@ -15,8 +15,8 @@ from components.base_models.workshop import Workshop, write_about
 from components.ml.clip import image_embeddings, save_clip, text_embeddings
 from components.ml.contrastive import clip_loss
 from components.ml.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel
+from components.ml.schedule import batch_rows
 from components.ml.tokenizer import train_bpe
-from components.running.training import batch_rows
 from components.settings.base_models import MadeClip
 
 MLP_EXPANSION = 4
@@ -30,7 +30,12 @@ def make_clip(section: MadeClip, workshop: Workshop) -> Path:
     texts = read_texts(section.texts, workshop)
     train, held_out = read_scene_sets(section.scenes, workshop) if section.scenes else (None, None)
     scenes_key = [train.key, held_out.key] if train and held_out else None
-    identity = {"clip": section.model_dump(), "texts": texts.key, "scenes": scenes_key}
+    identity = {
+        "code": workshop.code_of("clip"),
+        "clip": section.model_dump(),
+        "texts": texts.key,
+        "scenes": scenes_key,
+    }
 
     def make(folder: Path) -> None:
         torch.manual_seed(workshop.seed)

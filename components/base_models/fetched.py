@@ -21,6 +21,7 @@ from components.faults import ConfigurationFault
 from components.running.model_weights import WEIGHTS, check_model_files, weights_in
 from components.settings.base_models import BucketModel, Fetched, FolderModel, HubModel
 from components.storage.atomic import sha256_of, write_json
+from components.storage.computed import FETCHED
 
 UNUSED = ("pooler.", "decoder.")  # weights of a model that its sentence encoder has no part in
 
@@ -81,7 +82,7 @@ def fetch(
         about: dict[str, Any] = {**section.model_dump(), "trained": True, "parameters": parameters}
         write_json(folder / "about.json", {**about, "steps": None, "final_loss": None, "held_out": None})
 
-    return workshop.piece(name, identity, make)
+    return workshop.piece(name, {**identity, "format_version": FETCHED["model"]}, make)
 
 
 def _keep(folder: Path, taken: list[Path]) -> None:

@@ -17,8 +17,8 @@ from components.base_models.workshop import Workshop, write_about
 from components.faults import ConfigurationFault
 from components.ml.cooccurrence import cooccurrence_embeddings
 from components.ml.plain_text import framed_ids, text_ids
+from components.ml.schedule import batch_rows
 from components.ml.tokenizer import train_bpe
-from components.running.training import batch_rows
 from components.settings.base_models import MadeLlm
 
 HELD_OUT_BATCH = 16
@@ -27,7 +27,7 @@ HELD_OUT_BATCH = 16
 def make_llm(section: MadeLlm, workshop: Workshop) -> Path:
     """Return the folder of the model, its tokenizer and its `about.json`."""
     texts = read_texts(section.texts, workshop)
-    identity = {"llm": section.model_dump(), "texts": texts.key}
+    identity = {"code": workshop.code_of("llm"), "llm": section.model_dump(), "texts": texts.key}
 
     def make(folder: Path) -> None:
         torch.manual_seed(workshop.seed)

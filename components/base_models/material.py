@@ -14,7 +14,6 @@ from components.faults import DataFault
 from components.ml.images import square_of
 from components.settings.sources import Scenes, TextSource
 from components.sources.rows import Rejection, read_rows
-from components.sources.scene_drawing import FORMAT_VERSION as DRAWING_VERSION
 from components.sources.scenes import Scene, draw_scenes, render, scene_captions
 from components.storage.atomic import content_key
 
@@ -51,8 +50,8 @@ class SceneSet:
 
     @cached_property
     def key(self) -> str:
-        """One hash for what the pictures show, how they are drawn and what is said about them."""
-        return content_key([[scene.identity for scene in self.scenes], self.captions, DRAWING_VERSION])
+        """One hash for what the pictures show, and what is said about them."""
+        return content_key([[scene.identity for scene in self.scenes], self.captions])
 
     @cached_property
     def pictures(self) -> Tensor:

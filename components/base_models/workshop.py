@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components.ml.schedule import warmup_cosine
 from components.running.rows import Rows
-from components.running.training import Run, train, warmup_cosine
+from components.running.training import Run, train
 from components.settings.base_models import Schedule
 from components.storage.atomic import content_key, write_json
+from components.storage.computed import code_of
 from components.storage.pieces import piece
 
-FORMAT_VERSION = 2  # raised by hand when the same params give other weights
 BETAS = (0.9, 0.98)  # CLIP's second one (Radford et al. 2021, table 19): short runs with large steps
 MAX_GRADIENT_NORM = 1.0
 
@@ -33,9 +34,19 @@ class Workshop:
     rows: Rows
 
     def piece(self, name: str, identity: dict[str, Any], make: Callable[[Path], None]) -> Path:
-        """Return the folder of a finished model, made unless one of the same identity is there."""
-        key = content_key({**identity, "seed": self.seed, "format_version": FORMAT_VERSION})
+        """Return the folder of a finished model, made unless one of the same identity is there.
+
+        Args:
+            name: Its place below the artifact.
+            identity: What decides it, `code` or `format_version` among it, besides the seed.
+            make: Fills an empty folder.
+        """
+        key = content_key({**identity, "seed": self.seed})
         return piece(self.work / "pieces" / name, key, make)
+
+    def code_of(self, name: str) -> str:
+        """Return the hash of the code that makes a model: llm, clip or captioner."""
+        return code_of(self.work, "base_models", name)
 
     def train(
         self,
@@ -70,8 +81,7 @@ class Workshop:
         model.train()
         rate = warmup_cosine(schedule.warmup_steps, schedule.steps)
         run = Run(f"base_models {name}", {name: model}, optimizer, rate, schedule.steps, step, self.seed)
-        whole = {**identity, "seed": self.seed, "format_version": FORMAT_VERSION}
-        history = train(run, self.work, whole, self.checkpoint_steps)
+        history = train(run, self.work, {**identity, "seed": self.seed}, self.checkpoint_steps)
         model.eval()
         return history[-1]["loss"]
 

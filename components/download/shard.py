@@ -15,15 +15,16 @@ from components.ml.picture_formats import PNG_HEAD_BYTES, preparation_of
 from components.running.jobs import Tell
 from components.settings.download import Download
 from components.sources.rows import ImageFile, ImageMember, ImageScene, Rejection, Row
-from components.sources.scene_drawing import FORMAT_VERSION as SCENE_VERSION
 from components.sources.texts import without_hash
-from components.storage.atomic import content_key, sha256_of, write_json
+from components.storage.atomic import content_key, read_json, sha256_of, write_json
 from components.storage.bucket import open_bucket
 from components.storage.bulk import forget_lost, keep_remote
+from components.storage.computed import FETCHED, code_of
 from components.storage.rounds import Rounds, set_aside
 from components.storage.shards import Pair, write_shard
 
-FORMAT_VERSION = 4  # raised whenever the same rows give other bytes
+DRAWN = 1  # stands for what draws a scene, whose hash lies beside the shard, for it decides no other row
+DRAWN_BY = "drawn_by.json"  # of a finished shard, and of no output
 SPEED_ONLY = {"connections", "connections_per_host"}
 
 
@@ -55,7 +56,7 @@ class Shard:
         key = shard_key(self.name, self.rows, self.params)
         rounds = Rounds(self.store, key, lambda folder: forget_lost(folder, root))
         latest = rounds.latest()
-        if latest and came_without_network(latest, self.name):
+        if latest and (came_without_network(latest, self.name) or self._is_drawn_otherwise(latest)):
             set_aside(latest)
             latest = None
         if latest:
@@ -85,6 +86,8 @@ class Shard:
 
         with Spool(folder) as spool:
             known = known_rows(before, self.store.parent, spool) if before else {}
+            if before and self._is_drawn_otherwise(before):
+                known = {number: one for number, one in known.items() if not _is_drawn(self.rows[number])}
             taken = Taking(self.params, spool, tell, self.deadly).all(self.rows, known)
             entries = [entry_of(row, one) for row, one in zip(self.rows, taken, strict=True)]
             pairs = (
@@ -95,6 +98,24 @@ class Shard:
             write_shard(folder / f"{self.name}.tar", pairs)
         write_ledger(folder / f"{self.name}.parquet", entries)
         write_json(folder / f"{self.name}_stats.json", stats_of(entries))
+        if any(map(_is_drawn, self.rows)):
+            write_json(folder / DRAWN_BY, self._drawing)
+
+    @property
+    def _drawing(self) -> str:
+        """The hash of the code that draws scenes."""
+        return code_of(self.store.parent, "download", "scenes")
+
+    def _is_drawn_otherwise(self, finished: Path) -> bool:
+        """Say whether other code drew a finished shard's scenes: they are drawn again, all else stays."""
+        if not any(map(_is_drawn, self.rows)):
+            return False
+        path = finished / DRAWN_BY
+        return not path.is_file() or read_json(path) != self._drawing
+
+
+def _is_drawn(row: Row | Rejection) -> bool:
+    return isinstance(row, Row) and isinstance(row.image, ImageScene)
 
 
 def shard_key(name: str, rows: Sequence[Row | Rejection], params: Download) -> str:
@@ -107,7 +128,7 @@ def shard_key(name: str, rows: Sequence[Row | Rejection], params: Download) -> s
         "images": params.images.model_dump(),
         "max_urls_per_body": params.max_urls_per_body,
     }
-    return content_key([FORMAT_VERSION, name, digest.hexdigest(), decisive])
+    return content_key([FETCHED["shard"], name, digest.hexdigest(), decisive])
 
 
 def _identity(row: Row | Rejection, max_bytes: int) -> Any:  # noqa: ANN401 - plain values
@@ -115,7 +136,7 @@ def _identity(row: Row | Rejection, max_bytes: int) -> Any:  # noqa: ANN401 - pl
         return {name: value for name, value in asdict(row).items() if name != "value"}
     image: Any
     if isinstance(row.image, ImageScene):
-        image = [row.image.scene.identity, row.image.size, SCENE_VERSION]
+        image = [row.image.scene.identity, row.image.size, DRAWN]
     elif isinstance(row.image, ImageFile):
         image = [row.image.name, None]
         if row.image.path.is_file():

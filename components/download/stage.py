@@ -18,7 +18,7 @@ from math import ceil
 from pathlib import Path
 
 from components.download.far_shards import bring_shards
-from components.download.shard import Shard
+from components.download.shard import DRAWN_BY, Shard
 from components.download.survey import each_url_once, groups, image_rows, survey, text_rows
 from components.download.tally import Tally
 from components.download.texts import write_texts
@@ -65,7 +65,7 @@ def run(params: Params, env: Environment) -> None:
             for made in finished:
                 name = shard_name(shards)
                 out.rows[f"shards/{name}.tar"] = tally.add(made, name)
-                out.remote += put_files(made, out.folder / "shards")
+                out.remote += put_files(made, out.folder / "shards", leave=(DRAWN_BY,))
                 shards += 1
         tally.check(given=known.image_rows)
 

@@ -22,6 +22,7 @@ from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import content_key, remove, write_json
 from components.storage.bucket import Bucket
 from components.storage.bulk import forget_lost, keep_remote, local_copy
+from components.storage.computed import FETCHED, code_of
 from components.storage.embeddings import read_vectors, write_embeddings
 from components.storage.manifest import Entry, listed
 from components.storage.pieces import is_intact, piece
@@ -30,7 +31,6 @@ from components.storage.side_tables import read_table, text_key, write_table
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 3  # raised by hand when equal params and texts give other vectors
 TEXTS = "texts.parquet"  # of a piece, and of no output
 SEEN_TEXTS = pa.schema([("text_key", pa.string()), ("tokens", pa.int32()), ("is_cut", pa.bool_())])
 _MEND = "it is made again"
@@ -76,7 +76,9 @@ class Embedder:
 
     @cached_property
     def _of_encoder(self) -> str:
-        return content_key([FORMAT_VERSION, self.encoder.about])
+        made_by = self.encoder.made_by
+        code = code_of(self.store.parent, "embed_captions", made_by) if made_by else FETCHED["embedding"]
+        return content_key([code, self.encoder.about])
 
     def folder(self, file: TextFile) -> Path:
         """Return where the piece of a file is, or will be: named by a hash of all that decides it."""

@@ -33,12 +33,12 @@ class Encoder(Protocol):
         name: Of its folder in the artifact.
         about: All that decides an embedding, for the header of its files.
         dimension: Numbers of an embedding.
-        is_here: Whether it works on this machine, and so is faster in several processes.
+        made_by: Which of `computed.MAKERS` embeds, on this machine; None: a server.
     """
 
     name: str
     about: dict[str, Any]
-    is_here: bool
+    made_by: str | None
 
     @property
     def dimension(self) -> int:

@@ -107,7 +107,7 @@ def fill(parts: int, params: Params, env: Environment, encoders: Sequence[Encode
     for embedder, missing in zip(
         embedders_of(encoders, params, layout, progress.advance), found, strict=True
     ):
-        if parts == 1 or not embedder.encoder.is_here:
+        if parts == 1 or not embedder.encoder.made_by:
             make(embedder, missing.shards, prompts)
 
 
@@ -121,7 +121,7 @@ def _fill_by(
     progress: Progress,
 ) -> None:
     """Have so many processes make the pieces of encoders that work here."""
-    here = [(one.name, missing.shards) for one, missing in zip(encoders, found, strict=True) if one.is_here]
+    here = [(one.name, missing.shards) for one, missing in zip(encoders, found, strict=True) if one.made_by]
     gpus = [gpu_of(place) for place in range(parts)] if env.device == "cuda" else [None] * parts
     threads = env.threads or max(1, usable_cores() // parts)
     jobs = (
@@ -142,7 +142,7 @@ def _fill_by(
 
 def parts_of(env: Environment, encoders: Sequence[Encoder], found: Sequence[Missing]) -> int:
     """Return how many processes there is work for: one a GPU, or as many as cores and memory allow."""
-    here = [(one, missing) for one, missing in zip(encoders, found, strict=True) if one.is_here]
+    here = [(one, missing) for one, missing in zip(encoders, found, strict=True) if one.made_by]
     shards = max((len(missing.shards) for _, missing in here), default=0)
     texts = sum(missing.new for _, missing in here)
     most = min(shards, texts // TEXTS_A_PROCESS)

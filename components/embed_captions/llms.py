@@ -24,7 +24,7 @@ ALONE = 1  # batch_tokens of the check: every text is a batch of its own, so not
 class Llm:
     """The base LLM or the tuned one; see `Encoder`. Loaded when first asked for."""
 
-    is_here = True
+    made_by: str | None = "llm"
 
     def __init__(self, name: str, layout: Layout, params: EmbedCaptions, device: str) -> None:
         self.name, self._params, self._device = name, params, device

@@ -22,7 +22,7 @@ ALONE = 1  # batch_tokens: every text is a batch of its own
 class OtherSentenceEncoder:
     """See `Encoder`. Loaded when first asked for."""
 
-    is_here = True
+    made_by: str | None = "sentence_encoder"
 
     def __init__(self, section: Section, layout: Layout, device: str) -> None:
         self.name, self._section, self._device = section.name, section, device
@@ -41,7 +41,7 @@ class OtherSentenceEncoder:
                 "expected it: `pip install -e .[sentence-transformers]`"
             ) from None
         except ValueError as error:
-            raise DataFault(f"{error}; `dvc repro --force base_models` brings it again") from None
+            raise DataFault(f"{error}; `llm2clip forget base_models text_encoders` brings it again") from None
 
     @cached_property
     def dimension(self) -> int:

@@ -39,7 +39,7 @@ class ServerEncoder:
         ConfigurationFault: the URL is missing or no plain address.
     """
 
-    is_here = False
+    made_by: str | None = None
 
     def __init__(self, section: EndpointEncoder, layout: Layout, endpoint: str, key: SecretStr) -> None:
         self.name, self._section = section.name, section

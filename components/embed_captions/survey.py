@@ -99,7 +99,7 @@ def tell_time(
     if earlier:
         total_seconds = new * earlier.seconds_per_row
         origin = f"{earlier.seconds_per_row:.2g} s a text: {earlier.origin}"
-    elif can_try and new >= TEXTS_WORTH_A_SAMPLE and all(one.is_here for one in encoders):
+    elif can_try and new >= TEXTS_WORTH_A_SAMPLE and all(one.made_by for one in encoders):
         total_seconds = sum(_sampled_seconds(*one) for one in zip(encoders, found, strict=True))
         origin = "as long as some of the texts took now"
     else:

@@ -82,7 +82,7 @@ def run(params: Params, env: Environment) -> None:
             name: measure_captions(*of_task, caches, settings, params.seed) for name, of_task in pairs.items()
         }
     except ValueError as error:
-        raise DataFault(f"{error}; `dvc repro --force train_clip` trains the arms again") from None
+        raise DataFault(f"{error}; `llm2clip forget train_clip arms` has them trained again") from None
 
     subject, *controls = arms
     differences = {
@@ -118,7 +118,7 @@ def _image_size(layout: Layout) -> int:
     try:
         return image_size_of(load_base(layout.artifact("base_models") / "clip"))
     except ValueError as error:
-        raise DataFault(f"{error}; `dvc repro --force base_models` makes it again") from None
+        raise DataFault(f"{error}; `llm2clip forget base_models clip` has it made again") from None
 
 
 def _measure_arms(

@@ -23,7 +23,6 @@ from components.ml.clip import (
     text_embeddings,
 )
 from components.ml.images import decode_image
-from components.ml.plain_text import holds_special
 from components.ml.precision import autocast
 from components.ml.vision import embedding_width, image_size_of
 from components.settings.recaption import Scores
@@ -65,7 +64,7 @@ class BaseClip:
                 batch = torch.stack(list(islice(images, self._batch_size)))
             except ValueError as error:
                 raise DataFault(
-                    f"a shard of download holds {error}; run `dvc repro --force download`"
+                    f"a shard of download holds {error}; run `llm2clip forget download shards`"
                 ) from None
             with self._computing():
                 parts.append(image_embeddings(model, batch.to(self._device)).float().cpu())
@@ -95,14 +94,6 @@ class BaseClip:
         model, tokenizer = self._loaded
         return are_cut(model, tokenizer, list(texts))
 
-    def newer(self, texts: list[str]) -> list[str]:
-        """Return what tells scores from those of a time when special tokens in a text cut it; mostly nothing.
-
-        Raises:
-            DataFault: the model cannot be loaded.
-        """
-        return ["special tokens are text"] if holds_special(self._tokenizer, texts) else []
-
     @contextmanager
     def _computing(self) -> Iterator[None]:
         with torch.inference_mode(), autocast(self._device, self._precision):
@@ -129,7 +120,7 @@ class BaseClip:
         try:
             yield
         except ValueError as error:
-            raise DataFault(f"{error}; run `dvc repro --force base_models`") from None
+            raise DataFault(f"{error}; run `llm2clip forget base_models clip`") from None
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

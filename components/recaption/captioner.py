@@ -6,9 +6,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from components.recaption.gates import Asked
 from components.storage.shards import Pair
 from components.storage.side_tables import Caption, Draft
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caption was asked for as.
+
+    Attributes:
+        kind: Short or dense; None of an existing column of which nobody says so.
+        prompt: That a model was spoken to by; None: one that is not known here, of captions that came with
+            the data. Empty: nobody was spoken to, so neither refusals nor marks of a chat are looked for.
+    """
+
+    kind: str | None
+    prompt: str | None
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether somebody was spoken to."""
+        return self.prompt != ""
 
 
 @dataclass(frozen=True)
@@ -18,12 +36,14 @@ class Part:
     Attributes:
         columns: What it writes, each column with the split it is written for.
         identity: All that decides what it writes besides the rows, as plain values.
+        made_by: Which of `computed.MAKERS` writes it; None: an endpoint, whose answers are kept for good.
         reads_captions: Whether it reads the captions of the source; else it sees pixels and nothing else.
         retry_rounds: At most so often it is asked again for what did not come, see `passing`.
     """
 
     columns: frozenset[tuple[str, str]]
     identity: dict[str, Any]
+    made_by: str | None
     reads_captions: bool = False
     retry_rounds: int = 0
 

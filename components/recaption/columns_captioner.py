@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 
-from components.recaption.captioner import Part
-from components.recaption.gates import Asked
+from components.recaption.captioner import Asked, Part
 from components.settings.recaption import ColumnsCaptioner, Take
 from components.settings.sources import Source, caption_columns
 from components.storage.shards import Pair
@@ -61,7 +60,7 @@ class FromColumns:
 
     def parts(self) -> list[Part]:
         """See `Captioner`."""
-        return [Part(frozenset(self.columns()), self._section.model_dump(), reads_captions=True)]
+        return [Part(frozenset(self.columns()), self._section.model_dump(), "columns", reads_captions=True)]
 
     def write(self, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
         """See `Captioner`."""

@@ -31,6 +31,8 @@ class EndpointWriter:
         ConfigurationFault: the URL is missing or no plain address.
     """
 
+    made_by: str | None = None
+
     def __init__(self, section: EndpointCaptioner, endpoint: str, key: SecretStr) -> None:
         self._section, self._server = section, server_of(section, endpoint, key)
         self._url = completions_url(self._server)

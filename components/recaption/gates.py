@@ -6,12 +6,12 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from operator import eq
 
 from components.ml.words import UNSPACED
 from components.recaption.answers import is_of_chat, is_refusal, is_unfilled
+from components.recaption.captioner import Asked
 from components.recaption.languages import other_language
 from components.settings.recaption import CaptionGates
 
@@ -24,25 +24,6 @@ WORD = re.compile(rf"[{UNSPACED}]|[^\W_]+(?:['’][^\W_]+)*")  # here `don't` is
 CHAT_TOKENS = re.compile(r"<\|[a-z0-9_]+\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>")
 # categories Cc and Cs without white space, and noncharacters
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a caption was asked for as.
-
-    Attributes:
-        kind: Short or dense; None of an existing column of which nobody says so.
-        prompt: That a model was spoken to by; None: one that is not known here, of captions that came with
-            the data. Empty: nobody was spoken to, so neither refusals nor marks of a chat are looked for.
-    """
-
-    kind: str | None
-    prompt: str | None
-
-    @property
-    def is_answer(self) -> bool:
-        """Whether somebody was spoken to."""
-        return self.prompt != ""
 
 
 def fault(text: str, language: str, asked: Asked, gates: CaptionGates) -> str | None:

@@ -10,8 +10,7 @@ from typing import Any
 from components.faults import ConfigurationFault, DataFault
 from components.ml.captioner import load_captioner, write_texts
 from components.ml.images import decode_images
-from components.recaption.captioner import Part
-from components.recaption.gates import Asked
+from components.recaption.captioner import Asked, Part
 from components.settings.recaption import ModelCaptioner
 from components.storage.manifest import folder_key
 from components.storage.shards import Pair
@@ -62,7 +61,7 @@ class FromPixels:
     def parts(self) -> list[Part]:
         """See `Captioner`."""
         identity = {"model": self._weights_key, **self._section.model_dump()}
-        return [Part(frozenset(self.columns()), identity)]
+        return [Part(frozenset(self.columns()), identity, "model")]
 
     def write(self, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
         """See `Captioner`; what the source said about the rows is not looked at."""
@@ -78,7 +77,9 @@ class FromPixels:
         try:
             images = decode_images(jpegs, captioner.config.image_size).to(self._device)
         except ValueError as error:
-            raise DataFault(f"a shard of download holds {error}; run `dvc repro --force download`") from None
+            raise DataFault(
+                f"a shard of download holds {error}; run `llm2clip forget download shards`"
+            ) from None
         return {kind: write_texts(captioner, tokenizer, images, kind) for kind in self._section.writes}
 
     @cached_property
@@ -86,5 +87,5 @@ class FromPixels:
         try:
             captioner, tokenizer = load_captioner(self._folder)
         except (ValueError, TypeError) as error:
-            raise DataFault(f"{error}; run `dvc repro --force base_models`") from None
+            raise DataFault(f"{error}; run `llm2clip forget base_models captioner`") from None
         return captioner.to(self._device), tokenizer

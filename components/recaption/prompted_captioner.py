@@ -9,8 +9,7 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from components.faults import ConfigurationFault
-from components.recaption.captioner import Part
-from components.recaption.gates import Asked
+from components.recaption.captioner import Asked, Part
 from components.recaption.languages import SCRIPTS
 from components.settings.recaption import PromptedCaptioner
 from components.storage.shards import Pair
@@ -45,7 +44,13 @@ def messages(order: Order) -> list[dict[str, Any]]:
 
 
 class Writer(Protocol):
-    """Something that runs a model."""
+    """Something that runs a model.
+
+    Attributes:
+        made_by: See `Part`.
+    """
+
+    made_by: str | None
 
     def identity(self) -> dict[str, Any]:
         """Return what decides its replies besides the orders, as plain values."""
@@ -106,6 +111,7 @@ class FromPrompts:
                     "prompt": self._section.prompts[kind],
                     "max_new_tokens": self._section.max_new_tokens[kind],
                 },
+                self._writer.made_by,
                 retry_rounds=self._retry_rounds,
             )
             for column, kind in self._kinds.items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
@@ -17,11 +17,11 @@ import torch
 from components.faults import ConfigurationFault
 from components.recaption.agreement import Agreement
 from components.recaption.base_clip import BaseClip
-from components.recaption.shard import Shard
 from components.running.workers import usable_cores
 from components.settings.environment import Environment
 from components.settings.recaption import Scores
 from components.storage.atomic import content_key, read_json, write_json
+from components.storage.computed import code_of
 from components.storage.layout import Layout
 from components.storage.pieces import piece, put_files
 from components.storage.scores import (
@@ -34,7 +34,9 @@ from components.storage.scores import (
 )
 from components.storage.side_tables import Caption, read_table, write_table
 
-FORMAT_VERSION = 1  # raised by hand when the same images and captions get other scores
+if TYPE_CHECKING:
+    from components.recaption.shard import Shard
+
 SIMILARITIES = pa.schema([field for field in SCORES if field.name != "agreement"])
 TABLE, FIGURES = "similarities.parquet", "figures.json"
 
@@ -55,7 +57,8 @@ class Scorer:
         self._columns, self._progress = section.columns, progress
         threads = env.processes or usable_cores()
         self._clip = BaseClip(layout.artifact("base_models"), section, env.device, threads)
-        self._pieces = layout.work("recaption") / "pieces"
+        self._work = layout.work("recaption")
+        self._pieces = self._work / "pieces"
         self._agreement = Agreement()
         self._sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
@@ -106,7 +109,7 @@ class Scorer:
 
     def image_piece(self, shard: Shard) -> Path:
         """Return the finished piece of a shard's image embeddings, made now unless it is there."""
-        about = {**self._clip.identity, "dtype": "float16", "format_version": FORMAT_VERSION}
+        about = {**self._clip.identity, "dtype": "float16"}
 
         unseen = shard.entry.rows or 0
 
@@ -126,7 +129,8 @@ class Scorer:
             table = pa.table(columns, schema=EMBEDDED_IMAGES)
             write_image_embeddings(folder, shard.entry.name, about, table, embeddings)
 
-        key = content_key({"shard": shard.entry.sha256, "name": shard.entry.name, **about})
+        code = code_of(self._work, "recaption", "image_embeddings")
+        key = content_key({"shard": shard.entry.sha256, "name": shard.entry.name, "code": code, **about})
         made = piece(self._pieces / IMAGES_FOLDER, key, make)
         self._progress(unseen)  # all, where an earlier run made it
         return made
@@ -140,8 +144,8 @@ class Scorer:
             write_json(folder / FIGURES, figures)
 
         lines = [[caption.key, caption.number, caption.text] for caption in captions]
-        newer = self._clip.newer([caption.text for caption in captions])
-        key = content_key([images.name, captions[0].column, lines, *newer])
+        code = code_of(self._work, "recaption", "similarities")
+        key = content_key([code, images.name, captions[0].column, lines])
         return piece(self._pieces / SCORES_FOLDER, key, make)
 
     def _similarities(self, images: Path, captions: list[Caption]) -> tuple[pa.Table, dict[str, float]]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 
 from components.faults import ConfigurationFault, DataFault
 from components.recaption.captioner import Captioner, Part
 from components.recaption.passing import may_pass, settled
 from components.recaption.shown import Counts, Shown
-from components.storage.atomic import content_key, read_json, write_json
+from components.recaption.source_captions import CAPTIONS, PIXELS, is_storable, write_source
+from components.storage.atomic import content_key, read_json
+from components.storage.computed import FETCHED, code_of
 from components.storage.manifest import Entry
 from components.storage.pieces import piece
 from components.storage.rounds import Rounds
@@ -22,12 +22,10 @@ from components.storage.side_tables import (
     Draft,
     read_captions,
     read_drafts,
-    write_captions,
     write_drafts,
 )
 
-FORMAT_VERSION = 3  # raised by hand when the same params write other captions, or pieces hold other files
-CAPTIONS, PIXELS, DRAFTS = "captions.parquet", "pixels.json", "drafts.parquet"
+DRAFTS = "drafts.parquet"
 
 
 @dataclass(frozen=True)
@@ -50,31 +48,22 @@ class Shard:
         Raises:
             DataFault: a caption is no text that UTF-8 can hold.
         """
-        key = content_key({"shard": self.entry.sha256, "format_version": FORMAT_VERSION})
-        return piece(self.work / "pieces" / "source", key, self._write_source)
+        key = content_key({"shard": self.entry.sha256, "code": self.code_of("source_captions")})
+        return piece(
+            self.work / "pieces" / "source",
+            key,
+            lambda folder: write_source(self.entry.uri, self.pairs, folder),
+        )
+
+    def code_of(self, result: str) -> str:
+        """Return the hash of the code that computes one of the stage's results."""
+        return code_of(self.work, "recaption", result)
 
     @cached_property
     def pixels(self) -> dict[str, str]:
         """A hash of the keys and images of each split that has rows."""
         pixels: dict[str, str] = read_json(self.source / PIXELS)
         return pixels
-
-    def _write_source(self, folder: Path) -> None:
-        captions = [
-            Caption(key=pair.key, split=pair.metadata["split"], **caption)
-            for pair in self.pairs
-            for caption in pair.metadata["captions"]
-        ]
-        if odd := next((caption.key for caption in captions if not _is_storable(caption.text)), None):
-            raise DataFault(
-                f"{self.entry.uri}: a caption of {odd} holds half a character; expected text: "
-                "run `dvc repro --force download`"
-            )
-        write_captions(folder / CAPTIONS, captions)
-        images: dict[str, list[list[str]]] = defaultdict(list)
-        for pair in self.pairs:
-            images[pair.metadata["split"]].append([pair.key, sha256(pair.jpeg).hexdigest()])
-        write_json(folder / PIXELS, {split: content_key(found) for split, found in images.items()})
 
 
 def source_captions(shard: Shard) -> list[Caption]:
@@ -106,7 +95,7 @@ def rounds_of(shard: Shard, captioner: Captioner, part: Part) -> Rounds:
         "reads": shard.entry.sha256 if part.reads_captions else seen,
         "columns": sorted(part.columns),
         "captioner": part.identity,
-        "format_version": FORMAT_VERSION,
+        **({"code": shard.code_of(part.made_by)} if part.made_by else {"format_version": FETCHED["draft"]}),
     }
     return Rounds(shard.work / "pieces" / captioner.name, content_key(decided_by))
 
@@ -171,18 +160,10 @@ def _written(
 def _storable(draft: Draft) -> Draft:
     """Return a draft that UTF-8 can hold: one with half a character is set aside, that half spelled out."""
     text = draft.caption.text
-    if _is_storable(text):
+    if is_storable(text):
         return draft
     spelled = text.encode("utf-8", "backslashreplace").decode()
     return Draft(replace(draft.caption, text=spelled), "control_characters")
-
-
-def _is_storable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_complete(shard: Shard, captioner: Captioner, part: Part, drafts: list[Draft]) -> None:

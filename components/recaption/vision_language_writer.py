@@ -48,6 +48,8 @@ class TransformersWriter:
         ConfigurationFault: base_models brought no such model.
     """
 
+    made_by = "vision_language"
+
     def __init__(self, section: VisionLanguageCaptioner, base_models: Path, env: Environment) -> None:
         self._section, self._env = section, env
         self._folder = model_folder(section.name, section.model, base_models)

@@ -36,6 +36,8 @@ class VllmWriter:
         ConfigurationFault: vLLM is not installed, or base_models brought no such model.
     """
 
+    made_by = "vllm"
+
     def __init__(self, section: VllmCaptioner, base_models: Path) -> None:
         try:
             import vllm

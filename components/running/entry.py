@@ -28,6 +28,7 @@ from components.settings.environment import Environment, load_environment
 from components.settings.params import Params, load_params
 from components.storage.atomic import remove, write_json
 from components.storage.bulk import FETCHED
+from components.storage.computed import remember_code
 from components.storage.layout import PARAMS, Layout
 from components.storage.pieces import remove_unfinished
 
@@ -115,6 +116,7 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
             settled = resolved(params, stage, env.device)
             importlib.import_module(f"components.{stage}.stage").run(settled, env)
             stop_server()
+            remember_code(work, stage)
             costs.write(layout, stage)
         finally:
             ignore_stop_signals()

@@ -14,6 +14,7 @@ from components.ml.images import decode_image
 from components.running.rows import Rows
 from components.settings.evaluate import RetrievalTask
 from components.settings.tune_llm import CaptionRetrieval
+from components.storage.computed import code_of
 from components.storage.kept import KeptShard, kept_shards
 from components.storage.layout import Layout
 from components.storage.pixels import Pixels, decoded
@@ -71,7 +72,7 @@ def read_held_out(
     Args:
         layout: Where the artifacts are.
         split: validation or test.
-        work: Where the stage keeps decoded images.
+        work: The stage's folder in the work store, where it keeps decoded images.
         image_size: Pixels of a side.
         rows: Counts the rows.
         with_labels: Read labels too, for which every image file is read once more.
@@ -87,7 +88,8 @@ def read_held_out(
         raise DataFault(
             f"no {split} row is left; expected rows of split {split} that audit keeps: see download.sources"
         )
-    pixels = decoded(layout.artifact("download"), work, shards, image_size, decode_image)
+    code = code_of(work, work.name, "pixels")
+    pixels = decoded(layout.artifact("download"), work, shards, image_size, decode_image, code)
     keys = sorted(captions)
     places = {key: row for row, key in enumerate(pixels.keys().to_pylist())}
     image_rows = torch.tensor([places[key] for key in keys])

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from components.faults import DataFault, Stopped
 from components.ml.distributed import any_of, is_agreed, place, placed_like, whole
+from components.ml.schedule import SEED_STRIDE
 from components.running.progress import Progress
 from components.running.ranks import wait_for_all
 from components.running.signals import deferred_stop
@@ -22,9 +22,7 @@ from components.running.spent import Spent
 from components.storage.atomic import content_key
 from components.storage.checkpoint import Checkpoints
 
-FORMAT_VERSION = 1
 HISTORY_STEPS = 10
-SEED_STRIDE = 1_000_003
 KEY_DIGITS = 15  # hexadecimal, so that a number of 63 bits holds them
 
 
@@ -86,8 +84,7 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
         DataFault: the loss is not finite; the last good checkpoint stays. Or processes see different things.
         Stopped: a stop signal arrived; a checkpoint was saved.
     """
-    whole_identity = {**identity, "format_version": FORMAT_VERSION}
-    checkpoints = Checkpoints(work / "checkpoints" / run.name, whole_identity, is_writer=place() == 0)
+    checkpoints = Checkpoints(work / "checkpoints" / run.name, identity, is_writer=place() == 0)
     best = Best()
     first, history = _resume(run, checkpoints, best)
     progress = Progress(work, run.name, run.steps, "step", done=first, is_told=place() == 0)
@@ -174,33 +171,6 @@ def clip_gradients(name: str, number: int, weights: Iterable[Tensor], largest: f
             f"{name}: the gradient's norm is {norm} at step {number}; the last good checkpoint stays: "
             "lower the learning rates or look at the data"
         )
-
-
-def warmup_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
-    """Return the share of the peak learning rate at a step: linear rise, then half a cosine to zero."""
-
-    def share(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
-
-    return share
-
-
-def batch_rows(rows: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """Return the row numbers of a step's batch: epochs in a new random order each, last short batch left out.
-
-    The order is a function of its arguments alone, so a resumed run goes on where it stopped.
-    """
-    batch_size = min(batch_size, rows)
-    epoch, number = divmod(step, rows // batch_size)
-    return _epoch_order(rows, seed, epoch)[number * batch_size : (number + 1) * batch_size].clone()
-
-
-@lru_cache(maxsize=8)  # kinds of pairs, each with an order of its own; of 30 million rows one takes a second
-def _epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed * SEED_STRIDE + epoch)
-    return torch.randperm(rows, generator=generator)
 
 
 def _save(run: Run, checkpoints: Checkpoints, step: int, history: list[dict[str, float]], best: Best) -> None:

@@ -9,7 +9,6 @@ from PIL import Image, ImageDraw
 
 from components.sources.scene_space import PLACES, Scene, SceneObject
 
-FORMAT_VERSION = 1  # raised whenever the same scene is drawn differently
 OVERSAMPLING = 4  # drawn so many times larger, then shrunk: smooth edges
 RADIUS = {"large": 0.38, "small": 0.2}  # of the place's side
 STROKE = 0.3  # of the radius

@@ -20,7 +20,6 @@ from components.storage.side_tables import key_column, write_keys
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 1
 IMAGES, KEYS = "images.npy", "keys.parquet"
 
 
@@ -48,7 +47,12 @@ class Pixels:
 
 
 def decoded(
-    download: Path, work: Path, shards: list[KeptShard], size: int, decode: Callable[[bytes, int], Tensor]
+    download: Path,
+    work: Path,
+    shards: list[KeptShard],
+    size: int,
+    decode: Callable[[bytes, int], Tensor],
+    code: str,
 ) -> Pixels:
     """Decode the kept rows of shards, shard by shard, unless an earlier run has.
 
@@ -58,6 +62,7 @@ def decoded(
         shards: With the rows wanted.
         size: Pixels of a side.
         decode: From a JPEG's bytes and the size to uint8 (3, size, size); raises ValueError.
+        code: Hash of the code that decodes.
 
     Raises:
         DataFault: an image is missing or unreadable.
@@ -65,7 +70,7 @@ def decoded(
     pieces = []
     for shard in shards:
         if shard.table.num_rows:
-            key = content_key([FORMAT_VERSION, shard.entry.sha256, shard.keys.to_pylist(), size])
+            key = content_key([code, shard.entry.sha256, shard.keys.to_pylist(), size])
             pieces.append(piece(work / "pixels", key, _maker(download, work, shard, size, decode)))
     return Pixels(pieces)
 
@@ -97,4 +102,6 @@ def _decode(key: str, jpeg: bytes, size: int, decode: Callable[[bytes, int], Ten
     try:
         return decode(jpeg, size).numpy()
     except ValueError as error:
-        raise DataFault(f"image {key}: {error}; `dvc repro --force download` fetches it again") from None
+        raise DataFault(
+            f"image {key}: {error}; `llm2clip forget download shards` has it fetched again"
+        ) from None

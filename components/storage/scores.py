@@ -26,7 +26,7 @@ SCORES = pa.schema(
     ]
 )
 EMBEDDED_IMAGES = pa.schema([("key", pa.string()), ("split", pa.string()), ("row", pa.int64())])
-_MEND = "`dvc repro --force recaption` makes it again"
+_MEND = "`llm2clip forget recaption image_embeddings scores` has them made again"
 
 
 def write_image_embeddings(

@@ -124,7 +124,7 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
             if any(found.get(field.name) != field.type for field in schema):
                 raise DataFault(
                     f"{path} has columns {', '.join(found)}; expected {', '.join(schema.names)}, of the "
-                    "types this version writes: run the stage that makes it again (`dvc repro --force`)"
+                    "types this version writes: `llm2clip forget STAGE` has the stage make it again"
                 )
             return file.read(schema.names).select(schema.names)
     except (OSError, pa.ArrowException, ValueError) as error:

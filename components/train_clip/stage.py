@@ -40,6 +40,7 @@ from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
 from components.settings.train_clip import Validation as ValidationSettings
 from components.storage.atomic import content_key, read_json, remove, write_bytes, write_json
+from components.storage.computed import code_of
 from components.storage.kept import kept_shards, require_verdict
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
@@ -56,7 +57,6 @@ STAGE = "train_clip"
 OWN = "own"  # the text of an arm that keeps its CLIP's text tower
 DIGITS = 6
 GUIDE = "tuned"  # whose embeddings tell which captions say the same
-FORMAT_VERSION = 3  # raised when the same params and data train another model
 
 
 def run(params: Params, env: Environment) -> None:
@@ -68,7 +68,7 @@ def run(params: Params, env: Environment) -> None:
     try:
         image_size = image_size_of(load_base(clip))
     except ValueError as error:
-        raise DataFault(f"{error}; `dvc repro --force base_models` makes it again") from None
+        raise DataFault(f"{error}; `llm2clip forget base_models clip` has it made again") from None
     rows = Rows()
     examples = _examples(layout, settings, image_size, rows)
     identity = {
@@ -79,7 +79,7 @@ def run(params: Params, env: Environment) -> None:
             "images": content_key(examples.pixels.names),
             "clip": clip_key,
         },
-        "stage_version": FORMAT_VERSION,
+        "code": code_of(work, STAGE, "arms"),
     }
 
     folders = []
@@ -121,7 +121,9 @@ def _examples(layout: Layout, settings: TrainClip, image_size: int, rows: Rows) 
             f"train_clip.augmentation.picture_size is {picture_size} and the vision tower takes {image_size} "
             f"pixels; expected null, or {image_size} to {MAX_SHRINK * image_size}: correct params"
         )
-    pixels = decoded(layout.artifact("download"), layout.work(STAGE), shards, picture_size, decode_image)
+    work = layout.work(STAGE)
+    code = code_of(work, STAGE, "pixels")
+    pixels = decoded(layout.artifact("download"), work, shards, picture_size, decode_image, code)
     return Examples(pixels, shards, settings.caption_mix, rows, image_size)
 
 

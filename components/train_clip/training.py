@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.ml.augmentation import augment
 from components.ml.contrastive import Excluded, captions_loss
 from components.ml.precision import autocast
+from components.ml.schedule import batch_rows, warmup_cosine
 from components.running.spent import Spent
-from components.running.training import Run, batch_rows, clip_gradients, train, warmup_cosine
+from components.running.training import Run, clip_gradients, train
 from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
 from components.train_clip.arms import Arm

@@ -13,7 +13,8 @@ from components.ml.distributed import sum_gradients, total
 from components.ml.llm import TextEncoder, tokenise
 from components.ml.mntp import load_head, mask_token, masked_loss, with_gaps
 from components.ml.precision import autocast
-from components.running.training import Run, batch_rows
+from components.ml.schedule import batch_rows
+from components.running.training import Run
 from components.settings.tune_llm import Mntp, TuneLlm
 from components.tune_llm.caption_rows import CaptionRows, Texts
 from components.tune_llm.shares import check_shares, own_parts, shared_order

@@ -10,12 +10,12 @@ import numpy as np
 
 from components.running.rows import Rows
 from components.settings.params import Params
+from components.storage.computed import code_of
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
 from components.tune_llm.caption_rows import data_key, read_caption_rows
 from components.tune_llm.pairs import PairDraws
 
-FORMAT_VERSION = 6  # raised by hand when equal params and data give other weights
 MEMBER_STRIDE = 100_003  # between the seeds of two members
 NOT_TRAINING = {
     "phases",
@@ -74,7 +74,7 @@ class Material:
         """What decides all phases, for the identity of a training run; verifies what was read."""
         own = self.params.tune_llm
         return {
-            "version": FORMAT_VERSION,
+            "code": code_of(self.layout.work("tune_llm"), "tune_llm", "llm"),
             "seed": self.params.seed,
             "llm": folder_key(self.layout.artifact("base_models"), "llm/"),
             "data": data_key(self.layout),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.faults import ConfigurationFault
-from components.running.training import SEED_STRIDE, batch_rows
+from components.ml.schedule import SEED_STRIDE, batch_rows
 from components.settings.tune_llm import PairKind, Phase
 from components.tune_llm.caption_rows import CaptionRows
 

@@ -14,8 +14,9 @@ from components.ml.contrastive import Excluded, caption_loss
 from components.ml.gradient_cache import backward
 from components.ml.llm import TextEncoder, embed, tokenise
 from components.ml.precision import autocast
+from components.ml.schedule import warmup_cosine
 from components.ml.template import Tokens
-from components.running.training import Run, clip_gradients, warmup_cosine
+from components.running.training import Run, clip_gradients
 from components.settings.tune_llm import Lora, Mntp, Phase, TuneLlm
 from components.tune_llm.pairs import NOBODY, Batch, PairDraws
 from components.tune_llm.shares import check_shares, own_parts, shared_order

@@ -52,7 +52,7 @@ def write(tmp_path: Path) -> Write:
 
 def found_in(vectors: ImageVectors, keys: list[str], work: Path, degrees: float = 10.5) -> dict[str, str]:
     limit = float(np.cos(np.deg2rad(degrees)))
-    near = near_images(keys, vectors, limit, work, lambda _images: None)
+    near = near_images(keys, vectors, limit, work, "code", lambda _images: None)
     return {key: one.like for key, one in near.items()}
 
 

@@ -15,8 +15,8 @@ from components.faults import ConfigurationFault, DataFault, Stopped
 from components.ml.captioner import load_captioner, write_texts
 from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
 from components.ml.llm import encode, load_text_encoder
+from components.ml.schedule import batch_rows
 from components.ml.vision_language import load_vision_language
-from components.running.training import batch_rows
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json

@@ -28,7 +28,8 @@ MANY = 10**6
 
 
 class Here:
-    name, is_here = "tuned", True
+    name: str = "tuned"
+    made_by: str | None = "llm"
 
     def model_bytes(self) -> int:
         return 10**9
@@ -64,9 +65,9 @@ def test_processes_are_as_many_as_work_cores_and_gpus_allow(monkeypatch: pytest.
     monkeypatch.setattr(filling, "usable_cores", lambda: 64)
     monkeypatch.setattr("os.sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else 10 * 10**9)
     assert parts_of(Environment(), encoders, [missing(100, MANY)]) == 3  # half of 10 GB, 1.5 GB each
-    Here.is_here = False
+    Here.made_by = None
     assert parts_of(Environment(processes=8), encoders, [missing(100, MANY)]) == 1
-    Here.is_here = True
+    Here.made_by = "llm"
 
 
 def test_what_will_be_done_is_told_before_it_is(

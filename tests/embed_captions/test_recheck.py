@@ -30,7 +30,7 @@ class Turning:
     """An encoder whose vectors of a batch stand at right angles; alone, some texts have another one."""
 
     name = "turning"
-    is_here = True
+    made_by: str | None = "llm"
     dimension = WIDTH
 
     def __init__(self, turned: dict[str, tuple[float, float]]) -> None:

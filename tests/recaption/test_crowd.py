@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from itertools import permutations
 
+from components.recaption.captioner import Asked
 from components.recaption.columns_captioner import FromColumns, FromSources
 from components.recaption.crowd import Crowd
-from components.recaption.gates import Asked
 from components.settings.recaption import ColumnsCaptioner, Take
 from components.storage.side_tables import Caption, Draft
 

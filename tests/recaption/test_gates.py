@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.recaption.answers import is_refusal
-from components.recaption.gates import CONTROL, Asked, ends_sentence, fault, is_repeated
+from components.recaption.captioner import Asked
+from components.recaption.gates import CONTROL, ends_sentence, fault, is_repeated
 from components.recaption.languages import FUNCTION_WORDS, SCRIPTS, other_language
 from components.settings.params import load_params
 from components.settings.recaption import CaptionGates

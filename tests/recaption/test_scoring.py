@@ -224,7 +224,7 @@ def test_a_clip_that_cannot_be_loaded_is_named(smoke: Params, layout: Layout) ->
     weights = folder / "clip" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     write_manifest(folder)
-    with pytest.raises(DataFault, match="clip cannot be loaded.*dvc repro --force base_models"):
+    with pytest.raises(DataFault, match="clip cannot be loaded.*llm2clip forget base_models"):
         run_with(smoke, layout, MINE)
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from components.faults import DataFault, Stopped
+from components.ml.schedule import batch_rows, warmup_cosine
 from components.running import training
 from components.running.spent import Spent
-from components.running.training import Run, batch_rows, clip_gradients, history_csv, train, warmup_cosine
+from components.running.training import Run, clip_gradients, history_csv, train
 from components.storage.atomic import read_json, write_json
 from components.storage.manifest import write_manifest
 

@@ -56,7 +56,7 @@ def test_rows_in_another_order_give_the_same_by_key(tmp_path: Path) -> None:
 def test_an_embedding_that_is_none_is_refused(tmp_path: Path, bad: float) -> None:
     vectors = torch.eye(3)
     vectors[1] = bad
-    with pytest.raises(DataFault, match="1 of 3 embeddings are NaN.*dvc repro --force recaption"):
+    with pytest.raises(DataFault, match="1 of 3 embeddings are NaN.*llm2clip forget recaption"):
         write_image_embeddings(tmp_path, "00000", ABOUT, images(3), vectors)
 
 

@@ -1,0 +1,78 @@
+"""Drop results that a stage keeps in the work store, so that they are made or fetched again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from components.faults import ConfigurationFault
+from components.running.lock import one_writer
+from components.storage.atomic import remove
+from components.storage.layout import STAGES, Layout
+
+PIECES = "pieces"
+NO_RESULTS = {"build", "search", "worked"}
+FETCHING = {"download", "base_models", "recaption", "embed_captions"}  # may hold what was fetched
+MEGABYTE = 1_000_000
+
+
+def forget(
+    layout: Layout, stage: str, names: Collection[str], shard: str | None, *, fetched: bool = False
+) -> list[str]:
+    """Remove results of a stage from the work store and return a line for each; artifacts stay.
+
+    Args:
+        layout: Where the work store is.
+        stage: One of `STAGES`.
+        names: Of the results; none: all, which a stage that may have fetched some refuses.
+        shard: Only what belongs to this shard, e.g. `00003`.
+
+        fetched: What was fetched from outside as well.
+
+    Raises:
+        ConfigurationFault: no such stage or result, or a stage whose results have to be named.
+        InfrastructureFault: the stage is running.
+    """
+    if stage not in STAGES:
+        raise ConfigurationFault(f"no stage {stage}; expected one of {', '.join(STAGES)}")
+    work = layout.work(stage)
+    found = dict(_results(work)) if work.is_dir() else {}
+    if unknown := sorted({*names} - found.keys()):
+        raise ConfigurationFault(
+            f"{work} holds no result {', '.join(unknown)}; there are {', '.join(found) or 'none'}"
+        )
+    if stage in FETCHING and not names and not fetched:
+        raise ConfigurationFault(
+            f"{stage} may hold what was fetched, and would be fetched again; name what to forget, or "
+            f"--fetched for all: {', '.join(map(_told, found.values())) or 'there is nothing'}"
+        )
+    lines = []
+    with one_writer(work, stage):
+        for name in sorted(names or found):
+            paths = [found[name]] if shard is None else list(_of_shard(found[name], shard))
+            if shard is not None and not paths:
+                raise ConfigurationFault(f"{found[name]} holds no shard {shard}; expected a name like 00003")
+            for path in paths:
+                lines.append(f"forgot {_told(path)}")
+                remove(path)
+    return [*lines, f"next: dvc repro --force {stage}"] if lines else [f"{work} holds no result of {stage}"]
+
+
+def _results(work: Path) -> Iterator[tuple[str, Path]]:
+    for folder in sorted(path for path in work.iterdir() if path.is_dir()):
+        if folder.name == PIECES:
+            yield from ((path.name, path) for path in sorted(folder.iterdir()) if path.is_dir())
+        elif folder.name not in NO_RESULTS:
+            yield folder.name, folder
+
+
+def _of_shard(folder: Path, shard: str) -> Iterator[Path]:
+    """Yield the finished pieces below a folder that hold a file of a shard."""
+    for manifest in sorted(folder.rglob("manifest.json")):
+        if any(path.name.split(".")[0] == shard for path in manifest.parent.iterdir()):
+            yield manifest.parent
+
+
+def _told(folder: Path) -> str:
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{folder.name} ({size / MEGABYTE:,.1f} MB)"
