@@ -46,6 +46,8 @@ def forget(
             f"{stage} may hold what was fetched, and would be fetched again; name what to forget, or "
             f"--fetched for all: {', '.join(map(_told, found.values())) or 'there is nothing'}"
         )
+    if not found:
+        return [f"{work} holds no result of {stage}"]
     lines = []
     with one_writer(work, stage):
         for name in sorted(names or found):
@@ -55,7 +57,7 @@ def forget(
             for path in paths:
                 lines.append(f"forgot {_told(path)}")
                 remove(path)
-    return [*lines, f"next: dvc repro --force {stage}"] if lines else [f"{work} holds no result of {stage}"]
+    return [*lines, f"next: dvc repro --force {stage}"]
 
 
 def _results(work: Path) -> Iterator[tuple[str, Path]]:

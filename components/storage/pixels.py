@@ -102,6 +102,4 @@ def _decode(key: str, jpeg: bytes, size: int, decode: Callable[[bytes, int], Ten
     try:
         return decode(jpeg, size).numpy()
     except ValueError as error:
-        raise DataFault(
-            f"image {key}: {error}; `llm2clip forget download shards` has it fetched again"
-        ) from None
+        raise DataFault(f"image {key}: {error}; `llm2clip forget download shards` fetches it again") from None
