@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # a file of tests stays on one worker, for its fixtures are dear
 PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
-.PHONY: help setup run test test-all lint bench ui flickr8k check clean
+.PHONY: help setup run test test-integration test-all lint bench ui flickr8k check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -45,10 +45,13 @@ lint: .venv/ready ## ruff, mypy, import-linter
 	mypy
 	lint-imports
 
-test: lint ## all checks but the slow tests
-	$(PYTEST) -m "not slow"
+test: lint ## the checks of a working day: units, stages on tiny data, one whole run
+	$(PYTEST) -m "not slow and not integration"
 
-test-all: lint ## all checks, slow tests too
+test-integration: .venv/ready ## servers, several processes, S3 end to end, kills
+	$(PYTEST) -m "integration and not slow"
+
+test-all: lint ## all checks, those that take an hour too
 	$(PYTEST)
 
 bench: .venv/ready ## download's speed and memory beside img2dataset's, which gets an environment of its own

@@ -127,6 +127,7 @@ def test_data_stages_make_equal_bytes_from_both_roots(
     assert len(objects(root)) == 4 + 1
 
 
+@pytest.mark.integration
 def test_arms_train_and_are_measured_the_same_from_both_roots(
     smoke: Params, env: Environment, root: str, workspace: Path
 ) -> None:
@@ -151,6 +152,7 @@ def held_out_of_test() -> HeldOut:
     return read_held_out(LAYOUT, "test", LAYOUT.work("evaluate"), SIZE, Rows(), with_labels=True)
 
 
+@pytest.mark.integration
 def test_every_reader_refuses_a_flipped_bit_before_it_is_used(
     smoke: Params, env: Environment, root: str, workspace: Path
 ) -> None:
@@ -190,6 +192,7 @@ def test_every_reader_refuses_a_flipped_bit_before_it_is_used(
     refused(lambda: read_jpegs(LAYOUT, held_out, set(held_out.keys)))
 
 
+@pytest.mark.integration
 def test_a_second_run_uploads_nothing_and_a_lost_shard_alone_is_made_again(
     smoke: Params, env: Environment, root: str, s3_endpoint: str, workspace: Path
 ) -> None:
@@ -208,6 +211,7 @@ def test_a_second_run_uploads_nothing_and_a_lost_shard_alone_is_made_again(
     assert Path("artifacts/download/manifest.json").read_bytes() == manifest
 
 
+@pytest.mark.integration
 def test_shards_made_on_this_machine_go_to_a_bucket_without_being_made_again(
     smoke: Params, env: Environment, root: str, workspace: Path
 ) -> None:
@@ -224,6 +228,7 @@ def test_shards_made_on_this_machine_go_to_a_bucket_without_being_made_again(
     assert list(Path(".").rglob("*.tar")) == []
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
@@ -316,6 +321,7 @@ def test_the_check_says_where_shards_go(
         check(to(root), env)
 
 
+@pytest.mark.integration
 def test_no_stage_removes_an_object(
     smoke: Params, env: Environment, root: str, s3_endpoint: str, workspace: Path
 ) -> None:

@@ -115,6 +115,7 @@ def kill_at(project: Project, stage: str, line: str, whom: str, number: signal.S
     project.wait_until_quiet()
 
 
+@pytest.mark.integration
 def test_three_kills_and_another_run_give_the_same_hashes(finished: Project, tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     take_runs(project, finished)

@@ -30,6 +30,8 @@ from tests.conftest import ROOT
 from tests.download.server import Server, body, serving
 from tests.download.test_stage import jpeg
 
+pytestmark = pytest.mark.integration
+
 STAGES = ("download", "recaption", "audit")
 ROWS, SHARD_ROWS = 36, 8
 MOMENTS = 5  # of the long sweep, for each stage and signal, and before the last three renames

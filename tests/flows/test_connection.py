@@ -16,6 +16,8 @@ from flows import cancel, connection, deploy
 from flows import llm2clip as flow
 from tests.flows.conftest import Server
 
+pytestmark = pytest.mark.integration
+
 TRY = "; expected a Prefect server; start it, or correct PREFECT_API_URL"
 CORRECT = "; expected an address such as http://127.0.0.1:4200/api; correct PREFECT_API_URL"
 NO_JSON = "Expecting value: line 1 column 1 (char 0)"

@@ -39,6 +39,8 @@ from flows.deploy import AUTOMATION
 from flows.llm2clip import llm2clip
 from tests.flows.conftest import Server, commit
 
+pytestmark = pytest.mark.integration
+
 DEADLINE_SECONDS = 420.0  # of a machine that is busy with other things
 POLL_SECONDS = 0.5
 SEEN = ("prefect.flow-run.heartbeat", "prefect.flow-run.Failed", "prefect.flow-run.Completed")

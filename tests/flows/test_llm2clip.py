@@ -18,6 +18,8 @@ from components.faults import ConfigurationFault, DataFault
 from flows import llm2clip as flow
 from tests.flows.conftest import Project
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch, prefect_client: SyncPrefectClient) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from components.ml.distributed import gradient_factor, is_sharded, place, shard, sum_gradients, whole
 from tests.gloo import in_processes
 
+pytestmark = pytest.mark.integration
+
 
 def two_models() -> dict[str, Any]:
     """Return what two linear maps learn from a row of this process: (1, 10), or (2, 20) in the other one."""

@@ -24,6 +24,8 @@ from tests.captioned import write_llm
 from tests.conftest import ROOT
 from tests.gloo import in_processes
 
+pytestmark = pytest.mark.integration
+
 FIRST = ["a red circle", "two dogs play in the snow", "a cat", "a red circle", "blue squares everywhere"]
 SECOND = ["one circle that is red", "dogs", "a cat on a mat with a hat", "Circle, red", "squares, blue ones"]
 BATCH = Batch(FIRST, SECOND, "find: ", list(range(5)), ["a horse that runs", "two cats"], [NOBODY, 2])

@@ -24,6 +24,8 @@ from tests.captioned import store_llm
 from tests.conftest import ROOT
 from tests.tune_llm.params_file import change_params
 
+pytestmark = pytest.mark.integration
+
 CHECKPOINTS = "checkpoints/tune_llm_phase2/00000012"
 
 
