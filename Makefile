@@ -39,11 +39,12 @@ endif
 	@llm2clip publish
 	@llm2clip results
 
-lint: .venv/ready ## ruff, mypy, import-linter
+lint: .venv/ready ## ruff, mypy, import-linter, docs
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict -q
 
 test: lint ## the checks of a working day: units, stages on tiny data, one whole run
 	$(PYTEST) -m "not slow and not integration"

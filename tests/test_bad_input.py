@@ -1,6 +1,6 @@
 """The account of bad input: what the user sees of each kind, and the test that proves it.
 
-`PROVED_BY` has the hostile inputs of the data stages by their numbers in FAULTS.md, rows 25 to 101; `KINDS`
+`PROVED_BY` has the hostile inputs of the data stages by their numbers in docs/faults.md, 25 to 101; `KINDS`
 those that users met since.
 """
 

@@ -1,4 +1,4 @@
-"""Embed every caption once with each model in use, for training never loads one (METHOD 2).
+"""Embed every caption once with each model in use, for training never loads one (docs/method.md, 2).
 
 Reads:
     artifacts/recaption/captions/, artifacts/audit/kept/, artifacts/base_models/llm/ and text_encoders/,

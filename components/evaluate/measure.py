@@ -110,7 +110,7 @@ def measure_captions(
     settings: Evaluate,
     seed: int,
 ) -> dict[str, Figure]:
-    """Return recall@1 from first to second captions by TF-IDF and by each LLM (CRA, METHOD 1).
+    """Return recall@1 from first to second captions by TF-IDF and by each LLM (docs/method.md, 1).
 
     Args:
         firsts: (n,) the queries.
@@ -157,7 +157,7 @@ def _recall(
 def _zero_shot(
     model: Model, images: Tensor, held_out: HeldOut, task: ZeroShotTask, settings: Evaluate, seed: int
 ) -> Figure:
-    """Return how often the best class is one of the image's labels (METHOD, Evaluation)."""
+    """Return how often the best class is one of the image's labels (docs/method.md, 4)."""
     classes, labelled, truth = label_truth(held_out, task.label)
     rows = class_embeddings(model.prompts(task, classes), len(task.templates))
     ranks = ranks_from_scores(images[labelled] @ rows.T, truth)

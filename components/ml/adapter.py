@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
 
 
 class TextAdapter(nn.Module):
-    """The residual-MLP adapter of LLM2CLIP (arXiv 2411.04997, section 3; METHOD's text side of stage 2).
+    """The residual-MLP adapter of LLM2CLIP (arXiv 2411.04997, section 3; docs/method.md, 3).
 
     Rows are first brought to length 1. With `standardise` each dimension is then centred and scaled by the
     statistics of the training captions (`fit_statistics`), which are saved as buffers: the mean of an LLM's

@@ -1,7 +1,8 @@
 """SigLIP's vision tower with a projection behind it, under a model type of its own, in Hugging Face layout.
 
 SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025) of a fixed resolution pool by an attention head
-and have no projection: their width is that of the shared space. LLM2CLIP may want another (METHOD 3).
+and have no projection: their width is that of the shared space. LLM2CLIP may want another
+(docs/method.md, 3).
 """
 
 from typing import Any

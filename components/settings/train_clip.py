@@ -38,7 +38,7 @@ class Arm(Section):
 
 
 class Adapter(Section):
-    """The residual-MLP text adapter (METHOD 3)."""
+    """The residual-MLP text adapter (docs/method.md, 3)."""
 
     blocks: Count
     expansion: Positive
@@ -81,7 +81,7 @@ class TrainClip(Section):
     # captions whose tuned embeddings have this cosine or more are no negatives of each other's images
     false_negative_cosine: Share | None
     batch_size: Positive
-    new_projection: bool  # drop the vision tower's projection and start a new one (METHOD 3)
+    new_projection: bool  # drop the vision tower's projection and start a new one (docs/method.md, 3)
     projection_dim: Positive
     layer_decay: Rate
     warmup_steps: Count

@@ -100,7 +100,7 @@ class CaptionRetrieval(Section):
 
 
 class TuneLlm(Section):
-    """Params of tune_llm: caption-contrastive tuning (METHOD 1)."""
+    """Params of tune_llm: caption-contrastive tuning (docs/method.md, 1)."""
 
     method: Literal["lora", "full"]
     lora: Lora | None

@@ -19,8 +19,8 @@ FIRST = ("embeddings.", "pre_layrnorm.")  # transformers spells it so
 def build_optimizer(arm: Arm, rates: ArmSettings, settings: TrainClip) -> torch.optim.Optimizer:
     """Return AdamW whose groups carry their peak rate as `peak`.
 
-    The vision tower's rate is multiplied by layer_decay once for every layer above (METHOD 3: L + 1 - i);
-    the text side and the logit scale have rates of their own. One-dimensional weights and positions are not
+    The vision tower's rate is multiplied by layer_decay once for each layer above (docs/method.md, 3:
+    L + 1 - i); the text side and the logit scale have rates of their own. One-dimensional weights and positions are not
     decayed.
     """
     vision = arm.vision_parameters()

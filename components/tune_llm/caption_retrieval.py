@@ -24,7 +24,7 @@ Vectors = Callable[[list[str]], Tensor]
 def llm_recalls(
     encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: CaptionRows, precision: str
 ) -> dict[str, float]:
-    """Return recall@1 of each task by an LLM, without query prompt (METHOD of the paper's table)."""
+    """Return recall@1 of each task by an LLM, without query prompt (docs/method.md, 1)."""
     return {name: embedded.recall_at_1() for name, embedded in _by_llm(encoder, tasks, rows, precision)}
 
 

@@ -1,4 +1,4 @@
-"""Tune the language model so that captions of one image are close and others are not (METHOD 1).
+"""Tune the language model so that captions of one image are close and others are not (docs/method.md, 1).
 
 Reads:
     artifacts/base_models/llm/, artifacts/download/texts/, artifacts/recaption/captions/,
