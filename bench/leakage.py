@@ -1,10 +1,10 @@
-"""How many planted copies of train photographs the audit finds in a test set, by kind of copy (FAULTS P18).
+"""How many planted copies of train photographs the audit finds in a test set, by kind of copy (docs/faults.md).
 
     python -m bench.leakage --images ../shared/data/flickr8k/images --photographs 3000
 
 Half of the photographs are train; copies of them, and the other half as they are, are test. Printed are, for
 each kind, the share of copies that are found with the right original, and over all photographs without a copy
-the share that is taken for one. Beside them stand the limits of FAULTS.md.
+the share that is taken for one. Beside them stand the limits of docs/faults.md.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from components.faults import Fault
+from components.errors import PipelineError
 from components.storage.layout import PARAMS, STAGES
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="LLM2CLIP, from download to registry.")
@@ -181,7 +181,7 @@ def _say(work: Callable[[], list[str]]) -> None:
     try:
         for line in work():
             typer.echo(line)
-    except Fault as fault:
+    except PipelineError as fault:
         typer.echo(str(fault), err=True)
         sys.exit(fault.exit_code)
     except OSError as error:

@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 
 SERVER, CLIENT = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
 FILE = "auth"
@@ -23,7 +23,7 @@ def server_secret(home: Path) -> tuple[str, Path | None]:
         home: Prefect's folder, which nobody but its owner may enter (mode 0700).
 
     Raises:
-        ConfigurationFault: the secret cannot be sent in a header.
+        ConfigurationError: the secret cannot be sent in a header.
     """
     for name in (SERVER, CLIENT):
         if secret := os.environ.get(name):
@@ -50,7 +50,7 @@ def variables(secret: str) -> dict[str, str]:
 
 def _checked(secret: str, source: str) -> str:
     if not (secret.isascii() and secret.isprintable()):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{source} cannot be sent as a login; expected one line of printable ASCII; "
             "change it, or remove it to get a random one"
         )

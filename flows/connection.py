@@ -25,7 +25,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from components.faults import ConfigurationFault, Fault, InfrastructureFault
+from components.errors import ConfigurationError, InfrastructureError, PipelineError
 from flows.auth import CLIENT, FILE, new_secret, variables
 from flows.processes import end_groups
 from flows.server import HEARTBEAT_SECONDS, HOST, require_home, start_server, wait_for
@@ -45,8 +45,8 @@ def exit_code(command: Callable[[], int]) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
     try:
         return command()
-    except (Fault, httpx.HTTPError) as error:
-        fault = error if isinstance(error, Fault) else _fault(error)
+    except (PipelineError, httpx.HTTPError) as error:
+        fault = error if isinstance(error, PipelineError) else _fault(error)
         log.error("%s", fault)
         return fault.exit_code
 
@@ -55,11 +55,11 @@ def require_server() -> None:
     """Ask the server of PREFECT_API_URL something small, in bounded time.
 
     Raises:
-        ConfigurationFault: no address is set, it is none of a Prefect server, or the login is refused.
-        InfrastructureFault: the server does not answer, or says that it is broken.
+        ConfigurationError: no address is set, it is none of a Prefect server, or the login is refused.
+        InfrastructureError: the server does not answer, or says that it is broken.
     """
     if not PREFECT_API_URL.value():
-        raise ConfigurationFault(
+        raise ConfigurationError(
             "PREFECT_API_URL is not set; expected the address of a Prefect server; `make ui` starts one"
         )
     errors: list[Exception] = []
@@ -76,7 +76,7 @@ def require_server() -> None:
     thread.start()
     thread.join(ANSWER_SECONDS)
     if thread.is_alive():
-        raise InfrastructureFault(f"{_address()} does not answer within {ANSWER_SECONDS:.0f} s; {EXPECTED}")
+        raise InfrastructureError(f"{_address()} does not answer within {ANSWER_SECONDS:.0f} s; {EXPECTED}")
     if errors:
         raise _fault(errors[0])
 
@@ -86,7 +86,7 @@ def server_in_use() -> Iterator[None]:
     """Use the server of PREFECT_API_URL; without one, a server of this process alone for the block.
 
     Raises:
-        Fault: the server does not answer, or does not start.
+        PipelineError: the server does not answer, or does not start.
     """
     beat = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_SECONDS}
     if PREFECT_API_URL.value():
@@ -118,21 +118,21 @@ def server_in_use() -> Iterator[None]:
         end_groups([server])
 
 
-def _fault(error: Exception) -> Fault:
+def _fault(error: Exception) -> PipelineError:
     """Say in one line what a failed request means."""
     status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
     if status in REFUSED and "/api" in _address():
-        return ConfigurationFault(
+        return ConfigurationError(
             f"{_address()} refuses the login ({status}); expected {CLIENT} to be the server's secret; "
             f'that of `make ui`: export {CLIENT}="$(cat .prefect/{FILE})"'
         )
     reason = f"{status}" if status else (str(error).splitlines() or [type(error).__name__])[0]
     wrong = isinstance(error, httpx.UnsupportedProtocol | httpx.DecodingError)
     if status is not None and (status == TRY_AGAIN or status >= BROKEN):
-        return InfrastructureFault(f"{_address()} is in trouble ({reason}); {EXPECTED}")
+        return InfrastructureError(f"{_address()} is in trouble ({reason}); {EXPECTED}")
     if isinstance(error, httpx.TransportError) and not wrong:
-        return InfrastructureFault(f"{_address()} does not answer ({reason}); {EXPECTED}")
-    return ConfigurationFault(
+        return InfrastructureError(f"{_address()} does not answer ({reason}); {EXPECTED}")
+    return ConfigurationError(
         f"{_address()} is no API of Prefect ({reason}); expected an address such as "
         "http://127.0.0.1:4200/api; correct PREFECT_API_URL"
     )

@@ -23,7 +23,7 @@ from prefect.utilities.schema_tools.validation import validate
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from flows.connection import exit_code, require_server
 from flows.schedules import apply_schedules, by_slug, make_scheduled_runs, recall, remember
 from flows.server import HEARTBEAT_SECONDS, PREFECT
@@ -48,7 +48,7 @@ def deploy(project: Path) -> None:
         project: The folder of prefect.yaml, where runs will start.
 
     Raises:
-        ConfigurationFault: prefect.yaml cannot be read, or Prefect refuses it.
+        ConfigurationError: prefect.yaml cannot be read, or Prefect refuses it.
     """
     tree = _read(project / "prefect.yaml")
     schedules = {
@@ -87,11 +87,11 @@ def _read(path: Path) -> dict[str, Any]:
         names = [entry["name"] for entry in tree["deployments"]]
     except (OSError, YAMLError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{path} cannot be read ({reason}); expected Prefect's deployments"
         ) from None
     if len({*names}) < len(names):
-        raise ConfigurationFault(f"{path}: two deployments have one name; expected one each")
+        raise ConfigurationError(f"{path}: two deployments have one name; expected one each")
     return dict(tree)
 
 
@@ -106,7 +106,7 @@ def _keep_edited(client: SyncPrefectClient, entry: Entry, said: Entry, last: dic
     try:
         schema = parameter_schema(load_flow_from_entrypoint(entry["entrypoint"])).model_dump()
     except Exception as error:  # whatever the file does when it is imported
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"prefect.yaml: the flow of deployment {entry['name']} cannot be loaded ({error!r}); "
             "expected an entrypoint such as flows/llm2clip.py:llm2clip"
         ) from None
@@ -128,7 +128,7 @@ def _run_prefect(project: Path, tree: dict[str, Any]) -> None:
     log.info("%s", done.stdout.strip())
     if done.returncode:
         lines = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"Prefect does not take prefect.yaml: {lines[-1] if lines else done.returncode}"
         )
 
@@ -177,7 +177,7 @@ def main() -> int:
     """Deploy from the current folder; return the exit code.
 
     Raises:
-        Fault: the server cannot be used, or prefect.yaml not be deployed.
+        PipelineError: the server cannot be used, or prefect.yaml not be deployed.
     """
     require_server()
     deploy(Path.cwd())

@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 
 Graph = dict[str, frozenset[str]]
 
@@ -17,13 +17,13 @@ def read_graph(path: Path) -> Graph:
     """Return each stage with the stages it reads from, every stage after those it reads from.
 
     Raises:
-        ConfigurationFault: the file is missing or no YAML, has no stages, or they read in a circle.
+        ConfigurationError: the file is missing or no YAML, has no stages, or they read in a circle.
     """
     try:
         stages = YAML(typ="safe").load(path.read_text("utf-8"))["stages"]
     except (OSError, YAMLError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigurationFault(f"{path} cannot be read ({reason}); expected DVC's stages") from None
+        raise ConfigurationError(f"{path} cannot be read ({reason}); expected DVC's stages") from None
     outs = {name: _paths(stage, "outs", "metrics") for name, stage in stages.items()}
     waiting = {
         name: frozenset(
@@ -37,7 +37,7 @@ def read_graph(path: Path) -> Graph:
     while waiting:
         ready = next((name for name, reads in waiting.items() if reads <= graph.keys()), None)
         if ready is None:
-            raise ConfigurationFault(f"{path}: {', '.join(waiting)} read each other's outputs in a circle")
+            raise ConfigurationError(f"{path}: {', '.join(waiting)} read each other's outputs in a circle")
         graph[ready] = waiting.pop(ready)
     return graph
 
@@ -46,14 +46,14 @@ def between(graph: Graph, first: str, last: str) -> list[str]:
     """Return the stages from `first` to `last`, both included, in the graph's order.
 
     Raises:
-        ConfigurationFault: a stage is unknown, or `first` comes after `last`.
+        ConfigurationError: a stage is unknown, or `first` comes after `last`.
     """
     order = list(graph)
     for name in (first, last):
         if name not in graph:
-            raise ConfigurationFault(f"no stage {name}; expected one of {', '.join(order)}")
+            raise ConfigurationError(f"no stage {name}; expected one of {', '.join(order)}")
     if order.index(first) > order.index(last):
-        raise ConfigurationFault(f"first stage {first} comes after last stage {last}; swap them")
+        raise ConfigurationError(f"first stage {first} comes after last stage {last}; swap them")
     return order[order.index(first) : order.index(last) + 1]
 
 

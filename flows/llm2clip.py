@@ -20,7 +20,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 from pydantic import Field
 
-from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
+from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError
 from components.storage.atomic import read_json
 from components.storage.layout import PARAMS, STAGES
 from flows.connection import exit_code, server_in_use
@@ -74,7 +74,7 @@ def llm2clip(
             if last_stage == STAGES[-1]:
                 run.components("publish", log.info)
             _show(run, verdicts, log)
-    except Fault as fault:
+    except PipelineError as fault:
         log.error("%s", fault)
         return Failed(message=str(fault), data=fault)
     finally:
@@ -86,7 +86,7 @@ def llm2clip(
     task_run_name="{stage}",
     cache_policy=NO_CACHE,
     persist_result=False,
-    retry_condition_fn=lambda _task, _run, state: isinstance(state.data, InfrastructureFault),
+    retry_condition_fn=lambda _task, _run, state: isinstance(state.data, InfrastructureError),
 )
 def run_stage(stage: str, run: Run, push: bool) -> Verdict | State[Any]:
     """Bring one stage up to date by DVC, with its log and progress in view."""
@@ -100,7 +100,7 @@ def run_stage(stage: str, run: Run, push: bool) -> Verdict | State[Any]:
             log.info("%s pushed", stage)
     except GroupsStopped:
         return Cancelled(message=f"{stage} was stopped; it goes on from its last checkpoint in the next run")
-    except Fault as fault:  # as a state, for an exception would be shown with its traceback
+    except PipelineError as fault:  # as a state, for an exception would be shown with its traceback
         return Failed(message=str(fault), data=fault)
     return verdict
 
@@ -146,7 +146,7 @@ def _progress(run: Run, stage: str) -> Callable[[], None]:
                 return
             seen[:] = [written]
             tree = read_json(path)
-        except (FileNotFoundError, DataFault):
+        except (FileNotFoundError, DataError):
             return
         text = f"{tree['what']}: {tree['done']} of {tree['total']} {tree['unit']}"
         percent = min(100.0, 100.0 * tree["share"])
@@ -161,7 +161,7 @@ def _progress(run: Run, stage: str) -> Callable[[], None]:
 def _require_remote(run: Run, *, push: bool) -> None:
     _, lines = run.dvc("config", "core.remote") if push else (0, [""])
     if not lines:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             "push was asked for, and no default DVC remote is configured; "
             "`dvc remote add -d store s3://bucket/prefix`, commit .dvc/config, or run without push"
         )
@@ -195,19 +195,19 @@ def _key(stage: str) -> str:
 
 def _is_no_fault(record: logging.LogRecord) -> bool:
     """Drop the traceback that Prefect's engine adds when a fault, whose message is logged, ended a run."""
-    return not (record.exc_info and isinstance(record.exc_info[1], Fault))
+    return not (record.exc_info and isinstance(record.exc_info[1], PipelineError))
 
 
 def main() -> int:
     """Run the flow with its defaults and return the exit code.
 
     Raises:
-        Fault: the server of `PREFECT_API_URL` cannot be used, or without one none can be started.
+        PipelineError: the server of `PREFECT_API_URL` cannot be used, or without one none can be started.
     """
     with server_in_use():
         state = llm2clip(return_state=True)
     fault = state.result(raise_on_failure=False)
-    return fault.exit_code if isinstance(fault, Fault) else int(not state.is_completed())
+    return fault.exit_code if isinstance(fault, PipelineError) else int(not state.is_completed())
 
 
 if __name__ == "__main__":

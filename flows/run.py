@@ -13,12 +13,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from components.faults import (
-    ConfigurationFault,
-    DataFault,
-    Fault,
-    GateFault,
-    InfrastructureFault,
+from components.errors import (
+    ConfigurationError,
+    DataError,
+    GateError,
+    InfrastructureError,
+    PipelineError,
 )
 from components.settings.environment import load_environment
 from components.storage.atomic import read_json
@@ -28,7 +28,7 @@ from flows.processes import Groups
 from flows.verdict import Verdict, reasons, verdict_of
 
 LOCK = Path("dvc.lock")
-FAULTS = {fault.exit_code: fault for fault in (ConfigurationFault, DataFault, InfrastructureFault, GateFault)}
+ERRORS = {fault.exit_code: fault for fault in (ConfigurationError, DataError, InfrastructureError, GateError)}
 EXITED = re.compile(r"exited with (\d+)$")
 REFUSED = re.compile(  # what trying again does not change
     "NoSuchBucket|bucket does not exist|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|Access Denied|"
@@ -68,12 +68,12 @@ class Run:
         """Run `python -m components COMMAND`.
 
         Raises:
-            Fault: the command's own, with its message.
+            PipelineError: the command's own, with its message.
         """
         lines: list[str] = []
         status = self._start([sys.executable, "-m", "components", command], lines.append)
         if status:
-            raise FAULTS.get(status, Fault)(" ".join(lines[-3:]) or f"{command} ended with {status}")
+            raise ERRORS.get(status, PipelineError)(" ".join(lines[-3:]) or f"{command} ended with {status}")
         for line in lines:
             say(line)
 
@@ -97,7 +97,7 @@ class Run:
         """Bring one stage up to date.
 
         Raises:
-            Fault: the stage's own, read from the exit.json it leaves, or DVC's.
+            PipelineError: the stage's own, read from the exit.json it leaves, or DVC's.
         """
         start_seconds = time.monotonic()
         why = self.changes([stage]).get(stage, ["nothing changed"])
@@ -120,12 +120,12 @@ class Run:
         """Copy a stage's outputs and DVC's memory of its run to the remote.
 
         Raises:
-            ConfigurationFault: the remote refuses the credentials, or is not there.
-            InfrastructureFault: the remote did not take them.
+            ConfigurationError: the remote refuses the credentials, or is not there.
+            InfrastructureError: the remote did not take them.
         """
         status, lines = self.dvc("push", "--run-cache", stage)
         if status:
-            kind = ConfigurationFault if REFUSED.search(" ".join(lines)) else InfrastructureFault
+            kind = ConfigurationError if REFUSED.search(" ".join(lines)) else InfrastructureError
             raise kind(f"dvc push {stage}: {_error(lines)}")
 
     def _dvc(self, on_line: Say, *arguments: str, on_tick: Callable[[], None] = lambda: None) -> int:
@@ -140,7 +140,7 @@ def child_environment(root: Path) -> dict[str, str]:
     """Return the environment of a run's processes; its relative paths mean the main checkout `root`.
 
     Raises:
-        ConfigurationFault: a variable `LLM2CLIP_*` is unknown or has a bad value.
+        ConfigurationError: a variable `LLM2CLIP_*` is unknown or has a bad value.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     settings = load_environment()
@@ -155,23 +155,23 @@ def child_environment(root: Path) -> dict[str, str]:
     return environment | {"PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
 
 
-def _of_stage(stage: str, work: Path, lines: list[str]) -> Fault:
+def _of_stage(stage: str, work: Path, lines: list[str]) -> PipelineError:
     path = work / "exit.json"
     if path.is_file():
         tree = read_json(path)
-        return FAULTS.get(tree["exit_code"], Fault)(f"{stage}: {tree['message']}")
+        return ERRORS.get(tree["exit_code"], PipelineError)(f"{stage}: {tree['message']}")
     if found := EXITED.search(_error(lines)):  # the disk may have been too full for last words
-        return FAULTS.get(int(found[1]), Fault)(f"{stage} ended with {found[1]}: its log says why")
+        return ERRORS.get(int(found[1]), PipelineError)(f"{stage} ended with {found[1]}: its log says why")
     if any(line.startswith("Running stage ") for line in lines):
-        return Fault(
+        return PipelineError(
             f"{stage} was killed before it could say why ({_error(lines)}); if by SIGKILL (-9), memory "
             "likely ran out: make its batches smaller; a new run goes on from its last checkpoint"
         )
     return _of_dvc(stage, lines)
 
 
-def _of_dvc(what: str, lines: list[str]) -> Fault:
-    kind = InfrastructureFault if any(BUSY in line for line in lines) else ConfigurationFault
+def _of_dvc(what: str, lines: list[str]) -> PipelineError:
+    kind = InfrastructureError if any(BUSY in line for line in lines) else ConfigurationError
     return kind(f"{what}: {_error(lines)}")
 
 

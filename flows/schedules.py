@@ -16,7 +16,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate, VariableCre
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import SCHEDULE_TYPES, construct_schedule
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 
 MEMORY = "llm2clip_last_deploy"  # a variable of the server
 ASPECTS = ("active", "parameters")  # the rest of an entry says when
@@ -42,11 +42,11 @@ def by_slug(name: str, entries: list[Entry]) -> dict[str, Entry]:
     """Return the schedules that prefect.yaml gives to a deployment, each under its slug.
 
     Raises:
-        ConfigurationFault: one has no slug, or another's, or says not when.
+        ConfigurationError: one has no slug, or another's, or says not when.
     """
     slugs = [str(entry.get("slug") or "") for entry in entries]
     if not all(slugs) or len({*slugs}) < len(slugs):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"prefect.yaml: a schedule of deployment {name} has no slug, or another's; "
             "expected one each; by it a redeploy knows the schedule again"
         )
@@ -58,7 +58,7 @@ def by_slug(name: str, entries: list[Entry]) -> dict[str, Entry]:
         try:
             _when(entry)
         except (TypeError, ValueError) as error:
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"prefect.yaml: schedule {slug} of deployment {name}: {str(error).splitlines()[0]}; "
                 "expected cron, interval or rrule, and timezone"
             ) from None

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from components.faults import ConfigurationFault, InfrastructureFault
+from components.errors import ConfigurationError, InfrastructureError
 from flows.processes import spawn
 
 HOST = "127.0.0.1"  # never open to the network: whoever reaches the server may run code
@@ -20,7 +20,7 @@ HEARTBEAT_SECONDS = 30  # the least that Prefect allows
 START_SECONDS = 180.0
 POLL_SECONDS = 0.25
 TAIL_LINES = 30
-ERROR = re.compile(r"[\w.]+(Error|Exception|Fault)\b.*:")  # the last line of a traceback
+ERROR = re.compile(r"[\w.]+(Error|Exception|PipelineError)\b.*:")  # the last line of a traceback
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 
 
@@ -32,7 +32,7 @@ def require_home(home: Path, *, private: bool = False) -> None:
         private: Shut it to everybody but its owner.
 
     Raises:
-        ConfigurationFault: it cannot be written.
+        ConfigurationError: it cannot be written.
     """
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def require_home(home: Path, *, private: bool = False) -> None:
         if private:
             home.chmod(0o700)
     except OSError as error:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{home} cannot be written ({error.strerror}); expected a folder for Prefect's database; "
             "make it writable or, without `make ui`, set PREFECT_HOME to another"
         ) from None
@@ -60,7 +60,7 @@ def wait_for(api: str, server: subprocess.Popen[bytes], output: Path) -> None:
     """Wait until a server answers; its health needs no login.
 
     Raises:
-        InfrastructureFault: it ended, or is not up in time; names its output.
+        InfrastructureError: it ended, or is not up in time; names its output.
     """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
@@ -69,7 +69,7 @@ def wait_for(api: str, server: subprocess.Popen[bytes], output: Path) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(POLL_SECONDS)
-    raise InfrastructureFault(f"Prefect's server did not start; {last_line(output)}")
+    raise InfrastructureError(f"Prefect's server did not start; {last_line(output)}")
 
 
 def ending(status: int) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from components.faults import ConfigurationFault, Fault, InfrastructureFault
+from components.errors import ConfigurationError, InfrastructureError, PipelineError
 from flows.auth import CLIENT, server_secret, variables
 from flows.processes import end_groups, spawn
 from flows.server import (
@@ -44,8 +44,8 @@ def serve(project: Path, port: int) -> None:
         port: Of the server, on loopback.
 
     Raises:
-        ConfigurationFault: the port is taken.
-        InfrastructureFault: a part did not start, or ended by itself; names its log.
+        ConfigurationError: the port is taken.
+        InfrastructureError: a part did not start, or ended by itself; names its log.
     """
     _require_free(port)
     api = f"http://{HOST}:{port}/api"
@@ -65,7 +65,7 @@ def serve(project: Path, port: int) -> None:
         wait_for(api, parts["server"], home / "server.log")
         log.info("deploying")
         if status := _module("flows.deploy", project, environment, home / "deploy.log"):
-            raise InfrastructureFault(
+            raise InfrastructureError(
                 f"the deployment was not made ({status}); {last_line(home / 'deploy.log')}"
             )
         start_worker()
@@ -113,7 +113,7 @@ def _require_free(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"port {port} of {HOST} cannot be used ({error.strerror}); is `make ui` running already? "
                 f"else choose another: make ui PORT={port + 1}"
             ) from None
@@ -133,14 +133,14 @@ def _watch(parts: dict[str, subprocess.Popen[bytes]], home: Path, start_worker: 
     """Start the worker again whenever it ends, until the server ends or the worker keeps ending early.
 
     Raises:
-        InfrastructureFault: which part ended, how, and where its log is.
+        InfrastructureError: which part ended, how, and where its log is.
     """
     early_ends, start_seconds = 0, time.monotonic()
     while (status := parts["server"].poll()) is None:
         if (status := parts["worker"].poll()) is not None:
             early_ends = early_ends + 1 if time.monotonic() - start_seconds < EARLY_SECONDS else 1
             if early_ends > EARLY_ENDS:
-                raise InfrastructureFault(
+                raise InfrastructureError(
                     f"Prefect's worker {ending(status)}, the {early_ends}th time in a row within "
                     f"{EARLY_SECONDS:.0f} s of its start; {last_line(home / 'worker.log')}"
                 )
@@ -151,7 +151,7 @@ def _watch(parts: dict[str, subprocess.Popen[bytes]], home: Path, start_worker: 
             start_worker()
             start_seconds = time.monotonic()
         time.sleep(POLL_SECONDS)
-    raise InfrastructureFault(f"Prefect's server {ending(status)}; {last_line(home / 'server.log')}")
+    raise InfrastructureError(f"Prefect's server {ending(status)}; {last_line(home / 'server.log')}")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -169,7 +169,7 @@ def main() -> int:
         serve(Path.cwd(), port)
     except KeyboardInterrupt:
         return 0
-    except Fault as fault:
+    except PipelineError as fault:
         log.error("%s", fault)
         return fault.exit_code
     return 0

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.storage.atomic import remove, write_bytes
 from components.storage.layout import INPUTS, PARAMS
 from flows.run import LOCK, Run, Say
@@ -27,7 +27,7 @@ def claimed_workspace(root: Path, name: str) -> Iterator[Path]:
     While the block lasts the folder counts as in use. Older finished runs are removed.
 
     Raises:
-        ConfigurationFault: `root` is no git checkout with a commit, or another process uses this run.
+        ConfigurationError: `root` is no git checkout with a commit, or another process uses this run.
     """
     folder = root / RUNS / name
     if not folder.is_dir():
@@ -35,7 +35,7 @@ def claimed_workspace(root: Path, name: str) -> Iterator[Path]:
         _git(root, "worktree", "add", "--quiet", "--detach", str(folder), "HEAD")
     with _in_use(folder) as claimed:
         if not claimed:
-            raise ConfigurationFault(f"{folder} is in use by another process: wait for its end or stop it")
+            raise ConfigurationError(f"{folder} is in use by another process: wait for its end or stop it")
         _prune(root)
         yield folder
 
@@ -50,7 +50,7 @@ def fill(root: Path, run: Run, preset: str | None, say: Say) -> None:
         say: Told what of the checkout is left out.
 
     Raises:
-        ConfigurationFault: the preset is not committed.
+        ConfigurationError: the preset is not committed.
     """
     folder = run.folder
     if preset is not None:
@@ -77,7 +77,7 @@ def _use(folder: Path, preset: str) -> None:
     path = folder / PRESETS / f"{preset}.yaml"
     if not path.is_file():
         shipped = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
-        raise ConfigurationFault(f"no committed preset {preset}; expected one of {shipped}")
+        raise ConfigurationError(f"no committed preset {preset}; expected one of {shipped}")
     write_bytes(folder / PARAMS, path.read_bytes())
 
 
@@ -87,7 +87,7 @@ def bring(root: Path, run: Run, stages: list[str]) -> None:
     Every dvc.lock at hand is tried: the checkout's, then those of the kept runs.
 
     Raises:
-        ConfigurationFault: one of them is not up to date; names it and what changed.
+        ConfigurationError: one of them is not up to date; names it and what changed.
     """
     if not stages:
         return
@@ -100,7 +100,7 @@ def bring(root: Path, run: Run, stages: list[str]) -> None:
             return
         stale = stale or found
     stage, why = next(iter(stale.items()), (stages[0], ["no run has made it yet"]))
-    raise ConfigurationFault(
+    raise ConfigurationError(
         f"{stage} is not up to date ({'; '.join(why[:5])}) and stands before the first stage of this run; "
         f"start the run at {stage}"
     )
@@ -152,7 +152,7 @@ def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-c", f"core.hooksPath={os.devnull}", *arguments]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"git {arguments[0]} failed in {root}: {done.stderr.strip()}; expected a checkout with a commit"
         )
     return done.stdout

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from components.faults import ConfigurationFault, Fault
+from components.errors import ConfigurationError, PipelineError
 from components.storage.atomic import read_json
 
 DIRECTIONS = {"text_to_image": "T→I", "image_to_text": "I→T"}
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs = [read_json(path) for path in parser.parse_args(arguments).metrics]
         sys.stdout.write(f"{seed_table(runs)}\n{difference_table(runs)}")
-    except Fault as fault:
+    except PipelineError as fault:
         sys.stderr.write(f"{fault}\n")
         return fault.exit_code
     return 0
@@ -40,11 +40,11 @@ def seed_table(runs: list[dict[str, Any]]) -> str:
         runs: What evaluate measured, one entry for each seed.
 
     Raises:
-        ConfigurationFault: the runs have other arms or tasks.
+        ConfigurationError: the runs have other arms or tasks.
     """
     shapes = [(list(run["arms"]), list(run["tasks"])) for run in runs]
     if any(shape != shapes[0] for shape in shapes):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"the runs have {len(set(map(str, shapes)))} sets of arms and tasks; expected one preset: "
             "take runs that differ in their seed alone"
         )
@@ -71,7 +71,7 @@ def difference_table(runs: list[dict[str, Any]]) -> str:
         runs: What evaluate measured, one entry for each seed.
 
     Raises:
-        ConfigurationFault: the runs have other arms or tasks.
+        ConfigurationError: the runs have other arms or tasks.
     """
     (subject,) = _shared([list(run["differences"]) for run in runs])
     controls = _shared([sorted(run["differences"][subject]) for run in runs])
@@ -91,7 +91,7 @@ def difference_table(runs: list[dict[str, Any]]) -> str:
 
 def _shared(names: list[list[str]]) -> list[str]:
     if any(of_run != names[0] for of_run in names):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"the runs compare {len(set(map(str, names)))} sets of arms; expected one preset: take runs that "
             "differ in their seed alone"
         )

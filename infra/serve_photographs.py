@@ -28,7 +28,7 @@ from urllib.parse import quote, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.faults import ConfigurationFault, Fault, InfrastructureFault
+from components.errors import ConfigurationError, InfrastructureError, PipelineError
 from components.storage.atomic import new_file
 from components.storage.side_tables import write_table
 
@@ -47,16 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_table(given.out / PHOTOGRAPHS, table)
         if given.texts:
             if not given.texts.is_file():
-                raise ConfigurationFault(
+                raise ConfigurationError(
                     f"{given.texts} not found; expected a table of captions: mend --texts"
                 )
             with new_file(given.out / TEXTS) as part:
                 shutil.copyfile(given.texts, part)
         with serving([given.captions.parent, given.images], given.port):
             return run_command(given.command)
-    except (Fault, OSError) as fault:
+    except (PipelineError, OSError) as fault:
         sys.stderr.write(f"{fault}\n")
-        return fault.exit_code if isinstance(fault, Fault) else InfrastructureFault.exit_code
+        return fault.exit_code if isinstance(fault, PipelineError) else InfrastructureError.exit_code
 
 
 def photograph_table(
@@ -72,19 +72,19 @@ def photograph_table(
         port: The photographs are served on.
 
     Raises:
-        ConfigurationFault: the table is missing, lacks columns, or has no photograph of these splits.
+        ConfigurationError: the table is missing, lacks columns, or has no photograph of these splits.
     """
     if not captions.is_file():
-        raise ConfigurationFault(f"{captions} not found; expected a table of captions: mend --captions")
+        raise ConfigurationError(f"{captions} not found; expected a table of captions: mend --captions")
     try:
         table = pq.read_table(captions)
     except pa.ArrowException as error:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{captions} is no parquet file ({str(error).splitlines()[0]}); expected a table of captions"
         ) from None
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         names = ", ".join(table.column_names)
-        raise ConfigurationFault(f"{captions} lacks {', '.join(missing)}; it has {names}: rename its columns")
+        raise ConfigurationError(f"{captions} lacks {', '.join(missing)}; it has {names}: rename its columns")
     photographs: dict[str, dict[str, object]] = {}
     languages: set[str] = set()
     for row in table.to_pylist():
@@ -100,7 +100,7 @@ def photograph_table(
         languages.add(row["language"])
     if not photographs:
         there = ", ".join(sorted(set(table.column("split").to_pylist())))
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{captions} has no {kind} captions in the splits {', '.join(splits)}; "
             f"its splits are {there}: use --splits and --kind"
         )
@@ -120,12 +120,12 @@ def serving(folders: Sequence[Path], port: int) -> Iterator[None]:
     """Serve the JPEG and PNG files below some folders on loopback while the block runs.
 
     Raises:
-        ConfigurationFault: none of the folders exists.
-        InfrastructureFault: the port is taken.
+        ConfigurationError: none of the folders exists.
+        InfrastructureError: the port is taken.
     """
     roots = [folder.resolve() for folder in folders if folder.is_dir()]
     if len(roots) < len(folders):
-        raise ConfigurationFault(f"{folders[-1]} not found; expected a folder of photographs: mend --images")
+        raise ConfigurationError(f"{folders[-1]} not found; expected a folder of photographs: mend --images")
 
     class Handler(_Photographs):
         folders = roots
@@ -133,7 +133,7 @@ def serving(folders: Sequence[Path], port: int) -> Iterator[None]:
     try:
         server = http.server.ThreadingHTTPServer((HOST, port), Handler)
     except OSError as error:
-        raise InfrastructureFault(
+        raise InfrastructureError(
             f"port {port} of {HOST} cannot be had ({error.strerror}); stop what uses it, or give another "
             "--port and put it into download.fetch.allowed_ports of the preset"
         ) from None
@@ -193,7 +193,7 @@ class _Photographs(http.server.BaseHTTPRequestHandler):
 
 def _splits(pairs: Sequence[str]) -> dict[str, str]:
     if odd := [pair for pair in pairs if "=" not in pair]:
-        raise ConfigurationFault(f"--splits {odd[0]}; expected table=pipeline, as in val=test: mend it")
+        raise ConfigurationError(f"--splits {odd[0]}; expected table=pipeline, as in val=test: mend it")
     return dict(pair.split("=", 1) for pair in pairs)
 
 

@@ -37,7 +37,7 @@ class Exchange:
     fault: str | None = None
 
 
-Fault = Callable[[Exchange], str | None]
+PipelineError = Callable[[Exchange], str | None]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -101,7 +101,7 @@ class Proxy(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, endpoint: str, fault: Fault, exchanges: list[Exchange], drops_conditions: bool
+        self, endpoint: str, fault: PipelineError, exchanges: list[Exchange], drops_conditions: bool
     ) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.endpoint, self.fault, self.exchanges = endpoint, fault, exchanges
@@ -123,7 +123,7 @@ class Proxy(ThreadingHTTPServer):
 def proxy(
     endpoint: str,
     *,
-    fault: Fault = lambda _exchange: None,
+    fault: PipelineError = lambda _exchange: None,
     exchanges: list[Exchange] | None = None,
     drops_conditions: bool = False,
 ) -> Iterator[str]:

@@ -19,8 +19,8 @@ from ruamel.yaml import YAML
 from components.audit.stage import run as audit
 from components.download.stage import run as download
 from components.embed_captions.sources import caption_shards, zero_shot_prompts
+from components.errors import ConfigurationError, DataError, Stopped
 from components.evaluate.stage import run as evaluate
-from components.faults import ConfigurationFault, DataFault, Stopped
 from components.ml.images import decode_image
 from components.recaption.stage import run as recaption
 from components.running.check import check
@@ -173,7 +173,7 @@ def test_every_reader_refuses_a_flipped_bit_before_it_is_used(
 
     def refused(read: Callable[[], object]) -> None:
         damage()
-        with pytest.raises(DataFault, match=r"s3://.*-[0-9a-f]{64}\.tar is damaged: its sha256 is"):
+        with pytest.raises(DataError, match=r"s3://.*-[0-9a-f]{64}\.tar is damaged: its sha256 is"):
             read()
         mend()
 
@@ -313,11 +313,11 @@ def test_the_check_says_where_shards_go(
     dvc_without_git(Path())
     assert "data root: this machine" in check(smoke, env)
     assert f"data root: {root}, may be written to" in check(to(root), env)
-    with pytest.raises(ConfigurationFault, match="there is no such bucket"):
+    with pytest.raises(ConfigurationError, match="there is no such bucket"):
         check(to("s3://nowhere-to-be-found/x"), env)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(ConfigurationFault, match="set AWS_ACCESS_KEY_ID"):
+    with pytest.raises(ConfigurationError, match="set AWS_ACCESS_KEY_ID"):
         check(to(root), env)
 
 

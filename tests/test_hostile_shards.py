@@ -13,7 +13,7 @@ import pytest
 
 from components.audit.stage import run as audit
 from components.download.stage import run as download
-from components.faults import DataFault
+from components.errors import DataError
 from components.recaption.stage import run as recaption
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -74,7 +74,7 @@ def refused(stage: Callable[[Params, Environment], None], params: Params, messag
     """Check that a stage stops, and leaves what was made before as it was."""
     name = stage.__module__.split(".")[1]
     before = read_manifest(Path("artifacts") / name) if (Path("artifacts") / name).is_dir() else None
-    with pytest.raises(DataFault, match=message):
+    with pytest.raises(DataError, match=message):
         stage(params, Environment(work_store=Path(".anew")))
     assert before == (read_manifest(Path("artifacts") / name) if before else None)
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from components.faults import Stopped
+from components.errors import Stopped
 from components.settings.params import Params, load_params
 from components.storage.atomic import sha256_of
 from components.storage.layout import Layout

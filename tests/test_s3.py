@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.register.stage import run
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -168,7 +168,7 @@ def test_wrong_credentials_are_refused_before_any_work(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", guarded[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", wrong)
     with pytest.raises(
-        ConfigurationFault, match=r"refused the credentials \(SignatureDoesNotMatch\)"
+        ConfigurationError, match=r"refused the credentials \(SignatureDoesNotMatch\)"
     ) as fault:
         run(smoke, env)
     assert len(str(fault.value).splitlines()) == 1
@@ -190,7 +190,7 @@ def test_a_stage_says_it_in_three_lines_and_exit_2(s3: str, trained: Layout) -> 
         [sys.executable, "-m", "components", "register"],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == ConfigurationFault.exit_code
+    assert done.returncode == ConfigurationError.exit_code
     assert "there is no such bucket" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in done.stderr + done.stdout

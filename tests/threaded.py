@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 import pytest
 from aiohttp import web
 
-from components.faults import Stopped
+from components.errors import Stopped
 from components.running.signals import raise_on_stop_signals
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from components.audit.caption_figures import Table, places_by_name, read_figures
 from components.audit.images import SPLITS, Images
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import remove
 from components.storage.digests import Digests
 from components.storage.side_tables import CAPTIONS, read_table
@@ -52,7 +52,7 @@ class Captions:
         work: For what is counted on disk; removed again.
 
     Raises:
-        DataFault: a table is damaged or has captions of an image that is not there.
+        DataError: a table is damaged or has captions of an image that is not there.
     """
 
     def __init__(self, tables: Sequence[Table], images: Images, samples: int, work: Path) -> None:
@@ -194,7 +194,7 @@ class Captions:
         rows = self._images.find(table.shard or "", keys)
         if (rows < 0).any():
             key = keys[int(np.argmin(rows))].as_py()
-            raise DataFault(
+            raise DataError(
                 f"{table.path} has captions of {key}, which is no image of download; "
                 "run `dvc repro --force recaption`"
             )

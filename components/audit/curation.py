@@ -14,7 +14,7 @@ from components.audit.images import Images
 from components.audit.near_captions import keys_of, open_caption_vectors
 from components.audit.near_images import near_images
 from components.audit.scored import ImageVectors, Scored, open_vectors
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.running.progress import Progress
 from components.settings.audit import Curation, Head, NearImageFilter, SimilarityFilter
 from components.storage.computed import code_of
@@ -38,9 +38,9 @@ class Curator:
         """Apply heads, similarity, near images and near captions, in this order, where params ask for them.
 
         Raises:
-            ConfigurationFault: a head does not fit, a column has no similarity, recaption wrote no scores, or
+            ConfigurationError: a head does not fit, a column has no similarity, recaption wrote no scores, or
                 more images than params allow would be compared with each other.
-            DataFault: a file is missing or damaged.
+            DataError: a file is missing or damaged.
         """
         if settings.heads or settings.near_images:
             vectors = open_vectors(layout.artifact("recaption"))
@@ -65,7 +65,7 @@ class Curator:
         rows = self._left(*head.splits)
         if not is_known[rows].all():
             key = self._images.key(int(rows[np.argmin(is_known[rows])]))
-            raise DataFault(
+            raise DataError(
                 f"{vectors.folder} has no embedding of {key}; expected one of each image: "
                 "`llm2clip forget recaption image_embeddings` has them made again"
             )
@@ -83,11 +83,11 @@ class Curator:
 
         path = inputs / head.path
         if not path.is_file():
-            raise ConfigurationFault(f"audit.curation.heads {head.name}: {path} not found; put it there")
+            raise ConfigurationError(f"audit.curation.heads {head.name}: {path} not found; put it there")
         try:
             linear = load_linear_head(path, vectors.width)
         except ValueError as error:
-            raise ConfigurationFault(f"audit.curation.heads {head.name}: {error}") from None
+            raise ConfigurationError(f"audit.curation.heads {head.name}: {error}") from None
         scores, is_known = np.zeros(len(self._images)), np.zeros(len(self._images), bool)
         for shard, keys, embeddings in vectors.shards():
             rows = self._images.find(shard, pa.chunked_array([keys], pa.string()))
@@ -101,7 +101,7 @@ class Curator:
         rows = self._left("train")
         known = rows[np.isfinite(best[rows])]
         if len(rows) and not len(known):
-            raise DataFault(
+            raise DataError(
                 f"audit.curation.similarity: none of {len(rows)} train images has a similarity of columns "
                 f"{', '.join(settings.columns)}; expected some: see recaption.scores"
             )
@@ -119,7 +119,7 @@ class Curator:
     ) -> None:
         name = f"{reason}s"
         if len(rows) > settings.max_rows:
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"audit.curation.{name} would compare {len(rows)} train images with each other, "
                 f"{len(rows) ** 2 / 2:.1e} pairs; audit.curation.{name}.max_rows allows "
                 f"{settings.max_rows} images: raise it, or have heads and similarity leave fewer"
@@ -155,7 +155,7 @@ def _too_unlike(
 def _best_similarity(columns: list[str], scored: Scored) -> NDArray[np.float32]:
     if absent := sorted(set(columns) - scored.similarity.keys()):
         there = ", ".join(sorted(scored.similarity)) or "none"
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"audit.curation.similarity names column {', '.join(absent)}, which has no similarity; "
             f"there are {there}: correct it, or recaption.scores"
         )

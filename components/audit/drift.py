@@ -9,7 +9,7 @@ from typing import Any
 
 from components.audit.summary import FORMAT_VERSION
 from components.audit.verdict import TOO_LITTLE, Gate
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.settings.audit import Audit, Reference
 from components.storage.atomic import read_json
 
@@ -23,24 +23,24 @@ def read_reference(path: Path) -> dict[str, Any]:
     """Read an earlier run's summary.
 
     Raises:
-        ConfigurationFault: there is none, or one of another version.
-        DataFault: it is damaged.
+        ConfigurationError: there is none, or one of another version.
+        DataError: it is damaged.
     """
     if not path.is_file():
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{path} not found (audit.reference.summary); expected an earlier run's summary.json: put it "
             "there"
         )
     tree = read_json(path)
     version = tree.get("format_version") if isinstance(tree, dict) else None
     if version != FORMAT_VERSION:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{path} has format {version}; expected {FORMAT_VERSION}: make it again with this version's audit"
             ", or set audit.reference to null"
         )
     features = tree.get("features")
     if not isinstance(features, dict) or not all(_is_feature(one) for one in features.values()):
-        raise DataFault(f"{path} is no summary of an audit; expected counts by bin: put the right file there")
+        raise DataError(f"{path} is no summary of an audit; expected counts by bin: put the right file there")
     return features
 
 
@@ -65,7 +65,7 @@ def drift_gates(
         limits: For the rows that a figure needs.
 
     Raises:
-        ConfigurationFault: neither run has the feature.
+        ConfigurationError: neither run has the feature.
     """
     return [_gate(name, current, before, reference, limits) for name in reference.features]
 
@@ -74,7 +74,7 @@ def _gate(
     name: str, current: dict[str, Any], before: dict[str, Any], reference: Reference, limits: Audit
 ) -> Gate:
     if name not in current and name not in before:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"audit.reference.features names {name}, which neither run has; there are "
             f"{', '.join(sorted(current))}: correct params"
         )

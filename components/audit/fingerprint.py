@@ -12,7 +12,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from components.faults import DataFault
+from components.errors import DataError
 
 HASH_SIDE = 8
 THUMBNAIL_SIDE = 16
@@ -54,7 +54,7 @@ def fingerprint(jpeg: bytes, key: str, split: str) -> Fingerprint:
     """Return what one image is compared by.
 
     Raises:
-        DataFault: it cannot be decoded.
+        DataError: it cannot be decoded.
     """
     image = _decoded(jpeg, key)
     return Fingerprint(
@@ -85,9 +85,9 @@ def _decoded(jpeg: bytes, key: str) -> Image.Image:
         raise undecodable(key, str(error)) from None
 
 
-def undecodable(key: str, why: str) -> DataFault:
+def undecodable(key: str, why: str) -> DataError:
     """Return what to say of an image that cannot be decoded."""
-    return DataFault(
+    return DataError(
         f"image {key} cannot be decoded ({why}); expected the JPEG that download wrote: "
         "`llm2clip forget download shards` has all fetched again, `--shard NAME` one shard alone"
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from components.audit.fingerprint import THUMBNAIL_BYTES, Fingerprint, fingerprint, undecodable
 from components.audit.images import SIZES, Images, Thumbnails, split_places
-from components.faults import DataFault
+from components.errors import DataError
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
 from components.running.workers import pieces_by_content
@@ -107,7 +107,7 @@ def read_fingerprints(download: Path, shards: Sequence[Entry], work: Path, proce
         processes: How many to work with.
 
     Raises:
-        DataFault: a shard is damaged, or two images have one key.
+        DataError: a shard is damaged, or two images have one key.
     """
     jobs = {entry.sha256: ShardFingerprints(download, entry, work) for entry in shards}
     progress = Progress(work, "audit", sum(job.entry.rows or 0 for job in jobs.values()), "images")
@@ -122,7 +122,7 @@ def _refuse_equal_keys(keys: pa.ChunkedArray) -> None:
         return
     counts = keys.value_counts()
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    raise DataFault(
+    raise DataError(
         f"{len(twice)} keys stand more than once in download's shards, {twice[0]} first; expected each once: "
         "one shard is another's copy, `llm2clip forget download shards --shard NAME` has it made again"
     )

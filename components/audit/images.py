@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.faults import DataFault
+from components.errors import DataError
 
 LEARNED = ("train", "validation")  # what the models or the choices among them have seen
 SPLITS = (*LEARNED, "test")
@@ -80,12 +80,12 @@ def split_places(splits: pa.ChunkedArray, where: Path) -> NDArray[np.uint8]:
     """Return the place of each split in `SPLITS`.
 
     Raises:
-        DataFault: one is none of them.
+        DataError: one is none of them.
     """
     places = pc.index_in(splits, pa.array(SPLITS))
     if places.null_count:
         odd = splits.filter(pc.is_null(places))[0].as_py()
-        raise DataFault(
+        raise DataError(
             f"{where} holds split {odd}; expected {', '.join(SPLITS)}: `llm2clip forget download shards`"
         )
     return places.to_numpy().astype(np.uint8)

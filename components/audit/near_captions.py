@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.audit.scored import ImageVectors
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.settings.audit import NearCaptionFilter
 from components.storage.embeddings import EMBEDDED_CAPTIONS, lines_of, read_listed
 from components.storage.manifest import Entry, read_manifest
@@ -33,19 +33,19 @@ def open_caption_vectors(settings: NearCaptionFilter, inputs: Path, work: Path) 
         work: The stage's folder in the work store, where files of a bucket are for a moment.
 
     Raises:
-        ConfigurationFault: it is not there, or has nothing of the column.
-        DataFault: a file is missing or damaged.
+        ConfigurationError: it is not there, or has nothing of the column.
+        DataError: a file is missing or damaged.
     """
     name, folder = "audit.curation.near_captions", inputs / settings.embeddings
     if not (folder.parent / "manifest.json").is_file():
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{name}: {folder.parent} holds no manifest.json; expected an earlier run's "
             f"artifacts/embed_captions, whole, of which {folder.name} is one encoder: put it there"
         )
     below = f"{folder.name}/{settings.column}/"
     entries = [entry for entry in read_manifest(folder.parent, below) if entry.is_vectors]
     if not entries:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{name}: {folder} has no embeddings of column {settings.column}; expected some: name another "
             "column or encoder"
         )

@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.audit.scored import ImageVectors
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import content_key, remove, reserve
 from components.storage.pieces import piece
 from components.storage.side_tables import read_table, write_table
@@ -58,7 +58,7 @@ def near_images(
         progress: Told the number of images of each finished block.
 
     Raises:
-        DataFault: an image has no embedding.
+        DataError: an image has no embedding.
     """
     ordered = sorted(keys)
     if not ordered:
@@ -139,7 +139,7 @@ def _matrix(ordered: list[str], vectors: ImageVectors, path: Path) -> Any:  # no
         matrix[[place_of[keys[row]] for row in rows]] = embeddings[rows]
         missing.difference_update(keys)
     if missing:
-        raise DataFault(
+        raise DataError(
             f"{vectors.folder} has no embedding of {len(missing)} images (first {min(missing)}); expected "
             "one of each: `llm2clip forget recaption image_embeddings` has them made again"
         )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.audit.images import Images
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.storage.manifest import Entry, read_manifest
 from components.storage.scores import IMAGES_FOLDER, SCORES_FOLDER, read_image_embeddings, read_scores
 
@@ -44,7 +44,7 @@ def read_scored(recaption: Path, images: Images) -> Scored:
         images: All.
 
     Raises:
-        DataFault: a file is missing or damaged, or scores an image that its shard does not have.
+        DataError: a file is missing or damaged, or scores an image that its shard does not have.
     """
     scored = Scored({}, {})
     for entry in read_manifest(recaption, f"{SCORES_FOLDER}/"):
@@ -52,7 +52,7 @@ def read_scored(recaption: Path, images: Images) -> Scored:
         rows = images.find(entry.name, table["key"])
         if (rows < 0).any():
             key = table["key"][int(np.argmin(rows))].as_py()
-            raise DataFault(
+            raise DataError(
                 f"{recaption / entry.uri} scores {key}, which is no image of that shard of download; {_MEND}"
             )
         columns = np.array(table["column"].to_pylist(), dtype=object)
@@ -84,7 +84,7 @@ class ImageVectors:
         """Numbers of one.
 
         Raises:
-            DataFault: the first file is damaged.
+            DataError: the first file is damaged.
         """
         return self.read(self.entries[0])[1].shape[1]
 
@@ -92,7 +92,7 @@ class ImageVectors:
         """Yield each shard's name, keys and embeddings (n, D).
 
         Raises:
-            DataFault: a file is damaged.
+            DataError: a file is damaged.
         """
         for entry in self.entries:
             keys, vectors = self.read(entry)
@@ -103,12 +103,12 @@ def open_vectors(recaption: Path) -> ImageVectors:
     """Open what recaption wrote.
 
     Raises:
-        ConfigurationFault: it wrote none.
-        DataFault: a file is missing or damaged.
+        ConfigurationError: it wrote none.
+        DataError: a file is missing or damaged.
     """
     entries = [entry for entry in read_manifest(recaption, f"{IMAGES_FOLDER}/") if entry.is_vectors]
     if not entries:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{recaption} has no image embeddings and audit.curation asks for them; expected some: set "
             "recaption.scores and run `dvc repro recaption`"
         )

@@ -36,7 +36,7 @@ from components.audit.report import write_report
 from components.audit.scored import read_scored
 from components.audit.summary import summary_tree
 from components.audit.verdict import explain, verdict_tree
-from components.faults import GateFault
+from components.errors import GateError
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
 from components.running.workers import usable_cores
@@ -94,7 +94,7 @@ def run(params: Params, env: Environment) -> None:
         write_gallery(out.folder / "gallery.html", shown, verdict["verdict"])
         if not verdict["passed"]:
             replace_folder(out.folder, work / "failed")
-            raise GateFault(explain(found, limits, work / "failed" / "report.html"))
+            raise GateError(explain(found, limits, work / "failed" / "report.html"))
     remove(work / "failed")
     for gate in verdict["unknown"]:
         log.warning("audit: %s is unknown; audit.unknown_passes lets it pass", gate)

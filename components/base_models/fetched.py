@@ -17,7 +17,7 @@ from components.base_models.from_bucket import bring
 from components.base_models.hub import check_hashes, names_on_hub, snapshot
 from components.base_models.model_files import MODULES, model_files, modules_in
 from components.base_models.workshop import Workshop
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running.model_weights import WEIGHTS, check_model_files, weights_in
 from components.settings.base_models import BucketModel, Fetched, FolderModel, HubModel
 from components.storage.atomic import sha256_of, write_json
@@ -44,9 +44,9 @@ def fetch(
         with_modules: It is in sentence-transformers layout: the folders of its parts are taken as well.
 
     Raises:
-        ConfigurationFault: it is missing, holds no safetensors, is of another kind or not the pinned one.
-        DataFault: the hub's cache is damaged.
-        InfrastructureFault: the hub or the bucket answers, but not now.
+        ConfigurationError: it is missing, holds no safetensors, is of another kind or not the pinned one.
+        DataError: the hub's cache is damaged.
+        InfrastructureError: the hub or the bucket answers, but not now.
     """
     place, role = _place(section), name.partition("/")[0]
     if isinstance(section, BucketModel):
@@ -76,7 +76,7 @@ def fetch(
             parameters = sum(weights_in(part) for part in [folder, *sorted(folder.glob("*/"))])
         except (ValueError, OSError, SafetensorError) as error:
             found = str(error).splitlines()[0]
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"base_models.{name}: {place} cannot be used ({found}); expected another model"
             ) from None
         about: dict[str, Any] = {**section.model_dump(), "trained": True, "parameters": parameters}
@@ -134,7 +134,7 @@ def check_text_encoder(folder: Path) -> None:
     """Check that config, tokenizer and all parts of a sentence encoder are there and of a known kind.
 
     Raises:
-        ConfigurationFault: `modules.json` names no known parts.
+        ConfigurationError: `modules.json` names no known parts.
         ValueError: a part is not whole.
     """
     from transformers import AutoTokenizer

@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from components.base_models.model_files import MODULES, is_taken, modules_in
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running.model_weights import check_bucket_files
 from components.settings.base_models import BucketModel
 from components.storage.atomic import content_key, link_or_copy, remove, sha256_of
@@ -24,8 +24,8 @@ def bring(section: BucketModel, work: Path, folder: Path, role: str, *, with_mod
         with_modules: It is in sentence-transformers layout: files of its parts are brought as well.
 
     Raises:
-        ConfigurationFault: there is no such bucket, it holds no whole model, or another than the pinned one.
-        InfrastructureFault: the store does not answer.
+        ConfigurationError: there is no such bucket, it holds no whole model, or another than the pinned one.
+        InfrastructureError: the store does not answer.
     """
     bucket = open_bucket(section.uri)
     check_bucket_files(bucket, role)
@@ -38,7 +38,7 @@ def bring(section: BucketModel, work: Path, folder: Path, role: str, *, with_mod
         digests[name] = sha256_of(path)
     if (found := pin_of(digests)) != section.sha256:
         remove(brought)
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{section.uri} holds {len(digests)} files of a model, of sha256 {found}; expected "
             f"{section.sha256}: put the pinned files there again, or pin the other sha256 if they were "
             "changed on purpose"

@@ -9,7 +9,7 @@ from hashlib import sha1
 from pathlib import Path
 
 from components.base_models.model_files import WORDS
-from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
+from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError
 from components.running.model_weights import WEIGHTS
 from components.running.passing import STATUSES
 from components.settings.base_models import HubModel
@@ -32,9 +32,9 @@ def snapshot(section: HubModel, *, with_modules: bool) -> Path:
         with_modules: Whether files below the top are brought as well.
 
     Raises:
-        ConfigurationFault: there is no such model, it may not be read, or it is not in the cache and the hub
+        ConfigurationError: there is no such model, it may not be read, or it is not in the cache and the hub
             cannot be reached.
-        InfrastructureFault: the hub answers, but not now, or is lost on the way.
+        InfrastructureError: the hub answers, but not now, or is lost on the way.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -57,21 +57,21 @@ def snapshot(section: HubModel, *, with_modules: bool) -> Path:
             )
         )
     except HFValidationError as error:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{str(error).splitlines()[0]}; expected an id of the hub, owner/name"
         ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         # says so of a hub that answers as well, where the revision is not in the cache
         if isinstance(error.__cause__, HfHubHTTPError):
             raise _answer(section, error.__cause__.response.status_code) from None
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{section.id} at {section.revision} is not in the hub's cache and the hub cannot be reached; "
             "expected either: run once with network and without HF_HUB_OFFLINE, or take kind: folder"
         ) from None
     except HfHubHTTPError as error:
         raise _answer(section, error.response.status_code) from None
     except ClientError as error:  # of the HTTP client below, whichever that is
-        raise InfrastructureFault(
+        raise InfrastructureError(
             f"the hub was lost while {section.id} at {section.revision} came ({type(error).__name__}: "
             f"{error}); what came is kept, run again"
         ) from None
@@ -81,13 +81,13 @@ def _check_secrecy() -> None:
     """Refuse to send the hub's token unencrypted to a mirror.
 
     Raises:
-        ConfigurationFault: HF_ENDPOINT is plain http, and there is a token.
+        ConfigurationError: HF_ENDPOINT is plain http, and there is a token.
     """
     from huggingface_hub import constants, get_token
 
     host = plain_http_host(constants.ENDPOINT, load_environment().plain_http_hosts)
     if host and not constants.HF_HUB_OFFLINE and get_token():
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"the token of the hub (HF_TOKEN) would go to {host} (HF_ENDPOINT) over plain http; expected "
             f"https: change the address, unset the token, or name the host in {PLAIN_HTTP_HOSTS}"
         )
@@ -106,11 +106,11 @@ def names_on_hub(section: HubModel) -> list[str]:
     return [name for name in names if "/" not in name]
 
 
-def _answer(section: HubModel, status: int) -> Fault:
+def _answer(section: HubModel, status: int) -> PipelineError:
     found = f"the hub answers {status} for {section.id} at {section.revision}"
     if status in STATUSES:
-        return InfrastructureFault(f"{found}; try again later")
-    return ConfigurationFault(f"{found}; expected a model and revision that exist and that HF_TOKEN may read")
+        return InfrastructureError(f"{found}; try again later")
+    return ConfigurationError(f"{found}; expected a model and revision that exist and that HF_TOKEN may read")
 
 
 def check_hashes(digests: dict[Path, str]) -> None:
@@ -123,11 +123,11 @@ def check_hashes(digests: dict[Path, str]) -> None:
         digests: The sha256 of each file of a snapshot.
 
     Raises:
-        DataFault: a file's content is another one.
+        DataError: a file's content is another one.
     """
     unnamed = [path for path in digests if not path.is_symlink()]
     if unnamed and len(unnamed) < len(digests):  # an editor that writes beside and renames leaves such a file
-        raise DataFault(
+        raise DataError(
             f"{unnamed[0]} is a file among links in the hub's cache, {len(unnamed)} of {len(digests)} are; "
             "expected links to blobs named by their hashes: remove it and run again to have it linked"
         )
@@ -144,11 +144,11 @@ def check_hashes(digests: dict[Path, str]) -> None:
         elif GIT_SHA1.fullmatch(blob.name):
             found = _git_sha1(path)
         else:
-            raise DataFault(
+            raise DataError(
                 f"{path} links to {blob}; expected a blob named by its hash: remove {path.parent}"
             )
         if found != blob.name:
-            raise DataFault(
+            raise DataError(
                 f"{path} is damaged in the hub's cache: its hash is {found[:12]}..., expected "
                 f"{blob.name[:12]}...; remove {blob} and run again to fetch it"
             )

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from components.base_models.material import Texts, read_texts
 from components.base_models.workshop import Workshop, write_about
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.cooccurrence import cooccurrence_embeddings
 from components.ml.plain_text import framed_ids, text_ids
 from components.ml.schedule import batch_rows
@@ -72,7 +72,7 @@ def _start_from_cooccurrence(model: Any, tokenizer: Any, texts: Texts, deviation
     try:
         found = cooccurrence_embeddings(documents, weight.shape[0], weight.shape[1], deviation)
     except ValueError as error:
-        raise ConfigurationFault(f"base_models.llm.cooccurrence: {error}") from None
+        raise ConfigurationError(f"base_models.llm.cooccurrence: {error}") from None
     is_there = found.any(dim=1)
     weight[is_there] = found[is_there].to(weight.device)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from components.base_models.workshop import Workshop
-from components.faults import DataFault
+from components.errors import DataError
 from components.ml.images import square_of
 from components.settings.sources import Scenes, TextSource
 from components.sources.rows import Rejection, read_rows
@@ -64,7 +64,7 @@ def read_texts(sources: Sequence[TextSource], workshop: Workshop) -> Texts:
     """Read the captions of train and validation rows; rows of test are passed over unread.
 
     Raises:
-        DataFault: there is no train caption.
+        DataError: there is no train caption.
     """
     texts = Texts([], [], [])
     for source in sources:
@@ -80,7 +80,7 @@ def read_texts(sources: Sequence[TextSource], workshop: Workshop) -> Texts:
             if row.split == "train":
                 texts.row_sizes.append(len(row.captions))
     if not texts.train:
-        raise DataFault(
+        raise DataError(
             f"the texts {', '.join(source.name for source in sources)} hold no train caption; "
             "expected some to make a vocabulary from"
         )

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running.model_weights import INDEX, WEIGHTS, WHOLE, check_folder_files, listed_weights
 
 OPEN_CLIP = f"open_clip_model{WEIGHTS}"  # a whole CLIP; timm's WHOLE beside it is its vision tower once more
@@ -47,24 +47,24 @@ def modules_in(text: bytes | None, place: str) -> list[Module]:
         place: Of the model, for messages.
 
     Raises:
-        ConfigurationFault: it is absent or damaged, or names a class that is not of sentence-transformers.
+        ConfigurationError: it is absent or damaged, or names a class that is not of sentence-transformers.
     """
     expected = "expected a model in sentence-transformers layout"
     if text is None:
-        raise ConfigurationFault(f"{place} has no {MODULES}; {expected}")
+        raise ConfigurationError(f"{place} has no {MODULES}; {expected}")
     try:
         named = [(str(one["type"]), str(one["path"])) for one in json.loads(text)]
     except (ValueError, KeyError, TypeError):
-        raise ConfigurationFault(f"{place}: {MODULES} is damaged; {expected}: fetch it again") from None
+        raise ConfigurationError(f"{place}: {MODULES} is damaged; {expected}: fetch it again") from None
     for kind, folder in named:
         if not (MODULE.fullmatch(kind) and MODULE_FOLDER.fullmatch(folder)):
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"{place}: {MODULES} names {kind[:80]} in {folder[:80]!r}; expected Transformer, Pooling, "
                 "Normalize or Dense of sentence_transformers, each at the top or one folder below"
             )
     modules = [Module(kind.rpartition(".")[2], folder) for kind, folder in named]
     if [one.folder for one in modules if one.type == "Transformer"] != [""]:
-        raise ConfigurationFault(f"{place}: {MODULES} names no Transformer at the top; {expected}")
+        raise ConfigurationError(f"{place}: {MODULES} names no Transformer at the top; {expected}")
     return modules
 
 
@@ -78,10 +78,10 @@ def model_files(source: Path, place: str, role: str, *, with_modules: bool) -> l
         with_modules: It is in sentence-transformers layout: the folders of its parts are looked into as well.
 
     Raises:
-        ConfigurationFault: it is missing, or not a whole model; see `check_model_files`.
+        ConfigurationError: it is missing, or not a whole model; see `check_model_files`.
     """
     if not source.is_dir():
-        raise ConfigurationFault(f"model folder {source} not found; expected one in Hugging Face layout")
+        raise ConfigurationError(f"model folder {source} not found; expected one in Hugging Face layout")
     check_folder_files(source, place, role)
     taken = sorted(path for path in source.iterdir() if path.is_file() and is_taken(path.name))
     weights = {path.name for path in taken if path.suffix == WEIGHTS}

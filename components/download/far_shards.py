@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from braceexpand import braceexpand
 
 from components.download.refusal import Refused
-from components.faults import ConfigurationFault, DataFault, InfrastructureFault
+from components.errors import ConfigurationError, DataError, InfrastructureError
 from components.running.progress import Progress
 from components.running.signals import run_or_stop
 from components.settings.download import Download, Fetch
@@ -38,9 +38,9 @@ def bring_shards(download: Download, inputs: Inputs, work: Path) -> None:
     Of a source with a limit no more shards come than hold so many rows, unless it is pinned.
 
     Raises:
-        ConfigurationFault: there is no such shard, or it may not be read.
-        DataFault: what came is no shard.
-        InfrastructureFault: no network, or a server that does not answer.
+        ConfigurationError: there is no such shard, or it may not be read.
+        DataError: what came is no shard.
+        InfrastructureError: no network, or a server that does not answer.
     """
     for source in download.sources:
         if is_far(source):
@@ -74,7 +74,7 @@ class Wanted:
                 try:
                     self.came(path, path)
                     continue
-                except DataFault:  # a disk may lose what it held
+                except DataError:  # a disk may lose what it held
                     remove(path)
             yield path
 
@@ -82,13 +82,13 @@ class Wanted:
         """Look through a shard that came; it may still have another name.
 
         Raises:
-            DataFault: it is none.
+            DataError: it is none.
         """
         try:
             self._rows += len(shard_contents(self.source, shard).samples)
-        except DataFault as fault:
+        except DataError as fault:
             found = str(fault).removeprefix(f"{shard} ")
-            raise DataFault(f"{self.source.place}/{path.name} came and {found}") from None
+            raise DataError(f"{self.source.place}/{path.name} came and {found}") from None
         self._progress.advance()
 
 
@@ -117,7 +117,7 @@ def _names(source: Shards, bucket: Bucket | None) -> list[str]:
         return sorted(braceexpand(last))
     found = [name for name in bucket.names() if "/" not in name and fnmatchcase(name, last)]
     if not found:
-        raise ConfigurationFault(f"no object fits {source.path}; expected at least one: correct the path")
+        raise ConfigurationError(f"no object fits {source.path}; expected at least one: correct the path")
     return found
 
 
@@ -136,8 +136,8 @@ async def _fetch_some(wanted: Wanted, fetcher: Fetcher) -> None:
                 await fetcher.saved(url, part)
             except Refused as refused:
                 if refused.may_pass:
-                    raise InfrastructureFault(f"{url}: {refused.reason}; run again later") from None
-                raise ConfigurationFault(
+                    raise InfrastructureError(f"{url}: {refused.reason}; run again later") from None
+                raise ConfigurationError(
                     f"{url}: {refused.reason}; expected a shard: correct the path of download.sources "
                     f"{wanted.source.name}, or what download.fetch allows"
                 ) from None

@@ -61,8 +61,8 @@ class Fetcher:
 
         Raises:
             Refused: with the reason, after the retries that params allow.
-            InfrastructureFault: the proxy that the environment names does not answer.
-            ConfigurationFault: it wants a login.
+            InfrastructureError: the proxy that the environment names does not answer.
+            ConfigurationError: it wants a login.
         """
         url = checked_url(text, self._fetch)
         clock = asyncio.get_running_loop().time
@@ -101,8 +101,8 @@ class Fetcher:
 
         Raises:
             Refused: with the reason, after the retries that params allow.
-            InfrastructureFault: the proxy that the environment names does not answer.
-            ConfigurationFault: it wants a login.
+            InfrastructureError: the proxy that the environment names does not answer.
+            ConfigurationError: it wants a login.
         """
         url, saving = checked_url(text, self._fetch), Saving(path)
         silence = aiohttp.ClientTimeout(

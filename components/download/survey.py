@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.settings.download import Download
 from components.settings.sources import SceneTexts, TextTable, Weighted
 from components.sources.mixture import mixed
@@ -34,8 +34,8 @@ def survey(params: Download, inputs: Inputs, seed: int, work: Path) -> Survey:
     """Read every source once; of a long list eight bytes a row lie in `work` meanwhile.
 
     Raises:
-        ConfigurationFault: a table or column is missing, or no source gives images.
-        DataFault: a table is damaged, or two rows have one key.
+        ConfigurationError: a table or column is missing, or no source gives images.
+        DataError: a table is damaged, or two rows have one key.
     """
     remove(work)
     try:
@@ -59,7 +59,7 @@ def _survey(params: Download, inputs: Inputs, seed: int, keys: Digests, urls: Di
         if isinstance(row, Row):
             keys.add(row.key)
     if images == 0:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             "download.sources gives no image row; add a source of images, a url_list say"
         )
     _refuse_equal_keys(params, inputs, seed, keys.repeated())
@@ -117,7 +117,7 @@ def _refuse_equal_keys(params: Download, inputs: Inputs, seed: int, repeated: Re
         if not isinstance(row, Row) or row.key not in repeated:
             continue
         if row.key in sources:
-            raise DataFault(
+            raise DataError(
                 f"key {row.key} occurs twice, in source {sources[row.key]} and in {row.source}; expected a "
                 "key of its own for each row: remove one of the two, set key_column to null (then rows are "
                 "numbered), or give one of the files another name"

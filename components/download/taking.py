@@ -21,7 +21,7 @@ from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUC
 from components.download.pictures import Picture, jpeg_of, picture_of
 from components.download.refusal import UNEXPECTED, Refused
 from components.download.spool import Place, Spool
-from components.faults import Fault
+from components.errors import PipelineError
 from components.running.jobs import Tell
 from components.settings.download import Download
 from components.sources.drafts import kind_of
@@ -108,7 +108,10 @@ class Taking:
         except Refused as refused:
             return Taken(FAILED_TO_DOWNLOAD, refused.reason)
         except Exception as error:  # the last defence: one row never ends the stage
-            if isinstance(error, Fault | MemoryError) or getattr(error, "errno", None) in OF_THE_MACHINE:
+            if (
+                isinstance(error, PipelineError | MemoryError)
+                or getattr(error, "errno", None) in OF_THE_MACHINE
+            ):
                 raise
             self._tell.warn(*_described(row, error))
             return Taken(FAILED_TO_DOWNLOAD, UNEXPECTED)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from components.download.ledger import SUCCESS, Entry, read_ledger, read_stats, reasons_of
 from components.download.refusal import CONNECTION_REASONS, may_pass
-from components.faults import DataFault, InfrastructureFault
+from components.errors import DataError, InfrastructureError
 from components.running.rows import Rows
 from components.settings.params import Params
 from components.settings.sources import Sidecars
@@ -63,7 +63,7 @@ class Tally:
         """Add a finished shard and return the number of its images.
 
         Raises:
-            InfrastructureFault: there is no network.
+            InfrastructureError: there is no network.
         """
         stats = read_stats(piece, name)
         reasons = reasons_of(stats)
@@ -108,7 +108,7 @@ class Tally:
             return
         for piece in self._struck:
             set_aside(piece)
-        raise InfrastructureFault(
+        raise InfrastructureError(
             f"no network: {len(failed)} connections failed "
             "and not one image came; check the network and run again"
         )
@@ -123,14 +123,14 @@ class Tally:
             given: Rows that the sources gave.
 
         Raises:
-            DataFault: no image, too many rejected, or a count that does not balance.
-            InfrastructureFault: the same, and failed connections are the reason.
+            DataError: no image, too many rejected, or a count that does not balance.
+            InfrastructureError: the same, and failed connections are the reason.
         """
         if self.rows.exceeds(self._max_reject_share):
             self._find_firsts()
         try:
             self.rows.check(self._max_reject_share, "download", self._params, self._layout, given=given)
-        except DataFault as fault:
+        except DataError as fault:
             for piece in self._retriable:
                 set_aside(piece)
             if self._retriable:
@@ -143,7 +143,7 @@ class Tally:
             if failed and others <= self._max_reject_share * self.rows.rows_in:
                 what = "no network" if self._fetched() == 0 else "the network failed"
                 of = max(CONNECTION_REASONS, key=lambda reason: self.rows.rejected[reason])
-                raise InfrastructureFault(
+                raise InfrastructureError(
                     f"{what}: {failed} of {self.rows.rows_in} images lack a connection "
                     f"({of}, first {self.rows.firsts.get(of)}); check the network and run again"
                 ) from None

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import TextFile
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.running.spent import Spent, keep_spent, kept_spent, together
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import content_key, remove, write_json
@@ -105,7 +105,7 @@ class Embedder:
     def seen(self, file: TextFile) -> set[str]:
         """Return the keys of the texts that the latest earlier piece of a file says to hold."""
         for path in self._earlier(file):
-            with suppress(DataFault, OSError):  # a damaged one is told when its vectors would be taken
+            with suppress(DataError, OSError):  # a damaged one is told when its vectors would be taken
                 return set(read_table(path / TEXTS, SEEN_TEXTS)["text_key"].to_pylist())
         return set()
 
@@ -159,7 +159,7 @@ class Embedder:
             try:
                 with local_copy(path, entry, self.store.parent) as there:
                     about, vectors, _ = read_vectors(there, file.schema, _MEND, lines)
-            except (DataFault, ConfigurationFault) as fault:  # it would have saved time, no more
+            except (DataError, ConfigurationError) as fault:  # it would have saved time, no more
                 log.warning("earlier vectors of %s are not taken: %s", file.title, fault)
                 continue
             if about != self.encoder.about:
@@ -186,11 +186,11 @@ def check_again(figures: dict[str, Any], params: EmbedCaptions) -> None:
     """Compare a file's `recheck_min_cosine` with the limit, also where an earlier run embedded it.
 
     Raises:
-        DataFault: it is below.
+        DataError: it is below.
     """
     cosine = figures["recheck_min_cosine"]
     if cosine is not None and not cosine >= params.min_recheck_cosine:
-        raise DataFault(
+        raise DataError(
             f"{figures['of']}: a text encoded again alone has cosine {cosine:.6f} to its stored embedding; "
             f"embed_captions.min_recheck_cosine asks for {params.min_recheck_cosine:g}: batches change what "
             "the model says, try precision fp32"

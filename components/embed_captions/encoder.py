@@ -49,7 +49,7 @@ class Encoder(Protocol):
         """Embed texts; `progress` is told the number of texts of each finished batch.
 
         Raises:
-            Fault: a model that does not load, a server that does not answer.
+            PipelineError: a model that does not load, a server that does not answer.
         """
         ...
 

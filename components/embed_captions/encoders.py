@@ -13,8 +13,8 @@ def encoders_of(params: EmbedCaptions, layout: Layout, env: Environment) -> list
     """Return all encoders, none of them loaded, in the order of params.
 
     Raises:
-        ConfigurationFault: a server's address is missing.
-        DataFault: a model is missing or damaged.
+        ConfigurationError: a server's address is missing.
+        DataError: a model is missing or damaged.
     """
     llms: list[Encoder] = [Llm(name, layout, params, env.device) for name in params.llms]
     return llms + [_other(section, layout, env) for section in params.others]

@@ -97,7 +97,7 @@ def fill(parts: int, params: Params, env: Environment, encoders: Sequence[Encode
     """Make all pieces that are missing, by so many processes.
 
     Raises:
-        Fault: as an encoder does.
+        PipelineError: as an encoder does.
     """
     layout = Layout(env.work_store)
     new = sum(missing.new for missing in found)

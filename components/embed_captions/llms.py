@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from components.embed_captions.encoder import Encoded, Progress
-from components.faults import DataFault
+from components.errors import DataError
 from components.running.embedding_headers import llm_folder, llm_header
 from components.running.model_weights import WEIGHT_BYTES, weights_in
 from components.settings.embed_captions import EmbedCaptions
@@ -41,7 +41,7 @@ class Llm:
                 self._folder, **self._encoding, device=self._device, precision=self._params.precision
             )
         except ValueError as error:
-            raise DataFault(f"{error}; `dvc repro tune_llm` makes it again") from None
+            raise DataError(f"{error}; `dvc repro tune_llm` makes it again") from None
 
     @property
     def dimension(self) -> int:
@@ -55,7 +55,7 @@ class Llm:
         try:
             rows = tokenise(self._encoder, texts)
         except ValueError as error:
-            raise DataFault(str(error)) from None
+            raise DataError(str(error)) from None
         own = self._params
         vectors = encode_tokens(self._encoder, rows, own.batch_tokens, own.precision, progress)
         return Encoded(vectors, [len(row.ids) for row in rows], [row.is_cut for row in rows])

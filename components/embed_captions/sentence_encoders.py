@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from components.embed_captions.encoder import Encoded, Progress
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.running.embedding_headers import other_header
 from components.settings.embed_captions import SentenceEncoder as Section
 from components.storage.layout import Layout
@@ -36,12 +36,12 @@ class OtherSentenceEncoder:
         try:
             return SentenceEncoder(self._folder, self._device, self._section.precision)
         except ImportError:
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"embed_captions.others {self.name} needs sentence-transformers, which is not installed; "
                 "expected it: `pip install -e .[sentence-transformers]`"
             ) from None
         except ValueError as error:
-            raise DataFault(f"{error}; `llm2clip forget base_models text_encoders` brings it again") from None
+            raise DataError(f"{error}; `llm2clip forget base_models text_encoders` brings it again") from None
 
     @cached_property
     def dimension(self) -> int:

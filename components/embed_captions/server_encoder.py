@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from components.embed_captions.encoder import Encoded, Progress
-from components.faults import ConfigurationFault, InfrastructureFault
+from components.errors import ConfigurationError, InfrastructureError
 from components.running.embedding_headers import other_header
 from components.running.endpoint import Connection, Failed, Server
 from components.running.signals import run_or_stop
@@ -36,7 +36,7 @@ class ServerEncoder:
         key: Empty for a server that wants none.
 
     Raises:
-        ConfigurationFault: the URL is missing or no plain address.
+        ConfigurationError: the URL is missing or no plain address.
     """
 
     made_by: str | None = None
@@ -122,7 +122,7 @@ class ServerEncoder:
         try:
             return task.result()
         except Failed as failed:
-            kind = InfrastructureFault if failed.may_pass else ConfigurationFault
+            kind = InfrastructureError if failed.may_pass else ConfigurationError
             longest = max(texts, key=len)  # servers refuse a whole request for one text that is too long
             raise kind(
                 f"embed_captions.others {self.name}: {self._url.origin()} gave no embeddings "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.running.rows import Rows
 from components.settings.evaluate import ZeroShotTask
 from components.storage.atomic import content_key
@@ -74,13 +74,13 @@ def caption_shards(recaption: Path, audit: Path) -> list[CaptionShard]:
     """List the shards of two artifacts, verified by their manifests.
 
     Raises:
-        DataFault: they have other shards, or a file is damaged.
+        DataError: they have other shards, or a file is damaged.
     """
     kept = _by_name(read_manifest(audit, "kept/"))
     captions = _by_name(read_manifest(recaption, "captions/"))
     if set(kept) != set(captions):
         odd = sorted(set(kept) ^ set(captions))[0]
-        raise DataFault(
+        raise DataError(
             f"{audit} kept keys of {len(kept)} shards, {recaption} has captions of {len(captions)} (first "
             f"odd one {odd}); expected the same shards: `dvc repro audit`"
         )
@@ -120,7 +120,7 @@ def zero_shot_prompts(
         work: The stage's folder in the work store.
 
     Raises:
-        ConfigurationFault: no test row has the label of a task.
+        ConfigurationError: no test row has the label of a task.
     """
     if not tasks:
         return []
@@ -133,7 +133,7 @@ def zero_shot_prompts(
                     found.setdefault(label, set()).update(values)
     for task in tasks:
         if not found.get(task.label):
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"evaluate.zero_shot {task.name}: no test row has the label {task.label}; "
                 f"labels there are {', '.join(sorted(found)) or 'none'}"
             )

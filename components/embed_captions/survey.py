@@ -13,7 +13,7 @@ from pathlib import Path
 from components.embed_captions.embedding import Embedder, distinct
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import CaptionShard, TextFile
-from components.faults import InfrastructureFault
+from components.errors import InfrastructureError
 from components.running.measured import Measured, Run
 
 SAMPLED_TEXTS, TEXTS_A_FILE = 512, 16  # for the count of tokens
@@ -167,7 +167,7 @@ def check_room(count: float, folders: Iterable[Path]) -> None:
         folders: Of the pieces and of the artifact; on one disk they share their files.
 
     Raises:
-        InfrastructureFault: there is less.
+        InfrastructureError: there is less.
     """
     checked = set()
     for folder in folders:
@@ -177,7 +177,7 @@ def check_room(count: float, folders: Iterable[Path]) -> None:
         checked.add(disk)
         free = shutil.disk_usage(there).free
         if count and free < count + SPARE_BYTES:
-            raise InfrastructureFault(
+            raise InfrastructureError(
                 f"disk of {folder} has {free / 1e6:,.0f} MB free, embed_captions needs "
                 f"{count / 1e6:,.0f} MB and leaves {SPARE_BYTES / 1e6:.0f}: free some, or point "
                 "LLM2CLIP_WORK_STORE elsewhere"

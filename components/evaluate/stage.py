@@ -21,13 +21,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from components.errors import ConfigurationError, DataError
 from components.evaluate.findings import Findings
 from components.evaluate.gallery import gallery
 from components.evaluate.measure import ArmResult, measure_arm, measure_captions, measure_difference
 from components.evaluate.models import LlmModel, OwnTextModel
 from components.evaluate.plots import write_plot_tables
 from components.evaluate.report import write_report
-from components.faults import ConfigurationFault, DataFault
 from components.ml.clip import has_text_tower, load_base
 from components.ml.vision import image_size_of
 from components.running.held_out import (
@@ -82,7 +82,7 @@ def run(params: Params, env: Environment) -> None:
             name: measure_captions(*of_task, caches, settings, params.seed) for name, of_task in pairs.items()
         }
     except ValueError as error:
-        raise DataFault(f"{error}; `llm2clip forget train_clip arms` has them trained again") from None
+        raise DataError(f"{error}; `llm2clip forget train_clip arms` has them trained again") from None
 
     subject, *controls = arms
     differences = {
@@ -118,7 +118,7 @@ def _image_size(layout: Layout) -> int:
     try:
         return image_size_of(load_base(layout.artifact("base_models") / "clip"))
     except ValueError as error:
-        raise DataFault(f"{error}; `llm2clip forget base_models clip` has it made again") from None
+        raise DataError(f"{error}; `llm2clip forget base_models clip` has it made again") from None
 
 
 def _measure_arms(
@@ -158,7 +158,7 @@ def _trained_model(
     if about["text"] == "own":
         return OwnTextModel(folder / "clip", device)
     if about["text"] not in caches:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"arm {about['name']} needs the embeddings of {about['text']}, embed_captions lists "
             f"{', '.join(caches)}: add it"
         )

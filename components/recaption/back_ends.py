@@ -28,7 +28,7 @@ def captioners_of(params: Params, base_models: Path, env: Environment) -> Iterat
         env: Device, address and key of the endpoint.
 
     Raises:
-        ConfigurationFault: what one of them needs is missing.
+        ConfigurationError: what one of them needs is missing.
     """
     given = FromSources(params.download.sources)
     for one in params.recaption.captioners:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.ml.ahead import ahead
 from components.ml.clip import (
     are_cut,
@@ -52,7 +52,7 @@ class BaseClip:
         """Return (N, D); `progress` is told the number of images of each finished batch.
 
         Raises:
-            DataFault: an image cannot be decoded, or the model cannot be loaded.
+            DataError: an image cannot be decoded, or the model cannot be loaded.
         """
         model, _ = self._loaded
         size = image_size_of(model)
@@ -63,7 +63,7 @@ class BaseClip:
             try:
                 batch = torch.stack(list(islice(images, self._batch_size)))
             except ValueError as error:
-                raise DataFault(
+                raise DataError(
                     f"a shard of download holds {error}; run `llm2clip forget download shards`"
                 ) from None
             with self._computing():
@@ -75,7 +75,7 @@ class BaseClip:
         """Return (N, D); a text that is longer than the context counts with its beginning.
 
         Raises:
-            DataFault: the model cannot be loaded, or its tokenizer is that of another.
+            DataError: the model cannot be loaded, or its tokenizer is that of another.
         """
         model, tokenizer = self._loaded
         order = sorted(range(len(texts)), key=lambda row: (len(texts[row]), texts[row]))  # little padding
@@ -85,7 +85,7 @@ class BaseClip:
                 with self._computing():
                     parts.append(text_embeddings(model, tokenizer, list(batch)).float().cpu())
             except ValueError as error:
-                raise DataFault(f"{self._folder}: {error}") from None
+                raise DataError(f"{self._folder}: {error}") from None
         embeddings = torch.cat(parts)
         return embeddings[torch.tensor(order, dtype=torch.long).argsort()]
 
@@ -109,7 +109,7 @@ class BaseClip:
     def _tokenizer(self) -> Any:  # noqa: ANN401 - of transformers
         with self._whole():
             if not has_text_tower(self._folder):
-                raise ConfigurationFault(
+                raise ConfigurationError(
                     f"recaption.scores embeds captions and {self._folder} is a vision tower without a text "
                     "tower; expected a base_models.clip with both, or recaption.scores: null"
                 )
@@ -120,7 +120,7 @@ class BaseClip:
         try:
             yield
         except ValueError as error:
-            raise DataFault(f"{error}; run `llm2clip forget base_models clip`") from None
+            raise DataError(f"{error}; run `llm2clip forget base_models clip`") from None
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

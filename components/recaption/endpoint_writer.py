@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from components.faults import ConfigurationFault, InfrastructureFault
+from components.errors import ConfigurationError, InfrastructureError
 from components.recaption.chat import Chat, completions_url, server_of
 from components.recaption.prompted_captioner import Order, Reply
 from components.running.endpoint import Failed
@@ -28,7 +28,7 @@ class EndpointWriter:
         key: Empty for a server that wants none.
 
     Raises:
-        ConfigurationFault: the URL is missing or no plain address.
+        ConfigurationError: the URL is missing or no plain address.
     """
 
     made_by: str | None = None
@@ -73,7 +73,7 @@ class EndpointWriter:
             self._failures_in_a_row += 1
             if self._failures_in_a_row < self._section.requests.max_failures_in_a_row:
                 return Reply("", failed.reason)
-            kind = InfrastructureFault if failed.may_pass else ConfigurationFault
+            kind = InfrastructureError if failed.may_pass else ConfigurationError
             raise kind(
                 f"recaption.captioners {self._section.name}: {self._failures_in_a_row} requests in a row "
                 f"gave no caption, the last by {failed.reason}; expected answers from {self._url.origin()}: "

@@ -93,7 +93,7 @@ def fill(params: Params, env: Environment, entries: Sequence[Entry], parts: int,
         gpus: How many.
 
     Raises:
-        Fault: as the stage itself would.
+        PipelineError: as the stage itself would.
     """
     work = Layout(env.work_store).work("recaption")
     rows = sum(entry.rows or 0 for entry in entries)

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.ml.captioner import load_captioner, write_texts
 from components.ml.images import decode_images
 from components.recaption.captioner import Asked, Part
@@ -29,14 +29,14 @@ class FromPixels:
         device: Where to run it.
 
     Raises:
-        ConfigurationFault: base_models made no captioner.
+        ConfigurationError: base_models made no captioner.
     """
 
     def __init__(self, section: ModelCaptioner, base_models: Path, device: str) -> None:
         self.name = section.name
         self._section, self._folder, self._device = section, base_models / FOLDER, device
         if not self._folder.is_dir():
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"recaption.captioners {section.name} is of kind model, and base_models made no captioner; "
                 "expected one: set base_models.captioner, or take kind columns"
             )
@@ -77,7 +77,7 @@ class FromPixels:
         try:
             images = decode_images(jpegs, captioner.config.image_size).to(self._device)
         except ValueError as error:
-            raise DataFault(
+            raise DataError(
                 f"a shard of download holds {error}; run `llm2clip forget download shards`"
             ) from None
         return {kind: write_texts(captioner, tokenizer, images, kind) for kind in self._section.writes}
@@ -87,5 +87,5 @@ class FromPixels:
         try:
             captioner, tokenizer = load_captioner(self._folder)
         except (ValueError, TypeError) as error:
-            raise DataFault(f"{error}; run `llm2clip forget base_models captioner`") from None
+            raise DataError(f"{error}; run `llm2clip forget base_models captioner`") from None
         return captioner.to(self._device), tokenizer

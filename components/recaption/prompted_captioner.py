@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.recaption.captioner import Asked, Part
 from components.recaption.languages import SCRIPTS
 from components.settings.recaption import PromptedCaptioner
@@ -69,7 +69,7 @@ class FromPrompts:
         retry_rounds: See `Part`.
 
     Raises:
-        ConfigurationFault: no gate could tell whether a caption is in the language asked for.
+        ConfigurationError: no gate could tell whether a caption is in the language asked for.
     """
 
     def __init__(self, section: PromptedCaptioner, seed: int, writer: Writer, retry_rounds: int = 0) -> None:
@@ -78,7 +78,7 @@ class FromPrompts:
         self._kinds = {self._column(kind): kind for kind in section.prompts}
         self._seed = seed if section.temperature else 0  # where nothing is drawn it decides nothing
         if section.language not in SCRIPTS:
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"recaption.captioners {section.name} writes language {section.language}, whose script is "
                 f"not known; expected one of {', '.join(sorted(SCRIPTS))}: add it to recaption/languages.py"
             )

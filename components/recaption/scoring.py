@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import torch
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.recaption.agreement import Agreement
 from components.recaption.base_clip import BaseClip
 from components.running.workers import usable_cores
@@ -89,10 +89,10 @@ class Scorer:
         A CLIP that gives captions of other images the same similarity knows nothing about these captions.
 
         Raises:
-            ConfigurationFault: no caption is of a column that params name.
+            ConfigurationError: no caption is of a column that params name.
         """
         if absent := sorted(set(self._columns or []) - self._sums.keys()):
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"recaption.scores.columns names {', '.join(absent)}, and no image has a caption of it; "
                 "expected columns of the source or of a captioner: correct params"
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.recaption.captioner import Captioner, Part
 from components.recaption.passing import may_pass, settled
 from components.recaption.shown import Counts, Shown
@@ -46,7 +46,7 @@ class Shard:
         """The piece of what the source gave: its captions, and by split a hash of its keys and images.
 
         Raises:
-            DataFault: a caption is no text that UTF-8 can hold.
+            DataError: a caption is no text that UTF-8 can hold.
         """
         key = content_key({"shard": self.entry.sha256, "code": self.code_of("source_captions")})
         return piece(
@@ -75,13 +75,13 @@ def check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
     """Check that each column of a split has one writer.
 
     Raises:
-        ConfigurationFault: one has two.
+        ConfigurationError: one has two.
     """
     taken = {(caption.column, caption.split) for caption in source}
     for captioner in captioners:
         if twice := sorted(taken & captioner.columns()):
             named = ", ".join(f"{column} of {split}" for column, split in twice)
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"recaption.captioners {captioner.name} writes column {named}, which is there already; "
                 "expected a name of its own"
             )
@@ -173,7 +173,7 @@ def _check_complete(shard: Shard, captioner: Captioner, part: Part, drafts: list
     found = {(draft.caption.key, draft.caption.column) for draft in drafts}
     wrong = [draft for draft in drafts if splits.get(draft.caption.key) != draft.caption.split]
     if found != wanted or wrong:
-        raise DataFault(
+        raise DataError(
             f"recaption: {captioner.name} wrote {len(found)} of {len(wanted)} captions asked for in shard "
             f"{shard.entry.name}, {len(found - wanted) + len(wrong)} of them unasked for: please report this"
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import content_key, write_json
 from components.storage.shards import Pair
 from components.storage.side_tables import Caption, write_captions
@@ -24,7 +24,7 @@ def write_source(shard: str, pairs: Sequence[Pair], folder: Path) -> None:
         folder: Of the piece.
 
     Raises:
-        DataFault: a caption is no text that UTF-8 can hold.
+        DataError: a caption is no text that UTF-8 can hold.
     """
     captions = [
         Caption(key=pair.key, split=pair.metadata["split"], **caption)
@@ -32,7 +32,7 @@ def write_source(shard: str, pairs: Sequence[Pair], folder: Path) -> None:
         for caption in pair.metadata["captions"]
     ]
     if odd := next((caption.key for caption in captions if not is_storable(caption.text)), None):
-        raise DataFault(
+        raise DataError(
             f"{shard}: a caption of {odd} holds half a character; expected text: "
             "run `llm2clip forget download shards`"
         )

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.faults import ConfigurationFault, DataFault, InfrastructureFault
+from components.errors import ConfigurationError, DataError, InfrastructureError
 from components.recaption.back_ends import captioners_of
 from components.recaption.captioner import Captioner
 from components.recaption.columns_captioner import FromSources
@@ -132,13 +132,13 @@ def _check_rows(
     """Check balance and limit; where they do not hold, the next run asks again for what may come by then.
 
     Raises:
-        DataFault: no caption is left, or too many were rejected.
-        InfrastructureFault: the same, and failures that may pass are the reason.
+        DataError: no caption is left, or too many were rejected.
+        InfrastructureError: the same, and failures that may pass are the reason.
     """
     share = params.recaption.max_reject_share
     try:
         rows.check(share, "recaption", params, layout)
-    except DataFault:
+    except DataError:
         for shard in shards:
             for captioner in captioners:
                 for part in captioner.parts():
@@ -150,7 +150,7 @@ def _check_rows(
         others = sum(rows.rejected.values()) - failed
         if failed and others <= share * rows.rows_in:
             reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(passing.items()))
-            raise InfrastructureFault(
+            raise InfrastructureError(
                 f"the endpoint failed: {failed} of {rows.rows_in} captions did not come ({reasons}); "
                 "expected no more than recaption.max_reject_share: mend the server and run again for these"
             ) from None
@@ -178,7 +178,7 @@ def _qualities(section: Recaption) -> dict[str, Quality]:
 def _entries(download: Path) -> list[Entry]:
     entries = shards_of(download)
     if not entries:
-        raise DataFault(f"{download} holds no shard; expected at least one: run `dvc repro download`")
+        raise DataError(f"{download} holds no shard; expected at least one: run `dvc repro download`")
     return entries
 
 
@@ -205,7 +205,7 @@ def _check_sources(captioners: list[Captioner], shards: Iterator[Shard]) -> None
     ]
     if absent:
         columns = ", ".join(f"{column} ({split})" for column, split in sorted(given))
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"recaption.captioners {'; '.join(absent)}; expected one of {columns}: correct its source, "
             "or leave the split out of its splits"
         )

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.ml.vision_language import VisionLanguage, load_vision_language
 from components.ml.vision_language_answers import Batches, Question, answers
 from components.recaption.prompted_captioner import Order, Reply
@@ -24,12 +24,12 @@ def model_folder(name: str, model: str, base_models: Path) -> Path:
     """Return the folder of a model that base_models brought.
 
     Raises:
-        ConfigurationFault: it brought no such model.
+        ConfigurationError: it brought no such model.
     """
     folder = base_models / FOLDER / model
     if not folder.is_dir():
         there = sorted(path.name for path in (base_models / FOLDER).glob("*"))
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"recaption.captioners {name} names model {model}, which base_models did not bring; expected "
             f"one of {', '.join(there) or 'none'}: add it to base_models.vision_language"
         )
@@ -45,7 +45,7 @@ class TransformersWriter:
         env: Where to run it.
 
     Raises:
-        ConfigurationFault: base_models brought no such model.
+        ConfigurationError: base_models brought no such model.
     """
 
     made_by = "vision_language"
@@ -68,7 +68,7 @@ class TransformersWriter:
             for number, answer in answers(self._model, questions, batch, section.temperature):
                 yield number, Reply(answer.text, "truncated" if answer.is_cut else None)
         except ValueError as error:
-            raise DataFault(f"recaption.captioners {section.name}: {error}") from None
+            raise DataError(f"recaption.captioners {section.name}: {error}") from None
 
     @cached_property
     def _model(self) -> VisionLanguage:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.recaption.prompted_captioner import Order, Reply, messages
 from components.recaption.vision_language_writer import FOLDER, model_folder
 from components.settings.recaption import VllmCaptioner
@@ -33,7 +33,7 @@ class VllmWriter:
         base_models: The artifact of base_models.
 
     Raises:
-        ConfigurationFault: vLLM is not installed, or base_models brought no such model.
+        ConfigurationError: vLLM is not installed, or base_models brought no such model.
     """
 
     made_by = "vllm"
@@ -42,7 +42,7 @@ class VllmWriter:
         try:
             import vllm
         except ImportError as error:
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"recaption.captioners {section.name} is of kind vllm, and vLLM cannot be imported "
                 f"({error}); expected it: `pip install -e .[vllm]` in an environment of its own on a "
                 "GPU machine, or take kind vision_language"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.faults import ConfigurationFault, GateFault
+from components.errors import ConfigurationError, GateError
 from components.settings.register import Gate
 
 NEAREST = 3
@@ -22,13 +22,13 @@ def check_gates(gates: list[Gate], metrics: dict[str, Any], path: Path) -> list[
         path: Of the file it stands in, for messages.
 
     Raises:
-        ConfigurationFault: a gate names no figure of evaluate; says which are near.
-        GateFault: a figure is below its limit.
+        ConfigurationError: a gate names no figure of evaluate; says which are near.
+        GateError: a figure is below its limit.
     """
     figures = dict(_leaves(metrics))
     if absent := [gate.metric for gate in gates if not _is_figure(figures.get(gate.metric))]:
         named = "; ".join(f"{metric}; {_near(metric, figures)}" for metric in absent)
-        raise ConfigurationFault(f"register.gates: {path} has no figure {named}")
+        raise ConfigurationError(f"register.gates: {path} has no figure {named}")
     checked = [
         {"metric": gate.metric, "figure": figures[gate.metric], "minimum": gate.minimum} for gate in gates
     ]
@@ -38,7 +38,7 @@ def check_gates(gates: list[Gate], metrics: dict[str, Any], path: Path) -> list[
             f"{gate['metric']} is {gate['figure']:g}, register.gates wants at least {gate['minimum']:g}"
             for gate in below
         )
-        raise GateFault(f"{named}; nothing was registered: see artifacts/evaluate/report.html")
+        raise GateError(f"{named}; nothing was registered: see artifacts/evaluate/report.html")
     return checked
 
 

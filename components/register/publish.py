@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.faults import DataFault, InfrastructureFault
+from components.errors import DataError, InfrastructureError
 from components.register.lineage import code_key
 from components.running.progress import Progress
 from components.settings.environment import Environment
@@ -33,9 +33,9 @@ def publish(layout: Layout, env: Environment) -> str:
     """Copy the release of artifacts/register to `LLM2CLIP_REGISTRY` unless it is there; return where it is.
 
     Raises:
-        DataFault: there is no intact release, or the registry has another one under the same version.
-        ConfigurationFault: no such bucket, refused credentials, or a store without conditional writes.
-        InfrastructureFault: the registry does not answer or cannot be written to.
+        DataError: there is no intact release, or the registry has another one under the same version.
+        ConfigurationError: no such bucket, refused credentials, or a store without conditional writes.
+        InfrastructureError: the registry does not answer or cannot be written to.
     """
     release = layout.artifact("register")
     entries = read_manifest(release)
@@ -59,7 +59,7 @@ def publish(layout: Layout, env: Environment) -> str:
             log.info("%s %s %s", about["name"], about["version"], by_whom)
         move_alias(bucket, about["name"], ALIAS, about["version"])
     except OSError as error:
-        raise InfrastructureFault(
+        raise InfrastructureError(
             f"{bucket.uri} cannot be written to ({error.strerror or error}); mend it and run again"
         ) from None
     return f"{bucket.uri}/{folder}"
@@ -72,7 +72,7 @@ def move_alias(bucket: Bucket, name: str, alias: str, version: str) -> bool:
         Whether it named another one before.
 
     Raises:
-        InfrastructureFault: others moved it each time.
+        InfrastructureError: others moved it each time.
     """
     path = f"models/{name}/aliases/{alias}.json"
     for _ in range(ALIAS_ATTEMPTS):
@@ -86,14 +86,14 @@ def move_alias(bucket: Bucket, name: str, alias: str, version: str) -> bool:
         )
         if moved:
             return True
-    raise InfrastructureFault(f"{bucket.uri}/{path} was moved by others {ALIAS_ATTEMPTS} times; run again")
+    raise InfrastructureError(f"{bucket.uri}/{path} was moved by others {ALIAS_ATTEMPTS} times; run again")
 
 
 def _published(bucket: Bucket, release: Path, folder: str) -> bool:
     """Say whether this very release is visible in the registry."""
     found = bucket.read(f"{folder}/{MANIFEST}")
     if found and found[0] != (release / MANIFEST).read_bytes():
-        raise DataFault(
+        raise DataError(
             f"{bucket.uri}/{folder} holds another release under this version; expected the same files: "
             "look at both manifest.json, then remove the wrong one"
         )

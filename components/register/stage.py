@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.faults import ConfigurationFault, Fault
+from components.errors import ConfigurationError, PipelineError
 from components.register.card import model_card
 from components.register.gates import check_gates
 from components.register.lineage import lineage_of, version_of
@@ -38,7 +38,7 @@ def run(params: Params, env: Environment) -> None:
     open_bucket(env.registry)  # a registry that cannot be reached is told before any work
     trained = [arm.name for arm in params.train_clip.arms]
     if settings.arm not in trained:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"register.arm is {settings.arm}; expected an arm of train_clip: {', '.join(trained)}"
         )
     metrics = read_json(layout.metrics("evaluate"))
@@ -60,7 +60,7 @@ def run(params: Params, env: Environment) -> None:
     write_metrics(layout, STAGE, {"name": settings.name, "version": version, "gates": gates})
     try:
         publish(layout, env)
-    except Fault:  # what stayed would stand in the way of `dvc checkout`
+    except PipelineError:  # what stayed would stand in the way of `dvc checkout`
         remove(layout.artifact(STAGE))
         remove(layout.metrics(STAGE))
         raise
@@ -70,7 +70,7 @@ def _copy(artifact: Path, below: str, target: Path, *, keep_prefix: bool = True)
     """Put the verified files of an artifact below a path into the release."""
     entries = read_manifest(artifact, below)
     if not entries:
-        raise ConfigurationFault(f"{artifact / below} not found; `dvc repro {artifact.name}` makes it")
+        raise ConfigurationError(f"{artifact / below} not found; `dvc repro {artifact.name}` makes it")
     for entry in entries:
         name = entry.uri if keep_prefix else entry.uri.removeprefix(below)
         link_or_copy(artifact / entry.uri, target / name)

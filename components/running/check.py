@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from components.faults import ConfigurationFault, InfrastructureFault
+from components.errors import ConfigurationError, InfrastructureError
 from components.running.check_columns import check_columns
 from components.running.check_models import absent_buckets, absent_models, absent_programs
 from components.running.check_paths import check_paths
@@ -35,8 +35,8 @@ def check(params: Params, env: Environment) -> list[str]:
     """Check what can be checked without running a stage; return one line for each thing that was looked at.
 
     Raises:
-        ConfigurationFault: a tool, an input, a model or a bucket is missing, or may not be written to.
-        InfrastructureFault: the disk is nearly full, or a bucket does not answer.
+        ConfigurationError: a tool, an input, a model or a bucket is missing, or may not be written to.
+        InfrastructureError: the disk is nearly full, or a bucket does not answer.
     """
     layout = Layout(env.work_store)
     return [
@@ -58,9 +58,9 @@ def check(params: Params, env: Environment) -> list[str]:
 def _tools() -> str:
     beside = str(Path(sys.executable).parent)
     if not (shutil.which("dvc") or shutil.which("dvc", path=beside)):
-        raise ConfigurationFault("dvc is not on PATH; expected it for `dvc repro`: `make setup` installs it")
+        raise ConfigurationError("dvc is not on PATH; expected it for `dvc repro`: `make setup` installs it")
     if not DVC.is_dir():
-        raise ConfigurationFault(
+        raise ConfigurationError(
             "this folder is no DVC project: start in the folder that holds dvc.yaml, or `dvc init`"
         )
     _git()
@@ -80,9 +80,9 @@ def _git() -> None:
         core = Config(str(DVC))["core"]
         SCM(".", no_scm=core.get("no_scm", False))
     except ConfigError as error:
-        raise ConfigurationFault(f"DVC cannot read its settings ({error}); correct {DVC}/config") from None
+        raise ConfigurationError(f"DVC cannot read its settings ({error}); correct {DVC}/config") from None
     except SCMError:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             "this folder is in no git repository, without which DVC stops; `git init` makes one, or "
             "`dvc config core.no_scm true` has DVC do without"
         ) from None
@@ -100,7 +100,7 @@ def _disk(layout: Layout) -> str:
     layout.work_store.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(layout.work_store).free
     if free < MIN_FREE_BYTES:
-        raise InfrastructureFault(
+        raise InfrastructureError(
             f"the disk of {layout.work_store} has {free / 1e9:.1f} GB free; "
             f"expected {MIN_FREE_BYTES / 1e9:.0f}: free some, or point LLM2CLIP_WORK_STORE at another disk"
         )
@@ -111,7 +111,7 @@ def _inputs(params: Params, env: Environment, layout: Layout) -> str:
     """Say what was looked at, or all at once what would stop a later stage."""
     folder = layout.inputs(params.download.inputs)
     if not folder.is_dir():
-        raise ConfigurationFault(f"{folder} not found (download.inputs): make it and put the data there")
+        raise ConfigurationError(f"{folder} not found (download.inputs): make it and put the data there")
     looked = look_at_sources(params, folder)
     refuse(
         [

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running.model_weights import check_bucket_files, check_folder_files
 from components.running.problems import Problem
 from components.settings.base_models import BucketModel, FolderModel
@@ -25,7 +25,7 @@ def absent_buckets(params: Params) -> Iterator[Problem]:
         if is_far(source) and source.place.startswith("s3://"):
             try:
                 open_bucket(source.place)
-            except ConfigurationFault as fault:
+            except ConfigurationError as fault:
                 yield Problem(("download", "sources", number, "path"), str(fault))
 
 
@@ -38,7 +38,7 @@ def absent_models(params: Params, inputs: Path) -> Iterator[Problem]:
                 check_folder_files(inputs / model.path, str(inputs / model.path), role)
             elif isinstance(model, BucketModel):
                 check_bucket_files(open_bucket(model.uri), role)
-        except ConfigurationFault as fault:
+        except ConfigurationError as fault:
             yield Problem(location, str(fault))
 
 

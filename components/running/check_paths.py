@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from heapq import nsmallest
 from pathlib import Path, PurePosixPath
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.running.problems import Problem, advice, listed
 from components.settings.params import Params
 from components.sources.files import PATTERN_SIGNS
@@ -64,7 +64,7 @@ def _earlier_captions(params: Params, inputs: Path) -> Iterator[Problem]:
         places = [
             PurePosixPath(entry.place).parts for entry in listed_files(folder.parent) if entry.is_vectors
         ]
-    except (DataFault, OSError, ValueError):
+    except (DataError, OSError, ValueError):
         yield Problem(
             (*location, "embeddings"),
             f"{folder.parent} holds no {MANIFEST} that can be read; expected an earlier run's "

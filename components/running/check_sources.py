@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from components.faults import ConfigurationFault, DataFault, Fault
+from components.errors import ConfigurationError, DataError, PipelineError
 from components.running.caption_groups import Group, groups_of_rows, possible_groups
 from components.running.check_paths import is_there
 from components.running.problems import Problem, advice, listed
@@ -114,7 +114,7 @@ def _look(
         return promised
     try:
         rows, rejections, is_whole = _head(source, inputs, seed)
-    except Fault as fault:
+    except PipelineError as fault:
         looked.problems.append(Problem((*location, "path"), str(fault)))
         return promised
     problems = list(_problems_of(source, inputs, location, rows, rejections))
@@ -156,16 +156,16 @@ def _columns_missing(source: Captioned, inputs: Path, location: Location, seed: 
             try:
                 changes = {"captions": [caption], "limit": 1, "images": None}  # those may be missing
                 _head(source.model_copy(update=changes), inputs, seed)
-            except ConfigurationFault as fault:
+            except ConfigurationError as fault:
                 yield Problem((*location, "captions", number, "column"), str(fault))
-            except DataFault:
+            except DataError:
                 return  # told once, by whoever reads the rows
 
 
 def _columns_missing_in_tables(source: Table, inputs: Path, location: Location) -> Iterator[Problem]:
     try:
         paths = named_files(inputs, source.path, KINDS).paths
-    except ConfigurationFault as fault:
+    except ConfigurationError as fault:
         yield Problem((*location, "path"), str(fault))
         return
     for path in paths[:MAX_FILES]:
@@ -175,9 +175,9 @@ def _columns_missing_in_tables(source: Table, inputs: Path, location: Location) 
             try:
                 for _ in islice(read_tables([path], [column], source.columns), enough):
                     pass
-            except ConfigurationFault as fault:
+            except ConfigurationError as fault:
                 yield Problem((*location, *where), str(fault))
-            except DataFault:
+            except DataError:
                 break  # told once, by whoever reads the rows
 
 
@@ -307,5 +307,5 @@ def _rows_at_most(source: Captioned, inputs: Path) -> int | None:
                 return None
             return int(rows_of(source, inputs).value) + len(paths)  # type: ignore[arg-type]  # last lines
         return int(rows_of(source, inputs).value)  # type: ignore[arg-type]
-    except Fault:
+    except PipelineError:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.settings.embed_captions import LLMS, EmbedCaptions, EndpointEncoder, SentenceEncoder
 from components.storage.atomic import content_key, read_json
 from components.storage.embeddings import Embeddings
@@ -61,7 +61,7 @@ def check_header(layout: Layout, name: str, params: EmbedCaptions, found: Embedd
     DVC sees a folder that somebody copied here only when the stage that makes it is asked for.
 
     Raises:
-        DataFault: the header differs; names every key that does.
+        DataError: the header differs; names every key that does.
     """
     if name in LLMS:
         expected = llm_header(layout, name, params, verify=False)
@@ -75,7 +75,7 @@ def check_header(layout: Layout, name: str, params: EmbedCaptions, found: Embedd
         differences = "; ".join(
             f"{key} {found.about.get(key)!r}, expected {expected.get(key)!r}" for key in keys
         )
-        raise DataFault(
+        raise DataError(
             f"{layout.artifact('embed_captions') / name} was made otherwise than params and models of now "
             f"would: {differences}: `dvc repro --force embed_captions` makes it again"
         )

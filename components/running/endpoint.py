@@ -12,7 +12,7 @@ import aiohttp
 from pydantic import SecretStr
 from yarl import URL
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running.passing import MAY_PASS
 from components.running.proxies import LOGIN_WANTED, Proxies
 from components.settings.requests import HttpRequests
@@ -62,7 +62,7 @@ class Server:
         """Return an address below the base URL.
 
         Raises:
-            ConfigurationFault: it is none, or holds a password or a query, which logs of servers would show.
+            ConfigurationError: it is none, or holds a password or a query, which logs of servers would show.
         """
         is_valid = VALID.fullmatch(self.endpoint) is not None  # and sent as it stands, escapes and all
         try:
@@ -71,12 +71,12 @@ class Server:
         except (ValueError, IndexError):
             is_address = False
         if not is_address:
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"{self.variable} is no http(s) address; {self.section} of kind endpoint need one, such as "
                 "https://host/v1"
             )
         if url.user or url.password or url.query_string or url.fragment:
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"{self.variable} holds more than scheme, host and path; expected no secret in it: put the "
                 f"key in {self.key_variable}"
             )
@@ -117,8 +117,8 @@ class Connection:
 
         Raises:
             Failed: with the reason, after the retries that params allow; `read` may raise it as well.
-            ConfigurationFault: the key, the address or the model is refused, or a proxy wants a login.
-            InfrastructureFault: the proxy that the environment names does not answer.
+            ConfigurationError: the key, the address or the model is refused, or a proxy wants a login.
+            InfrastructureError: the proxy that the environment names does not answer.
         """
         requests = self._requests
         try:
@@ -177,11 +177,11 @@ class Connection:
         if self._proxy and status == LOGIN_WANTED:
             raise self._proxy.no_login()
         if status in (401, 403):
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"{where} answers {status}; expected a key that it accepts: set {server.key_variable}"
             )
         if status in (404, 405) or 300 <= status < 400:
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"{where} answers {status} to {self._url.path}; expected {self._what} there, and that it "
                 f"knows model {server.model}: mend {server.variable} or {server.section}"
             )

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from components.faults import Fault, InfrastructureFault, Stopped
+from components.errors import InfrastructureError, PipelineError, Stopped
 from components.running.costs import Costs
 from components.running.gpus import gpus_in_use
 from components.running.lock import one_writer
@@ -40,7 +40,7 @@ log = logging.getLogger("llm2clip")
 
 
 def start(stage: str, *, debug: bool = False) -> int:
-    """Run one stage to its end and return the exit code (see `components.faults`).
+    """Run one stage to its end and return the exit code (see `components.errors`).
 
     Args:
         stage: One of `layout.STAGES`.
@@ -80,7 +80,7 @@ def outcome_of(work: Callable[[], None], *, debug: bool = False) -> tuple[int, s
             Stopped.exit_code,
             "stopped; what is finished is kept, the next run goes on from there",
         )
-    except Fault as fault:
+    except PipelineError as fault:
         failure = fault
         code, message = fault.exit_code, str(fault)
     except Exception as error:
@@ -156,7 +156,7 @@ def prepare_libraries(env: Environment) -> None:
 def _preflight(work: Path) -> None:
     free = shutil.disk_usage(work).free
     if free < MIN_FREE_BYTES:
-        raise InfrastructureFault(
+        raise InfrastructureError(
             f"disk of {work} has {free / 1e6:.0f} MB free, {MIN_FREE_BYTES / 1e6:.0f} MB are needed: "
             "free some or point LLM2CLIP_WORK_STORE elsewhere"
         )
@@ -171,7 +171,7 @@ def last_words(error: Exception) -> tuple[int, str]:
     where = f" at {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
-            InfrastructureFault.exit_code,
+            InfrastructureError.exit_code,
             f"disk full{where}: free some space and run again; nothing was damaged",
         )
-    return InfrastructureFault.exit_code, f"{error.strerror or error}{where}: mend it and run again"
+    return InfrastructureError.exit_code, f"{error.strerror or error}{where}: mend it and run again"

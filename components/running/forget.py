@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running.lock import one_writer
 from components.storage.atomic import remove
 from components.storage.layout import STAGES, Layout
@@ -30,19 +30,19 @@ def forget(
         fetched: What was fetched from outside as well.
 
     Raises:
-        ConfigurationFault: no such stage or result, or a stage whose results have to be named.
-        InfrastructureFault: the stage is running.
+        ConfigurationError: no such stage or result, or a stage whose results have to be named.
+        InfrastructureError: the stage is running.
     """
     if stage not in STAGES:
-        raise ConfigurationFault(f"no stage {stage}; expected one of {', '.join(STAGES)}")
+        raise ConfigurationError(f"no stage {stage}; expected one of {', '.join(STAGES)}")
     work = layout.work(stage)
     found = dict(_results(work)) if work.is_dir() else {}
     if unknown := sorted({*names} - found.keys()):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{work} holds no result {', '.join(unknown)}; there are {', '.join(found) or 'none'}"
         )
     if stage in FETCHING and not names and not fetched:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{stage} may hold what was fetched, and would be fetched again; name what to forget, or "
             f"--fetched for all: {', '.join(map(_told, found.values())) or 'there is nothing'}"
         )
@@ -53,7 +53,7 @@ def forget(
         for name in sorted(names or found):
             paths = [found[name]] if shard is None else list(_of_shard(found[name], shard))
             if shard is not None and not paths:
-                raise ConfigurationFault(f"{found[name]} holds no shard {shard}; expected a name like 00003")
+                raise ConfigurationError(f"{found[name]} holds no shard {shard}; expected a name like 00003")
             for path in paths:
                 lines.append(f"forgot {_told(path)}")
                 remove(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running.workers import usable_cores
 from components.settings.environment import Environment
 
@@ -17,7 +17,7 @@ def gpus_in_use(env: Environment) -> int:
     """Return how many GPUs the stages work on; 0 where they work on the CPU.
 
     Raises:
-        ConfigurationFault: the device is cuda, and torch sees no GPU.
+        ConfigurationError: the device is cuda, and torch sees no GPU.
     """
     if env.device != "cuda":
         return 0
@@ -26,7 +26,7 @@ def gpus_in_use(env: Environment) -> int:
     if found := torch.cuda.device_count():
         return found
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU"
-    raise ConfigurationFault(
+    raise ConfigurationError(
         f"LLM2CLIP_DEVICE is cuda, and torch {torch.__version__} ({build}) sees no GPU; expected one: "
         "unset it, look at nvidia-smi and CUDA_VISIBLE_DEVICES, or take a build for your CUDA by "
         "`make setup TORCH=...`"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.ml.images import decode_image
 from components.running.rows import Rows
 from components.settings.evaluate import RetrievalTask
@@ -78,14 +78,14 @@ def read_held_out(
         with_labels: Read labels too, for which every image file is read once more.
 
     Raises:
-        DataFault: it is empty, or a file is missing or damaged.
+        DataError: it is empty, or a file is missing or damaged.
     """
     shards = [shard for shard in kept_shards(layout, split) if shard.table.num_rows or shard.rejected]
     captions = {key: found for shard in shards for key, found in shard.captions().items()}
     rows.accept(len(captions))
     rows.reject("not_kept", sum(shard.rejected for shard in shards))
     if not captions:
-        raise DataFault(
+        raise DataError(
             f"no {split} row is left; expected rows of split {split} that audit keeps: see download.sources"
         )
     code = code_of(work, work.name, "pixels")
@@ -116,7 +116,7 @@ def task_captions(held_out: HeldOut, task: RetrievalTask, section: str) -> TaskC
         section: Of params that the task stands in, for the message.
 
     Raises:
-        ConfigurationFault: no row has a caption of that column and language.
+        ConfigurationError: no row has a caption of that column and language.
     """
     images: list[int] = []
     captions: list[Caption] = []
@@ -132,7 +132,7 @@ def task_captions(held_out: HeldOut, task: RetrievalTask, section: str) -> TaskC
             images.append(image)
             captions += of_image
     if not captions:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{section} {task.name} wants column {task.column} in {task.language}, and no {held_out.split} "
             f"row has it; there are {_columns(held_out)}: correct params"
         )
@@ -143,7 +143,7 @@ def caption_pairs(held_out: HeldOut, task: CaptionRetrieval) -> tuple[list[Capti
     """Return for each row that has both the first caption of each column, or the first two of one column.
 
     Raises:
-        ConfigurationFault: no test row has both.
+        ConfigurationError: no test row has both.
     """
     number = 1 if task.first == task.second else 0
     firsts, seconds = [], []
@@ -154,7 +154,7 @@ def caption_pairs(held_out: HeldOut, task: CaptionRetrieval) -> tuple[list[Capti
             firsts.append(first)
             seconds.append(second)
     if not firsts:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"evaluate.caption_retrieval {task.name} wants {task.first} and {task.second}, and no test row "
             f"has both; there are {_columns(held_out)}: correct params"
         )
@@ -165,13 +165,13 @@ def label_truth(held_out: HeldOut, label: str) -> tuple[list[str], Tensor, Tenso
     """Return the classes of a label, the numbers (n,) of images that have one, and the truth (n, classes).
 
     Raises:
-        ConfigurationFault: no test row has the label.
+        ConfigurationError: no test row has the label.
     """
     values = [held_out.labels[key].get(label, []) for key in held_out.keys]
     classes = sorted({value for row in values for value in row})
     if not classes:
         names = sorted({name for row in held_out.labels.values() for name in row})
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"evaluate.zero_shot wants label {label}, which no test row has; there are "
             f"{', '.join(names) or 'none'}: correct params"
         )

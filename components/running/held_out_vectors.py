@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.running.embedding_headers import check_header
 from components.settings.embed_captions import EmbedCaptions
 from components.settings.evaluate import ZeroShotTask
@@ -32,7 +32,7 @@ class HeldOutVectors:
         with_prompts: Read those of zero-shot prompts too.
 
     Raises:
-        DataFault: they are missing or damaged, or other params made them.
+        DataError: they are missing or damaged, or other params made them.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class HeldOutVectors:
         """Return (m, d), un-normalised.
 
         Raises:
-            DataFault: a caption has no embedding.
+            DataError: a caption has no embedding.
         """
         rows = [self._rows.get((caption.key, caption.column, caption.number)) for caption in captions]
         if None in rows:
             caption = captions[rows.index(None)]
-            raise DataFault(
+            raise DataError(
                 f"{self.folder} has no embedding of {rows.count(None)} captions, first {caption.column} "
                 f"{caption.number} of {caption.key}; expected one of each: {_MEND}"
             )
@@ -80,10 +80,10 @@ class HeldOutVectors:
         """Return (classes * templates, d), un-normalised.
 
         Raises:
-            DataFault: a prompt has no embedding.
+            DataError: a prompt has no embedding.
         """
         wanted = [(task.name, label, form) for label in classes for form in task.templates]
         rows = [self._prompts.get(prompt) for prompt in wanted]
         if None in rows:
-            raise DataFault(f"{self.folder} has no embedding of prompt {wanted[rows.index(None)]}: {_MEND}")
+            raise DataError(f"{self.folder} has no embedding of prompt {wanted[rows.index(None)]}: {_MEND}")
         return self._prompt_vectors[torch.tensor(rows)].float()

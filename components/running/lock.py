@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from components.faults import InfrastructureFault
+from components.errors import InfrastructureError
 
 PATIENCE_SECONDS = 60.0  # a stage that was told to stop still writes its checkpoint
 POLL_SECONDS = 0.2
@@ -28,7 +28,7 @@ def one_writer(work: Path, stage: str, patience_seconds: float = PATIENCE_SECOND
     """Hold the stage's lock.
 
     Raises:
-        InfrastructureFault: another process still holds it after the patience; names it.
+        InfrastructureError: another process still holds it after the patience; names it.
     """
     deadline = time.monotonic() + patience_seconds
     with (work / LOCK).open("a+") as file, (work / TRAINING_LOCK).open("a+") as training:
@@ -53,7 +53,7 @@ def _lock(file: IO[str], stage: str, deadline: float) -> None:
         file.seek(0)
         holder = file.read().strip() or "unknown"
         if time.monotonic() > deadline:
-            raise InfrastructureFault(f"{stage} is being run by process {holder}: wait for it or stop it")
+            raise InfrastructureError(f"{stage} is being run by process {holder}: wait for it or stop it")
         log.info("%s: waiting for process %s, which still runs this stage", stage, holder)
         time.sleep(POLL_SECONDS)
 

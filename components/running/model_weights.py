@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.storage.bucket import Bucket
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2}  # of a weight in memory, whatever it is stored in
@@ -60,41 +60,41 @@ def check_model_files(
         role: `llm`, `clip`, `vision_language` or `text_encoders`, the model's place in base_models.
 
     Raises:
-        ConfigurationFault: it is an adapter, or weights, config or tokenizer are missing or of another kind.
+        ConfigurationError: it is an adapter, or weights, config or tokenizer are missing or of another kind.
     """
     if ADAPTER in names or any(name.startswith(ADAPTER_WEIGHTS) for name in names):
-        raise ConfigurationFault(_adapter(place, names, read))
+        raise ConfigurationError(_adapter(place, names, read))
     weights = {name for name in names if name.endswith(WEIGHTS)}
     others = sorted(
         name for name in names if PurePosixPath(name).suffix in OTHERS and name != "training_args.bin"
     )
     if others and not weights:
         kind = PurePosixPath(others[0]).suffix
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{place} holds only {others[0]}, {OTHERS[kind]}, and no safetensors; expected *.safetensors: "
             "convert it, or take another revision"
         )
     if not any(name in names for name in CONFIGS):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{place} has no config.json; expected a model in Hugging Face layout, or an EVA02 checkpoint "
             "with the config of EVA-CLIP, open_clip or timm"
         )
     if not weights:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{place} holds no weights and no safetensors; expected *.safetensors: convert it, or take "
             "another revision"
         )
     config = _tree(read("config.json"))
     method = _quantisation(config)
     if method and role != VISION_LANGUAGE:  # which nobody trains or merges
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{place} holds weights that are quantised ({method}); expected those of 16 or 32 bits: take the "
             "model that it was made of"
         )
     _check_parts(place, weights, listed_weights(place, read(INDEX)), is_named="model_type" in config)
     # a vision tower alone reads no text
     if role != CLIP and not any(name in names for name in TOKENIZERS):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{place} has no tokenizer; expected one of {', '.join(TOKENIZERS)}: put there what the model "
             "was published with"
         )
@@ -123,14 +123,14 @@ def listed_weights(place: str, index: bytes | None) -> set[str]:
     """Return the files of weights that an index lists; none where there is no index.
 
     Raises:
-        ConfigurationFault: it is damaged.
+        ConfigurationError: it is damaged.
     """
     if index is None:
         return set()
     try:
         return set(json.loads(index)["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{place}/{INDEX} is damaged; expected JSON with a weight_map: download it again"
         ) from None
 
@@ -156,12 +156,12 @@ def _adapter(place: str, names: Collection[str], read: Callable[[str], bytes | N
 
 def _check_parts(place: str, weights: set[str], listed: set[str], *, is_named: bool) -> None:
     if missing := sorted(listed - weights):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{place} lacks {missing[0]}, which its index lists ({len(missing)} of {len(listed)} missing); "
             "expected all: download it again"
         )
     if is_named and not listed and WHOLE not in weights:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{place} holds {sorted(weights)[0]} and neither {WHOLE} nor {INDEX}; expected one of them: "
             "download the model whole"
         )

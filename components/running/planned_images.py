@@ -128,7 +128,7 @@ def planned_images(params: Params, measured: Measured) -> PlannedImages:
     """Count what sources will give; a file is looked at only where params give no limit.
 
     Raises:
-        ConfigurationFault: a source has neither a limit nor a file whose rows can be counted.
+        ConfigurationError: a source has neither a limit nor a file whose rows can be counted.
     """
     inputs = measured.layout.inputs(params.download.inputs)
     images = [one for one in params.download.sources if not isinstance(one, TextTable | SceneTexts)]

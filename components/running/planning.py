@@ -111,8 +111,8 @@ def plan_stages(params: Params, machine: Machine, measured: Measured) -> dict[st
     """Return the estimate of every stage that has one, in the order of the pipeline.
 
     Raises:
-        ConfigurationFault: nobody can say how many rows a source has.
-        DataFault: a list, or what a run left behind, is damaged.
+        ConfigurationError: nobody can say how many rows a source has.
+        DataError: a list, or what a run left behind, is damaged.
     """
     return {
         stage: importlib.import_module(f"components.{stage}.plan").plan(params, machine, measured)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.settings.params import load_params
 from components.storage.atomic import write_bytes
 from components.storage.layout import PARAMS
@@ -17,7 +17,7 @@ def use_preset(name: str, *, force: bool = False) -> bool:
     """Make params.yaml the preset; return whether it changed.
 
     Raises:
-        ConfigurationFault: no such preset, or params.yaml holds edits that nothing else keeps.
+        ConfigurationError: no such preset, or params.yaml holds edits that nothing else keeps.
     """
     load_params(preset_path(name))
     shipped = {path.stem: path.read_bytes() for path in _shipped()}
@@ -25,7 +25,7 @@ def use_preset(name: str, *, force: bool = False) -> bool:
     if now == shipped[name]:
         return False
     if now and not force and now not in (*shipped.values(), _committed()):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             "params.yaml has edits that are neither committed nor a shipped preset: commit them, or --force"
         )
     write_bytes(PARAMS, shipped[name])
@@ -36,11 +36,11 @@ def preset_path(name: str) -> Path:
     """Return the file of a preset.
 
     Raises:
-        ConfigurationFault: no such preset.
+        ConfigurationError: no such preset.
     """
     shipped = {path.stem: path for path in _shipped()}
     if name not in shipped:
-        raise ConfigurationFault(f"no preset {name}; expected one of {', '.join(shipped)}")
+        raise ConfigurationError(f"no preset {name}; expected one of {', '.join(shipped)}")
     return shipped[name]
 
 

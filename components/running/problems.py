@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.settings.params import located
 from components.sources.input_paths import Location
 from components.storage.layout import PARAMS
@@ -31,10 +31,10 @@ def refuse(problems: Sequence[Problem]) -> None:
     """Stop where there are problems.
 
     Raises:
-        ConfigurationFault: there are; a line for each.
+        ConfigurationError: there are; a line for each.
     """
     if problems:
-        raise ConfigurationFault("\n".join(dict.fromkeys(problem.line() for problem in problems)))
+        raise ConfigurationError("\n".join(dict.fromkeys(problem.line() for problem in problems)))
 
 
 def listed(names: Collection[str]) -> str:

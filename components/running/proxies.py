@@ -14,7 +14,7 @@ from urllib.request import getproxies_environment
 import aiohttp
 from yarl import URL
 
-from components.faults import ConfigurationFault, InfrastructureFault
+from components.errors import ConfigurationError, InfrastructureError
 from components.settings.environment import is_loopback
 
 SCHEMES = ("http", "https")
@@ -51,16 +51,16 @@ class Proxy:
         except (OSError, UnicodeError):
             return False
 
-    def no_answer(self) -> InfrastructureFault:
+    def no_answer(self) -> InfrastructureError:
         """Return what is said of one that takes no connection."""
-        return InfrastructureFault(
+        return InfrastructureError(
             f"the proxy {self.address} ({self.variable}) does not answer; expected it to take connections: "
             "start it, or correct or unset the variable, and run again"
         )
 
-    def no_login(self) -> ConfigurationFault:
+    def no_login(self) -> ConfigurationError:
         """Return what is said of one that wants another login."""
-        return ConfigurationFault(
+        return ConfigurationError(
             f"the proxy {self.address} answers {LOGIN_WANTED}; expected a login that it accepts: set "
             f"{self.variable} to http://USER:PASSWORD@{self.address}"
         )
@@ -73,7 +73,7 @@ class Proxies:
         direct: Hosts that are asked directly, besides loopback and those of NO_PROXY.
 
     Raises:
-        ConfigurationFault: a variable names no proxy that can be used.
+        ConfigurationError: a variable names no proxy that can be used.
     """
 
     def __init__(self, direct: Collection[str] = ()) -> None:
@@ -102,7 +102,7 @@ class Proxies:
         except ValueError:
             url = URL()
         if url.scheme not in SCHEMES or not url.raw_host:
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"{variable} names no http(s) proxy; expected http://HOST:PORT: correct or unset it"
             )
         return Proxy(variable, url)

@@ -20,12 +20,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.faults import (
-    ConfigurationFault,
-    DataFault,
-    Fault,
-    GateFault,
-    InfrastructureFault,
+from components.errors import (
+    ConfigurationError,
+    DataError,
+    GateError,
+    InfrastructureError,
+    PipelineError,
     Stopped,
 )
 from components.running.gpus import gpus_in_use
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # of them within a minute
 STEP_TIMEOUT = timedelta(seconds=25)
 WAIT_TIMEOUT = timedelta(hours=2)  # for the first process while it writes a checkpoint
-FAULTS: tuple[type[Fault], ...] = (ConfigurationFault, DataFault, InfrastructureFault, GateFault)
+ERRORS: tuple[type[PipelineError], ...] = (ConfigurationError, DataError, InfrastructureError, GateError)
 _patient: list[dist.ProcessGroup] = []  # the group that waits long; there is one, once there are processes
 
 
@@ -61,8 +61,8 @@ def train_apart(stage: str, env: Environment, work: Path) -> None:
 
     Raises:
         Stopped: a stop signal came; a checkpoint was saved.
-        Fault: as a process met it.
-        InfrastructureFault: a process died or hung.
+        PipelineError: as a process met it.
+        InfrastructureError: a process died or hung.
     """
     count = training_processes(env)
     if count == 1:
@@ -101,10 +101,10 @@ def said_in(work: Path) -> Path:
     return work / "ranks"
 
 
-def _fault(said: Path, error: ChildFailedError) -> Fault:
+def _fault(said: Path, error: ChildFailedError) -> PipelineError:
     outcomes = [read_json(path) for path in sorted(said.glob("*.json"))]
     for outcome in outcomes:
-        for fault in FAULTS:
+        for fault in ERRORS:
             if outcome["exit_code"] == fault.exit_code:
                 return fault(outcome["message"])
     _, failure = error.get_first_failure()
@@ -113,7 +113,7 @@ def _fault(said: Path, error: ChildFailedError) -> Fault:
     why = "likely memory" if failure.exitcode == -9 else "see the log above"
     if words and failure.exitcode > 0:
         why = words[0]
-    return InfrastructureFault(
+    return InfrastructureError(
         f"training process {failure.local_rank} ended with {failure.exitcode} ({why}); the next run goes on "
         "from the last checkpoint"
     )

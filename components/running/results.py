@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.running.costs import manifest_sha256
 from components.storage.atomic import read_json
 from components.storage.layout import STAGES, Layout
@@ -17,7 +17,7 @@ def results(layout: Layout) -> list[str]:
     """Return one line each for report, metrics and release, and the seconds of training and of cached text.
 
     Raises:
-        DataFault: the pipeline has not run to its end.
+        DataError: the pipeline has not run to its end.
     """
     places = {
         "report": layout.artifact("evaluate") / "report.html",
@@ -27,7 +27,7 @@ def results(layout: Layout) -> list[str]:
     }
     missing = [str(path) for path in places.values() if not path.exists()]
     if missing or not all(layout.metrics(stage).is_file() for stage in STAGES):
-        raise DataFault(f"{(missing or ['a stage of metrics/'])[0]} not found: `dvc repro` makes it")
+        raise DataError(f"{(missing or ['a stage of metrics/'])[0]} not found: `dvc repro` makes it")
     return [f"{name:<{NAME_WIDTH}}{path}" for name, path in places.items()] + _seconds_lines(layout)
 
 
@@ -55,7 +55,7 @@ def _spent_seconds(layout: Layout, stage: str) -> dict[str, float | None]:
     None where costs, which DVC does not track, are absent, damaged, of an earlier version, or of a run whose
     output DVC has replaced by another one.
     """
-    with suppress(DataFault):
+    with suppress(DataError):
         costs = read_json(layout.costs(stage))
         if costs.get("manifest_sha256") == manifest_sha256(layout, stage):
             found: dict[str, float | None] = costs.get("spent_seconds", {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.running.measured import Figure
 from components.settings.sources import Captioned, Scenes, SceneTexts, Source, Table
 from components.sources.files import named_files
@@ -23,8 +23,8 @@ def rows_of(source: Source, inputs: Path) -> Figure:
         inputs: The folder its paths are relative to.
 
     Raises:
-        ConfigurationFault: it has neither a limit nor files whose rows can be counted.
-        DataFault: a file is damaged.
+        ConfigurationError: it has neither a limit nor files whose rows can be counted.
+        DataError: a file is damaged.
     """
     if isinstance(source, Scenes | SceneTexts):
         counts = source.counts
@@ -37,10 +37,10 @@ def rows_of(source: Source, inputs: Path) -> Figure:
 def _tables(source: Captioned, inputs: Path) -> Iterator[Path]:
     try:
         if is_far(source):
-            raise ConfigurationFault("its shards are elsewhere; bring them here")
+            raise ConfigurationError("its shards are elsewhere; bring them here")
         yield from named_files(inputs, source.path, (".parquet", *TEXT_TABLES)).paths
-    except ConfigurationFault as fault:
-        raise ConfigurationFault(
+    except ConfigurationError as fault:
+        raise ConfigurationError(
             f"nobody can say how many rows download.sources {source.name} has: {fault}, or set its limit to "
             "its number of rows"
         ) from None
@@ -51,7 +51,7 @@ def _counted(source: Captioned, path: Path) -> int:
     if path.suffix.lower() == ".parquet":
         return _footer_rows(path)
     if path.suffix.lower() not in TEXT_TABLES:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"download.sources {source.name}: the rows of {path.name} cannot be counted without "
             "reading it; expected parquet, csv or tsv, or a limit: set its limit to its number of rows"
         )
@@ -69,4 +69,4 @@ def _footer_rows(path: Path) -> int:
         return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException) as error:
         what = str(error).splitlines()[0]
-        raise DataFault(f"{path} is damaged ({what}); fetch it again") from None
+        raise DataError(f"{path} is damaged ({what}); fetch it again") from None

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.running.reasons import explained
 from components.settings.params import Params
 from components.storage.layout import Layout
@@ -80,11 +80,11 @@ class Rows:
             stage: Where it has another name than the section.
 
         Raises:
-            DataFault: the figures do not balance, no row is left, or too many were rejected.
+            DataError: the figures do not balance, no row is left, or too many were rejected.
         """
         rejected = sum(self.rejected.values())
         if self.rows_in != self.rows_out + rejected or (given is not None and given != self.rows_in):
-            raise DataFault(
+            raise DataError(
                 f"{section}: {given if given is not None else self.rows_in} rows came in, "
                 f"{self.rows_out} went out and {rejected} were rejected: no balance; please report this"
             )
@@ -94,10 +94,10 @@ class Rows:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items())
         account = explained(section, counts, self.firsts, params, layout, stage or section) if counts else ""
         if self.rows_out == 0:
-            raise DataFault(
+            raise DataError(
                 f"{section}: none of {self.rows_in} rows is left ({reasons}); expected at least one{account}"
             )
-        raise DataFault(
+        raise DataError(
             f"{section}: {rejected} of {self.rows_in} rows rejected ({reasons}); "
             f"{section}.max_reject_share allows {max_reject_share:g}: "
             f"correct the input or raise the limit{account}"

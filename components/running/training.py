@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.faults import DataFault, Stopped
+from components.errors import DataError, Stopped
 from components.ml.distributed import any_of, is_agreed, place, placed_like, whole
 from components.ml.schedule import SEED_STRIDE
 from components.running.progress import Progress
@@ -81,7 +81,7 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
         checkpoint_steps: A checkpoint every so many steps.
 
     Raises:
-        DataFault: the loss is not finite; the last good checkpoint stays. Or processes see different things.
+        DataError: the loss is not finite; the last good checkpoint stays. Or processes see different things.
         Stopped: a stop signal arrived; a checkpoint was saved.
     """
     checkpoints = Checkpoints(work / "checkpoints" / run.name, identity, is_writer=place() == 0)
@@ -99,7 +99,7 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
             progress.advance(note=f"loss {loss:.3f}")
             is_odd, is_stopped = any_of(not math.isfinite(loss), stop.requested)
             if is_odd:
-                raise DataFault(
+                raise DataError(
                     f"{run.name}: loss is {loss} at step {number}; lower the learning rate, look at the data"
                 )
             points = _points(run, number, loss)
@@ -163,11 +163,11 @@ def clip_gradients(name: str, number: int, weights: Iterable[Tensor], largest: f
     """Scale the gradients of a run's step down to a largest norm.
 
     Raises:
-        DataFault: the norm is not finite; no weight has moved.
+        DataError: the norm is not finite; no weight has moved.
     """
     norm = float(whole(nn.utils.clip_grad_norm_(weights, largest)))
     if not math.isfinite(norm):
-        raise DataFault(
+        raise DataError(
             f"{name}: the gradient's norm is {norm} at step {number}; the last good checkpoint stays: "
             "lower the learning rates or look at the data"
         )
@@ -216,7 +216,7 @@ def _check_agreement(run: Run, checkpoints: Checkpoints, step: int) -> None:
     """Refuse to train with processes that see something else: their gradients would be of other models."""
     key = int(content_key(checkpoints.identity)[:KEY_DIGITS], 16)
     if not is_agreed(key, step):
-        raise DataFault(
+        raise DataError(
             f"{run.name}: process {place()} would go on from step {step}, another one from another step "
             "or by other params or data: expected one project and one work store that all machines share"
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import components
-from components.faults import InfrastructureFault
+from components.errors import InfrastructureError
 from components.running.jobs import NOTHING, Job, Modules, work
 from components.running.progress import Progress
 from components.storage.pieces import remove_unfinished
@@ -64,7 +64,7 @@ def in_order(
     that crashes twice at the same unit of work is done without it. Close the generator to stop the processes.
 
     Raises:
-        InfrastructureFault: a process was killed, or crashed at no unit.
+        InfrastructureError: a process was killed, or crashed at no unit.
         Exception: what a job raised; all others are stopped.
     """
     context = multiprocessing.get_context("forkserver")
@@ -199,7 +199,7 @@ def _after_death(run: _Run[Result]) -> Job[Result]:
     what = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
         what += ", likely for want of memory: set LLM2CLIP_PROCESSES lower or make shards smaller"
-    raise InfrastructureFault(f"a worker process ended with {what}; what is finished is kept, run again")
+    raise InfrastructureError(f"a worker process ended with {what}; what is finished is kept, run again")
 
 
 def _result(run: _Run[Result]) -> Result:

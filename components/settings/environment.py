@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 
 PREFIX = "LLM2CLIP_"
 UNSET_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")  # what expandvars left as it was
@@ -94,14 +94,14 @@ def load_environment() -> Environment:
     """Read the environment.
 
     Raises:
-        ConfigurationFault: an unknown `LLM2CLIP_` name, with the nearest known one, or a bad value.
+        ConfigurationError: an unknown `LLM2CLIP_` name, with the nearest known one, or a bad value.
     """
     known = [PREFIX + name.upper() for name in Environment.model_fields]
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"unknown environment variable {name}; {hint} (training values live in params.yaml)"
             )
     try:
@@ -110,7 +110,7 @@ def load_environment() -> Environment:
         fault = error.errors()[0]
         name = PREFIX + str(fault["loc"][0]).upper()
         reason = fault["msg"].removeprefix("Value error, ")
-        raise ConfigurationFault(f"environment variable {name}: {reason}") from None
+        raise ConfigurationError(f"environment variable {name}: {reason}") from None
 
 
 def _expanded_path(text: str) -> str:

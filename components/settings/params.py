@@ -15,7 +15,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.tokens import AliasToken, AnchorToken
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.settings.audit import Audit
 from components.settings.base_models import BaseModels
 from components.settings.download import Download
@@ -102,7 +102,7 @@ def load_params(path: Path) -> Params:
     """Read and check a params file.
 
     Raises:
-        ConfigurationFault: the file is missing or unreadable, or a value is unknown, of a wrong type or out
+        ConfigurationError: the file is missing or unreadable, or a value is unknown, of a wrong type or out
             of range; says of the first fault what to do, and names every other key with its line.
     """
     tree = _parse(path)
@@ -112,7 +112,7 @@ def load_params(path: Path) -> Params:
         faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
         first, *others = [dict(fault) for fault in faults]
         message = f"{_explain(path, tree, first)}{_named(tree, others)}"
-        raise ConfigurationFault(message) from None
+        raise ConfigurationError(message) from None
 
 
 def located(path: Path, location: Sequence[str | int]) -> str:
@@ -127,10 +127,10 @@ def located(path: Path, location: Sequence[str | int]) -> str:
 
 def _parse(path: Path) -> CommentedMap:
     if not path.is_file():
-        raise ConfigurationFault(f"{path} not found: start in the project's folder, or `llm2clip use demo`")
+        raise ConfigurationError(f"{path} not found: start in the project's folder, or `llm2clip use demo`")
     data = path.read_bytes()
     if len(data) > MAX_PARAMS_BYTES:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{path} has {len(data)} bytes, more than {MAX_PARAMS_BYTES}: not a params file"
         )
     try:
@@ -140,16 +140,16 @@ def _parse(path: Path) -> CommentedMap:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigurationFault(f"{where} is not valid YAML: {what}") from None
+        raise ConfigurationError(f"{where} is not valid YAML: {what}") from None
     if not isinstance(tree, CommentedMap):
-        raise ConfigurationFault(f"{path} is empty or not a mapping: expected one section per stage")
+        raise ConfigurationError(f"{path} is empty or not a mapping: expected one section per stage")
     for token in YAML(typ="rt").scan(text):
         if isinstance(token, AnchorToken | AliasToken):
             line = token.start_mark.line + 1
-            raise ConfigurationFault(f"{path}:{line} uses a YAML anchor or alias: write the values out")
+            raise ConfigurationError(f"{path}:{line} uses a YAML anchor or alias: write the values out")
     if secret := SECRET.search(text):
         line = text[: secret.start()].count("\n") + 1
-        raise ConfigurationFault(f"{path}:{line} holds what looks like a secret: put it in the environment")
+        raise ConfigurationError(f"{path}:{line} holds what looks like a secret: put it in the environment")
     return tree
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.settings.sources import Coco, Karpathy
 from components.sources.drafts import RowDraft, row_or_rejection
 from components.sources.files import check_pin, named_files
@@ -46,27 +46,27 @@ def read_annotations(source: Coco | Karpathy, inputs: Path, lists: tuple[str, ..
         lists: Names of the lists wanted.
 
     Raises:
-        ConfigurationFault: the file or the folder of images is missing, or it is JSON of another kind.
-        DataFault: it is damaged, empty, or not the pinned one.
+        ConfigurationError: the file or the folder of images is missing, or it is JSON of another kind.
+        DataError: it is damaged, empty, or not the pinned one.
     """
     files = named_files(inputs, source.path, (".json",))
     if len(files.paths) != 1:
-        raise ConfigurationFault(f"{inputs / source.path} names several files; expected one: name one")
+        raise ConfigurationError(f"{inputs / source.path} names several files; expected one: name one")
     check_pin(inputs, files.paths, source.sha256)
     images = images_folder(source)
     if images is not None and not (inputs / images).is_dir():
-        raise ConfigurationFault(f"{inputs / images} is no folder; sources.{source.name}.images names it")
+        raise ConfigurationError(f"{inputs / images} is no folder; sources.{source.name}.images names it")
     path = files.paths[0]
     tree = _parsed(path)
     for name in lists:
         found = tree.get(name) if isinstance(tree, dict) else None
         if not isinstance(found, list) or (found and not any(isinstance(one, dict) for one in found)):
             there = f"; it has {', '.join(list(tree)[:10])}" if isinstance(tree, dict) else ""
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"{path} has no list {name} of objects{there}: expected {source.kind}'s format"
             )
         if not found:
-            raise DataFault(f"{path} has no {name}; expected at least one")
+            raise DataError(f"{path} has no {name}; expected at least one")
     return {name: [one if isinstance(one, dict) else {} for one in tree[name]] for name in lists}
 
 
@@ -74,12 +74,12 @@ def check_fields(source: Coco | Karpathy, inputs: Path, what: str, objects: list
     """Check that the captions' columns are fields of the objects that should hold them.
 
     Raises:
-        ConfigurationFault: none of them has such a field.
+        ConfigurationError: none of them has such a field.
     """
     for column in source.captions:
         if not any(column.column in one for one in objects):
             fields = ", ".join(sorted({field for one in objects[:100] for field in one})[:10]) or "none"
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"{inputs / source.path}: no {what} has a field {column.column}; their fields are {fields}: "
                 "name one of them in params, or the file that holds captions"
             )
@@ -126,8 +126,8 @@ def _values(source: Coco | Karpathy, image: AnnotatedImage) -> Tree:
 def _parsed(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
     data = path.read_bytes()
     if kind := file_kind(data[:HEAD_BYTES]):
-        raise DataFault(f"{path} is {kind.name} inside; expected JSON; {kind.advice}")
+        raise DataError(f"{path} is {kind.name} inside; expected JSON; {kind.advice}")
     try:
         return json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DataFault(f"{path} is no whole JSON in UTF-8 ({error}); fetch it again") from None
+        raise DataError(f"{path} is no whole JSON in UTF-8 ({error}); fetch it again") from None

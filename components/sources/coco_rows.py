@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.settings.sources import Coco
 from components.sources.annotations import (
     AnnotatedImage,
@@ -28,8 +28,8 @@ def read_coco(source: Coco, inputs: Path) -> Iterator[Row | Rejection]:
         inputs: The folder its paths are relative to.
 
     Raises:
-        ConfigurationFault: the file or the folder of images is missing, or the file holds no captions.
-        DataFault: the file is damaged, not the pinned one, or two images have one id.
+        ConfigurationError: the file or the folder of images is missing, or the file holds no captions.
+        DataError: the file is damaged, not the pinned one, or two images have one id.
     """
     lists = read_annotations(source, inputs, ("images", "annotations"))
     check_fields(source, inputs, "annotation", lists["annotations"])
@@ -48,7 +48,7 @@ def _rows(
     for image in images:
         key = _id(image.get("id"))
         if key and key in seen:  # one without an id is a rejected row
-            raise DataFault(f"{path} has two images of id {key}; expected one: remove the other")
+            raise DataError(f"{path} has two images of id {key}; expected one: remove the other")
         seen.add(key)
         name, url = _name(image), str(image.get(source.url_field or "") or "")
         where = f"{path.name} image {key}"

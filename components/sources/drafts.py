@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from components.faults import Fault
+from components.errors import PipelineError
 from components.sources.row import Rejection, Row
 from components.sources.texts import Rejected, rejection
 
@@ -43,14 +43,14 @@ def row_or_rejection(draft: RowDraft, make: Callable[[RowDraft], Row]) -> Row | 
         make: Returns the row, or raises.
 
     Raises:
-        Fault: the source as a whole cannot be read.
+        PipelineError: the source as a whole cannot be read.
         OSError: the machine failed, not this row.
     """
     try:
         return make(draft)
     except Rejected as rejected:
         reason: Rejected | str = rejected
-    except (Fault, MemoryError):
+    except (PipelineError, MemoryError):
         raise
     except OSError as error:
         if error.errno not in ERRORS_OF_ONE_FILE:

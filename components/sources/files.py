@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.storage.atomic import sha256_of
 
 PATTERN_SIGNS = frozenset("*?[")
@@ -40,7 +40,7 @@ def named_files(inputs: Path, path: str, suffixes: Sequence[str]) -> Files:
         suffixes: Of the files wanted, where there may be many.
 
     Raises:
-        ConfigurationFault: nothing fits, or a folder holds files of two kinds or compressed ones.
+        ConfigurationError: nothing fits, or a folder holds files of two kinds or compressed ones.
     """
     place = inputs / path
     if place.is_file():
@@ -49,12 +49,12 @@ def named_files(inputs: Path, path: str, suffixes: Sequence[str]) -> Files:
         return Files(place, _of_folder(place, suffixes))
     if PATTERN_SIGNS.isdisjoint(path):
         there = ", ".join(sorted(one.name for one in place.parent.glob("*"))[:5]) or "nothing"
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{place} not found; its folder holds {there}: put it there or mend the path"
         )
     found = sorted((one for one in inputs.glob(path) if _fits(one)), key=Path.as_posix)
     if not found:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"no file fits {place}; expected at least one: put it there or mend the path"
         )
 
@@ -69,7 +69,7 @@ def check_pin(inputs: Path, paths: Sequence[Path], pinned: str | None) -> None:
     `cd inputs/NAME && (export LC_ALL=C; sha256sum laion/*.parquet | sha256sum)`.
 
     Raises:
-        DataFault: they are not the pinned ones.
+        DataError: they are not the pinned ones.
     """
     if pinned is None:
         return
@@ -81,7 +81,7 @@ def check_pin(inputs: Path, paths: Sequence[Path], pinned: str | None) -> None:
             digest.update(f"{sha256_of(path)}  {path.relative_to(inputs).as_posix()}\n".encode())
         what, found = f"the list of {len(paths)} files from {paths[0]} on", digest.hexdigest()
     if found != pinned:
-        raise DataFault(f"{what} has sha256 {found}, params pin {pinned}: fetch what is pinned or change it")
+        raise DataError(f"{what} has sha256 {found}, params pin {pinned}: fetch what is pinned or change it")
 
 
 def _of_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -92,17 +92,17 @@ def _of_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     names = [one.name.lower() for one in found]
     kinds = sorted({suffix for suffix in suffixes if any(name.endswith(suffix) for name in names)})
     if len(kinds) > 1:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{folder} holds files of {len(kinds)} kinds, {', '.join(kinds)}; name one with a pattern: "
             f"{folder.name}/*{kinds[0]}"
         )
     if packed := _packed(folder, suffixes):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{folder} holds {packed}, which is compressed; expected {', '.join(suffixes)}: unpack it, or "
             "move it elsewhere"
         )
     if not found:
-        raise ConfigurationFault(f"{folder} holds no {', '.join(suffixes)}; put them there or mend the path")
+        raise ConfigurationError(f"{folder} holds no {', '.join(suffixes)}; put them there or mend the path")
     return found
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.settings.audit import Audit
 from components.settings.base_models import BaseModels, Clip, FolderModel, Llm, MadeClip, MadeLlm
 from components.settings.download import Download
@@ -87,11 +87,11 @@ def check_seen_by_dvc(inputs: Path, paths: Iterable[InputPath]) -> None:
     """Check that DVC sees all that lies at some paths; of folders of images, every folder is looked into.
 
     Raises:
-        ConfigurationFault: it does not.
+        ConfigurationError: it does not.
     """
     if unseen := unseen_by_dvc(inputs, paths):
         lines = (f"{'.'.join(map(str, location))}: {what}" for location, what in unseen.items())
-        raise ConfigurationFault("\n".join(lines))
+        raise ConfigurationError("\n".join(lines))
 
 
 def unseen_by_dvc(inputs: Path, paths: Iterable[InputPath]) -> dict[Location, str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.sources.lines import open_lines
 from components.sources.records import Record, check_columns
 
@@ -20,8 +20,8 @@ def read_json_lines(path: Path, wanted: Sequence[str]) -> Iterator[Record]:
         wanted: The columns to take.
 
     Raises:
-        ConfigurationFault: no object has a column.
-        DataFault: there is no line, or the file is cut.
+        ConfigurationError: no object has a column.
+        DataError: there is no line, or the file is cut.
     """
     seen: dict[str, None] = {}  # in order
     with open_lines(path) as lines:
@@ -38,7 +38,7 @@ def read_json_lines(path: Path, wanted: Sequence[str]) -> Iterator[Record]:
                     seen |= dict.fromkeys(tree)
                     yield Record(where, {column: tree[column] for column in wanted if column in tree})
         if lines.number == 0:
-            raise DataFault(f"{path} has no line; expected a JSON object a line")
+            raise DataError(f"{path} has no line; expected a JSON object a line")
     check_columns(path, list(seen), wanted)
 
 

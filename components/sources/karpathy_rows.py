@@ -28,8 +28,8 @@ def read_karpathy(source: Karpathy, inputs: Path) -> Iterator[Row | Rejection]:
         inputs: The folder its paths are relative to.
 
     Raises:
-        ConfigurationFault: the file or the folder of images is missing, or the file is of another kind.
-        DataFault: the file is damaged, or not the pinned one.
+        ConfigurationError: the file or the folder of images is missing, or the file is of another kind.
+        DataError: the file is damaged, or not the pinned one.
     """
     images = read_annotations(source, inputs, ("images",))["images"]
     check_fields(source, inputs, "sentence", [one for image in images for one in _sentences(image)])

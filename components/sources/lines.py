@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 
-from components.faults import DataFault
+from components.errors import DataError
 
 MAX_LINE_BYTES = 10_000_000
 BOM = b"\xef\xbb\xbf"
@@ -44,11 +44,11 @@ class Lines:
         try:
             data = self._file.readline(MAX_LINE_BYTES + 1)
         except (EOFError, OSError, zlib.error) as error:
-            raise DataFault(
+            raise DataError(
                 f"{self.path} is cut or damaged after {self.number} lines ({error}); fetch it again"
             ) from None
         if len(data) > MAX_LINE_BYTES:
-            raise DataFault(
+            raise DataError(
                 f"{self.path} line {self.number + 1} is longer than {MAX_LINE_BYTES} bytes; expected a row"
             )
         return data

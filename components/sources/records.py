@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ def check_columns(path: Path, found: Sequence[str], wanted: Sequence[str], hint:
         hint: What to do about a missing one, where that is known better than by a similar name.
 
     Raises:
-        ConfigurationFault: one is missing.
-        DataFault: there are two of one name.
+        ConfigurationError: one is missing.
+        DataError: there are two of one name.
     """
     if absent := [column for column in wanted if column not in found]:
         near = {column: difflib.get_close_matches(column, found, n=1) for column in absent}
         guesses = [f"did you mean {one[0]}?" for one in near.values() if one]
         names = ", ".join(f"{name:.40}" for name in found)
         advice = " ".join(guesses) or hint or "name one of them in params"
-        raise ConfigurationFault(f"{path} has no column {', '.join(absent)}; it has {names}: {advice}")
+        raise ConfigurationError(f"{path} has no column {', '.join(absent)}; it has {names}: {advice}")
     for column in wanted:
         if found.count(column) > 1:
-            raise DataFault(
+            raise DataError(
                 f"{path} has {found.count(column)} columns {column}; expected one: rename the others"
             )

@@ -34,8 +34,8 @@ def read_rows(source: Source, inputs: Path, seed: int) -> Iterator[Row | Rejecti
         seed: Of params; decides the procedural sources.
 
     Raises:
-        ConfigurationFault: what params name is missing, or of another kind.
-        DataFault: it is empty, damaged, or not what params pin.
+        ConfigurationError: what params name is missing, or of another kind.
+        DataError: it is empty, damaged, or not what params pin.
     """
     match source:
         case Scenes() | SceneTexts():

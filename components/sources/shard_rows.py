@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.settings.sources import Shards
 from components.sources.files import Files, check_pin, named_files
 from components.sources.members import (
@@ -56,8 +56,8 @@ def read_shards(source: Shards, inputs: Path) -> Iterator[Row | Rejection]:
         inputs: The folder its path is relative to; for shards that were brought here, the one they are in.
 
     Raises:
-        ConfigurationFault: no shard fits the path.
-        DataFault: a shard is cut, damaged, compressed, not the pinned one, holds other than plain files or no
+        ConfigurationError: no shard fits the path.
+        DataError: a shard is cut, damaged, compressed, not the pinned one, holds other than plain files or no
             file of a sample, or a key occurs twice in it; or all shards are empty.
     """
     files = named_files(inputs, "." if source.is_far else source.path, (".tar",))
@@ -78,7 +78,7 @@ def _rows(source: Shards, files: Files) -> Iterator[Row | Rejection]:
     finally:  # a limit may end it
         _log_what_is_left_out(source, files, empty, unread)
     if len(empty) == len(files.paths):
-        raise DataFault(
+        raise DataError(
             f"{files.paths[0]} holds no file, and no other shard of sources.{source.name} holds one; "
             "expected members KEY.jpg and KEY.txt or KEY.json: pack them again"
         )
@@ -107,7 +107,7 @@ def shard_contents(source: Shards, path: Path) -> ShardContents:
         path: Of the shard.
 
     Raises:
-        DataFault: it is cut, damaged, compressed, holds other than plain files or no file of a sample, or a
+        DataError: it is cut, damaged, compressed, holds other than plain files or no file of a sample, or a
             key occurs twice.
     """
     members = tar_index(path)
@@ -119,7 +119,7 @@ def shard_contents(source: Shards, path: Path) -> ShardContents:
         read = {member.name for sample in chosen for files in sample.files.values() for member in files}
         unread.update(name[len(key) + 1 :].lower() for name in of_key if name not in read)
     if members and not samples:
-        raise DataFault(
+        raise DataError(
             f"{path} holds no image and no caption; expected members KEY.jpg and KEY.txt or KEY.json"
         )
     return ShardContents(samples, unread)
@@ -136,7 +136,7 @@ def _by_key(path: Path, members: list[Member]) -> dict[str, dict[str, Member]]:
             continue
         key = f"{folder}{slash}{stem}"
         if key in keys and (key != last or member.name in keys[key]):
-            raise DataFault(
+            raise DataError(
                 f"{path} holds {member.name} twice, or apart from the other files of its key; expected the "
                 "files of a key side by side: pack it again"
             )

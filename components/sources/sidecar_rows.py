@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.settings.sources import Sidecars
 from components.sources.members import (
     IMAGE,
@@ -34,18 +34,18 @@ def read_sidecars(source: Sidecars, inputs: Path) -> Iterator[Row | Rejection]:
         inputs: The folder its path is relative to.
 
     Raises:
-        ConfigurationFault: there is no such folder.
-        DataFault: it holds no image and no caption.
+        ConfigurationError: there is no such folder.
+        DataError: it holds no image and no caption.
     """
     folder = inputs / source.path
     if not folder.is_dir():
-        raise ConfigurationFault(f"{folder} is no folder; sources.{source.name}.path names it")
+        raise ConfigurationError(f"{folder} is no folder; sources.{source.name}.path names it")
     is_empty = True
     for sample in islice(_samples(folder), source.limit):
         is_empty = False
         yield row_of(source, sample)
     if is_empty:
-        raise DataFault(f"{folder} holds no image and no caption; expected {', '.join(IMAGE_KINDS)} files")
+        raise DataError(f"{folder} holds no image and no caption; expected {', '.join(IMAGE_KINDS)} files")
 
 
 def _samples(folder: Path) -> Iterator[SampleReader]:

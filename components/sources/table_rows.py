@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.settings.sources import Folder, TextTable, UrlList
 from components.sources.drafts import RowDraft, row_or_rejection
 from components.sources.files import check_pin, named_files
@@ -37,8 +37,8 @@ def read_table_rows(source: UrlList | Folder | TextTable, inputs: Path) -> Itera
         inputs: The folder its paths are relative to.
 
     Raises:
-        ConfigurationFault: table, folder or column missing, or a header line that is not as params say.
-        DataFault: a table is empty, damaged, not the pinned one, or has captions and urls swapped.
+        ConfigurationError: table, folder or column missing, or a header line that is not as params say.
+        DataError: a table is empty, damaged, not the pinned one, or has captions and urls swapped.
     """
     files = named_files(inputs, source.path, KINDS)
     check_pin(inputs, files.paths, source.sha256)
@@ -54,7 +54,7 @@ def read_table_rows(source: UrlList | Folder | TextTable, inputs: Path) -> Itera
                 break
         yield row
     if 2 * sum(head) > len(head):
-        raise DataFault(
+        raise DataError(
             f"{files.paths[0]}: captions are urls in {sum(head)} of the first {len(head)} rows; "
             f"the columns of sources.{source.name} look swapped"
         )
@@ -84,7 +84,7 @@ def _image_names(
     if images is None or not isinstance(source, Folder):
         return None
     if not (inputs / images).is_dir():
-        raise ConfigurationFault(f"{inputs / images} is no folder; sources.{source.name}.images names it")
+        raise ConfigurationError(f"{inputs / images} is no folder; sources.{source.name}.images names it")
     return image_names(inputs, images, _names_in(source, first))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.sources.json_lines import read_json_lines
 from components.sources.records import Record, check_columns
 from components.sources.text_tables import read_text
@@ -32,9 +32,9 @@ def read_tables(
         names: Of the columns of a csv or tsv without a header line; None: its first line names them.
 
     Raises:
-        ConfigurationFault: another kind of file, a column that a file does not have, or a header line where
+        ConfigurationError: another kind of file, a column that a file does not have, or a header line where
             none was expected, or the other way round.
-        DataFault: a file is empty or damaged, or no file has a row.
+        DataError: a file is empty or damaged, or no file has a row.
     """
     wanted = list(dict.fromkeys(columns))
     count = 0
@@ -43,18 +43,18 @@ def read_tables(
             count += 1
             yield record
     if count == 0:
-        raise DataFault(f"{paths[0]} has column names and no rows; expected at least one row")
+        raise DataError(f"{paths[0]} has column names and no rows; expected at least one row")
 
 
 def _read_one(path: Path, wanted: list[str], names: Sequence[str] | None) -> Iterator[Record]:
     kind = next((kind for kind in KINDS if path.name.lower().endswith(kind)), None)
     if kind is None:
-        raise ConfigurationFault(f"{path}: expected a table, {', '.join(KINDS)}; convert or unpack it first")
+        raise ConfigurationError(f"{path}: expected a table, {', '.join(KINDS)}; convert or unpack it first")
     _check_head(path, kind)
     if kind.startswith((".csv", ".tsv")):
         return read_text(path, wanted, names)
     if names is not None:
-        raise ConfigurationFault(f"{path} names its columns itself; set columns of its source to null")
+        raise ConfigurationError(f"{path} names its columns itself; set columns of its source to null")
     return _read_parquet(path, wanted) if kind == ".parquet" else read_json_lines(path, wanted)
 
 
@@ -62,11 +62,11 @@ def _check_head(path: Path, kind: str) -> None:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if not head:
-        raise DataFault(f"{path} is empty; expected a table with rows")
+        raise DataError(f"{path} is empty; expected a table with rows")
     found = file_kind(head) or TEXT
     expected = PARQUET if kind == ".parquet" else GZIP if kind.endswith(".gz") else TEXT
     if found != expected:
-        raise DataFault(f"{path} is {found.name} inside; its name promises {expected.name}; {found.advice}")
+        raise DataError(f"{path} is {found.name} inside; its name promises {expected.name}; {found.advice}")
 
 
 def _read_parquet(path: Path, wanted: list[str]) -> Iterator[Record]:
@@ -80,7 +80,7 @@ def _read_parquet(path: Path, wanted: list[str]) -> Iterator[Record]:
                 number += 1
     except (OSError, pa.ArrowException) as error:
         what = str(error).splitlines()[0]
-        raise DataFault(f"{path} is damaged after {number} rows ({what}); fetch it again") from None
+        raise DataError(f"{path} is damaged after {number} rows ({what}); fetch it again") from None
 
 
 def _records(batch: pa.RecordBatch, name: str, first: int) -> Iterator[Record]:

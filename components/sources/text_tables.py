@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.sources.lines import MAX_LINE_BYTES, Lines, open_lines
 from components.sources.records import Record, check_columns
 from components.sources.swallowed import looks_swallowed
@@ -35,8 +35,8 @@ def read_text(path: Path, wanted: Sequence[str], names: Sequence[str] | None) ->
         names: Of its columns, if it has no header line.
 
     Raises:
-        ConfigurationFault: a column is missing, or the first line is a header and should not be, or is none.
-        DataFault: there is no line, the file is cut or broken, or a quote swallows lines.
+        ConfigurationError: a column is missing, or the first line is a header and should not be, or is none.
+        DataError: there is no line, the file is cut or broken, or a quote swallows lines.
     """
     with open_lines(path) as lines:
         is_csv = path.name.lower().removesuffix(".gz").endswith(".csv")
@@ -60,7 +60,7 @@ def _header(
     first = next(rows, None)
     if first is None or (names is None and first[1] is None):
         expected = "a line of column names" if names is None else "rows"
-        raise DataFault(f"{path} has no {expected.removeprefix('a ')}; expected {expected}, in UTF-8")
+        raise DataError(f"{path} has no {expected.removeprefix('a ')}; expected {expected}, in UTF-8")
     fields = first[1] or []
     if names is None:
         hint = "if that is a row, list the names in columns" if _is_a_row(fields) else ""
@@ -68,7 +68,7 @@ def _header(
         return fields, rows
     check_columns(path, list(names), wanted)
     if _is_a_header(fields, names):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{path} begins with a line of column names ({', '.join(fields)}), and params name the columns "
             "too; expected rows only: set columns of its source to null, or remove the line"
         )
@@ -103,7 +103,7 @@ def _csv_rows(path: Path, lines: Lines, columns: int) -> Iterator[Fields]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataFault(
+            raise DataError(
                 f"{path}: a quote is not closed or not doubled between line {last + 1} and {lines.number} "
                 f"({error}); mend it there, or give the table as parquet or tsv"
             ) from None
@@ -120,7 +120,7 @@ def _csv_rows(path: Path, lines: Lines, columns: int) -> Iterator[Fields]:
 def _check_span(path: Path, fields: list[str], line: int, columns: int) -> None:
     for place, field in enumerate(fields):
         if "\n" in field and looks_swallowed(fields, place, columns):
-            raise DataFault(
+            raise DataError(
                 f"{path}: the quoted field that begins in line {line} holds {field.count(chr(10))} further "
                 "lines that look like rows; close the quote, or write line breaks in captions as spaces"
             )

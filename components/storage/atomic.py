@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.faults import DataFault
+from components.errors import DataError
 
 CHUNK_BYTES = 1 << 20
 
@@ -51,14 +51,14 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
     """Read JSON.
 
     Raises:
-        DataFault: the file is missing or damaged.
+        DataError: the file is missing or damaged.
     """
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise DataFault(f"{path} not found; run the stage that makes it (`dvc repro`)") from None
+        raise DataError(f"{path} not found; run the stage that makes it (`dvc repro`)") from None
     except ValueError as error:
-        raise DataFault(
+        raise DataError(
             f"{path} is damaged ({error}); `dvc checkout` brings the last good one back"
         ) from None
 

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.storage.atomic import new_file, sha256_of, write_bytes
 
 LOCK = ".lock"
@@ -50,14 +50,14 @@ class Bucket(Protocol):
         """Try whether the store keeps to conditions.
 
         Raises:
-            ConfigurationFault: it ignores them, so that two writers could overwrite each other.
+            ConfigurationError: it ignores them, so that two writers could overwrite each other.
         """
 
     def upload_file(self, path: Path, name: str, digest: str) -> bool:
         """Put a file there; False when it is there already.
 
         Raises:
-            DataFault: the bytes that went out do not have the sha256 `digest`.
+            DataError: the bytes that went out do not have the sha256 `digest`.
         """
 
     def download_file(self, name: str, path: Path, digest: str | None) -> None:
@@ -69,7 +69,7 @@ class Bucket(Protocol):
             digest: Its sha256, None where nobody knows it.
 
         Raises:
-            DataFault: there is none, or its sha256 is not `digest`; `path` is left as it was.
+            DataError: there is none, or its sha256 is not `digest`; `path` is left as it was.
         """
 
 
@@ -82,17 +82,17 @@ def open_bucket(uri: str, *, greet: bool = True) -> Bucket:
             work, a network that is gone for a moment shall be ridden out instead.
 
     Raises:
-        ConfigurationFault: another scheme, no such bucket, or refused credentials.
-        InfrastructureFault: the endpoint does not answer.
+        ConfigurationError: another scheme, no such bucket, or refused credentials.
+        InfrastructureError: the endpoint does not answer.
     """
     scheme, separator, rest = uri.partition(":/")
     if not separator:
         return FolderBucket(Path(uri))
     name, _, prefix = rest.removeprefix("/").partition("/")
     if "@" in name:
-        raise ConfigurationFault("the store's address holds credentials; give them by the AWS variables")
+        raise ConfigurationError("the store's address holds credentials; give them by the AWS variables")
     if scheme != "s3" or not rest.startswith("/") or not name:
-        raise ConfigurationFault(f"{uri} is no store we know; expected a folder or s3://bucket/prefix")
+        raise ConfigurationError(f"{uri} is no store we know; expected a folder or s3://bucket/prefix")
     from components.storage.bucket_s3 import S3Bucket
 
     return S3Bucket(name, prefix.strip("/"), greet=greet)
@@ -157,13 +157,13 @@ class FolderBucket:
         """See `Bucket`."""
         source = self._path(name)
         if not source.is_file():
-            raise DataFault(missing(str(source), digest))
+            raise DataError(missing(str(source), digest))
         _copy(source, path, digest)
 
     def _path(self, name: str) -> Path:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts or not parts.parts:
-            raise DataFault(f"{name!r} is no object's name; expected a relative path without `..`")
+            raise DataError(f"{name!r} is no object's name; expected a relative path without `..`")
         return self.folder / parts
 
     @contextmanager
@@ -178,13 +178,13 @@ def check_digest(path: Path, digest: str | None, source: str) -> None:
     """Refuse a file that is not the one that was meant, if it is known which.
 
     Raises:
-        DataFault: its sha256 is not `digest`.
+        DataError: its sha256 is not `digest`.
     """
     if digest is None:
         return
     found = sha256_of(path)
     if found != digest:
-        raise DataFault(
+        raise DataError(
             f"{source} is damaged: its sha256 is {found[:12]}..., expected {digest[:12]}...; "
             "put it there again"
         )

@@ -16,7 +16,7 @@ from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
 from botocore.exceptions import ClientError, ResponseStreamingError
 
-from components.faults import ConfigurationFault, DataFault, InfrastructureFault
+from components.errors import ConfigurationError, DataError, InfrastructureError
 from components.storage.atomic import new_file
 from components.storage.bucket import check_digest, missing
 from components.storage.s3_errors import error_code, explained
@@ -44,8 +44,8 @@ class S3Bucket:
     """See `components.storage.bucket.Bucket`.
 
     Raises:
-        ConfigurationFault: no credentials, refused ones, or no such bucket.
-        InfrastructureFault: the endpoint does not answer.
+        ConfigurationError: no credentials, refused ones, or no such bucket.
+        InfrastructureError: the endpoint does not answer.
     """
 
     def __init__(self, bucket: str, prefix: str, *, greet: bool = True) -> None:
@@ -84,7 +84,7 @@ class S3Bucket:
                 if conditions and error_code(error) in (*LOST, *MISSING):
                     return False
                 if conditions and error_code(error) == "NotImplemented":
-                    raise ConfigurationFault(
+                    raise ConfigurationError(
                         f"{self.uri}: the endpoint has no conditional writes; a registry needs them"
                     ) from None
                 raise
@@ -125,7 +125,7 @@ class S3Bucket:
         finally:
             self.delete(name)
         if not kept:
-            raise ConfigurationFault(
+            raise ConfigurationError(
                 f"{self.uri}: the endpoint ignores If-None-Match or If-Match, so two writers could overwrite "
                 "each other; expected conditional writes: take another S3 server, or a folder"
             )
@@ -146,7 +146,7 @@ class S3Bucket:
                 if error_code(error) != "NoSuchUpload":
                     raise
         if not self.holds(name, size, digest):
-            raise InfrastructureFault(f"{self.uri}/{name} was not stored whole; run it again")
+            raise InfrastructureError(f"{self.uri}/{name} was not stored whole; run it again")
         return True
 
     def download_file(self, name: str, path: Path, digest: str | None) -> None:
@@ -157,7 +157,7 @@ class S3Bucket:
                     self._client.download_fileobj(self.bucket, self.prefix + name, file, Config=PARTS)
                 except ClientError as error:
                     if error_code(error) in MISSING:
-                        raise DataFault(missing(f"{self.uri}/{name}", digest)) from None
+                        raise DataError(missing(f"{self.uri}/{name}", digest)) from None
                     raise
             check_digest(part, digest, f"{self.uri}/{name}")
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from components.faults import ConfigurationFault, DataFault, InfrastructureFault
+from components.errors import ConfigurationError, DataError, InfrastructureError
 from components.storage.atomic import link_or_copy, new_folder, remove
 from components.storage.bucket import Bucket, open_bucket
 from components.storage.manifest import (
@@ -37,8 +37,8 @@ def open_data_root(uri: str) -> Bucket:
     """Open the place that shards go to; writes a mark there, always the same, and leaves it.
 
     Raises:
-        ConfigurationFault: no such bucket, or credentials that are missing, refused or may not write.
-        InfrastructureFault: the endpoint does not answer.
+        ConfigurationError: no such bucket, or credentials that are missing, refused or may not write.
+        InfrastructureError: the endpoint does not answer.
     """
     root = open_bucket(uri)
     root.write(MARK, MARK_TEXT)
@@ -57,12 +57,12 @@ def forget_lost(piece_folder: Path, root: Bucket | None) -> None:
         root: Where shards go; None for this machine.
 
     Raises:
-        ConfigurationFault: a former place refuses; that is no proof that it lost the shard.
-        InfrastructureFault: a place does not answer.
+        ConfigurationError: a former place refuses; that is no proof that it lost the shard.
+        InfrastructureError: a place does not answer.
     """
     try:
         entries = listed(piece_folder) if piece_folder.is_dir() else []
-    except DataFault:
+    except DataError:
         return  # `piece` makes it again
     elsewhere = [
         entry
@@ -73,7 +73,7 @@ def forget_lost(piece_folder: Path, root: Bucket | None) -> None:
         return
     try:
         _bring_here(piece_folder, elsewhere, root)
-    except DataFault as fault:
+    except DataError as fault:
         where = f"in {root.uri}" if root else "on this machine"
         log.warning("%s is wanted %s: %s: the shard is made again", elsewhere[0].uri, where, fault)
         remove(piece_folder)
@@ -97,12 +97,12 @@ def _download(shard: Entry, root: Bucket | None, path: Path, piece_folder: Path)
     if root:
         try:
             return root.download_file(object_name(shard), path, shard.sha256)
-        except DataFault:
+        except DataError:
             if root.uri == former:
                 raise
     try:
         open_bucket(former, greet=False).download_file(object_name(shard), path, shard.sha256)
-    except (ConfigurationFault, InfrastructureFault) as fault:
+    except (ConfigurationError, InfrastructureError) as fault:
         raise type(fault)(
             f"{fault}; if that place is gone for good, remove {piece_folder.parent}: all is made again"
         ) from None
@@ -120,8 +120,8 @@ def keep_remote(piece_folder: Path, root: Bucket, below: str = "") -> None:
         below: Of vectors, their folder in the artifact: `tuned/dense`.
 
     Raises:
-        DataFault: a file of the piece is damaged.
-        InfrastructureFault: the endpoint failed for longer than is ridden out.
+        DataError: a file of the piece is damaged.
+        InfrastructureError: the endpoint failed for longer than is ridden out.
     """
     entries = listed(piece_folder)
     shards = [entry for entry in entries if entry.is_shard or entry.is_vectors]
@@ -155,9 +155,9 @@ def local_copy(folder: Path, entry: Entry, work: Path) -> Iterator[Path]:
         work: The stage's folder in the work store; what a killed run left there is removed at the next start.
 
     Raises:
-        DataFault: the object is missing or is another one.
-        ConfigurationFault: refused credentials.
-        InfrastructureFault: the endpoint failed for longer than is ridden out.
+        DataError: the object is missing or is another one.
+        ConfigurationError: refused credentials.
+        InfrastructureError: the endpoint failed for longer than is ridden out.
     """
     if not entry.is_remote:
         yield folder / entry.uri
@@ -167,8 +167,8 @@ def local_copy(folder: Path, entry: Entry, work: Path) -> Iterator[Path]:
         path = Path(here) / PurePosixPath(entry.place).name
         try:
             open_bucket(_root_of(entry), greet=False).download_file(object_name(entry), path, entry.sha256)
-        except DataFault as fault:
-            raise DataFault(
+        except DataError as fault:
+            raise DataError(
                 f"{fault}: restore it from a copy, or remove it if it is there and "
                 f"`dvc repro --force {'embed_captions' if entry.is_vectors else 'download'}` makes it again"
             ) from None

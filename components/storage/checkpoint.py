@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import new_folder, read_json, remove, write_json
 from components.storage.manifest import read_manifest, write_manifest
 
@@ -39,7 +39,7 @@ class Checkpoints:
         if path.is_file():
             try:
                 old = read_json(path)
-            except DataFault:
+            except DataError:
                 old = {}
             if old == self.identity:
                 return
@@ -68,7 +68,7 @@ class Checkpoints:
         for folder in reversed(self._steps()):
             try:
                 read_manifest(folder)
-            except DataFault as fault:
+            except DataError as fault:
                 log.warning("checkpoint skipped: %s", fault)
                 continue
             state = read_json(folder / "state.json")

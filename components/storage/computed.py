@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.storage.atomic import read_json, write_json
 from components.storage.code import code_hash
 
@@ -88,15 +88,15 @@ def accept(work: Path, stage: str) -> list[str]:
         The results whose code has changed.
 
     Raises:
-        ConfigurationFault: the stage computes nothing that is kept, or has not run to its end here.
+        ConfigurationError: the stage computes nothing that is kept, or has not run to its end here.
     """
     makers = MAKERS.get(stage)
     if makers is None:
-        raise ConfigurationFault(f"{stage} keeps no computed result; expected one of {', '.join(MAKERS)}")
+        raise ConfigurationError(f"{stage} keeps no computed result; expected one of {', '.join(MAKERS)}")
     tree = _read(work)
     made_by = tree.get("made_by")
     if not made_by:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{work / FILE} not found: {stage} has not run to its end in this work store; "
             "expected a finished run, whose results could be accepted"
         )

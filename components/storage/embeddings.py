@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import new_file
 from components.storage.bulk import local_copy
 from components.storage.manifest import Entry, read_manifest
@@ -73,7 +73,7 @@ def write_embeddings(
         mend: What to do about a fault, for the message.
 
     Raises:
-        DataFault: a vector is not finite, too large for fp16, or zero.
+        DataError: a vector is not finite, too large for fp16, or zero.
     """
     import torch
     from safetensors.torch import save_file
@@ -97,7 +97,7 @@ def read_embeddings(folder: Path, columns: Iterable[str], work: Path) -> Embeddi
         work: The stage's folder in the work store, for files of a bucket (see `read_listed`).
 
     Raises:
-        DataFault: a column or a file is missing or damaged, a vector is NaN or zero, a line has no vector, or
+        DataError: a column or a file is missing or damaged, a vector is NaN or zero, a line has no vector, or
             files were made by different models or settings.
     """
     entries: list[Entry] = []
@@ -106,7 +106,7 @@ def read_embeddings(folder: Path, columns: Iterable[str], work: Path) -> Embeddi
         if not found:
             parts = [PurePosixPath(entry.place).parts for entry in _listed(folder)]
             there = sorted({names[1] for names in parts if len(names) > 2})
-            raise DataFault(
+            raise DataError(
                 f"{folder} has no embeddings of column {column}, but of {', '.join(there) or 'none'}; {_MEND}"
             )
         entries += found
@@ -117,7 +117,7 @@ def read_prompts(folder: Path, work: Path) -> Embeddings:
     """Read the embeddings that one LLM made of zero-shot prompts, as `read_embeddings` does."""
     entries = _listed(folder, f"{PROMPTS}.")
     if not entries:
-        raise DataFault(f"{folder} has no embeddings of prompts; {_MEND}")
+        raise DataError(f"{folder} has no embeddings of prompts; {_MEND}")
     return _joined(folder, entries, EMBEDDED_PROMPTS, work)
 
 
@@ -136,7 +136,7 @@ def _joined(folder: Path, entries: list[Entry], schema: pa.Schema, work: Path) -
         about = about or one
         if one != about:
             first = entries[0].place
-            raise DataFault(f"{folder}: {entry.place} was made by {one}, {first} by {about}; {_MEND}")
+            raise DataError(f"{folder}: {entry.place} was made by {one}, {first} by {about}; {_MEND}")
         vectors.append(of_file.numpy())
         rows = pa.array(table["row"].to_numpy() + offset, pa.int64())
         tables.append(table.set_column(table.schema.get_field_index("row"), "row", rows))
@@ -173,7 +173,7 @@ def read_vectors(
         lines: Their file, if it is not beside the vectors.
 
     Raises:
-        DataFault: as `read_embeddings`; the caller has verified the manifest.
+        DataError: as `read_embeddings`; the caller has verified the manifest.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -182,7 +182,7 @@ def read_vectors(
             about: dict[str, Any] = json.loads((file.metadata() or {})["about"])
             vectors: Tensor = file.get_tensor("embeddings")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise DataFault(f"{path} cannot be read ({error}); {mend}") from None
+        raise DataError(f"{path} cannot be read ({error}); {mend}") from None
     table = read_table(lines or path.with_suffix(".parquet"), schema)
     _check(path, vectors, table, mend)
     return about, vectors, table
@@ -192,14 +192,14 @@ def _check(path: Path, vectors: Tensor, table: pa.Table, mend: str) -> None:
     import torch
 
     if vectors.dtype != torch.float16 or vectors.dim() != 2:
-        raise DataFault(f"{path} holds {vectors.dtype} {tuple(vectors.shape)}; expected fp16 (M, d); {mend}")
+        raise DataError(f"{path} holds {vectors.dtype} {tuple(vectors.shape)}; expected fp16 (M, d); {mend}")
     # a few rows at once: of large blocks that come and go, between tables that stay, memory is left in holes
     parts = vectors.split(CHECKED_ROWS)
     if bad := sum(int((~torch.isfinite(part).all(dim=1) | (part == 0).all(dim=1)).sum()) for part in parts):
-        raise DataFault(
+        raise DataError(
             f"{path}: {bad} of {len(vectors)} embeddings are NaN, infinite or zero; expected none; {mend}"
         )
     if not np.array_equal(np.unique(table["row"].to_numpy()), np.arange(len(vectors))):
-        raise DataFault(
+        raise DataError(
             f"{path} has {len(vectors)} embeddings, its {len(table)} captions name other rows; {mend}"
         )

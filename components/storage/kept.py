@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.faults import GateFault
+from components.errors import GateError
 from components.storage.atomic import read_json
 from components.storage.layout import Layout
 from components.storage.manifest import Entry, read_manifest
@@ -48,12 +48,12 @@ def require_verdict(layout: Layout) -> None:
     """Stop unless the audit passed.
 
     Raises:
-        GateFault: it did not.
+        GateError: it did not.
     """
     read_manifest(layout.artifact("audit"), "verdict.json")
     path = layout.artifact("audit") / "verdict.json"
     if read_json(path).get("passed") is not True:
-        raise GateFault(
+        raise GateError(
             f"{path} says that the audit did not pass, a gate failed; see report.html there, then mend "
             "the data or audit's limits in params"
         )
@@ -63,7 +63,7 @@ def kept_shards(layout: Layout, split: str, schema: pa.Schema = CAPTIONS) -> Ite
     """Read each image shard's kept rows of a split: the columns of a schema.
 
     Raises:
-        DataFault: a file is missing or damaged.
+        DataError: a file is missing or damaged.
     """
     shards = [entry for entry in read_manifest(layout.artifact("download"), "shards/") if entry.is_shard]
     read_manifest(layout.artifact("recaption"), "captions/")

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import content_key, read_json, sha256_of, write_json
 from components.storage.layout import MANIFEST
 
@@ -84,7 +84,7 @@ def read_manifest(folder: Path, below: str = "") -> list[Entry]:
     Those are verified when they are read, by `storage.bulk`.
 
     Raises:
-        DataFault: the folder has no manifest, a file is missing, one too many, or differs from it.
+        DataError: the folder has no manifest, a file is missing, one too many, or differs from it.
     """
     entries = [entry for entry in listed(folder) if entry.place.startswith(below)]
     local = [entry for entry in entries if not entry.is_remote]
@@ -92,7 +92,7 @@ def read_manifest(folder: Path, below: str = "") -> list[Entry]:
     names = {entry.uri for entry in local}
     if found != names:
         odd = sorted(found ^ names)[0]
-        raise DataFault(
+        raise DataError(
             f"{folder}: manifest says {len(names)} files, found {len(found)} (first odd one {odd}); {_MEND}"
         )
     for entry in local:
@@ -104,11 +104,11 @@ def listed(folder: Path) -> list[Entry]:
     """Return what a manifest lists, unverified.
 
     Raises:
-        DataFault: the folder has no manifest, or one of another format.
+        DataError: the folder has no manifest, or one of another format.
     """
     tree = read_json(folder / MANIFEST)
     if tree.get("format_version") != FORMAT_VERSION:
-        raise DataFault(
+        raise DataError(
             f"{folder / MANIFEST} has format {tree.get('format_version')}; expected {FORMAT_VERSION}"
         )
     return [Entry(**entry) for entry in tree["files"]]
@@ -118,11 +118,11 @@ def verify(folder: Path, entry: Entry) -> None:
     """Refuse a local file that is not the one its manifest lists.
 
     Raises:
-        DataFault: it differs.
+        DataError: it differs.
     """
     path = folder / entry.uri
     if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
-        raise DataFault(f"{path} is damaged: it is not the file its manifest lists; {_MEND}")
+        raise DataError(f"{path} is damaged: it is not the file its manifest lists; {_MEND}")
 
 
 def folder_key(folder: Path, below: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import link_or_copy, new_folder, remove
 from components.storage.manifest import Entry, read_manifest, write_manifest
 
@@ -32,7 +32,7 @@ def is_intact(folder: Path) -> bool:
     """Say whether a finished piece is there, as its manifest has it."""
     try:
         return folder.is_dir() and bool(read_manifest(folder))
-    except DataFault:
+    except DataError:
         return False
 
 

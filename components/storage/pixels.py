@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import content_key, reserve
 from components.storage.kept import KeptShard
 from components.storage.mapped_rows import MappedRows
@@ -65,7 +65,7 @@ def decoded(
         code: Hash of the code that decodes.
 
     Raises:
-        DataFault: an image is missing or unreadable.
+        DataError: an image is missing or unreadable.
     """
     pieces = []
     for shard in shards:
@@ -88,7 +88,7 @@ def _maker(
             if pair.key in rows:
                 images[rows.pop(pair.key)] = _decode(pair.key, pair.jpeg, size, decode)
         if rows:
-            raise DataFault(
+            raise DataError(
                 f"{download / shard.entry.place} has no image for {len(rows)} kept rows (first {min(rows)}); "
                 "run `dvc repro recaption audit` again"
             )
@@ -102,4 +102,4 @@ def _decode(key: str, jpeg: bytes, size: int, decode: Callable[[bytes, int], Ten
     try:
         return decode(jpeg, size).numpy()
     except ValueError as error:
-        raise DataFault(f"image {key}: {error}; `llm2clip forget download shards` fetches it again") from None
+        raise DataError(f"image {key}: {error}; `llm2clip forget download shards` fetches it again") from None

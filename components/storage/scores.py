@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.embeddings import read_vectors, write_embeddings
 from components.storage.side_tables import read_table
 
@@ -42,7 +42,7 @@ def write_image_embeddings(
         embeddings: (N, D), rows of length 1; stored as fp16.
 
     Raises:
-        DataFault: an embedding is not finite or zero.
+        DataError: an embedding is not finite or zero.
     """
     write_embeddings(folder, name, about, table, embeddings, _MEND)
 
@@ -57,7 +57,7 @@ def read_image_embeddings(path: Path) -> tuple[list[str], Tensor]:
         The keys, and (N, D) fp16 with the embedding of each.
 
     Raises:
-        DataFault: a file is missing or damaged, or an embedding is NaN, infinite or zero.
+        DataError: a file is missing or damaged, or an embedding is NaN, infinite or zero.
     """
     _, vectors, table = read_vectors(path, EMBEDDED_IMAGES, _MEND)
     return table["key"].to_pylist(), vectors[table["row"].to_numpy().copy()]
@@ -67,10 +67,10 @@ def read_scores(path: Path) -> pa.Table:
     """Read a shard's scores.
 
     Raises:
-        DataFault: the file is missing or damaged, or two lines are of one caption.
+        DataError: the file is missing or damaged, or two lines are of one caption.
     """
     table = read_table(path, SCORES)
     lines = table.select(["key", "column", "number"])
     if len(lines.group_by(lines.column_names).aggregate([])) != len(lines):
-        raise DataFault(f"{path} scores a caption twice; expected each once: {_MEND}")
+        raise DataError(f"{path} scores a caption twice; expected each once: {_MEND}")
     return table

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import new_file
 from components.storage.bulk import local_copy
 from components.storage.manifest import Entry, read_manifest
@@ -67,7 +67,7 @@ def read_shard(path: Path, rows: int | None = None) -> Iterator[Pair]:
         rows: How many pairs its manifest promises; None where nobody promised.
 
     Raises:
-        DataFault: the tar is cut or holds other than `rows` whole pairs.
+        DataError: the tar is cut or holds other than `rows` whole pairs.
     """
     count = 0
     try:
@@ -75,12 +75,12 @@ def read_shard(path: Path, rows: int | None = None) -> Iterator[Pair]:
             pair = Pair(key, parts["jpg"], parts["txt"].decode(), json.loads(parts["json"]))
             count += 1
             yield pair
-    except (DataFault, OSError, KeyError, ValueError) as error:
-        raise DataFault(
+    except (DataError, OSError, KeyError, ValueError) as error:
+        raise DataError(
             f"{path} is damaged after {count} pairs ({error}); `dvc checkout --force` restores it"
         ) from None
     if rows is not None and count != rows:
-        raise DataFault(
+        raise DataError(
             f"{path} holds {count} pairs, its manifest says {rows}; `dvc checkout --force` restores it"
         )
 
@@ -112,7 +112,7 @@ def read_pairs(folder: Path, shard: Entry, work: Path) -> Iterator[Pair]:
         work: The stage's folder in the work store.
 
     Raises:
-        DataFault: it is missing or damaged, or holds other than the promised number of pairs.
+        DataError: it is missing or damaged, or holds other than the promised number of pairs.
     """
     with local_copy(folder, shard, work) as path:
         yield from read_shard(path, shard.rows)

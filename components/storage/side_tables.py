@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import new_file
 
 CAPTIONS = pa.schema(
@@ -114,7 +114,7 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     """Read Parquet: all of it, or the columns of a schema.
 
     Raises:
-        DataFault: the file is missing or damaged, or lacks a column of the schema.
+        DataError: the file is missing or damaged, or lacks a column of the schema.
     """
     try:
         with pq.ParquetFile(path) as file:  # `pq.read_table` loads 12 MB of code for folders of tables
@@ -122,14 +122,14 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
                 return file.read()
             found = {field.name: field.type for field in file.schema_arrow}
             if any(found.get(field.name) != field.type for field in schema):
-                raise DataFault(
+                raise DataError(
                     f"{path} has columns {', '.join(found)}; expected {', '.join(schema.names)}, of the "
                     "types this version writes: `llm2clip forget STAGE` has the stage make it again"
                 )
             return file.read(schema.names).select(schema.names)
     except (OSError, pa.ArrowException, ValueError) as error:
         what = str(error).splitlines()[0]
-        raise DataFault(
+        raise DataError(
             f"{path} cannot be read ({what}); `dvc checkout` brings the last good one back"
         ) from None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.file_kinds import HEAD_BYTES, FileKind, file_kind
 
 BLOCK = tarfile.BLOCKSIZE
@@ -43,7 +43,7 @@ def tar_index(path: Path) -> list[Member]:
     """Return the files of a tar in their order; folders are passed over. One without members has none.
 
     Raises:
-        DataFault: it is cut, also between two members, is damaged, is no tar but another kind of file, has
+        DataError: it is cut, also between two members, is damaged, is no tar but another kind of file, has
             bytes behind its end, or holds a link, a device, a sparse file, or a name that leads out of its
             folder.
     """
@@ -61,10 +61,10 @@ def tar_index(path: Path) -> list[Member]:
         except (_Damaged, tarfile.HeaderError) as error:
             offset = file.tell()
             if not members and (kind := _other_kind(file)):
-                raise DataFault(
+                raise DataError(
                     f"{path} is {kind.name} inside; expected a plain tar; {kind.advice}"
                 ) from None
-            raise DataFault(
+            raise DataError(
                 f"{path} is no whole tar of plain files: {error}, before byte {offset}, after "
                 f"{len(members)} files; fetch or pack it again"
             ) from None

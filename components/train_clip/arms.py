@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.adapter import AdapterConfig, TextAdapter, save_adapter
 from components.ml.clip import (
     image_embeddings,
@@ -124,7 +124,7 @@ class OwnTextArm(nn.Module):
         try:
             ids, mask = text_tokens(self.clip, self._tokenizer, texts)  # (B, T) each
         except ValueError as error:
-            raise ConfigurationFault(f"base_models.clip: {error}") from None
+            raise ConfigurationError(f"base_models.clip: {error}") from None
         lengths, order = mask.sum(dim=1).sort()
         parts = []
         for part, length in zip(order.split(TEXT_CHUNK), lengths.split(TEXT_CHUNK), strict=True):

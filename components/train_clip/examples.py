@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.running.rows import Rows
 from components.storage.column_lines import column_lines
 from components.storage.embeddings import Embeddings
@@ -46,8 +46,8 @@ class Examples:
         image_size: Pixels of a side that the vision tower takes.
 
     Raises:
-        ConfigurationFault: the mix names a column that no row has.
-        DataFault: no row is left, or the images are of other rows.
+        ConfigurationError: the mix names a column that no row has.
+        DataError: no row is left, or the images are of other rows.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Examples:
         for shard in shards:
             rows.reject("not_kept", shard.rejected)
         if not takes_part.any():
-            raise DataFault("no training row is left; expected rows of split train that audit keeps")
+            raise DataError("no training row is left; expected rows of split train that audit keeps")
         self.pixels, self.image_size = pixels, image_size
         self.image_rows = torch.from_numpy(np.flatnonzero(takes_part))
         counts = counts[takes_part]
@@ -87,7 +87,7 @@ class Examples:
         """Return, for each caption (M,), its row of the cached embeddings.
 
         Raises:
-            DataFault: a caption has none.
+            DataError: a caption has none.
         """
         rows = np.empty(len(self.captions), np.int64)
         for number, column in enumerate(self.columns):
@@ -98,7 +98,7 @@ class Examples:
             found = np.where(key < 0, 0, np.append(lines.counts, 0)[key])
             expected = self._count[here]
             if (odd := np.flatnonzero(found != expected)).size:
-                raise DataFault(
+                raise DataError(
                     f"{found[odd[0]]} embeddings for the {expected[odd[0]]} captions {column} of "
                     f"{keys[odd[0]]}; expected one each: run `dvc repro --force embed_captions`"
                 )
@@ -147,7 +147,7 @@ def _check_images(pixels: Pixels, shards: list[KeptShard]) -> None:
     """Make sure that image and captions of a row, which are numbered apart, have one key."""
     keys = pa.chunked_array([shard.keys for shard in shards], pa.string())
     if keys != pixels.keys():
-        raise DataFault(
+        raise DataError(
             f"{len(pixels)} decoded images and {len(keys)} rows with captions; expected the same keys in the "
             "same order: please report this"
         )
@@ -156,7 +156,7 @@ def _check_images(pixels: Pixels, shards: list[KeptShard]) -> None:
 def _check_columns(shards: list[KeptShard], weights: dict[str, float]) -> None:
     present = {name for shard in shards for name in pc.unique(shard.table["column"]).to_pylist()}
     if missing := sorted(set(weights) - present):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"train_clip.caption_mix names {', '.join(missing)}, which no training row has; "
             f"the columns are {', '.join(sorted(present)) or 'none'}: correct the mix or recaption.captioners"
         )

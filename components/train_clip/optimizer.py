@@ -20,8 +20,8 @@ def build_optimizer(arm: Arm, rates: ArmSettings, settings: TrainClip) -> torch.
     """Return AdamW whose groups carry their peak rate as `peak`.
 
     The vision tower's rate is multiplied by layer_decay once for each layer above (docs/method.md, 3:
-    L + 1 - i); the text side and the logit scale have rates of their own. One-dimensional weights and positions are not
-    decayed.
+    L + 1 - i); the text side and the logit scale have rates of their own. One-dimensional weights and
+    positions are not decayed.
     """
     vision = arm.vision_parameters()
     of_vision = {id(parameter): name for name, parameter in vision.items()}

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.ml.augmentation import MAX_SHRINK
 from components.ml.clip import load_base
 from components.ml.images import decode_image
@@ -68,7 +68,7 @@ def run(params: Params, env: Environment) -> None:
     try:
         image_size = image_size_of(load_base(clip))
     except ValueError as error:
-        raise DataFault(f"{error}; `llm2clip forget base_models clip` has it made again") from None
+        raise DataError(f"{error}; `llm2clip forget base_models clip` has it made again") from None
     rows = Rows()
     examples = _examples(layout, settings, image_size, rows)
     identity = {
@@ -117,7 +117,7 @@ def _examples(layout: Layout, settings: TrainClip, image_size: int, rows: Rows) 
     shards = list(kept_shards(layout, "train", CAPTION_TEXTS))
     picture_size = settings.augmentation.picture_size or image_size
     if not image_size <= picture_size <= MAX_SHRINK * image_size:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"train_clip.augmentation.picture_size is {picture_size} and the vision tower takes {image_size} "
             f"pixels; expected null, or {image_size} to {MAX_SHRINK * image_size}: correct params"
         )
@@ -163,7 +163,7 @@ def _train(
     try:
         arm = build_arm(layout.artifact("base_models") / "clip", settings, params.train_clip, text)
     except ValueError as error:
-        raise ConfigurationFault(f"arm {settings.name}: {error}") from None
+        raise ConfigurationError(f"arm {settings.name}: {error}") from None
     arm.to(env.device)
     flops = flops_of_step(arm, settings, examples, text, params.train_clip, params.seed)
     history, spent = train_arm(

@@ -67,7 +67,7 @@ def cached_texts(layout: Layout, name: str, examples: Examples, params: EmbedCap
     """Return what an encoder of embed_captions made of the captions.
 
     Raises:
-        DataFault: the embeddings are missing or damaged, a caption has none, or other params made them.
+        DataError: the embeddings are missing or damaged, a caption has none, or other params made them.
     """
     embeddings = read_embeddings(
         layout.artifact("embed_captions") / name, examples.columns, layout.work("train_clip")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.llm import TextEncoder, encode
 from components.ml.retrieval import distinct, true_ranks
 from components.ml.spread import alignment, uniformity
@@ -71,13 +71,13 @@ def captions_of(task: CaptionRetrieval, rows: CaptionRows) -> tuple[list[str], l
     """Return captions 0 of `first` and 0 of `second` (1 where both are one column) of the rows with both.
 
     Raises:
-        ConfigurationFault: fewer than two rows have both.
+        ConfigurationError: fewer than two rows have both.
     """
     other = 1 if task.first == task.second else 0
     has_both = (rows.counts(task.first) > 0) & (rows.counts(task.second) > other)
     found = np.flatnonzero(has_both).tolist()
     if len(found) < 2:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"tune_llm.caption_retrieval {task.name}: {len(found)} validation rows have {task.first} and "
             f"{task.second}; expected 2 or more"
         )

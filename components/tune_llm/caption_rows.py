@@ -93,7 +93,7 @@ def read_caption_rows(layout: Layout, split: str, rows: Rows) -> CaptionRows:
     """Read the rows of one split; `rows` counts those that the audit dropped.
 
     Raises:
-        DataFault: a file is missing or damaged.
+        DataError: a file is missing or damaged.
     """
     return CaptionRows(_kept(layout, split, rows))
 

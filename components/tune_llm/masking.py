@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.distributed import sum_gradients, total
 from components.ml.llm import TextEncoder, tokenise
 from components.ml.mntp import load_head, mask_token, masked_loss, with_gaps
@@ -42,18 +42,18 @@ def masking_run(
         seed: Of its draws.
 
     Raises:
-        ConfigurationFault: no caption to learn from, no head, or a mask that is no token.
+        ConfigurationError: no caption to learn from, no head, or a mask that is no token.
     """
     texts = Texts(rows, mntp.columns)
     if not len(texts):
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"tune_llm.mntp: no train row has a caption of {', '.join(mntp.columns)}; expected some"
         )
     check_shares(min(mntp.batch_size, len(texts)), "tune_llm.mntp batch_size")
     try:
         head, mask = load_head(folder, encoder), mask_token(encoder.tokenizer, mntp.mask)
     except ValueError as error:
-        raise ConfigurationFault(f"tune_llm.mntp: {error}") from None
+        raise ConfigurationError(f"tune_llm.mntp: {error}") from None
 
     def backward_at(number: int, weights: Sequence[Tensor]) -> Tensor:
         chosen = batch_rows(len(texts), mntp.batch_size, seed, number).tolist()

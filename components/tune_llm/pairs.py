@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.schedule import SEED_STRIDE, batch_rows
 from components.settings.tune_llm import PairKind, Phase
 from components.tune_llm.caption_rows import CaptionRows
@@ -52,7 +52,7 @@ class PairDraws:
         seed: Of the phase.
 
     Raises:
-        ConfigurationFault: fewer than two rows have the columns of a kind.
+        ConfigurationError: fewer than two rows have the columns of a kind.
     """
 
     def __init__(self, rows: CaptionRows, phase: Phase, seed: int) -> None:
@@ -60,7 +60,7 @@ class PairDraws:
         self.seed = seed
         self.kinds = [kind for kind in phase.pairs if kind.weight > 0]
         if not self.kinds:
-            raise ConfigurationFault("tune_llm.phases: all pairs have weight 0; expected one above 0")
+            raise ConfigurationError("tune_llm.phases: all pairs have weight 0; expected one above 0")
         self.all_rows = rows
         self.rows = [_rows_with(rows, kind) for kind in self.kinds]
         self.near: list[
@@ -128,7 +128,7 @@ def _rows_with(rows: CaptionRows, kind: PairKind) -> NDArray[np.int64]:
         least[kind.first] = 2
     found = np.flatnonzero(np.all([rows.counts(column) >= count for column, count in least.items()], axis=0))
     if len(found) < 2:
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"tune_llm.phases: {len(found)} train rows have a pair of {kind.first} and {kind.second}"
             f"{f' with {kind.negative}' if kind.negative else ''}; "
             f"expected 2 or more; the columns of train are {', '.join(rows.columns) or 'none'}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.attention import attention_that_learns
 from components.ml.distributed import apart, processes, shard
 from components.ml.frozen import frozen_in_bf16
@@ -58,7 +58,7 @@ def load_base(material: Material, device: str) -> TextEncoder:
     """Load the base model, to be encoded with as params say.
 
     Raises:
-        ConfigurationFault: they do not fit.
+        ConfigurationError: they do not fit.
     """
     own = material.params.tune_llm
     try:
@@ -66,7 +66,7 @@ def load_base(material: Material, device: str) -> TextEncoder:
             material.llm, **encoding_of(own), device=device, precision=held_precision(own, material.llm)
         )
     except ValueError as error:
-        raise ConfigurationFault(f"tune_llm.encoding and base_models.llm do not fit: {error}") from None
+        raise ConfigurationError(f"tune_llm.encoding and base_models.llm do not fit: {error}") from None
 
 
 def tuned_members(material: Material, encoder: TextEncoder, env: Environment) -> Iterator[Trained]:
@@ -84,14 +84,14 @@ def tuned_members(material: Material, encoder: TextEncoder, env: Environment) ->
         Each member of this process when it is tuned.
 
     Raises:
-        ConfigurationFault: params ask for several, and such models cannot be joined.
+        ConfigurationError: params ask for several, and such models cannot be joined.
     """
     members = material.params.tune_llm.members
     if members > 1:
         try:
             check_joinable(encoder.model)
         except ValueError as error:
-            raise ConfigurationFault(f"tune_llm.members is {members}: {error}") from None
+            raise ConfigurationError(f"tune_llm.members is {members}: {error}") from None
     is_dealt = members % processes() == 0 and env.training_layout == "replicated"
     with apart() if is_dealt else nullcontext((1, 0)) as (count, first):
         for number in range(first, members, count):
@@ -173,7 +173,7 @@ def opened(encoder: TextEncoder, own: TuneLlm, training_layout: str, seed: int) 
     with frozen_in_bf16(encoder.model) if is_half else nullcontext():
         if training_layout == "sharded" and processes() > 1:
             if own.mntp or any(phase.mined_negatives for phase in own.phases):
-                raise ConfigurationFault(
+                raise ConfigurationError(
                     "tune_llm.mntp and mined_negatives need the whole model in each process; expected "
                     "LLM2CLIP_TRAINING_LAYOUT=replicated"
                 )

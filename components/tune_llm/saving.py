@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.ml.llm import TextEncoder, encode, load_text_encoder
 from components.ml.sentence_transformers_layout import write_layout
 from components.settings.tune_llm import TuneLlm
@@ -61,7 +61,7 @@ def save_tuned(
     float32. The trained model has no weights afterwards.
 
     Raises:
-        DataFault: the saved model gives other vectors than the trained one.
+        DataError: the saved model gives other vectors than the trained one.
     """
     encoder.model.eval().cpu().float()
     probe = [texts[number] for number in range(min(PROBE_TEXTS, len(texts)))]
@@ -82,7 +82,7 @@ def save_tuned(
     saved = load_tuned(folder, "cpu", "fp32")
     move = float((encode(saved, probe, PROBE_BATCH_TOKENS) - trained).abs().max() / trained.abs().max())
     if not move <= MOST_MOVE:
-        raise DataFault(
+        raise DataError(
             f"the saved language model's vectors differ from the trained one's by {move:.1e} of their size; "
             f"expected {MOST_MOVE:g} or less: the model does not survive saving, report its architecture"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TypeVar
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.distributed import processes, share_of
 from components.ml.template import Tokens
 
@@ -16,10 +16,10 @@ def check_shares(rows: int, section: str) -> None:
     """Check that a batch can be shared.
 
     Raises:
-        ConfigurationFault: it cannot.
+        ConfigurationError: it cannot.
     """
     if rows % processes():
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"{section}: a batch of {rows} cannot be shared equally by {processes()} processes; expected a "
             "multiple of their number"
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from components.faults import GateFault
+from components.errors import GateError
 from components.ml.llm import TextEncoder
 from components.running.output import output, write_metrics
 from components.running.ranks import train_apart
@@ -121,7 +121,7 @@ def _check_gain(
     tuned, base = recalls["tuned"][name], recalls["base"][name]
     if tuned - base < own.min_caption_retrieval_gain:
         write_json(failed, metrics)
-        raise GateFault(
+        raise GateError(
             f"caption retrieval {name}: recall_at_1 is {tuned:.3f} after tuning and {base:.3f} before; "
             f"tune_llm.min_caption_retrieval_gain asks for {own.min_caption_retrieval_gain:+g}: "
             f"change learning rate, steps or pairs ({failed} has the losses)"

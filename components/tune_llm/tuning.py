@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.contrastive import Excluded, caption_loss
 from components.ml.gradient_cache import backward
 from components.ml.llm import TextEncoder, embed, tokenise
@@ -32,7 +32,7 @@ def open_weights(encoder: TextEncoder, lora: Lora | None, seed: int) -> PeftMode
     """Let all weights learn, or those of a LoRA that is added, and return its wrapper.
 
     Raises:
-        ConfigurationFault: a target is no layer of the model.
+        ConfigurationError: a target is no layer of the model.
     """
     if lora is None:
         encoder.model.requires_grad_(True)
@@ -57,7 +57,7 @@ def _check_targets(model: nn.Module, targets: list[str]) -> None:
     layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Embedding)]
     if odd := [one for one in targets if not any(f".{name}".endswith(f".{one}") for name in layers)]:
         known = sorted({name.rpartition(".")[2] for name in layers})
-        raise ConfigurationFault(
+        raise ConfigurationError(
             f"tune_llm.lora.targets names {', '.join(odd)}, which the language model has not; expected "
             f"some of {', '.join(known)}"
         )
@@ -69,7 +69,7 @@ def phase_run(
     """Return one phase as a training run.
 
     Raises:
-        ConfigurationFault: a batch cannot be shared equally by the processes that train.
+        ConfigurationError: a batch cannot be shared equally by the processes that train.
     """
     for rows in pairs.rows:
         check_shares(min(phase.batch_size, len(rows)), "tune_llm.phases batch_size")

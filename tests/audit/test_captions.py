@@ -23,7 +23,7 @@ from components.audit.caption_figures import (
     write_figures,
 )
 from components.audit.captions import Captions
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage import digests
 from components.storage.atomic import read_json, sha256_of
 from components.storage.digests import digest_of
@@ -108,7 +108,7 @@ def test_captions_are_joined_to_images_by_key(tmp_path: Path) -> None:
 
 def test_captions_of_an_image_that_is_not_there_are_refused(tmp_path: Path) -> None:
     images = images_of(["a", "x", "c", "d"], ["train"] * 4, shard_rows=2)
-    with pytest.raises(DataFault, match="has captions of b, which is no image of download"):
+    with pytest.raises(DataError, match="has captions of b, which is no image of download"):
         Captions(two_shards(tmp_path), images, 5, tmp_path / "digests")
 
 

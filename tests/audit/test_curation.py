@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from components.audit.dropped import Drop
 from components.audit.images import Images
 from components.audit.scored import Scored, read_scored
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.settings.audit import Curation
 from components.settings.params import Params
 from components.storage.manifest import write_manifest
@@ -85,12 +85,12 @@ def test_an_image_counts_with_its_best_column(workspace: Path) -> None:
 
 def test_similarity_that_nobody_has_stops(workspace: Path) -> None:
     with pytest.raises(
-        ConfigurationFault, match="names column alt, which has no similarity; there are short"
+        ConfigurationError, match="names column alt, which has no similarity; there are short"
     ):
         curated(by_similarity(min_similarity=0.5), scored(short=[0.5] * 7))
-    with pytest.raises(ConfigurationFault, match="there are none"):
+    with pytest.raises(ConfigurationError, match="there are none"):
         curated(by_similarity(min_similarity=0.5))
-    with pytest.raises(DataFault, match="none of 5 train images has a similarity of columns alt"):
+    with pytest.raises(DataError, match="none of 5 train images has a similarity of columns alt"):
         curated(by_similarity(best_share=0.5), scored(alt=[NAN] * 5 + [0.5, 0.5]))
 
 
@@ -114,7 +114,7 @@ def test_heads_then_similarity_then_near_images(embedded: Path) -> None:
 def test_more_near_images_than_params_allow_are_refused_before_days_of_work(embedded: Path) -> None:
     near = {"near_images": {"min_cosine": 0.98, "max_rows": 4}}
     with pytest.raises(
-        ConfigurationFault, match=r"would compare 5 train images.*1\.2e\+01 pairs;.*max_rows allows 4 images"
+        ConfigurationError, match=r"would compare 5 train images.*1\.2e\+01 pairs;.*max_rows allows 4 images"
     ):
         curated({**NOTHING, **near})
     assert curated({**NOTHING, **near}, leaked={4: 6}).keys() == {"a", "e"}  # four are left
@@ -140,7 +140,7 @@ def test_a_head_looks_at_its_splits(embedded: Path) -> None:
 )
 def test_a_head_that_does_not_fit_stops(embedded: Path, write: Any, message: str) -> None:
     write(Path("inputs/safe.safetensors"))
-    with pytest.raises(ConfigurationFault, match=f"audit.curation.heads unsafe: .*{message}"):
+    with pytest.raises(ConfigurationError, match=f"audit.curation.heads unsafe: .*{message}"):
         curated({**NOTHING, "heads": [SAFE]})
 
 
@@ -207,5 +207,5 @@ def test_no_table_is_no_score(tmp_path: Path) -> None:
 
 def test_scores_of_other_images_are_refused(tmp_path: Path) -> None:
     write_scores(tmp_path, [line("a", "alt", 0, 0.1), line("z", "alt", 0, 0.1)])
-    with pytest.raises(DataFault, match="scores z, which is no image of that shard of download"):
+    with pytest.raises(DataError, match="scores z, which is no image of that shard of download"):
         read_scored(tmp_path, images_of(["a"], ["train"]))

@@ -1,4 +1,4 @@
-"""Drift by numbers worked out by hand; what cannot be told is unknown (FAULTS P20)."""
+"""Drift by numbers worked out by hand; what cannot be told is unknown (docs/faults.md P20)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from components.audit.drift import drift_gates, read_reference, stability_index
 from components.audit.summary import FORMAT_VERSION, _octaves, _units
 from components.audit.verdict import Gate
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.settings.audit import Reference
 from components.settings.params import Params
 from components.storage.atomic import write_json
@@ -96,20 +96,20 @@ def test_what_cannot_be_told_is_unknown(
 
 
 def test_a_feature_that_nobody_has_is_named(smoke: Params) -> None:
-    with pytest.raises(ConfigurationFault, match="names width, which neither run has; there are height"):
+    with pytest.raises(ConfigurationError, match="names width, which neither run has; there are height"):
         gate(smoke, None, None)
 
 
 def test_a_reference_is_looked_at_before_it_is_trusted(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
-    with pytest.raises(ConfigurationFault, match=r"not found \(audit\.reference\.summary\)"):
+    with pytest.raises(ConfigurationError, match=r"not found \(audit\.reference\.summary\)"):
         read_reference(path)
     for version in (FORMAT_VERSION + 1, None):
         write_json(path, {"format_version": version, "features": {}})
-        with pytest.raises(ConfigurationFault, match=f"has format {version}; expected {FORMAT_VERSION}"):
+        with pytest.raises(ConfigurationError, match=f"has format {version}; expected {FORMAT_VERSION}"):
             read_reference(path)
     write_json(path, [1])
-    with pytest.raises(ConfigurationFault, match="has format None"):
+    with pytest.raises(ConfigurationError, match="has format None"):
         read_reference(path)
     damaged: list[Any] = [
         {"width": {"bins": {"0": 1}}},
@@ -119,10 +119,10 @@ def test_a_reference_is_looked_at_before_it_is_trusted(tmp_path: Path) -> None:
     ]
     for features in damaged:
         write_json(path, {"format_version": FORMAT_VERSION, "features": features})
-        with pytest.raises(DataFault, match="is no summary"):
+        with pytest.raises(DataError, match="is no summary"):
             read_reference(path)
     path.write_text("{")
-    with pytest.raises(DataFault, match="damaged"):
+    with pytest.raises(DataError, match="damaged"):
         read_reference(path)
 
 

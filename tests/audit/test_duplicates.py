@@ -1,4 +1,4 @@
-"""Planted copies are found, and scenes that only share a layout are not taken for copies (FAULTS P18)."""
+"""Planted copies are found, and scenes that only share a layout are not taken for copies (docs/faults.md)."""
 
 from __future__ import annotations
 

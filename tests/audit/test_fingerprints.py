@@ -15,7 +15,7 @@ from PIL import Image
 
 from components.audit.fingerprint import difference_hash, fingerprint, thumbnail
 from components.audit.fingerprints import ShardFingerprints, read_fingerprints
-from components.faults import DataFault
+from components.errors import DataError
 from components.running.jobs import Tell
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest
@@ -49,11 +49,11 @@ def test_the_fast_decoder_sees_what_pillow_sees(mode: str, subsampling: int) -> 
 
 def test_an_image_that_cannot_be_decoded_is_named() -> None:
     good = jpeg(Image.new("RGB", (32, 32)))
-    with pytest.raises(DataFault, match="image broken cannot be decoded"):
+    with pytest.raises(DataError, match="image broken cannot be decoded"):
         fingerprint(good[: len(good) // 2], "broken", "train")
     stream = BytesIO()
     Image.new("RGB", (32, 32)).save(stream, "PNG")
-    with pytest.raises(DataFault, match="image png cannot be decoded"):
+    with pytest.raises(DataError, match="image png cannot be decoded"):
         fingerprint(stream.getvalue(), "png", "train")
 
 
@@ -84,7 +84,7 @@ def test_an_image_that_ends_its_process_is_named_and_not_tried_again(
     download = layout.artifact("download")
     job = ShardFingerprints(download, shards_of(download)[0], tmp_path).without(5)
     ours, theirs = Pipe()
-    with ours, theirs, pytest.raises(DataFault, match=f"image {scene_pairs[5][0].key} cannot be decoded .it"):
+    with ours, theirs, pytest.raises(DataError, match=f"image {scene_pairs[5][0].key} cannot be decoded .it"):
         job(Tell(theirs, RawValue("q", -1)))
     assert not list((tmp_path / "fingerprints").iterdir())
 

@@ -13,7 +13,7 @@ import torch
 
 from components.audit.dropped import Drop
 from components.audit.near_captions import keys_of, open_caption_vectors
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.settings.audit import NearCaptionFilter
 from components.settings.params import Params
 from components.storage.bucket import Bucket
@@ -65,7 +65,7 @@ def test_of_near_captions_the_first_by_key_stays(earlier: Path) -> None:
 
 def test_an_image_that_the_earlier_run_did_not_have_is_not_compared(earlier: Path) -> None:
     assert keys_of(open_caption_vectors(NearCaptionFilter(**SETTINGS), Path("inputs"), WORK)) == {*"ecdav"}
-    with pytest.raises(ConfigurationFault, match=r"near_captions would compare 4 train images .* allows 3"):
+    with pytest.raises(ConfigurationError, match=r"near_captions would compare 4 train images .* allows 3"):
         without_near(max_rows=3)
 
 
@@ -78,7 +78,7 @@ def test_an_image_that_the_earlier_run_did_not_have_is_not_compared(earlier: Pat
     ],
 )
 def test_what_is_not_there_is_named(earlier: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationFault, match=f"audit.curation.near_captions: .*{message}"):
+    with pytest.raises(ConfigurationError, match=f"audit.curation.near_captions: .*{message}"):
         without_near(**changes)
 
 
@@ -87,7 +87,7 @@ def test_a_damaged_cache_is_not_used(earlier: Path) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
     path.write_bytes(bytes(damaged))
-    with pytest.raises(DataFault, match="00001.safetensors"):
+    with pytest.raises(DataError, match="00001.safetensors"):
         without_near()
 
 
@@ -114,7 +114,7 @@ def test_vectors_may_be_in_a_bucket(earlier: Path, s3: str) -> None:
     lost = next(entry for entry in read_manifest(earlier.parents[1]) if entry.is_remote)
     root.delete(object_name(lost))
     shutil.rmtree(WORK)
-    with pytest.raises(DataFault, match=r"tuned\.alt\.00000-.*restore it from a copy"):
+    with pytest.raises(DataError, match=r"tuned\.alt\.00000-.*restore it from a copy"):
         without_near()
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from components.audit import near_images as module
 from components.audit.near_images import near_images, near_of_block
 from components.audit.scored import ImageVectors, open_vectors
-from components.faults import ConfigurationFault, DataFault, Stopped
+from components.errors import ConfigurationError, DataError, Stopped
 from components.storage.manifest import write_manifest
 from components.storage.scores import EMBEDDED_IMAGES, write_image_embeddings
 
@@ -122,11 +122,11 @@ def test_a_killed_run_goes_on_with_the_block_it_was_at(
 
 def test_an_image_without_an_embedding_is_named(write: Write, tmp_path: Path) -> None:
     vectors = write({"a": direction(0), "b": direction(50)})
-    with pytest.raises(DataFault, match=r"no embedding of 1 images \(first z\)"):
+    with pytest.raises(DataError, match=r"no embedding of 1 images \(first z\)"):
         found_in(vectors, ["a", "z"], tmp_path / "work")
 
 
 def test_no_embeddings_at_all_is_a_matter_of_params(tmp_path: Path) -> None:
     write_manifest(tmp_path)
-    with pytest.raises(ConfigurationFault, match=r"has no image embeddings.*set recaption\.scores"):
+    with pytest.raises(ConfigurationError, match=r"has no image embeddings.*set recaption\.scores"):
         open_vectors(tmp_path)

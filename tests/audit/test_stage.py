@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from components.audit import caption_figures, near_images
 from components.audit.stage import run
-from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
+from components.errors import ConfigurationError, DataError, GateError, Stopped
 from components.running.progress import Progress
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -75,7 +75,7 @@ def test_clean_scenes_pass_and_a_leak_stops_without_touching_the_last_good_artif
 
     make_data([*scene_pairs, again(scene_pairs[-1], "copy", "train")])
     with pytest.raises(
-        GateFault, match=r"leaked is 0\.1 of 10 test images; audit\.max_leaked_share"
+        GateError, match=r"leaked is 0\.1 of 10 test images; audit\.max_leaked_share"
     ) as fault:
         run(smoke, env)
     assert str(work / "failed" / "report.html") in str(fault.value)
@@ -174,7 +174,7 @@ def test_a_filter_that_leaves_too_little_stops(
     layout = make_data(scene_pairs, similarity=similarity_of)
     best = {"columns": ["alt"], "min_similarity": None, "best_share": 0.1}
     nothing: dict[str, Any] = {"heads": [], "near_images": None, "near_captions": None, "similarity": best}
-    with pytest.raises(GateFault, match=r"kept_train is 2 of 2 train images that go on; audit\.min_rows"):
+    with pytest.raises(GateError, match=r"kept_train is 2 of 2 train images that go on; audit\.min_rows"):
         run(with_audit(smoke, curation=nothing), env)
     assert not layout.artifact("audit").exists()
 
@@ -220,13 +220,13 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
 @pytest.mark.parametrize(
     ("curation", "fault", "message"),
     [
-        ({"near_images": CURATION["near_images"]}, ConfigurationFault, "has no image embeddings"),
+        ({"near_images": CURATION["near_images"]}, ConfigurationError, "has no image embeddings"),
         (
             {"similarity": CURATION["similarity"]},
-            ConfigurationFault,
+            ConfigurationError,
             "names column alt, which has no",
         ),
-        ({"heads": CURATION["heads"]}, ConfigurationFault, "has no image embeddings"),
+        ({"heads": CURATION["heads"]}, ConfigurationError, "has no image embeddings"),
     ],
 )
 def test_curation_without_scores_is_refused(
@@ -249,7 +249,7 @@ def test_curation_without_scores_is_refused(
 def test_scores_that_say_nothing_are_never_fine(
     smoke: Params, env: Environment, make_data: Make, scene_pairs: Rows
 ) -> None:
-    """All NaN: nothing can be curated by it, and drift against it is unknown (FAULTS P20)."""
+    """All NaN: nothing can be curated by it, and drift against it is unknown (docs/faults.md P20)."""
     layout = make_data(scene_pairs, similarity=lambda _number: 0.5)
     run(smoke, env)
     os.replace(layout.artifact("audit") / "summary.json", "inputs/demo/summary.json")
@@ -259,7 +259,7 @@ def test_scores_that_say_nothing_are_never_fine(
         "max_psi": 0.2,
     }
     make_data(scene_pairs, similarity=lambda _number: float("nan"))
-    with pytest.raises(GateFault, match=r"drift of similarity of alt is unknown \(too little data\)"):
+    with pytest.raises(GateError, match=r"drift of similarity of alt is unknown \(too little data\)"):
         run(with_audit(smoke, reference=reference), env)
     verdict = read_json(layout.work("audit") / "failed" / "verdict.json")
     assert verdict["unknown"] == ["drift of similarity of alt"]
@@ -267,7 +267,7 @@ def test_scores_that_say_nothing_are_never_fine(
         "drift of words of alt (en)"
     ] == "passed"
     nothing = {"heads": [], "near_images": None, "near_captions": None, "similarity": CURATION["similarity"]}
-    with pytest.raises(ConfigurationFault, match="there are none"):
+    with pytest.raises(ConfigurationError, match="there are none"):
         run(with_audit(smoke, curation=nothing), env)
 
 
@@ -282,7 +282,7 @@ def test_a_drifted_run_stops_and_an_equal_one_does_not(
     run(with_audit(smoke, reference=reference), env)
     make_data(scene_pairs, similarity=lambda number: 0.3 + 0.01 * number)
     with pytest.raises(
-        GateFault,
+        GateError,
         match=r"drift of similarity of alt is \d.* such as 'similarity of alt'",
     ):
         run(with_audit(smoke, reference=reference), env)
@@ -296,7 +296,7 @@ def test_an_empty_table_and_a_split_without_rows_are_unknown_and_no_crash(
     for path in (recaption / "captions").iterdir():
         write_table(recaption / "scores" / path.name, SCORES.empty_table())
     write_manifest(recaption)
-    with pytest.raises(GateFault, match=r"rows_test is unknown \(too little data\)"):
+    with pytest.raises(GateError, match=r"rows_test is unknown \(too little data\)"):
         run(smoke, env)
     run(with_audit(smoke, unknown_passes=True), env)
     verdict = read_json(layout.artifact("audit") / "verdict.json")
@@ -311,9 +311,9 @@ def test_a_damaged_table_of_scores_is_refused(
     layout = make_data(scene_pairs, similarity=similarity_of)
     path = layout.artifact("recaption") / "scores" / "00000.parquet"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataFault, match="damaged"):
+    with pytest.raises(DataError, match="damaged"):
         run(smoke, env)
     write_table(path, pa.table({"key": ["a"], "similarity": [0.5]}))
     write_manifest(layout.artifact("recaption"))
-    with pytest.raises(DataFault, match="has columns key, similarity; expected key, column, number"):
+    with pytest.raises(DataError, match="has columns key, similarity; expected key, column, number"):
         run(smoke, env)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from components.base_models import fetched
 from components.base_models.fetched import check_llm, fetch
 from components.base_models.workshop import Workshop
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running.check import check
 from components.running.model_weights import MERGE
 from components.running.rows import Rows
@@ -49,7 +49,7 @@ def write_adapter(folder: Path, base: Path) -> Any:
 
 def test_an_adapter_in_a_folder_is_told_and_merged_by_the_command(workshop: Workshop, tmp_path: Path) -> None:
     expected = write_adapter(workshop.inputs / "mine", tmp_path / "base")
-    with pytest.raises(ConfigurationFault, match=f"mine {TOLD}"):
+    with pytest.raises(ConfigurationError, match=f"mine {TOLD}"):
         fetch(FolderModel(kind="folder", path="mine"), "llm", check_llm, workshop)
     words = shlex.split(MERGE)
     words[0] = sys.executable
@@ -68,12 +68,12 @@ def test_an_adapter_in_a_bucket_is_told(
     for path in (tmp_path / "lora").iterdir():
         boto3.resource("s3").Bucket(s3).upload_file(str(path), f"lora/{path.name}")
     section = BucketModel(kind="bucket", uri=f"s3://{s3}/lora", sha256="0" * 64)
-    with pytest.raises(ConfigurationFault, match=f"s3://{s3}/lora {TOLD}"):
+    with pytest.raises(ConfigurationError, match=f"s3://{s3}/lora {TOLD}"):
         fetch(section, "llm", check_llm, workshop)
     dvc_without_git(workspace)
     tree = smoke.model_dump()
     tree["base_models"]["llm"] = section.model_dump()
-    with pytest.raises(ConfigurationFault, match=rf"base_models\.llm: s3://{s3}/lora {TOLD}"):
+    with pytest.raises(ConfigurationError, match=rf"base_models\.llm: s3://{s3}/lora {TOLD}"):
         check(Params.model_validate(tree), Environment())
 
 
@@ -82,7 +82,7 @@ def test_an_adapter_in_a_folder_is_told_by_check(smoke: Params, env: Environment
     write_adapter(workspace / "inputs" / "demo" / "lora", workspace / "base")
     tree = smoke.model_dump()
     tree["base_models"]["llm"] = {"kind": "folder", "path": "lora"}
-    with pytest.raises(ConfigurationFault, match=rf"base_models\.llm: inputs/demo/lora {TOLD}"):
+    with pytest.raises(ConfigurationError, match=rf"base_models\.llm: inputs/demo/lora {TOLD}"):
         check(Params.model_validate(tree), env)
 
 
@@ -93,7 +93,7 @@ def test_an_adapter_of_the_hub_is_told(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     write_adapter(tmp_path / "lora", tmp_path / "base")
     into_cache(tmp_path / "lora", tmp_path / "hub", HUB.id)
-    with pytest.raises(ConfigurationFault, match=f"someone/lora at {REVISION} {TOLD}"):
+    with pytest.raises(ConfigurationError, match=f"someone/lora at {REVISION} {TOLD}"):
         fetch(HUB, "llm", check_llm, workshop)
 
 
@@ -118,5 +118,5 @@ def test_weights_of_the_hub_that_are_not_taken_are_named(
     into_cache(source, tmp_path / "hub", HUB.id)
     if on_hub:
         monkeypatch.setattr(fetched, "names_on_hub", lambda _: on_hub)
-    with pytest.raises(ConfigurationFault, match=expected):
+    with pytest.raises(ConfigurationError, match=expected):
         fetch(HUB, "llm", check_llm, workshop)

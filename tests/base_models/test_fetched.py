@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from components.base_models.fetched import check_clip, check_llm, fetch
 from components.base_models.workshop import Workshop
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.llm import encode, load_text_encoder
 from components.running.model_weights import weights_in
 from components.running.rows import Rows
@@ -67,7 +67,7 @@ def test_only_a_pickle_is_refused_unread(workshop: Workshop, tmp_path: Path) -> 
     source = write_llama(workshop.inputs / "mine")
     (source / "model.safetensors").unlink()
     (source / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(tmp_path / "fired")))
-    with pytest.raises(ConfigurationFault, match=r"only pytorch_model\.bin, which may run code"):
+    with pytest.raises(ConfigurationError, match=r"only pytorch_model\.bin, which may run code"):
         fetch(folder_model(), "llm", check_llm, workshop)
     assert not (tmp_path / "fired").exists()
 
@@ -78,7 +78,7 @@ def test_code_beside_a_model_is_never_run(workshop: Workshop, tmp_path: Path) ->
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
     (source / "config.json").write_text(json.dumps(config))
     (source / "mine.py").write_text(f"open({str(tmp_path / 'fired')!r}, 'w')")
-    with pytest.raises(ConfigurationFault, match="mine cannot be used"):
+    with pytest.raises(ConfigurationError, match="mine cannot be used"):
         fetch(folder_model(), "llm", check_llm, workshop)
     assert not (tmp_path / "fired").exists()
 
@@ -91,7 +91,7 @@ def test_what_is_missing_is_named(workshop: Workshop, damage: str, message: str)
     if damage != "folder":
         source = write_llama(workshop.inputs / "mine")
         (source / ("model.safetensors" if damage == "weights" else damage)).unlink()
-    with pytest.raises(ConfigurationFault, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         fetch(folder_model(), "llm", check_llm, workshop)
 
 
@@ -100,7 +100,7 @@ def test_a_pointer_in_the_place_of_weights_is_no_model(workshop: Workshop) -> No
     (source / "model.safetensors").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     )
-    with pytest.raises(ConfigurationFault, match=r"mine cannot be used \(.*header"):
+    with pytest.raises(ConfigurationError, match=r"mine cannot be used \(.*header"):
         fetch(folder_model(), "llm", check_llm, workshop)
 
 
@@ -108,7 +108,7 @@ def test_a_pointer_in_the_place_of_weights_is_no_model(workshop: Workshop) -> No
 def test_a_damaged_index_is_named(workshop: Workshop, text: str) -> None:
     source = write_llama(workshop.inputs / "mine")
     (source / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(ConfigurationFault, match="index.json is damaged"):
+    with pytest.raises(ConfigurationError, match="index.json is damaged"):
         fetch(folder_model(), "llm", check_llm, workshop)
 
 
@@ -116,7 +116,7 @@ def test_a_missing_part_of_the_weights_is_named(workshop: Workshop) -> None:
     source = write_llama(workshop.inputs / "mine")
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ConfigurationFault, match="lacks model-00002-of-00002"):
+    with pytest.raises(ConfigurationError, match="lacks model-00002-of-00002"):
         fetch(folder_model(), "llm", check_llm, workshop)
 
 
@@ -138,7 +138,7 @@ def test_weights_that_are_there_twice_are_taken_once(workshop: Workshop, is_in_p
 
 def test_a_language_model_is_no_clip(workshop: Workshop) -> None:
     write_llama(workshop.inputs / "mine")
-    with pytest.raises(ConfigurationFault, match="a model of type llama; expected one of clip"):
+    with pytest.raises(ConfigurationError, match="a model of type llama; expected one of clip"):
         fetch(folder_model(), "clip", check_clip, workshop)
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from components.base_models.fetched import check_clip, fetch
 from components.base_models.workshop import Workshop
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.clip import has_text_tower, load_clip, load_clip_tokenizer, save_clip, text_embeddings
 from components.running.rows import Rows
 from components.settings.base_models import FolderModel
@@ -83,14 +83,14 @@ def test_of_open_clips_and_timms_files_the_whole_clip_is_taken(workshop: Worksho
 
 def test_an_eva02_with_texts_needs_its_tokenizer(workshop: Workshop, source: Path) -> None:
     write(source, eva_checkpoint(SIZE), EVA_CONFIG)
-    with pytest.raises(ConfigurationFault, match="mine cannot be used .*has no tokenizer that loads"):
+    with pytest.raises(ConfigurationError, match="mine cannot be used .*has no tokenizer that loads"):
         fetch(MINE, "clip", check_clip, workshop)
 
 
 def test_a_pickle_of_eva_clip_is_to_be_converted(workshop: Workshop, source: Path) -> None:
     write(source, eva_checkpoint(SIZE), EVA_CONFIG)
     (source / "weights.safetensors").rename(source / "EVA02_CLIP_B_psz16_s8B.pt")
-    with pytest.raises(ConfigurationFault, match=r"only EVA02_CLIP_B_psz16_s8B\.pt, .*convert it"):
+    with pytest.raises(ConfigurationError, match=r"only EVA02_CLIP_B_psz16_s8B\.pt, .*convert it"):
         fetch(MINE, "clip", check_clip, workshop)
 
 

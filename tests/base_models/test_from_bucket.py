@@ -11,7 +11,7 @@ import pytest
 from components.base_models.fetched import check_llm, check_text_encoder, fetch
 from components.base_models.from_bucket import pin_of
 from components.base_models.workshop import Workshop
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running.rows import Rows
 from components.settings.base_models import BucketModel
 from components.storage import bucket_s3
@@ -74,7 +74,7 @@ def test_another_model_than_the_pinned_one_is_refused(workshop: Workshop, tmp_pa
     changed = boto3.resource("s3").Object(s3, f"{PREFIX}/config.json")
     before = changed.get()["Body"].read()
     changed.put(Body=before + b" ")
-    with pytest.raises(ConfigurationFault, match=rf"{PREFIX} holds 5 files .*expected {section.sha256}"):
+    with pytest.raises(ConfigurationError, match=rf"{PREFIX} holds 5 files .*expected {section.sha256}"):
         fetch(section, "llm", check_llm, workshop)
     changed.put(Body=before)  # what was brought before is not taken for this one
     assert fetch(section, "llm", check_llm, workshop).is_dir()
@@ -110,8 +110,8 @@ def test_parts_of_a_sentence_encoder_come(workshop: Workshop, tmp_path: Path, s3
 
 def test_a_bucket_that_holds_no_model_is_told(workshop: Workshop, s3: str) -> None:
     empty = BucketModel(kind="bucket", uri=f"s3://{s3}/nothing", sha256=pin_of({}))
-    with pytest.raises(ConfigurationFault, match=r"nothing has no config\.json"):
+    with pytest.raises(ConfigurationError, match=r"nothing has no config\.json"):
         fetch(empty, "llm", check_llm, workshop)
     absent = BucketModel(kind="bucket", uri="s3://another-bucket/x", sha256=pin_of({}))
-    with pytest.raises(ConfigurationFault, match="there is no such bucket"):
+    with pytest.raises(ConfigurationError, match="there is no such bucket"):
         fetch(absent, "llm", check_llm, workshop)

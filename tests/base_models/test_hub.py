@@ -16,7 +16,7 @@ from huggingface_hub.utils._paths import filter_repo_objects
 from components.base_models.fetched import check_llm, check_text_encoder, fetch
 from components.base_models.hub import snapshot
 from components.base_models.workshop import Workshop
-from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
+from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError
 from components.running.rows import Rows
 from components.settings.base_models import HubModel
 from components.storage.atomic import read_json
@@ -44,7 +44,7 @@ def test_the_cache_serves_offline(workshop: Workshop, cache: Path, tmp_path: Pat
     assert read_json(folder / "about.json")["revision"] == REVISION
     assert not [path for path in folder.iterdir() if path.is_symlink()]
     other = HubModel(kind="hub", id="someone/llama", revision="f" * 40)
-    with pytest.raises(ConfigurationFault, match=r"not in the hub's cache .*without HF_HUB_OFFLINE"):
+    with pytest.raises(ConfigurationError, match=r"not in the hub's cache .*without HF_HUB_OFFLINE"):
         fetch(other, "llm", check_llm, workshop)
 
 
@@ -57,7 +57,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
     data = bytearray(blob.read_bytes())
     data[-1] ^= 1
     blob.write_bytes(data)
-    with pytest.raises(DataFault, match=rf"{name} is damaged in the hub's cache.*remove .*{blob.name}"):
+    with pytest.raises(DataError, match=rf"{name} is damaged in the hub's cache.*remove .*{blob.name}"):
         fetch(LLAMA, "llm", check_llm, workshop)
     data[-1] ^= 1
     blob.write_bytes(data)
@@ -69,7 +69,7 @@ def test_a_blob_without_a_hash_is_refused(workshop: Workshop, cache: Path, tmp_p
     (snapshot / "config.json").resolve().rename(tmp_path / "config.json")
     (snapshot / "config.json").unlink()
     (snapshot / "config.json").symlink_to(tmp_path / "config.json")
-    with pytest.raises(DataFault, match="expected a blob named by its hash"):
+    with pytest.raises(DataError, match="expected a blob named by its hash"):
         fetch(LLAMA, "llm", check_llm, workshop)
 
 
@@ -90,7 +90,7 @@ def test_a_file_among_links_is_refused(workshop: Workshop, cache: Path, tmp_path
     config = path.read_text()
     path.unlink()
     path.write_text(config)  # as an editor does that writes beside and renames
-    with pytest.raises(DataFault, match=r"config\.json is a file among links in the hub's cache, 1 of \d"):
+    with pytest.raises(DataError, match=r"config\.json is a file among links in the hub's cache, 1 of \d"):
         fetch(LLAMA, "llm", check_llm, workshop)
 
 
@@ -110,7 +110,7 @@ def test_parts_below_the_top_come_from_the_cache(workshop: Workshop, cache: Path
     assert (folder / "1_Pooling" / "config.json").is_file()
     blob = (snapshot / "1_Pooling" / "config.json").resolve()
     blob.write_bytes(blob.read_bytes() + b" ")
-    with pytest.raises(DataFault, match=r"1_Pooling/config\.json is damaged"):
+    with pytest.raises(DataError, match=r"1_Pooling/config\.json is damaged"):
         fetch(section, name, check_text_encoder, workshop, with_modules=True)
 
 
@@ -157,24 +157,24 @@ def test_no_token_goes_to_a_mirror_over_plain_http(
     message = (
         r"the token of the hub \(HF_TOKEN\) would go to mirror.invalid \(HF_ENDPOINT\) over plain http; "
     )
-    with pytest.raises(ConfigurationFault, match=message) as fault:
+    with pytest.raises(ConfigurationError, match=message) as fault:
         fetch(LLAMA, "llm", check_llm, workshop)
     assert "hunter2" not in str(fault.value)
     monkeypatch.setenv("LLM2CLIP_PLAIN_HTTP_HOSTS", "mirror.invalid")
-    with pytest.raises(Fault, match="someone/llama"):
+    with pytest.raises(PipelineError, match="someone/llama"):
         fetch(LLAMA, "llm", check_llm, workshop)
 
 
 @pytest.mark.parametrize(
     ("answer", "kind", "message"),
     [
-        ((404, "RevisionNotFound"), ConfigurationFault, "answers 404 .*a model and revision that exist"),
-        ((404, "RepoNotFound"), ConfigurationFault, "answers 404 .*a model and revision that exist"),
-        ((401, ""), ConfigurationFault, "answers 401 .*that HF_TOKEN may read"),
-        ((403, "GatedRepo"), ConfigurationFault, "answers 403 .*that HF_TOKEN may read"),
-        ((500, ""), InfrastructureFault, "answers 500 .*try again later"),
-        ((429, ""), InfrastructureFault, "answers 429 .*try again later"),
-        ((0, ""), InfrastructureFault, "the hub was lost while someone/llama .*run again"),
+        ((404, "RevisionNotFound"), ConfigurationError, "answers 404 .*a model and revision that exist"),
+        ((404, "RepoNotFound"), ConfigurationError, "answers 404 .*a model and revision that exist"),
+        ((401, ""), ConfigurationError, "answers 401 .*that HF_TOKEN may read"),
+        ((403, "GatedRepo"), ConfigurationError, "answers 403 .*that HF_TOKEN may read"),
+        ((500, ""), InfrastructureError, "answers 500 .*try again later"),
+        ((429, ""), InfrastructureError, "answers 429 .*try again later"),
+        ((0, ""), InfrastructureError, "the hub was lost while someone/llama .*run again"),
     ],
 )
 def test_what_the_hub_answers_is_said(
@@ -182,7 +182,7 @@ def test_what_the_hub_answers_is_said(
     hub: None,
     monkeypatch: pytest.MonkeyPatch,
     answer: tuple[int, str],
-    kind: type[Fault],
+    kind: type[PipelineError],
     message: str,
 ) -> None:
     monkeypatch.setattr(Hub, "answer", answer)
@@ -205,5 +205,5 @@ def test_weights_that_are_there_twice_are_not_asked_for(
 
 
 def test_an_id_that_is_none_is_named(workshop: Workshop) -> None:
-    with pytest.raises(ConfigurationFault, match="an id of the hub"):
+    with pytest.raises(ConfigurationError, match="an id of the hub"):
         fetch(HubModel(kind="hub", id="a/b/c", revision=REVISION), "llm", check_llm, workshop)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from components.base_models import captioner as captioner_module
 from components.base_models.stage import run
-from components.faults import ConfigurationFault, DataFault, Stopped
+from components.errors import ConfigurationError, DataError, Stopped
 from components.ml.captioner import load_captioner, write_texts
 from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
 from components.ml.llm import encode, load_text_encoder
@@ -177,7 +177,7 @@ def test_a_model_that_captions_nothing_is_refused(workspace: Path, tiny: dict[st
     run_in(workspace / "one", tiny)
     (ARTIFACT / "llm").rename(workspace / "inputs" / "demo" / "llm")
     section["vision_language"] = [{"name": "llm", "source": {"kind": "folder", "path": "llm"}}]
-    with pytest.raises(ConfigurationFault, match="vision_language/llm: llm cannot be used .*type llama"):
+    with pytest.raises(ConfigurationError, match="vision_language/llm: llm cannot be used .*type llama"):
         run_in(workspace / "one", tiny)
 
 
@@ -224,7 +224,7 @@ def test_texts_of_a_table_are_learned_from(workspace: Path, tiny: dict[str, Any]
 
 def test_a_vocabulary_needs_train_texts(workspace: Path, tiny: dict[str, Any]) -> None:
     tiny["base_models"]["llm"]["texts"][0]["counts"] |= {"train": 0, "validation": 2}
-    with pytest.raises(DataFault, match="llm_texts hold no train caption"):
+    with pytest.raises(DataError, match="llm_texts hold no train caption"):
         run_in(workspace / "one", tiny)
 
 

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel
 
 from components.base_models.fetched import check_text_encoder, fetch
 from components.base_models.workshop import Workshop
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.tokenizer import train_bpe
 from components.running.rows import Rows
 from components.settings.base_models import FolderModel
@@ -103,14 +103,14 @@ def test_parts_that_are_not_known_are_refused(
     named = json.loads((source / "modules.json").read_text())
     named[part] |= change
     (source / "modules.json").write_text(json.dumps(named))
-    with pytest.raises(ConfigurationFault, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         brought(workshop)
 
 
 def test_a_part_whose_weights_are_a_pickle_is_refused(workshop: Workshop) -> None:
     dense = write_encoder(workshop.inputs / "mine") / "2_Dense"
     (dense / "model.safetensors").rename(dense / "pytorch_model.bin")
-    with pytest.raises(ConfigurationFault, match="its Dense has no 2_Dense/model.safetensors"):
+    with pytest.raises(ConfigurationError, match="its Dense has no 2_Dense/model.safetensors"):
         brought(workshop)
 
 
@@ -145,7 +145,7 @@ def test_weights_that_are_missing_are_named_unless_nobody_uses_them(workshop: Wo
     assert brought(workshop).is_dir()
     without(path, "encoder.layer.0.output.dense.")
     message = "2 weights are missing or of another shape, encoder.layer.0.output.dense.bias among them"
-    with pytest.raises(ConfigurationFault, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         brought(workshop)
 
 
@@ -157,5 +157,5 @@ def test_a_model_without_its_list_of_parts_is_refused(
 ) -> None:
     path = write_encoder(workshop.inputs / "mine") / "modules.json"
     path.unlink() if text is None else path.write_text(text)
-    with pytest.raises(ConfigurationFault, match=f"mine:? {message}"):
+    with pytest.raises(ConfigurationError, match=f"mine:? {message}"):
         brought(workshop)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.download.stage import run
-from components.faults import DataFault
+from components.errors import DataError
 from components.settings.download import Fetch
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -67,7 +67,7 @@ def test_what_came_is_taken_from_the_bucket_when_the_rest_is_asked_for_again(
     params = with_sources(
         smoke, [url_source(web)], impatient, max_reject_share=0.05, data_root=root, retry_rounds=1
     )
-    with pytest.raises(DataFault, match=r"3 of 30 rows rejected \(http_503 3\)"):
+    with pytest.raises(DataError, match=r"3 of 30 rows rejected \(http_503 3\)"):
         run(params, env)
     assert list(Path(".work").rglob("*.tar")) == []
     run(params, env)

@@ -14,7 +14,7 @@ import pytest
 
 from components.download import far_shards
 from components.download.stage import run
-from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
+from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError
 from components.settings.download import Fetch
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -67,7 +67,7 @@ def made(smoke: Params, env: Environment, fetch: Fetch, path: str, **changes: An
     return hashes()
 
 
-def refused(smoke: Params, env: Environment, fetch: Fetch, path: str, kind: type[Fault]) -> str:
+def refused(smoke: Params, env: Environment, fetch: Fetch, path: str, kind: type[PipelineError]) -> str:
     with pytest.raises(kind) as caught:
         made(smoke, env, fetch, path)
     assert not Path("artifacts/download").exists()
@@ -160,9 +160,9 @@ def test_a_part_that_was_not_asked_for_is_no_part(
 ) -> None:
     wrong = status(206, "Content-Range: bytes 0-9/10")
     server.answers["/cc/00000.tar"] = [cut(tars["00000.tar"], 'ETag: "a"'), wrong]
-    assert "00000.tar: bad_response" in refused(smoke, env, fetch, f"{site}/{NUMBERED}", ConfigurationFault)
+    assert "00000.tar: bad_response" in refused(smoke, env, fetch, f"{site}/{NUMBERED}", ConfigurationError)
     server.answers["/cc/00000.tar"] = wrong
-    assert "00000.tar: http_206" in refused(smoke, env, fetch, f"{site}/{NUMBERED}", ConfigurationFault)
+    assert "00000.tar: http_206" in refused(smoke, env, fetch, f"{site}/{NUMBERED}", ConfigurationError)
 
 
 def test_what_came_is_kept_for_the_next_run(
@@ -173,7 +173,7 @@ def test_what_came_is_kept_for_the_next_run(
     server.answers["/cc/00001.tar"] = status(503)
     impatient = fetch.model_copy(update={"retries": 0})
     path = f"{site}/{NUMBERED}"
-    assert "00001.tar: http_503; run again" in refused(smoke, env, impatient, path, InfrastructureFault)
+    assert "00001.tar: http_503; run again" in refused(smoke, env, impatient, path, InfrastructureError)
     assert paths_asked(server) == {"00000.tar": 1, "00001.tar": 1}
     server.answers["/cc/00001.tar"] = body(tars["00001.tar"])
     made(smoke, env, impatient, path)
@@ -240,7 +240,7 @@ def test_what_is_no_shard_is_told_and_not_kept(
     expected: str,
 ) -> None:
     server.answers["/cc/00001.tar"] = body(bad)
-    message = refused(smoke, env, fetch, f"{site}/{NUMBERED}", DataFault)
+    message = refused(smoke, env, fetch, f"{site}/{NUMBERED}", DataError)
     assert message.startswith(f"{site}/00001.tar came and {expected}")
     server.answers["/cc/00001.tar"] = body(tars["00001.tar"])
     assert len(made(smoke, env, fetch, f"{site}/{NUMBERED}")) > 3
@@ -272,7 +272,7 @@ def test_a_pin_is_of_all_shards(
     made(smoke, env, fetch, f"{site}/{NUMBERED}", sha256=pin, limit=1)
     assert len(ledger()) == 1
     assert sorted(paths_asked(server)) == NAMES
-    with pytest.raises(DataFault, match=f"has sha256 {pin}, params pin 0000"):
+    with pytest.raises(DataError, match=f"has sha256 {pin}, params pin 0000"):
         made(smoke, env, fetch, f"{site}/{NUMBERED}", sha256="0" * 64)
 
 
@@ -281,7 +281,7 @@ def test_servers_that_do_not_give_a_shard(
 ) -> None:
     hurried = fetch.model_copy(update={"retries": 0})
 
-    def says(answer: Answer, kind: type[Fault], fetch: Fetch = hurried) -> str:
+    def says(answer: Answer, kind: type[PipelineError], fetch: Fetch = hurried) -> str:
         server.answers["/cc/00001.tar"] = answer
         return refused(smoke, env, fetch, f"{site}/{NUMBERED}", kind).partition("00001.tar: ")[2]
 
@@ -290,14 +290,14 @@ def test_servers_that_do_not_give_a_shard(
         await writer.drain()
         await asyncio.Event().wait()
 
-    assert says(status(404), ConfigurationFault).startswith("http_404; expected a shard: correct the path")
-    assert says(status(503), InfrastructureFault) == "http_503; run again later"
-    assert says(reset, InfrastructureFault).startswith("connection_failed")
-    assert says(silent, InfrastructureFault).startswith("timeout")
-    assert says(body(b"x", "Content-Encoding: gzip"), ConfigurationFault).startswith("encoded_body")
-    assert says(redirect(f"http://10.0.0.1:{server.port}/"), ConfigurationFault).startswith("private_address")
+    assert says(status(404), ConfigurationError).startswith("http_404; expected a shard: correct the path")
+    assert says(status(503), InfrastructureError) == "http_503; run again later"
+    assert says(reset, InfrastructureError).startswith("connection_failed")
+    assert says(silent, InfrastructureError).startswith("timeout")
+    assert says(body(b"x", "Content-Encoding: gzip"), ConfigurationError).startswith("encoded_body")
+    assert says(redirect(f"http://10.0.0.1:{server.port}/"), ConfigurationError).startswith("private_address")
     closed = fetch.model_copy(update={"allowed_private_hosts": []})
-    assert "private_address" in refused(smoke, env, closed, f"{site}/{NUMBERED}", ConfigurationFault)
+    assert "private_address" in refused(smoke, env, closed, f"{site}/{NUMBERED}", ConfigurationError)
 
 
 def test_a_redirect_leads_to_the_shard(
@@ -326,15 +326,15 @@ def test_buckets_that_do_not_give_a_shard(
         patched.setenv("AWS_ENDPOINT_URL_S3", address)
         assert made(smoke, env, fetch, f"{prefix}/*.tar") == here
     boto3.client("s3").put_object(Bucket=prefix.split("/")[2], Key="cc/00001.tar", Body=b"x" * 600)
-    with pytest.raises(DataFault, match=r"s3://.*/cc/00001\.tar came and is no whole tar"):
+    with pytest.raises(DataError, match=r"s3://.*/cc/00001\.tar came and is no whole tar"):
         made(smoke, env, fetch, f"{prefix}/{NUMBERED}")
-    with pytest.raises(DataFault, match=r"cc/00003\.tar not found; put it there or correct its name"):
+    with pytest.raises(DataError, match=r"cc/00003\.tar not found; put it there or correct its name"):
         made(smoke, env, fetch, f"{prefix}/{{00002..00003}}.tar")
     with pytest.raises(
-        ConfigurationFault, match=r"no object fits s3://.*/cc/x\*\.tar; expected at least one"
+        ConfigurationError, match=r"no object fits s3://.*/cc/x\*\.tar; expected at least one"
     ):
         made(smoke, env, fetch, f"{prefix}/x*.tar")
-    with pytest.raises(ConfigurationFault, match="there is no such bucket"):
+    with pytest.raises(ConfigurationError, match="there is no such bucket"):
         made(smoke, env, fetch, "s3://another-bucket/*.tar")
     assert hashes() == here
 

@@ -1,4 +1,4 @@
-"""What one fetch may cost, whatever the server does: figures of FAULTS.md P9. Timed, and so a slow test."""
+"""What one fetch may cost, whatever the server does: docs/faults.md, P9. Timed: a slow test."""
 
 from __future__ import annotations
 

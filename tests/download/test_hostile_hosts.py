@@ -14,7 +14,7 @@ import aiohappyeyeballs
 import aiohttp.connector
 import pytest
 
-from components.faults import ConfigurationFault, InfrastructureFault
+from components.errors import ConfigurationError, InfrastructureError
 from components.settings.download import Fetch
 from tests.download.certificates import Authority
 from tests.download.server import Server, body, redirect, serving, status
@@ -242,7 +242,7 @@ def test_a_proxy_that_fails_is_to_blame_and_no_row(
     with proxying(server.port, "Basic none") as proxy:
         for url in urls:
             monkeypatch.setenv("ALL_PROXY", f"http://user:hunter2@127.0.0.1:{proxy.port}")
-            with pytest.raises(ConfigurationFault) as login:
+            with pytest.raises(ConfigurationError) as login:
                 result(beyond, url)
             assert str(login.value) == (
                 f"the proxy 127.0.0.1:{proxy.port} answers 407; expected a login that it accepts: set "
@@ -251,7 +251,7 @@ def test_a_proxy_that_fails_is_to_blame_and_no_row(
     for address in (f"127.0.0.1:{proxy.port}", "proxy.invalid:3128"):
         monkeypatch.setenv("ALL_PROXY", f"http://user:hunter2@{address}")
         for url in urls:
-            with pytest.raises(InfrastructureFault) as dead:
+            with pytest.raises(InfrastructureError) as dead:
                 result(beyond, url)
             assert str(dead.value) == (
                 f"the proxy {address} (ALL_PROXY) does not answer; expected it to take connections: "
@@ -269,7 +269,7 @@ def test_a_proxy_that_takes_no_connection_in_time_is_to_blame(
     monkeypatch.setattr(aiohappyeyeballs, "start_connection", never)
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     hurried = beyond.model_copy(update={"deadline_seconds": 0.1})
-    with pytest.raises(InfrastructureFault, match="the proxy 127.0.0.1:1 .* does not answer"):
+    with pytest.raises(InfrastructureError, match="the proxy 127.0.0.1:1 .* does not answer"):
         result(hurried, "http://a.invalid/")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from components.download.stage import run
-from components.faults import ConfigurationFault, InfrastructureFault
+from components.errors import ConfigurationError, InfrastructureError
 from components.running.check import check
 from components.settings.download import Fetch
 from components.settings.environment import Environment
@@ -155,9 +155,9 @@ def test_coco_s_urls_are_fetched_and_no_network_is_told(
     assert [(pair.key, pair.caption) for pair in pairs()] == [(f"coco_{n}", f"said {n}") for n in range(3)]
     closed = fetch.model_copy(update={"allowed_ports": [1, server.port], "retries": 0})
     dead = "http://127.0.0.1:1"
-    with pytest.raises(InfrastructureFault, match="no network: 3 of 3"):
+    with pytest.raises(InfrastructureError, match="no network: 3 of 3"):
         run(with_sources(smoke, [coco(dead, dead, dead)], closed), env)
-    with pytest.raises(InfrastructureFault, match="the network failed: 2 of 3"):
+    with pytest.raises(InfrastructureError, match="the network failed: 2 of 3"):
         run(with_sources(smoke, [coco(dead, server.url(""), dead)], closed), env)
 
 
@@ -205,6 +205,6 @@ def test_inputs_that_are_missing_are_told_before_anything_runs(
     assert f"inputs: {INPUTS}, 3 sources" in check(with_shards("c*/*.tar"), env)
     for path in ("cd", "cc/1*.tar"):
         with pytest.raises(
-            ConfigurationFault, match=r"(cd not found|no file fits .*1\*.tar); inputs/demo(/cc)? holds"
+            ConfigurationError, match=r"(cd not found|no file fits .*1\*.tar); inputs/demo(/cc)? holds"
         ):
             check(with_shards(path), env)

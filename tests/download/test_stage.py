@@ -29,7 +29,7 @@ from components.download.refusal import Refused
 from components.download.shard import Shard, shard_key
 from components.download.spool import Place, Spool
 from components.download.stage import run
-from components.faults import ConfigurationFault, DataFault, InfrastructureFault
+from components.errors import ConfigurationError, DataError, InfrastructureError
 from components.running.jobs import Tell
 from components.settings.download import Download, Fetch, Images
 from components.settings.environment import Environment
@@ -287,7 +287,7 @@ def test_a_folder_and_a_text_table_go_the_same_way(workspace: Path, smoke: Param
         (0.3, "empty_caption: first texts.tsv line 3 of source told, decided by a caption in at least one "
               f"column of captions {where}"),
     ):  # fmt: skip
-        with pytest.raises(DataFault) as caught:
+        with pytest.raises(DataError) as caught:
             run(with_sources(smoke, [texts, pictures], max_reject_share=limit), env)
         assert str(caught.value).split("\n")[1] == message
     kept = hashes()
@@ -301,7 +301,7 @@ def test_what_decides_is_named_with_the_first_row_and_the_file_of_all(
 ) -> None:
     closed = with_sources(smoke, [url_source(web)], fetch.model_copy(update={"allowed_ports": [80, 443]}))
     for _ in range(2):  # the second time from finished shards
-        with pytest.raises(DataFault) as caught:
+        with pytest.raises(DataError) as caught:
             run(closed, env)
         assert str(caught.value).split("\n") == [
             "download: none of 30 rows is left (port_not_allowed 30); expected at least one",
@@ -338,7 +338,7 @@ def test_too_many_rejected_rows_stop_the_stage_and_are_asked_for_again(
     for number in range(16):
         server.answers[f"/{number:02d}"] = status(503)
     params = with_sources(smoke, [url_source(web)], fetch.model_copy(update={"retries": 0}))
-    with pytest.raises(DataFault, match=r"16 of 30 rows rejected \(http_503 16\).*max_reject_share"):
+    with pytest.raises(DataError, match=r"16 of 30 rows rejected \(http_503 16\).*max_reject_share"):
         run(params, env)
     assert not OUT.exists()
     for number in range(16):
@@ -358,7 +358,7 @@ def test_what_came_is_not_asked_for_again_when_the_rest_is(
     for number in (3, 4, 20):
         server.answers[f"/{number:02d}"] = [status(503), body(jpeg(number))]
     impatient = fetch.model_copy(update={"retries": 0})
-    with pytest.raises(DataFault, match=r"3 of 30 rows rejected \(http_503 3\)"):
+    with pytest.raises(DataError, match=r"3 of 30 rows rejected \(http_503 3\)"):
         run(with_sources(smoke, [url_source(web)], impatient, max_reject_share=0.05), env)
     run(with_sources(smoke, [url_source(web)], impatient, max_reject_share=0.05), env)
     assert {path for path, count in server.hits.items() if count > 1} == {"/03", "/04", "/20"}
@@ -527,7 +527,7 @@ def test_what_nobody_foresaw_costs_its_own_row_and_is_told_once(
     hits = server.hits.total()
     run(params, env)
     assert server.hits.total() == hits  # as settled as any other reason
-    with pytest.raises(DataFault, match=r"11 of 30 rows rejected \(unexpected 11\)"):
+    with pytest.raises(DataError, match=r"11 of 30 rows rejected \(unexpected 11\)"):
         run(with_sources(smoke, [url_source(web)], patient, max_reject_share=0.3), env)
 
 
@@ -556,17 +556,17 @@ def test_no_image_and_no_network_are_told_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     gone = [row(server, f"/gone/{number}") for number in range(3)]
-    with pytest.raises(DataFault, match="none of 3 rows is left"):
+    with pytest.raises(DataError, match="none of 3 rows is left"):
         run(with_sources(smoke, [url_source(gone)], fetch), env)
     dead = [{**one, "link": f"http://127.0.0.1:1/{one['id']}"} for one in web]
     closed = fetch.model_copy(update={"allowed_ports": [1], "retries": 0})
-    with pytest.raises(InfrastructureFault, match="no network: 30 of 30"):
+    with pytest.raises(InfrastructureError, match="no network: 30 of 30"):
         run(with_sources(smoke, [url_source(dead)], closed), env)
     monkeypatch.setattr(tally, "DEAD_NETWORK_ROWS", 8)
-    with pytest.raises(InfrastructureFault, match="no network: 8 connections failed"):
+    with pytest.raises(InfrastructureError, match="no network: 8 connections failed"):
         run(with_sources(smoke, [url_source(dead)], closed, shard_rows=8), env)
     nameless = [{**one, "link": f"http://host{one['id']}.invalid/"} for one in web]
-    with pytest.raises(InfrastructureFault, match="no network: 8 connections failed"):
+    with pytest.raises(InfrastructureError, match="no network: 8 connections failed"):
         run(
             with_sources(smoke, [url_source(nameless)], fetch.model_copy(update={"allowed_ports": [80]})), env
         )
@@ -583,7 +583,7 @@ def test_a_network_that_dies_in_the_middle_stops_the_stage_and_costs_no_row(
     run(with_sources(smoke, [url_source(web)], patient), Environment(work_store=Path(".other")))
     expected = hashes()
     monkeypatch.setattr(stage, "Shard", CutOffShard)
-    with pytest.raises(InfrastructureFault, match="no network: 8 connections failed"):
+    with pytest.raises(InfrastructureError, match="no network: 8 connections failed"):
         run(with_sources(smoke, [url_source(web)], patient, max_reject_share=1.0), env)
     monkeypatch.setattr(stage, "Shard", Shard)
     run(with_sources(smoke, [url_source(web)], patient, max_reject_share=1.0), env)
@@ -622,13 +622,13 @@ def test_equal_keys_stop_before_anything_is_fetched(
 ) -> None:
     other = [{**web[0], "id": "07", "link": server.url("/other")}]
     sources = [url_source(web), url_source(other, "more")]
-    with pytest.raises(DataFault, match="key 07 occurs twice, in source web and in more"):
+    with pytest.raises(DataError, match="key 07 occurs twice, in source web and in more"):
         run(with_sources(smoke, sources, fetch), env)
     assert server.hits.total() == 0
 
 
 def test_a_run_without_images_is_refused(workspace: Path, smoke: Params, env: Environment) -> None:
-    with pytest.raises(ConfigurationFault, match="gives no image row"):
+    with pytest.raises(ConfigurationError, match="gives no image row"):
         run(with_sources(smoke, smoke.download.sources[1:]), env)
 
 

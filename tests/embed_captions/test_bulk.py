@@ -10,7 +10,7 @@ import pytest
 
 from components.embed_captions import survey
 from components.embed_captions.stage import run
-from components.faults import DataFault, InfrastructureFault
+from components.errors import DataError, InfrastructureError
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.embeddings import read_embeddings, read_prompts
@@ -71,11 +71,11 @@ def test_the_disk_holds_what_is_on_its_way_to_the_bucket_alone(
     usage = shutil.disk_usage(".")
     free = survey.SPARE_BYTES + 25_000
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
-    with pytest.raises(InfrastructureFault, match="embed_captions needs"):
+    with pytest.raises(InfrastructureError, match="embed_captions needs"):
         run(params, env)
     run(in_bucket(params, s3), env)
     free = survey.SPARE_BYTES + 1_000
-    with pytest.raises(InfrastructureFault, match="embed_captions needs"):
+    with pytest.raises(InfrastructureError, match="embed_captions needs"):
         run(in_bucket(params, s3), Environment(work_store=Path("from_scratch")))
 
 
@@ -94,10 +94,10 @@ def test_an_object_that_is_lost_or_another_one_is_refused_and_made_again(
     data = bytearray(bucket.Object(name).get()["Body"].read())
     data[-2] ^= 1
     bucket.put_object(Key=name, Body=bytes(data))
-    with pytest.raises(DataFault, match="dvc repro --force embed_captions"):
+    with pytest.raises(DataError, match="dvc repro --force embed_captions"):
         read_embeddings(folder, ["dense"], WORK)
     bucket.Object(name).delete()
-    with pytest.raises(DataFault, match="dvc repro --force embed_captions"):
+    with pytest.raises(DataError, match="dvc repro --force embed_captions"):
         read_embeddings(folder, ["dense"], WORK)
     run(params, env)
     assert (read_embeddings(folder, ["dense"], WORK).vectors.whole() == expected).all()

@@ -1,4 +1,4 @@
-"""A damaged cache is never used: every kind of file of the artifact, cut and with bits turned (FAULTS P4)."""
+"""A damaged cache is never used: every kind of file of the artifact, cut and with bits turned (docs/faults.md)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.embed_captions.stage import run
-from components.faults import DataFault
+from components.errors import DataError
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.embeddings import read_embeddings, read_prompts
@@ -51,7 +51,7 @@ def test_none_is_read(
             path.write_bytes(damaged(good, draw))
             try:
                 read(folder)
-            except DataFault:
+            except DataError:
                 continue
             accepted.append(path)
         path.write_bytes(good)
@@ -70,5 +70,5 @@ def test_nor_one_with_a_cut_manifest(
     manifest = tuned.artifact("embed_captions") / "manifest.json"
     data = manifest.read_bytes()
     manifest.write_bytes(data[: int(len(data) * size)])
-    with pytest.raises(DataFault):
+    with pytest.raises(DataError):
         read(tuned.artifact("embed_captions") / "tuned")

@@ -16,7 +16,7 @@ from components.embed_captions import filling, survey
 from components.embed_captions.filling import parts_of
 from components.embed_captions.stage import run
 from components.embed_captions.survey import Missing, check_room
-from components.faults import InfrastructureFault
+from components.errors import InfrastructureError
 from components.running.progress import worked
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -155,7 +155,7 @@ def test_a_disk_without_room_stops_the_stage_before_it_starts(
     no_llm(monkeypatch)
     usage = shutil.disk_usage(".")._replace(free=survey.SPARE_BYTES)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(InfrastructureFault, match="has 200 MB free, embed_captions needs"):
+    with pytest.raises(InfrastructureError, match="has 200 MB free, embed_captions needs"):
         run(smoke, env)
     assert not tuned.artifact("embed_captions").exists()
     check_room(0, [Path("anywhere")])

@@ -12,7 +12,7 @@ from torch import Tensor
 from components.embed_captions.embedding import Embedder
 from components.embed_captions.encoder import Encoded, Progress
 from components.embed_captions.sources import TextFile
-from components.faults import DataFault
+from components.errors import DataError
 from components.settings.params import Params
 from components.storage.atomic import read_json
 from components.storage.embeddings import EMBEDDED_CAPTIONS
@@ -81,7 +81,7 @@ def test_one_text_that_its_batch_changes_leaves_no_finished_piece(
     embedder = embedder_of(Turning({odd: TOO_FAR}), smoke, tmp_path)
     file = file_of(TEXTS)
     for _ in range(2):  # the next run does not take what this one left for done
-        with pytest.raises(DataFault, match=r"^dense 00000: .* cosine 0\.998751 .* asks for 0\.999:"):
+        with pytest.raises(DataError, match=r"^dense 00000: .* cosine 0\.998751 .* asks for 0\.999:"):
             embedder.made(file)
         assert not embedder.is_there(file)
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -112,7 +112,7 @@ def test_vectors_taken_from_an_earlier_piece_are_checked_with_the_new_ones(
     embedder = embedder_of(encoder, smoke, tmp_path)
     embedder.made(file_of(TEXTS[:-1]))
     encoder.turned = {TEXTS[0]: TOO_FAR}  # what is stored is no longer what the model says
-    with pytest.raises(DataFault, match=r"cosine 0\.998751"):
+    with pytest.raises(DataError, match=r"cosine 0\.998751"):
         embedder.made(file_of(TEXTS))
     assert embedder.is_there(file_of(TEXTS[:-1]))
     assert not embedder.is_there(file_of(TEXTS))

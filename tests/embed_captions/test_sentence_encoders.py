@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from components.embed_captions import stage
 from components.embed_captions.stage import run
 from components.embed_captions.survey import check_room
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.sentence_encoder import SentenceEncoder
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -122,7 +122,7 @@ def test_an_absent_package_is_named(
     brought: Layout, smoke: Params, env: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ConfigurationFault, match=r"pip install -e \.\[sentence-transformers\]"):
+    with pytest.raises(ConfigurationError, match=r"pip install -e \.\[sentence-transformers\]"):
         run(with_mine(smoke), env)
 
 

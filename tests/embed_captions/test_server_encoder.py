@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from components.embed_captions.server_encoder import ServerEncoder
 from components.embed_captions.stage import run
-from components.faults import ConfigurationFault, InfrastructureFault
+from components.errors import ConfigurationError, InfrastructureError
 from components.settings.embed_captions import EndpointEncoder
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -113,7 +113,7 @@ def test_a_server_that_is_down_ends_with_4(
 ) -> None:
     server.behaviours = [failure]
     requests = {**REQUESTS, "deadline_seconds": 0.3}
-    with pytest.raises(InfrastructureFault, match="gave no embeddings") as fault:
+    with pytest.raises(InfrastructureError, match="gave no embeddings") as fault:
         encoder(server, layout, requests=requests).encode_alone(["a"])
     assert fault.value.exit_code == 4
 
@@ -138,7 +138,7 @@ WRONG: dict[str, Callable[[Items], Any]] = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_answer_is_refused(server: EmbeddingServer, layout: Layout, wrong: str) -> None:
     server.behaviours = [changed(WRONG[wrong])]
-    with pytest.raises(ConfigurationFault, match=r"gave no embeddings .* texts, the longest of \d+"):
+    with pytest.raises(ConfigurationError, match=r"gave no embeddings .* texts, the longest of \d+"):
         encoder(server, layout).encode(TEXTS, lambda _: None)
 
 
@@ -146,7 +146,7 @@ def test_a_wrong_answer_is_refused(server: EmbeddingServer, layout: Layout, wron
 def test_numbers_that_are_none_are_refused(server: EmbeddingServer, layout: Layout, value: str) -> None:
     numbers = f"[{', '.join([value] * WIDTH)}]"
     server.behaviours = [raw(f'{{"data": [{{"index": 0, "embedding": {numbers}}}]}}'.encode())]
-    with pytest.raises(ConfigurationFault, match="NaN or infinite"):
+    with pytest.raises(ConfigurationError, match="NaN or infinite"):
         encoder(server, layout).encode_alone(["a"])
 
 
@@ -155,7 +155,7 @@ def test_numbers_that_are_none_are_refused(server: EmbeddingServer, layout: Layo
 )
 def test_what_is_no_answer_is_refused(server: EmbeddingServer, layout: Layout, data: bytes) -> None:
     server.behaviours = [raw(data)]
-    with pytest.raises(ConfigurationFault, match="bad_answer|too_large"):
+    with pytest.raises(ConfigurationError, match="bad_answer|too_large"):
         encoder(server, layout).encode_alone(["a"])
 
 
@@ -164,12 +164,12 @@ def test_what_is_no_answer_is_refused(server: EmbeddingServer, layout: Layout, d
 )
 def test_a_refusal_says_what_to_set(server: EmbeddingServer, layout: Layout, code: int, hint: str) -> None:
     server.behaviours = [status(code)]
-    with pytest.raises(ConfigurationFault, match=hint):
+    with pytest.raises(ConfigurationError, match=hint):
         encoder(server, layout).encode_alone(["a"])
 
 
 def test_an_address_that_is_none_is_refused(server: EmbeddingServer, layout: Layout) -> None:
-    with pytest.raises(ConfigurationFault, match="LLM2CLIP_EMBEDDING_ENDPOINT is no http"):
+    with pytest.raises(ConfigurationError, match="LLM2CLIP_EMBEDDING_ENDPOINT is no http"):
         ServerEncoder(EndpointEncoder.model_validate(FAR), layout, "", KEY)
 
 

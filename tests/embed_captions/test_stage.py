@@ -12,7 +12,7 @@ import torch
 from components.embed_captions.embedding import distinct
 from components.embed_captions.llms import Llm
 from components.embed_captions.stage import run
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.ml.framed_tokenizer import MARK, frame_tokenizer
 from components.ml.llm import encode, load_text_encoder
 from components.settings.environment import Environment
@@ -194,7 +194,7 @@ def test_a_text_that_has_no_token_is_a_fault_of_the_data(tuned: Layout, smoke: P
     write_manifest(folder)
     encoder = Llm("tuned", tuned, smoke.embed_captions, "cpu")
     assert len(encoder.encode(["a dog"], lambda _: None).vectors) == 1
-    with pytest.raises(DataFault, match="has no token; reject such captions"):
+    with pytest.raises(DataError, match="has no token; reject such captions"):
         encoder.encode([MARK], lambda _: None)
 
 
@@ -212,7 +212,7 @@ def test_a_shard_of_which_nothing_was_kept_has_no_file(
 
 def test_a_cosine_below_the_limit_is_refused(tuned: Layout, smoke: Params, env: Environment) -> None:
     run(smoke, env)
-    with pytest.raises(DataFault, match="asks for 1.5"):
+    with pytest.raises(DataError, match="asks for 1.5"):
         run(changed(smoke, min_recheck_cosine=1.5), env)
 
 
@@ -230,9 +230,9 @@ def test_a_damaged_piece_is_made_again(tuned: Layout, smoke: Params, env: Enviro
 def test_missing_shards_and_labels_are_named(tuned: Layout, smoke: Params, env: Environment) -> None:
     task = smoke.evaluate.zero_shot[0].model_copy(update={"label": "colour_of_hat"})
     evaluate = smoke.evaluate.model_copy(update={"zero_shot": [task]})
-    with pytest.raises(ConfigurationFault, match="no test row has the label colour_of_hat; labels there are"):
+    with pytest.raises(ConfigurationError, match="no test row has the label colour_of_hat; labels there are"):
         run(smoke.model_copy(update={"evaluate": evaluate}), env)
     remove(tuned.artifact("audit") / "kept" / "00001.parquet")
     write_manifest(tuned.artifact("audit"))
-    with pytest.raises(DataFault, match="kept keys of 1 shards"):
+    with pytest.raises(DataError, match="kept keys of 1 shards"):
         run(smoke, env)

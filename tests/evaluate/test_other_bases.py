@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from components.errors import ConfigurationError
 from components.evaluate import stage as evaluate
-from components.faults import ConfigurationFault
 from components.ml.release import load_release
 from components.ml.vision import load_vision_encoder
 from components.settings.environment import Environment
@@ -138,5 +138,5 @@ def test_what_a_tower_alone_cannot_do_is_said(
     project: Layout, smoke: Params, env: Environment, arm: str, message: str
 ) -> None:
     put_base(project, "eva02_b16", with_text=False)
-    with pytest.raises(ConfigurationFault, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         train_clip.run(short_run(smoke, arm), env)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from components.errors import ConfigurationError, DataError, GateError
 from components.evaluate import stage
-from components.faults import ConfigurationFault, DataFault, GateFault
 from components.running.check_release import figures_of
 from components.settings.environment import Environment
 from components.settings.evaluate import RetrievalTask, ZeroShotTask
@@ -189,7 +189,7 @@ def test_a_missing_embedding_is_an_error(project: Layout, params: Params, env: E
         path.unlink()
     write_embeddings(folder / "dense", "00000", embeddings.about, cut, vectors)
     write_manifest(folder.parent)
-    with pytest.raises(DataFault, match="no embedding of 1 captions"):
+    with pytest.raises(DataError, match="no embedding of 1 captions"):
         stage.run(params, env)
     assert not OUT.exists()
 
@@ -200,7 +200,7 @@ def test_a_missing_image_is_an_error(project: Layout, params: Params, env: Envir
     write_shard(path, pairs)
     rows = {"shards/00000.tar": 18, "shards/00001.tar": len(pairs)}
     write_manifest(project.artifact("download"), rows)
-    with pytest.raises(DataFault, match="no image for 1 kept rows"):
+    with pytest.raises(DataError, match="no image for 1 kept rows"):
         stage.run(params, env)
 
 
@@ -210,32 +210,32 @@ def test_weights_that_are_not_finite_are_an_error(project: Layout, params: Param
     tensors["projection.bias"][0] = float("nan")
     save_file(tensors, path)
     write_manifest(project.artifact("train_clip"))
-    with pytest.raises(DataFault, match="not finite"):
+    with pytest.raises(DataError, match="not finite"):
         stage.run(params, env)
 
 
 def test_a_failed_audit_stops(project: Layout, params: Params, env: Environment) -> None:
     write_json(project.artifact("audit") / "verdict.json", {"passed": False, "gates": []})
     write_manifest(project.artifact("audit"))
-    with pytest.raises(GateFault):
+    with pytest.raises(GateError):
         stage.run(params, env)
 
 
 def test_names_that_no_row_has(project: Layout, params: Params, env: Environment) -> None:
     task = RetrievalTask(name="x", column="short", language="fr")
-    with pytest.raises(ConfigurationFault, match=r"short in fr, .*alt \(en\), dense \(en\), dense_de \(de\)"):
+    with pytest.raises(ConfigurationError, match=r"short in fr, .*alt \(en\), dense \(en\), dense_de \(de\)"):
         stage.run(changed(params, retrieval=[task]), env)
     zero_shot = ZeroShotTask(name="x", label="breed", templates=["{label}"])
-    with pytest.raises(ConfigurationFault, match=r"label breed.* there are .*object"):
+    with pytest.raises(ConfigurationError, match=r"label breed.* there are .*object"):
         stage.run(changed(params, zero_shot=[zero_shot]), env)
     pair = CaptionRetrieval(name="x", first="short", second="long")
-    with pytest.raises(ConfigurationFault, match="no test row has both"):
+    with pytest.raises(ConfigurationError, match="no test row has both"):
         stage.run(changed(params, caption_retrieval=[pair]), env)
 
 
 def test_an_arm_whose_llm_was_not_embedded(project: Layout, params: Params, env: Environment) -> None:
     embed = params.embed_captions.model_copy(update={"llms": ["base"]})
-    with pytest.raises(ConfigurationFault, match=r"llm2clip needs the embeddings of tuned"):
+    with pytest.raises(ConfigurationError, match=r"llm2clip needs the embeddings of tuned"):
         stage.run(params.model_copy(update={"embed_captions": embed}), env)
 
 

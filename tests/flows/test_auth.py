@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from flows import auth
 from flows.server import require_home
 
@@ -54,9 +54,9 @@ def test_the_user_s_own_secret_comes_first_and_is_written_nowhere(
 
 def test_a_secret_that_no_header_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "auth").write_text("two\nlines")
-    with pytest.raises(ConfigurationFault, match=r"^.*/auth cannot be sent as a login; expected one line of"):
+    with pytest.raises(ConfigurationError, match=r"^.*/auth cannot be sent as a login; expected one line of"):
         auth.server_secret(tmp_path)
     monkeypatch.setenv(auth.SERVER, "schlüssel")
-    with pytest.raises(ConfigurationFault, match=f"^{auth.SERVER} cannot be sent") as refused:
+    with pytest.raises(ConfigurationError, match=f"^{auth.SERVER} cannot be sent") as refused:
         auth.server_secret(tmp_path)
     assert "schlüssel" not in str(refused.value)

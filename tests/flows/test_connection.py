@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from components.faults import DataFault, Fault
+from components.errors import DataError, PipelineError
 from flows import cancel, connection, deploy
 from flows import llm2clip as flow
 from tests.flows.conftest import Server
@@ -124,7 +124,7 @@ def test_what_needs_a_server_says_so_and_the_flow_needs_a_home(
     (tmp_path / "file").touch()
     with temporary_settings({PREFECT_HOME: tmp_path / "file" / "home"}, restore_defaults={PREFECT_API_URL}):
         with pytest.raises(
-            Fault, match="^PREFECT_API_URL is not set; expected the address of a Prefect server"
+            PipelineError, match="^PREFECT_API_URL is not set; expected the address of a Prefect server"
         ):
             deploy.main()
         assert connection.exit_code(flow.main) == 2
@@ -135,7 +135,7 @@ def test_a_flow_without_a_server_starts_one_and_ends_with_the_fault_s_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
-        raise DataFault("damaged")
+        raise DataError("damaged")
 
     monkeypatch.setattr(flow, "claimed_workspace", refuse)
     with temporary_settings({PREFECT_HOME: tmp_path / "home"}, restore_defaults={PREFECT_API_URL}):

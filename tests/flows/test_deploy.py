@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from flows import deploy
 from tests.conftest import ROOT
 
@@ -40,7 +40,7 @@ def test_what_people_edited_stays_unless_prefect_yaml_says_something_new(
     assert lines[0].startswith(
         "parameters of full on the server are no longer valid ('a preset that was removed'"
     )
-    with pytest.raises(ConfigurationFault, match="the flow of deployment full cannot be loaded"):
+    with pytest.raises(ConfigurationError, match="the flow of deployment full cannot be loaded"):
         _keep(EDITED, {}, entrypoint="flows/lost.py:llm2clip")
 
 
@@ -57,5 +57,5 @@ def test_what_people_edited_stays_unless_prefect_yaml_says_something_new(
 def test_a_prefect_yaml_that_is_none_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
     if text is not None:
         (tmp_path / "prefect.yaml").write_text(text)
-    with pytest.raises(ConfigurationFault, match=said):
+    with pytest.raises(ConfigurationError, match=said):
         deploy.deploy(tmp_path)

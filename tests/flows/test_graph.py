@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.storage.layout import STAGES
 from flows.graph import between, read_graph, upstream
 from tests.conftest import ROOT
@@ -46,7 +46,7 @@ def test_a_stage_comes_after_those_whose_outputs_it_reads(tmp_path: Path) -> Non
 )
 def test_an_impossible_range_is_refused(tmp_path: Path, first: str, last: str, message: str) -> None:
     (tmp_path / "dvc.yaml").write_text(BACKWARDS)
-    with pytest.raises(ConfigurationFault, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         between(read_graph(tmp_path / "dvc.yaml"), first, last)
 
 
@@ -60,5 +60,5 @@ def test_an_impossible_range_is_refused(tmp_path: Path, first: str, last: str, m
 )
 def test_a_graph_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "dvc.yaml").write_text(text)
-    with pytest.raises(ConfigurationFault, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         read_graph(tmp_path / "dvc.yaml")

@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from flows import llm2clip as flow
 from tests.flows.conftest import Project
 
@@ -45,7 +45,7 @@ def test_retries_only_infrastructure_and_stops_at_a_failure_then_goes_on(
     project.plan(download=[4], recaption=[3])
     failed = _run()
     assert failed.is_failed()
-    assert isinstance(_fault(failed), DataFault)
+    assert isinstance(_fault(failed), DataError)
     assert failed.message == "recaption: planned 3"
     assert sorted(project.started()) == ["base_models", "download", "download", "recaption"]
 
@@ -94,5 +94,5 @@ def test_what_cannot_run_is_said_before_anything_runs(
     project.plan()
     failed = _run(**parameters)
     assert message in (failed.message or "")
-    assert isinstance(_fault(failed), ConfigurationFault)
+    assert isinstance(_fault(failed), ConfigurationError)
     assert project.started() == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault
+from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError
 from flows.processes import Groups
 from flows.run import Run, child_environment
 from tests.flows.conftest import Project
@@ -35,7 +35,7 @@ def test_a_stage_runs_is_skipped_is_stale_for_a_named_reason_and_is_pushed(
     seed = next(line for line in params.read_text().splitlines() if line.startswith("seed:"))
     params.write_text(params.read_text().replace(seed, "seed: 99"))
     assert run.changes(["download"]) == {"download": [f"params.yaml seed {seed.split()[1]} -> 99"]}
-    with pytest.raises(InfrastructureFault, match="no remote"):  # it may be tried again
+    with pytest.raises(InfrastructureError, match="no remote"):  # it may be tried again
         run.push("download")
     remote = project.folder.parent / "remote"
     with (project.folder / ".dvc" / "config").open("a") as config:
@@ -53,13 +53,13 @@ def test_a_push_that_is_refused_is_not_tried_again(
 ) -> None:
     said = [f"ERROR: failed to push data to the cloud - An error occurred ({code}) when calling PutObject"]
     monkeypatch.setattr(run, "dvc", lambda *_arguments: (255, said))
-    with pytest.raises(ConfigurationFault, match=rf"^dvc push download: .*{code}"):
+    with pytest.raises(ConfigurationError, match=rf"^dvc push download: .*{code}"):
         run.push("download")
 
 
 def test_a_failure_is_the_stage_s_own(project: Project, run: Run) -> None:
     project.plan(base_models=[3])
-    with pytest.raises(DataFault, match="^base_models: planned 3$"):
+    with pytest.raises(DataError, match="^base_models: planned 3$"):
         run.reproduce("base_models", _silent, _silent)
     assert project.started() == ["base_models"]
 
@@ -68,17 +68,17 @@ def test_a_stage_without_last_words_was_killed(project: Project, run: Run) -> No
     (project.store / "base_models").mkdir()
     (project.store / "base_models" / "exit.json").write_text('{"exit_code": 4, "message": "an older run"}')
     project.plan(base_models=["kill"])
-    with pytest.raises(Fault, match="was killed before it could say why") as caught:
+    with pytest.raises(PipelineError, match="was killed before it could say why") as caught:
         run.reproduce("base_models", _silent, _silent)
     assert caught.value.exit_code == 1  # not tried again
     assert "-9" in str(caught.value)
 
 
 def test_what_dvc_refuses_is_told_in_its_words(project: Project, run: Run) -> None:
-    with pytest.raises(ConfigurationFault, match="^recaption: .*No such file.*artifacts/download"):
+    with pytest.raises(ConfigurationError, match="^recaption: .*No such file.*artifacts/download"):
         run.reproduce("recaption", _silent, _silent)  # its inputs were not made
     (project.folder / "dvc.yaml").write_text("stages: {download: {cmd: x, no_such_key: 1}}")
-    with pytest.raises(ConfigurationFault, match="dvc status: .*dvc.yaml.* no_such_key, line 1"):
+    with pytest.raises(ConfigurationError, match="dvc status: .*dvc.yaml.* no_such_key, line 1"):
         run.changes(["download"])
 
 

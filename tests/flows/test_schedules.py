@@ -12,7 +12,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import CronSchedule
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from flows.schedules import apply_schedules, by_slug
 
 DEPLOYMENT = uuid4()
@@ -86,5 +86,5 @@ def test_what_the_last_deploy_did_not_know(caplog: pytest.LogCaptureFixture) -> 
     ],
 )
 def test_a_schedule_that_cannot_be_understood_is_refused(entries: list[dict[str, Any]], said: str) -> None:
-    with pytest.raises(ConfigurationFault, match=said):
+    with pytest.raises(ConfigurationError, match=said):
         by_slug("full", entries)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from flows import server
 
 
@@ -44,7 +44,7 @@ def test_a_log_is_told_by_its_last_error_or_its_last_line(tmp_path: Path, text: 
 
 def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationFault) as refused:
+    with pytest.raises(ConfigurationError) as refused:
         server.require_home(tmp_path / "file" / "home")
     assert str(refused.value) == (
         f"{tmp_path}/file/home cannot be written (Not a directory); expected a folder for Prefect's "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import InfrastructureFault
+from components.errors import InfrastructureError
 from flows import ui
 
 ENDLESS = "import time; time.sleep(600)"
@@ -41,7 +41,7 @@ def test_a_worker_that_ends_at_once_again_and_again_stops_it_all(
 ) -> None:
     (tmp_path / "worker.log").write_text("no such pool")
     parts = Parts(ENDLESS, KILLED, "raise SystemExit(1)", KILLED, KILLED)
-    with pytest.raises(InfrastructureFault) as ended, caplog.at_level(logging.WARNING):
+    with pytest.raises(InfrastructureError) as ended, caplog.at_level(logging.WARNING):
         ui._watch(parts.parts, tmp_path, parts.start_worker)
     assert parts.parts["server"].poll() is None  # it stayed up meanwhile
     parts.parts["server"].kill()
@@ -75,7 +75,7 @@ def test_a_worker_that_worked_for_a_while_is_always_started_again(
 def test_a_server_that_ends_stops_it_all(tmp_path: Path) -> None:
     (tmp_path / "server.log").write_text("out of memory")
     parts = Parts(KILLED, ENDLESS)
-    with pytest.raises(InfrastructureFault) as ended:
+    with pytest.raises(InfrastructureError) as ended:
         ui._watch(parts.parts, tmp_path, parts.start_worker)
     parts.parts["worker"].kill()
     assert str(ended.value) == (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from flows.processes import Groups
 from flows.run import Run, child_environment
 from flows.workspace import KEPT_RUNS, bring, claimed_workspace, fill
@@ -39,10 +39,10 @@ def test_a_workspace_has_the_committed_code_the_preset_the_inputs_and_the_cache(
         assert (folder / "inputs" / "mine").resolve() == project.folder / "inputs" / "mine"
         assert run.dvc("config", "core.remote") == (0, ["mine"])
         assert run.dvc("cache", "dir") == (0, [str(project.folder / ".dvc" / "cache")])
-        with pytest.raises(ConfigurationFault, match="no committed preset lost; expected one of demo, smoke"):
+        with pytest.raises(ConfigurationError, match="no committed preset lost; expected one of demo, smoke"):
             fill(project.folder, run, "lost", said.append)
         with (
-            pytest.raises(ConfigurationFault, match="is in use by another process"),
+            pytest.raises(ConfigurationError, match="is in use by another process"),
             claimed_workspace(project.folder, "one"),
         ):
             pass
@@ -67,7 +67,7 @@ def test_old_workspaces_go_but_not_one_in_use(project: Project) -> None:
 
 def test_a_folder_without_a_commit_is_refused(tmp_path: Path) -> None:
     with (
-        pytest.raises(ConfigurationFault, match="expected a checkout with a commit"),
+        pytest.raises(ConfigurationError, match="expected a checkout with a commit"),
         claimed_workspace(tmp_path, "one"),
     ):
         pass
@@ -77,7 +77,7 @@ def test_what_lies_upstream_is_brought_or_named(project: Project) -> None:
     with claimed_workspace(project.folder, "one") as first:
         run = _run(project, first)
         fill(project.folder, run, None, print)
-        with pytest.raises(ConfigurationFault, match="^download is not up to date .no run has made it yet"):
+        with pytest.raises(ConfigurationError, match="^download is not up to date .no run has made it yet"):
             bring(project.folder, run, ["download"])
         run.reproduce("download", lambda _: None, lambda: None)
     with claimed_workspace(project.folder, "two") as second:
@@ -87,7 +87,7 @@ def test_what_lies_upstream_is_brought_or_named(project: Project) -> None:
         assert (second / "artifacts" / "download" / "data").read_text() == "download"
         params = second / "params.yaml"
         params.write_text(params.read_text().replace("seed: ", "seed: 1"))
-        with pytest.raises(ConfigurationFault, match=r"^download is .*seed .* start the run at download$"):
+        with pytest.raises(ConfigurationError, match=r"^download is .*seed .* start the run at download$"):
             bring(project.folder, run, ["download"])
     assert not (project.folder / "artifacts").exists()
     assert not (project.folder / "dvc.lock").exists()

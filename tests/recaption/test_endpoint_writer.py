@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from components.faults import ConfigurationFault, InfrastructureFault, Stopped
+from components.errors import ConfigurationError, InfrastructureError, Stopped
 from components.recaption.chat import MAX_ANSWER_BYTES, Chat, completions_url, server_of
 from components.recaption.endpoint_writer import EndpointWriter
 from components.recaption.prompted_captioner import Order, Reply
@@ -153,7 +153,7 @@ def test_one_bad_image_costs_no_other_its_caption(server: ChatServer) -> None:
 def test_a_refused_key_stops_at_once(server: ChatServer, code: int) -> None:
     server.usual = status(code)
     with pytest.raises(
-        ConfigurationFault, match=f"answers {code}; .*set LLM2CLIP_CAPTION_ENDPOINT_KEY"
+        ConfigurationError, match=f"answers {code}; .*set LLM2CLIP_CAPTION_ENDPOINT_KEY"
     ) as fault:
         replies(server, 50)
     assert KEY.get_secret_value() not in str(fault.value)
@@ -163,17 +163,17 @@ def test_a_refused_key_stops_at_once(server: ChatServer, code: int) -> None:
 @pytest.mark.parametrize("code", [302, 307, 404, 405])
 def test_another_place_than_expected_stops_at_once(server: ChatServer, code: int) -> None:
     server.usual = status(code, Location="http://127.0.0.1:1/")
-    with pytest.raises(ConfigurationFault, match=f"answers {code} to /v1/chat/completions; .*some/model"):
+    with pytest.raises(ConfigurationError, match=f"answers {code} to /v1/chat/completions; .*some/model"):
         replies(server, 50)
 
 
 @pytest.mark.parametrize(
     ("behaviour", "kind", "reason"),
     [
-        (status(500), InfrastructureFault, "http_500"),
-        (reset, InfrastructureFault, "connection_failed"),
-        (status(422), ConfigurationFault, "http_422"),
-        (raw(b"<html>"), ConfigurationFault, "bad_answer"),
+        (status(500), InfrastructureError, "http_500"),
+        (reset, InfrastructureError, "connection_failed"),
+        (status(422), ConfigurationError, "http_422"),
+        (raw(b"<html>"), ConfigurationError, "bad_answer"),
     ],
 )
 def test_a_server_that_gives_nothing_stops_the_work(
@@ -187,7 +187,7 @@ def test_a_server_that_gives_nothing_stops_the_work(
 
 def test_nobody_listens() -> None:
     writer = EndpointWriter(section(), "http://127.0.0.1:9/v1", KEY)
-    with pytest.raises(InfrastructureFault, match="connection_failed"):
+    with pytest.raises(InfrastructureError, match="connection_failed"):
         list(writer.replies(orders(5)))
 
 
@@ -215,7 +215,7 @@ def test_a_stop_while_answers_are_awaited_is_not_lost(
 def test_a_redirect_carries_neither_key_nor_picture(server: ChatServer) -> None:
     for code in (301, 302, 303, 307, 308):
         for target in ("http://captions.invalid/v1", server.url.replace("127.0.0.1", "127.0.0.2")):
-            with pytest.raises(ConfigurationFault, match=f"answers {code} to /v1/chat/completions"):
+            with pytest.raises(ConfigurationError, match=f"answers {code} to /v1/chat/completions"):
                 one(server, status(code, Location=target))
     assert len(server.asked) == 10
 
@@ -235,9 +235,9 @@ def test_a_proxy_is_obeyed_and_to_blame_when_it_fails(
         assert replies(server, 1)[0].reason is None  # on loopback, directly
         assert len(proxy.asked) == 1
         monkeypatch.setenv("HTTP_PROXY", f"http://{address}")
-        with pytest.raises(ConfigurationFault, match=f"^the proxy {address} answers 407; expected a login"):
+        with pytest.raises(ConfigurationError, match=f"^the proxy {address} answers 407; expected a login"):
             ask()
-    with pytest.raises(InfrastructureFault, match=rf"^the proxy {address} \(HTTP_PROXY\) does not answer; "):
+    with pytest.raises(InfrastructureError, match=rf"^the proxy {address} \(HTTP_PROXY\) does not answer; "):
         ask()
 
 
@@ -257,7 +257,7 @@ def test_a_proxy_is_obeyed_and_to_blame_when_it_fails(
     ],
 )
 def test_an_address_that_is_none_is_refused(endpoint: str) -> None:
-    with pytest.raises(ConfigurationFault, match="LLM2CLIP_CAPTION_ENDPOINT is no http"):
+    with pytest.raises(ConfigurationError, match="LLM2CLIP_CAPTION_ENDPOINT is no http"):
         completions_url(server_of(section(), endpoint, KEY))
 
 
@@ -265,7 +265,7 @@ def test_an_address_that_is_none_is_refused(endpoint: str) -> None:
     "endpoint", ["http://user:hunter2@host/v1", "http://host/v1?key=hunter2", "http://h/#hunter2"]
 )
 def test_a_secret_in_the_address_is_refused_and_not_repeated(endpoint: str) -> None:
-    with pytest.raises(ConfigurationFault, match="put the key in LLM2CLIP_CAPTION_ENDPOINT_KEY") as fault:
+    with pytest.raises(ConfigurationError, match="put the key in LLM2CLIP_CAPTION_ENDPOINT_KEY") as fault:
         completions_url(server_of(section(), endpoint, KEY))
     assert "hunter2" not in str(fault.value)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.recaption import stage
 from components.recaption.gpus import fill, gpus_of, shares_of
 from components.recaption.stage import run
@@ -114,6 +114,6 @@ def test_a_gpu_is_one_of_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch)
 def test_a_column_of_two_writers_is_told_before_a_model_writes(smoke: Params, made: Layout) -> None:
     twice = {**COLUMNS, "columns": [{**COLUMNS["columns"][0], "column": "dense"}]}
     env = Environment(work_store=made.work_store, processes=2)
-    with pytest.raises(ConfigurationFault, match="mine writes column dense of train, which is there"):
+    with pytest.raises(ConfigurationError, match="mine writes column dense of train, which is there"):
         fill(with_captioners(smoke, [NEAR, twice]), env, shards_of(made.artifact("download")), PARTS, 2)
     assert not list((made.work("recaption") / "pieces" / "near").glob("*"))

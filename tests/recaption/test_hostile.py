@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.recaption.captioner import Part
 from components.recaption.columns_captioner import FromColumns
 from components.settings.params import Params
@@ -143,7 +143,7 @@ def test_half_a_character_in_a_shard_is_told(smoke: Params, layout: Layout) -> N
     path.write_bytes(data.replace(b'"text": "' + text[:6], b'"text": "\\ud83d'))
     (layout.artifact("download") / "shards" / "00001.tar").unlink()
     write_manifest(layout.artifact("download"), {"shards/00000.tar": 1})
-    with pytest.raises(DataFault, match="caption of k00000x0 holds half a character"):
+    with pytest.raises(DataError, match="caption of k00000x0 holds half a character"):
         run_with(smoke, layout, COLUMNS)
 
 
@@ -159,5 +159,5 @@ def test_a_captioner_that_loses_or_shifts_rows_is_caught(
         return iter(drafts[:-1])
 
     monkeypatch.setattr(FromColumns, "write", losing)
-    with pytest.raises(DataFault, match="mine wrote 5 of 6 captions asked for in shard 00000"):
+    with pytest.raises(DataError, match="mine wrote 5 of 6 captions asked for in shard 00000"):
         run_with(smoke, layout, COLUMNS)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from components.faults import ConfigurationFault, DataFault, Stopped
+from components.errors import ConfigurationError, DataError, Stopped
 from components.recaption.prompted_captioner import Order, Reply
 from components.recaption.vision_language_writer import TransformersWriter
 from components.settings.params import Params
@@ -112,24 +112,24 @@ def test_stopped_while_it_writes_it_goes_on_to_equal_files(
 
 
 def test_an_endpoint_needs_its_address(smoke: Params, layout: Layout) -> None:
-    with pytest.raises(ConfigurationFault, match="LLM2CLIP_CAPTION_ENDPOINT is no http"):
+    with pytest.raises(ConfigurationError, match="LLM2CLIP_CAPTION_ENDPOINT is no http"):
         run_with(smoke, layout, FAR)
 
 
 def test_a_language_that_no_gate_knows_is_refused(smoke: Params, layout: Layout, server: ChatServer) -> None:
-    with pytest.raises(ConfigurationFault, match="far writes language am, .*expected one of .*en"):
+    with pytest.raises(ConfigurationError, match="far writes language am, .*expected one of .*en"):
         run_with(smoke, layout, FAR | {"language": "am"}, environment=far(server))
 
 
 def test_a_model_that_base_models_did_not_bring_is_named(smoke: Params, llava: Layout) -> None:
-    with pytest.raises(ConfigurationFault, match="names model blip, .*did not bring; expected one of llava"):
+    with pytest.raises(ConfigurationError, match="names model blip, .*did not bring; expected one of llava"):
         run_with(smoke, llava, NEAR | {"model": "blip"})
 
 
 def test_a_damaged_model_is_refused(smoke: Params, llava: Layout) -> None:
     path = llava.artifact("base_models") / "vision_language" / "llava" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
-    with pytest.raises(DataFault, match="damaged"):
+    with pytest.raises(DataError, match="damaged"):
         run_with(smoke, llava, NEAR)
 
 

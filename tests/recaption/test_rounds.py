@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from components.faults import DataFault, InfrastructureFault
+from components.errors import DataError, InfrastructureError
 from components.settings.params import Params
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
@@ -47,7 +47,7 @@ def test_trouble_over_the_limit_is_asked_about_again_and_nothing_else(
     expected = undisturbed(smoke, layout, server)
     break_every_second(server, trouble)
     for asked in (ASKED, ASKED + FAILING):
-        with pytest.raises(InfrastructureFault, match="endpoint failed: 4 of 9 captions did not come"):
+        with pytest.raises(InfrastructureError, match="endpoint failed: 4 of 9 captions did not come"):
             run_with(smoke, layout, SHORT, share=0.1, environment=far(server))
         assert sum(server.hits.values()) == asked
     server.behaviours = {}
@@ -61,12 +61,12 @@ def test_trouble_over_the_limit_is_asked_about_again_and_nothing_else(
 def test_some_that_came_meanwhile_are_not_lost(smoke: Params, layout: Layout, server: ChatServer) -> None:
     break_every_second(server, status(503))
     for mended in (0, 1):
-        with pytest.raises(InfrastructureFault, match=f"{FAILING - mended} of 9"):
+        with pytest.raises(InfrastructureError, match=f"{FAILING - mended} of 9"):
             run_with(smoke, layout, ask_again(mended), share=0.0, environment=far(server))
         jpeg = next(iter(server.behaviours))
         server.behaviours.pop(jpeg)
     asked = sum(server.hits.values())
-    with pytest.raises(InfrastructureFault, match="2 of 9"):
+    with pytest.raises(InfrastructureError, match="2 of 9"):
         run_with(smoke, layout, ask_again(1), share=0.0, environment=far(server))
     asked += 3 + 2  # round 0 for what had not come, round 1 for what still has not
     assert sum(server.hits.values()) == asked
@@ -100,7 +100,7 @@ def test_what_does_not_pass_is_a_matter_of_the_data(
 ) -> None:
     break_every_second(server, fault)
     for _ in range(2):
-        with pytest.raises(DataFault, match="4 of 9 rows rejected"):
+        with pytest.raises(DataError, match="4 of 9 rows rejected"):
             run_with(smoke, layout, SHORT, share=0.1, environment=far(server))
     assert sum(server.hits.values()) == ASKED
 
@@ -110,7 +110,7 @@ def test_captions_of_a_kind_that_came_are_not_asked_for_again(
 ) -> None:
     first = next(iter(pairs_of("00000", SHARDS["00000"])))
     server.behaviours[first.jpeg] = [well, status(503)]  # its short caption comes, its dense one does not
-    with pytest.raises(InfrastructureFault, match="1 of 18"):
+    with pytest.raises(InfrastructureError, match="1 of 18"):
         run_with(smoke, layout, FAR, share=0.0, environment=far(server))
     server.behaviours, asked = {}, sum(server.hits.values())
     run_with(smoke, layout, FAR, share=0.0, environment=far(server))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from components.faults import ConfigurationFault, DataFault, Stopped
+from components.errors import ConfigurationError, DataError, Stopped
 from components.ml.clip import (
     image_embeddings,
     load_clip,
@@ -157,7 +157,7 @@ def test_columns_that_are_not_asked_have_no_similarity(smoke: Params, layout: La
     for (_, column, _), line in scores_of(layout, "00000").items():
         assert (line["similarity"] is None) == (column != "alt")
         assert (line["is_cut"] is None) == (column != "alt")
-    with pytest.raises(ConfigurationFault, match=r"recaption\.scores\.columns names alts"):
+    with pytest.raises(ConfigurationError, match=r"recaption\.scores\.columns names alts"):
         run_with(smoke, layout, MINE, columns=["alt", "alts"])
 
 
@@ -224,7 +224,7 @@ def test_a_clip_that_cannot_be_loaded_is_named(smoke: Params, layout: Layout) ->
     weights = folder / "clip" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     write_manifest(folder)
-    with pytest.raises(DataFault, match="clip cannot be loaded.*llm2clip forget base_models"):
+    with pytest.raises(DataError, match="clip cannot be loaded.*llm2clip forget base_models"):
         run_with(smoke, layout, MINE)
 
 
@@ -290,7 +290,7 @@ def test_other_families_score_too(smoke: Params, layout: Layout, family: str) ->
 
 def test_a_tower_without_texts_scores_nothing(smoke: Params, layout: Layout) -> None:
     put_base(layout, "eva02_b16", with_text=False)
-    with pytest.raises(ConfigurationFault, match=r"without a text tower; .*recaption\.scores: null"):
+    with pytest.raises(ConfigurationError, match=r"without a text tower; .*recaption\.scores: null"):
         run_with(smoke, layout, MINE)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from components.faults import ConfigurationFault, DataFault, Stopped
+from components.errors import ConfigurationError, DataError, Stopped
 from components.recaption.captioner import Part
 from components.recaption.columns_captioner import FromColumns
 from components.recaption.model_captioner import FromPixels
@@ -106,7 +106,7 @@ def test_too_many_empty_captions_stop_the_stage(smoke: Params, layout: Layout) -
     empty = {"kind": "columns", "name": "other", "columns": [TAKE | NOTHING]}
     metrics = run_with(smoke, layout, COLUMNS, empty)
     assert metrics["rejected"] == {"empty": 10}
-    with pytest.raises(DataFault, match=r"10 of 20 rows rejected \(empty 10\)") as caught:
+    with pytest.raises(DataError, match=r"10 of 20 rows rejected \(empty 10\)") as caught:
         run_with(smoke, layout, COLUMNS, empty, share=0.4)
     assert str(caught.value).split("\n")[1:] == [
         "empty: first '', absent of k00000x0, decided by its text: nothing was said, or there was nothing "
@@ -118,14 +118,14 @@ def test_too_many_empty_captions_stop_the_stage(smoke: Params, layout: Layout) -
 @pytest.mark.parametrize("column", ["alt", "dense"])
 def test_a_column_that_is_there_is_not_written_over(smoke: Params, layout: Layout, column: str) -> None:
     clash = {"kind": "columns", "name": "mine", "columns": [TAKE | {"column": column}]}
-    with pytest.raises(ConfigurationFault, match=f"writes column {column} of"):
+    with pytest.raises(ConfigurationError, match=f"writes column {column} of"):
         run_with(smoke, layout, clash)
 
 
 def test_a_column_that_no_row_has_is_named(smoke: Params, layout: Layout) -> None:
     mistyped = {"kind": "columns", "name": "typo", "columns": [TAKE | {"source": "al"}]}
     with pytest.raises(
-        ConfigurationFault, match="typo reads column al, which no row of .* has; expected .*alt"
+        ConfigurationError, match="typo reads column al, which no row of .* has; expected .*alt"
     ):
         run_with(smoke, layout, COLUMNS, mistyped)
     assert not layout.artifact("recaption").exists()
@@ -138,14 +138,14 @@ def test_a_model_captioner_needs_one_of_base_models(smoke: Params, layout: Layou
     for path in (made / "captioner").iterdir():
         path.unlink()
     (made / "captioner").rmdir()
-    with pytest.raises(ConfigurationFault, match="base_models made no captioner"):
+    with pytest.raises(ConfigurationError, match="base_models made no captioner"):
         run_with(smoke, layout, TINY | {"batch_size": 2})
 
 
 def test_a_damaged_shard_is_refused(smoke: Params, layout: Layout) -> None:
     path = layout.artifact("download") / "shards" / "00001.tar"
     path.write_bytes(path.read_bytes()[:-1024])
-    with pytest.raises(DataFault, match="damaged"):
+    with pytest.raises(DataError, match="damaged"):
         run_with(smoke, layout, COLUMNS)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.settings.params import Params
 from components.storage.layout import Layout
 from tests.recaption.chat_server import caption_of
@@ -23,7 +23,7 @@ VLLM: dict[str, Any] = {
 
 
 def test_without_vllm_its_kind_says_what_to_do(smoke: Params, llava: Layout) -> None:
-    with pytest.raises(ConfigurationFault, match=r"fast is of kind vllm, .*pip install -e \.\[vllm\]"):
+    with pytest.raises(ConfigurationError, match=r"fast is of kind vllm, .*pip install -e \.\[vllm\]"):
         run_with(smoke, llava, VLLM)
 
 

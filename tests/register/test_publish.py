@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components.faults import DataFault, InfrastructureFault
+from components.errors import DataError, InfrastructureError
 from components.ml.release import load_release
 from components.register.publish import move_alias, publish
 from components.register.stage import run
@@ -144,7 +144,7 @@ def test_nothing_is_visible_before_the_last_file_is_there(released: Layout, env:
     blocker = bucket.folder / folder / entries[-1].uri / "in the way"
     blocker.parent.mkdir(parents=True)
     blocker.touch()
-    with pytest.raises(InfrastructureFault, match="cannot be written to"):
+    with pytest.raises(InfrastructureError, match="cannot be written to"):
         publish(released, env)
     assert bucket.exists(f"{folder}/{entries[0].uri}")
     assert not bucket.exists(f"{folder}/{MANIFEST}")
@@ -157,7 +157,7 @@ def test_nothing_is_visible_before_the_last_file_is_there(released: Layout, env:
 def test_another_release_under_this_version_is_never_overwritten(released: Layout, env: Environment) -> None:
     place = Path(publish(released, env))
     (place / MANIFEST).write_text("{}")
-    with pytest.raises(DataFault, match="holds another release under this version"):
+    with pytest.raises(DataError, match="holds another release under this version"):
         publish(released, env)
     assert (place / MANIFEST).read_text() == "{}"
 
@@ -165,10 +165,10 @@ def test_another_release_under_this_version_is_never_overwritten(released: Layou
 def test_a_damaged_or_missing_release_is_not_published(released: Layout, env: Environment) -> None:
     card = released.artifact("register") / "README.md"
     card.write_text("edited by hand")
-    with pytest.raises(DataFault, match=r"README\.md is damaged"):
+    with pytest.raises(DataError, match=r"README\.md is damaged"):
         publish(released, env)
     shutil.rmtree(released.artifact("register"))
-    with pytest.raises(DataFault, match="not found"):
+    with pytest.raises(DataError, match="not found"):
         publish(released, env)
     assert not Path(env.registry).exists()
 

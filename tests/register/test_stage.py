@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.faults import ConfigurationFault, DataFault, GateFault
+from components.errors import ConfigurationError, DataError, GateError
 from components.ml.adapter import load_adapter
 from components.ml.images import decode_images
 from components.ml.llm import encode, load_text_encoder
@@ -136,10 +136,10 @@ def test_a_figure_below_its_gate_stops_and_leaves_the_last_release(
 ) -> None:
     run(smoke, env)
     good = read_manifest(trained.artifact("register"))
-    with pytest.raises(GateFault, match=rf"{METRIC} is 0\.5, register\.gates wants at least 0\.6"):
+    with pytest.raises(GateError, match=rf"{METRIC} is 0\.5, register\.gates wants at least 0\.6"):
         run(with_register(smoke, gates=[Gate(metric=METRIC, minimum=0.6)]), env)
     both = rf"{METRIC} is 0\.5, .* least 0\.6, {METRIC} is 0\.5, .* least 0\.7; nothing was registered"
-    with pytest.raises(GateFault, match=both):
+    with pytest.raises(GateError, match=both):
         run(with_register(smoke, gates=[Gate(metric=METRIC, minimum=one) for one in (0.6, 0.7, 0.5)]), env)
     assert read_manifest(trained.artifact("register")) == good
     assert len(list(Path("registry/models/llm2clip_smoke").iterdir())) == 2  # one version, the aliases
@@ -150,13 +150,13 @@ def test_a_gate_without_a_figure_names_near_ones(
     smoke: Params, env: Environment, trained: Layout, metric: str
 ) -> None:
     with pytest.raises(
-        ConfigurationFault, match=rf"no figure {metric}; near are .*{re.escape('arms.llm2clip')}"
+        ConfigurationError, match=rf"no figure {metric}; near are .*{re.escape('arms.llm2clip')}"
     ):
         run(with_register(smoke, gates=[Gate(metric=metric, minimum=0.0)]), env)
 
 
 def test_an_arm_that_was_not_trained_is_named(smoke: Params, env: Environment, trained: Layout) -> None:
-    with pytest.raises(ConfigurationFault, match="expected an arm of train_clip: llm2clip, "):
+    with pytest.raises(ConfigurationError, match="expected an arm of train_clip: llm2clip, "):
         run(with_register(smoke, arm="other"), env)
 
 
@@ -165,7 +165,7 @@ def test_a_damaged_arm_is_not_registered(smoke: Params, env: Environment, traine
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataFault, match=r"model\.safetensors is damaged"):
+    with pytest.raises(DataError, match=r"model\.safetensors is damaged"):
         run(smoke, env)
     assert not trained.artifact("register").exists()
 

@@ -10,7 +10,7 @@ import boto3
 import pytest
 import torch
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running import gpus
 from components.running.check import check
 from components.running.gate_lines import gate_lines
@@ -66,15 +66,15 @@ def test_a_folder_without_git_is_told_before_dvc_stops(
     config = project / ".dvc" / "config"
     config.write_text("")
     refused = "in no git repository, without which DVC stops; `git init`.*`dvc config core.no_scm true`"
-    with pytest.raises(ConfigurationFault, match=refused):
+    with pytest.raises(ConfigurationError, match=refused):
         check(smoke, env)
     (project / ".git").mkdir()  # as an interrupted `git init` leaves it
-    with pytest.raises(ConfigurationFault, match=refused):
+    with pytest.raises(ConfigurationError, match=refused):
         check(smoke, env)
     subprocess.run(["git", "init", "-q"], check=True)
     check(smoke, env)
     config.write_text("[core\n")
-    with pytest.raises(ConfigurationFault, match=r"DVC cannot read its settings .*correct \.dvc/config"):
+    with pytest.raises(ConfigurationError, match=r"DVC cannot read its settings .*correct \.dvc/config"):
         check(smoke, env)
 
 
@@ -119,13 +119,13 @@ def test_gpus_that_are_used_are_counted_and_none_is_a_fault(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     assert "device: cuda, 8 GPUs" in check(smoke, cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ConfigurationFault, match=r"LLM2CLIP_DEVICE is cuda, and torch 2.* sees no GPU"):
+    with pytest.raises(ConfigurationError, match=r"LLM2CLIP_DEVICE is cuda, and torch 2.* sees no GPU"):
         check(smoke, cuda)
 
 
 def test_an_endpoint_without_its_address_is_named(smoke: Params, env: Environment, project: Path) -> None:
     with pytest.raises(
-        ConfigurationFault, match="far asks an endpoint, and LLM2CLIP_CAPTION_ENDPOINT is not"
+        ConfigurationError, match="far asks an endpoint, and LLM2CLIP_CAPTION_ENDPOINT is not"
     ):
         check(changed(smoke, ENDPOINT), env)
     there = Environment(caption_endpoint="http://localhost/v1")
@@ -133,18 +133,18 @@ def test_an_endpoint_without_its_address_is_named(smoke: Params, env: Environmen
 
 
 def test_vllm_that_is_not_installed_is_named(smoke: Params, env: Environment, project: Path) -> None:
-    with pytest.raises(ConfigurationFault, match="inputs/demo/models/florence not found"):
+    with pytest.raises(ConfigurationError, match="inputs/demo/models/florence not found"):
         check(changed(smoke, VLLM, "florence"), env)
     folder = project / "inputs" / "demo" / "models" / "florence"
     folder.mkdir(parents=True)
     with pytest.raises(
-        ConfigurationFault, match=r"vision_language\.0\.source: .*models/florence has no config"
+        ConfigurationError, match=r"vision_language\.0\.source: .*models/florence has no config"
     ):
         check(changed(smoke, VLLM, "florence"), env)
     (folder / "config.json").write_text("{}")
     for name in ("model.safetensors", "tokenizer.json"):
         (folder / name).touch()
-    with pytest.raises(ConfigurationFault, match="far is of kind vllm, and vLLM is not installed"):
+    with pytest.raises(ConfigurationError, match="far is of kind vllm, and vLLM is not installed"):
         check(changed(smoke, VLLM, "florence"), env)
 
 
@@ -157,7 +157,7 @@ def test_all_that_would_stop_a_later_stage_is_told_at_once(
     tree["download"]["sources"] += [urls("list.csv", url_column="link").model_dump()]
     tree["evaluate"]["retrieval"][0]["column"] = "shrt"
     tree["train_clip"]["caption_mix"]["far_dense"] = 1.0
-    with pytest.raises(ConfigurationFault) as fault:
+    with pytest.raises(ConfigurationError) as fault:
         check(Params.model_validate(tree), env)
     lines = str(fault.value).splitlines()
     assert [line.split(": ")[1] for line in lines] == [
@@ -176,7 +176,7 @@ def test_a_captioner_of_kind_model_needs_one_that_is_made(
 ) -> None:
     base_models = smoke.base_models.model_copy(update={"captioner": None})
     with pytest.raises(
-        ConfigurationFault, match=r"captioners\.0: tiny is of kind model, and base_models\.cap"
+        ConfigurationError, match=r"captioners\.0: tiny is of kind model, and base_models\.cap"
     ):
         check(smoke.model_copy(update={"base_models": base_models}), env)
 
@@ -199,14 +199,14 @@ def test_models_that_are_not_there_are_told(smoke: Params, env: Environment, pro
     far = {"kind": "bucket", "uri": f"s3://{s3}/minilm", "sha256": "0" * 64}
     (project / "inputs" / "demo" / "x").mkdir()
     with pytest.raises(
-        ConfigurationFault, match=r"text_encoders\.0\.source: inputs/demo/x has no config\.json"
+        ConfigurationError, match=r"text_encoders\.0\.source: inputs/demo/x has no config\.json"
     ):
         check(with_encoder({"kind": "folder", "path": "x"}), env)
     with pytest.raises(
-        ConfigurationFault, match=rf"text_encoders\.0\.source: s3://{s3}/minilm has no config"
+        ConfigurationError, match=rf"text_encoders\.0\.source: s3://{s3}/minilm has no config"
     ):
         check(with_encoder(far), env)
-    with pytest.raises(ConfigurationFault, match="s3://another-bucket/x: there is no such bucket"):
+    with pytest.raises(ConfigurationError, match="s3://another-bucket/x: there is no such bucket"):
         check(with_encoder({**far, "uri": "s3://another-bucket/x"}), env)
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         boto3.resource("s3").Object(s3, f"minilm/{name}").put(Body=b"{}")
@@ -218,7 +218,7 @@ def test_a_checkpoint_of_open_clip_is_there(smoke: Params, env: Environment, pro
     tree["base_models"]["clip"] = {"kind": "folder", "path": "eva02"}
     params = Params.model_validate(tree)
     (project / "inputs" / "demo" / "eva02").mkdir(parents=True)
-    with pytest.raises(ConfigurationFault, match=r"clip: inputs/demo/eva02 has no config\.json"):
+    with pytest.raises(ConfigurationError, match=r"clip: inputs/demo/eva02 has no config\.json"):
         check(params, env)
     (project / "inputs" / "demo" / "eva02" / "open_clip_config.json").write_text("{}")
     (project / "inputs" / "demo" / "eva02" / "model.safetensors").touch()
@@ -244,5 +244,5 @@ def test_a_bucket_of_shards_that_is_not_there_is_told(
     said = f"inputs: inputs/demo, 3 sources; {shards().name} is not looked into: its shards are elsewhere"
     assert said in check(with_shards(f"s3://{s3}/*.tar"), env)
     assert check(with_shards("https://nobody-asks.example/0.tar"), env)
-    with pytest.raises(ConfigurationFault, match="s3://another-bucket: there is no such bucket"):
+    with pytest.raises(ConfigurationError, match="s3://another-bucket: there is no such bucket"):
         check(with_shards("s3://another-bucket/*.tar"), env)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running.check_paths import check_paths
 from components.running.problems import Problem, refuse
 from components.settings.params import Params
@@ -72,12 +72,12 @@ def test_each_problem_is_a_line_with_that_of_its_param(workspace: Path) -> None:
     ]
     lines = Path("params.yaml").read_text().splitlines()
     kind, section = (1 + lines.index(line) for line in ("    - kind: scenes", "  sources:"))
-    with pytest.raises(ConfigurationFault) as fault:
+    with pytest.raises(ConfigurationError) as fault:
         refuse(problems)
     assert str(fault.value).splitlines()[0] == f"params.yaml:{kind}: download.sources.0.kind: is odd"
     assert len(str(fault.value).splitlines()) == 3
     assert str(fault.value).splitlines()[2].startswith(f"params.yaml:{section}: download.sources.9")
     Path("params.yaml").unlink()
-    with pytest.raises(ConfigurationFault, match=r"^download\.sources\.0\.kind: is odd$"):
+    with pytest.raises(ConfigurationError, match=r"^download\.sources\.0\.kind: is odd$"):
         refuse(problems[:1])
     refuse([])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.running.embedding_headers import check_header, llm_header, other_header
 from components.running.held_out_vectors import HeldOutVectors
 from components.settings.embed_captions import EmbedCaptions, EndpointEncoder, SentenceEncoder
@@ -46,7 +46,7 @@ def test_every_key_that_differs_is_named(layout: Layout, smoke: Params) -> None:
     write_json(layout.artifact("tune_llm") / "encoding.json", {"pooling": "last"})
     params = changed(smoke.embed_captions, precision="bf16")
     with pytest.raises(
-        DataFault, match="pooling 'mean', expected 'last'; precision 'fp32', expected 'bf16': `dvc repro"
+        DataError, match="pooling 'mean', expected 'last'; precision 'fp32', expected 'bf16': `dvc repro"
     ):
         check_header(layout, "tuned", params, found)
 
@@ -55,16 +55,16 @@ def test_another_model_is_named(layout: Layout, smoke: Params) -> None:
     found = read_embeddings(layout.artifact("embed_captions") / "base", ["dense"], Path(".work"))
     write_json(layout.artifact("base_models") / "llm" / "config.json", {"of": "another"})
     write_manifest(layout.artifact("base_models"))
-    with pytest.raises(DataFault, match="llm_key '[0-9a-f]{64}', expected '[0-9a-f]{64}'"):
+    with pytest.raises(DataError, match="llm_key '[0-9a-f]{64}', expected '[0-9a-f]{64}'"):
         check_header(layout, "base", smoke.embed_captions, found)
 
 
 def test_train_clip_and_evaluate_refuse_it(layout: Layout, smoke: Params, env: Environment) -> None:
     params = small(smoke)
     others = params.model_copy(update={"embed_captions": changed(params.embed_captions, precision="bf16")})
-    with pytest.raises(DataFault, match="precision 'fp32', expected 'bf16'"):
+    with pytest.raises(DataError, match="precision 'fp32', expected 'bf16'"):
         stage.run(others, env)
-    with pytest.raises(DataFault, match="precision 'fp32', expected 'bf16'"):
+    with pytest.raises(DataError, match="precision 'fp32', expected 'bf16'"):
         HeldOutVectors(
             layout,
             "tuned",
@@ -101,10 +101,10 @@ def test_a_server_is_known_by_model_and_revision_and_another_encoder_by_its_file
         check_header(layout, one.name, params, found)
     other = changed(params, others=[far.model_copy(update={"revision": "2", "batch_size": 9}), mine])
     made_by_far = Embeddings(other_header(layout, far, verify=True), empty, None)
-    with pytest.raises(DataFault, match="otherwise than .* would: revision '1', expected '2': `dvc"):
+    with pytest.raises(DataError, match="otherwise than .* would: revision '1', expected '2': `dvc"):
         check_header(layout, "far", other, made_by_far)
     write_json(layout.artifact("base_models") / "text_encoders" / "m" / "config.json", {})
     write_manifest(layout.artifact("base_models"))
     made_by_mine = Embeddings({**other_header(layout, mine, verify=True), "model_key": "x"}, empty, None)
-    with pytest.raises(DataFault, match="model_key 'x', expected"):
+    with pytest.raises(DataError, match="model_key 'x', expected"):
         check_header(layout, "mine", params, made_by_mine)

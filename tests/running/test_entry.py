@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from components.download import stage as download
-from components.faults import DataFault, GateFault, Stopped
+from components.errors import DataError, GateError, Stopped
 from components.running.entry import outcome_of, start
 from components.running.progress import Progress
 from components.running.spent import Spent, tell_spent
@@ -31,7 +31,7 @@ def outcome(workspace: Path) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (GateFault("figure below limit"), 5, "figure below limit"),
+        (GateError("figure below limit"), 5, "figure below limit"),
         (Stopped(), 143, "stopped"),
         (OSError(errno.ENOSPC, "No space left on device", "x.tar"), 4, "disk full at x.tar"),
         (PermissionError(errno.EACCES, "Permission denied", "y"), 4, "Permission denied at y"),
@@ -100,7 +100,7 @@ PARENT = """
 """
 CHILD = """
     import os, signal, threading
-    from components.faults import Stopped
+    from components.errors import Stopped
     from components.running.signals import die_with_parent, raise_on_stop_signals
     raise_on_stop_signals()
     die_with_parent()
@@ -127,7 +127,7 @@ def test_a_stage_ends_with_its_parent(number: signal.Signals) -> None:
 
 def test_debug_prints_where_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> None:
-        raise DataFault("odd rows")
+        raise DataError("odd rows")
 
     assert outcome_of(work, debug=True) == (3, "odd rows")
     assert "in work" in capsys.readouterr().err

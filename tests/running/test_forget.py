@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running.forget import forget
 from components.storage.atomic import write_json
 from components.storage.layout import Layout
@@ -49,12 +49,12 @@ def test_one_result_by_name(layout: Layout) -> None:
 def test_one_shard_of_many(layout: Layout) -> None:
     forget(layout, "download", ["shards"], "00001")
     assert [path.name for path in (layout.work("download") / "shards").iterdir()] == ["00000.0"]
-    with pytest.raises(ConfigurationFault, match="holds no shard 7"):
+    with pytest.raises(ConfigurationError, match="holds no shard 7"):
         forget(layout, "download", ["shards"], "7")
 
 
 def test_what_was_fetched_has_to_be_named(layout: Layout) -> None:
-    with pytest.raises(ConfigurationFault, match=r"download may hold what was fetched.*shards \(0.0 MB\)"):
+    with pytest.raises(ConfigurationError, match=r"download may hold what was fetched.*shards \(0.0 MB\)"):
         forget(layout, "download", [], None)
     assert (layout.work("download") / "shards").exists()
     forget(layout, "download", [], None, fetched=True)
@@ -62,8 +62,8 @@ def test_what_was_fetched_has_to_be_named(layout: Layout) -> None:
 
 
 def test_what_is_not_there_is_told(layout: Layout) -> None:
-    with pytest.raises(ConfigurationFault, match="holds no result arm; there are arms, pixels"):
+    with pytest.raises(ConfigurationError, match="holds no result arm; there are arms, pixels"):
         forget(layout, "train_clip", ["arm"], None)
-    with pytest.raises(ConfigurationFault, match="no stage training; expected one of download"):
+    with pytest.raises(ConfigurationError, match="no stage training; expected one of download"):
         forget(layout, "training", [], None)
     assert forget(layout, "evaluate", [], None) == [f"{layout.work('evaluate')} holds no result of evaluate"]

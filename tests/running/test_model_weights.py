@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.running.model_weights import (
     check_folder_files,
     check_model_files,
@@ -108,9 +108,9 @@ def test_whole_models_are_taken(files: dict[str, bytes], role: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_whole_model_is_told(files: dict[str, bytes], expected: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationFault, match=expected):
+    with pytest.raises(ConfigurationError, match=expected):
         check_model_files("mine", files, files.get, "llm")
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(ConfigurationFault, match=expected):
+    with pytest.raises(ConfigurationError, match=expected):
         check_folder_files(tmp_path, "mine", "llm")

@@ -18,7 +18,7 @@ from components.audit import plan as of_audit
 from components.cli import app
 from components.download import plan as of_download
 from components.embed_captions import plan as of_embed_captions
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.recaption import plan as of_recaption
 from components.running.measured import Figure, Measured
 from components.running.plan_text import plan_lines
@@ -306,7 +306,7 @@ def test_a_list_with_a_limit_is_not_opened(mine: Params, measured: Measured) -> 
     Path("inputs/cc3m").mkdir(parents=True)
     Path("inputs/cc3m/list.parquet").write_bytes(b"no parquet")
     assert of_download.plan(mine, MACHINE, measured).rows == 1_000_000
-    with pytest.raises(DataFault, match="list.parquet is damaged .*; fetch it again"):
+    with pytest.raises(DataError, match="list.parquet is damaged .*; fetch it again"):
         of_download.plan(with_sources(mine, listed(None)), MACHINE, measured)
 
 
@@ -328,7 +328,7 @@ def test_rows_that_nobody_knows_are_an_error(
 ) -> None:
     Path("inputs/cc3m").mkdir(parents=True)
     Path("inputs/cc3m/list.csv.gz").touch()
-    with pytest.raises(ConfigurationFault) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         of_download.plan(with_sources(mine, listed(None, path=path)), MACHINE, measured)
     message = str(caught.value)
     assert expected in message and "download.sources mine" in message
@@ -341,7 +341,7 @@ def test_shards_that_lie_elsewhere_are_planned_by_their_limit(mine: Params, meas
     assert found.rows == 20_000
     assert any("the shards of cc come over the network first" in caution for caution in found.cautions)
     with pytest.raises(
-        ConfigurationFault, match=r"sources cc has: its shards are elsewhere; .*set its limit"
+        ConfigurationError, match=r"sources cc has: its shards are elsewhere; .*set its limit"
     ):
         of_download.plan(with_sources(mine, far.model_copy(update={"limit": None})), MACHINE, measured)
 

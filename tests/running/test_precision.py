@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml import precision
 from components.running import rank
 from components.running.entry import start
@@ -65,7 +65,7 @@ def test_what_params_say_stays(workspace: Path, monkeypatch: pytest.MonkeyPatch)
     for value in ("fp32", "bf16"):
         params = write_precision(value)
         assert [resolved(params, stage, "cpu") for stage in STAGES] == [params, params]
-    with pytest.raises(ConfigurationFault, match=r"tune_llm\.precision.*'fp32', 'bf16' or 'auto'"):
+    with pytest.raises(ConfigurationError, match=r"tune_llm\.precision.*'fp32', 'bf16' or 'auto'"):
         write_precision("fp16")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from components.faults import ConfigurationFault, InfrastructureFault
+from components.errors import ConfigurationError, InfrastructureError
 from components.running.check import check
 from components.running.proxies import Proxies
 from components.settings.environment import Environment
@@ -68,7 +68,7 @@ def test_a_variable_that_names_no_proxy_is_a_fault_and_not_repeated(
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
     message = r"^HTTPS_PROXY names no http\(s\) proxy; expected http://HOST:PORT: correct or unset it$"
-    with pytest.raises(ConfigurationFault, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         Proxies()
 
 
@@ -90,5 +90,5 @@ def test_check_says_which_proxy_there_is_and_that_it_does_not_answer(
     expected = (
         r"^the proxy 127.0.0.1:1 \(HTTP_PROXY\) does not answer; expected it to take connections: start"
     )
-    with pytest.raises(InfrastructureFault, match=expected):
+    with pytest.raises(InfrastructureError, match=expected):
         check(smoke, env)

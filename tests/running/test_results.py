@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.running.costs import Costs
 from components.running.results import results
 from components.running.spent import Spent, tell_spent
@@ -84,5 +84,5 @@ def test_costs_that_say_nothing_of_the_output_leave_its_seconds_unknown(layout: 
 
 def test_a_pipeline_that_has_not_run_to_its_end(layout: Layout) -> None:
     layout.metrics("audit").unlink()
-    with pytest.raises(DataFault, match="a stage of metrics/ not found: `dvc repro` makes it"):
+    with pytest.raises(DataError, match="a stage of metrics/ not found: `dvc repro` makes it"):
         results(layout)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.running.reasons import RULES, UNKNOWN, rule
 from components.running.rows import Rows
 from components.settings.params import Params
@@ -37,14 +37,14 @@ def test_limit_and_balance(
     rows = Rows()
     rows.accept(8)
     rows.reject("timeout", 2)
-    with pytest.raises(DataFault, match=message):
+    with pytest.raises(DataError, match=message):
         rows.check(limit, "download", smoke, layout, given=given)
 
 
 def test_no_row_left_is_a_fault_whatever_the_limit(smoke: Params, layout: Layout) -> None:
     rows = Rows()
     rows.reject("dead", 3)
-    with pytest.raises(DataFault, match="none of 3 rows is left"):
+    with pytest.raises(DataError, match="none of 3 rows is left"):
         rows.check(1.0, "download", smoke, layout)
 
 
@@ -56,7 +56,7 @@ def test_a_fault_names_param_first_value_and_the_file_of_all_reasons(smoke: Para
     rows.reject("http_404", 2)
     counts = ["port_not_allowed", "unknown_split", "http_404", "too_small"]
     rows.reject("too_small", 1, "inputs/mine/images/a.jpg of source mine")
-    with pytest.raises(DataFault) as caught:
+    with pytest.raises(DataError) as caught:
         rows.check(1.0, "download", smoke, layout)
     path = layout.work("download") / "rejected.json"
     split = (

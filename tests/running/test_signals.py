@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import Stopped
+from components.errors import Stopped
 from components.running.output import output
 from components.running.progress import Progress
 from components.running.signals import STOP_SIGNALS, raise_on_stop_signals, run_or_stop

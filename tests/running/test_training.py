@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.faults import DataFault, Stopped
+from components.errors import DataError, Stopped
 from components.ml.schedule import batch_rows, warmup_cosine
 from components.running import training
 from components.running.spent import Spent
@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 
 def test_nan_stops_before_a_checkpoint_is_overwritten(tmp_path: Path) -> None:
-    with pytest.raises(DataFault, match="loss is nan at step 7"):
+    with pytest.raises(DataError, match="loss is nan at step 7"):
         trained(fresh_run(nan_at=7), tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints" / "toy").iterdir() if p.is_dir()] == ["00000005"]
 
@@ -175,7 +175,7 @@ def test_a_resumed_run_adds_its_seconds_and_they_decide_nothing(
 def test_steps_that_are_trained_again_are_counted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DataFault):  # two steps after the checkpoint of the fifth
+    with pytest.raises(DataError):  # two steps after the checkpoint of the fifth
         trained(timed(monkeypatch, fresh_run(nan_at=7), 3.0, 0.0), tmp_path)
     run = timed(monkeypatch, fresh_run(), 5.0, 0.0)
     trained(run, tmp_path)
@@ -218,7 +218,7 @@ def test_a_gradient_that_is_not_finite_moves_no_weight() -> None:
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.tensor([1.0, float("inf")])
     with pytest.raises(
-        DataFault, match="toy: the gradient's norm is inf at step 3; the last good checkpoint stays"
+        DataError, match="toy: the gradient's norm is inf at step 3; the last good checkpoint stays"
     ):
         clip_gradients("toy", 3, [weight], 1.0)
     weight.grad = torch.tensor([3.0, 4.0])

@@ -16,7 +16,7 @@ from typing import Self
 import psutil
 import pytest
 
-from components.faults import DataFault, InfrastructureFault
+from components.errors import DataError, InfrastructureError
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
 from components.running.workers import in_order, stop_server
@@ -110,13 +110,13 @@ def test_the_environment_is_that_of_the_moment(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_process_killed_for_want_of_memory_stops_all_and_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InfrastructureFault, match="SIGKILL, likely for want of memory"):
+    with pytest.raises(InfrastructureError, match="SIGKILL, likely for want of memory"):
         results([Work(0, at_unit_1="os.kill(os.getpid(), signal.SIGKILL)")], tmp_path)
 
 
 def test_what_a_job_raises_is_raised_here(tmp_path: Path) -> None:
-    with pytest.raises(DataFault, match="what was found"):
-        results([Work(0, at_unit_1="raise DataFault('what was found')")], tmp_path)
+    with pytest.raises(DataError, match="what was found"):
+        results([Work(0, at_unit_1="raise DataError('what was found')")], tmp_path)
     with pytest.raises(OSError, match="No space left") as caught:
         results([Work(0, at_unit_1="raise OSError(errno.ENOSPC, 'No space left')")], tmp_path)
     assert caught.value.errno == errno.ENOSPC

@@ -6,32 +6,32 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.settings.environment import load_environment
 
 
 def test_unknown_name_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM2CLIP_REGISTRI", "x")
-    with pytest.raises(ConfigurationFault, match="LLM2CLIP_REGISTRI; did you mean LLM2CLIP_REGISTRY"):
+    with pytest.raises(ConfigurationError, match="LLM2CLIP_REGISTRI; did you mean LLM2CLIP_REGISTRY"):
         load_environment()
 
 
 def test_params_cannot_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM2CLIP_TRAIN_CLIP__STEPS", "5")
-    with pytest.raises(ConfigurationFault, match="training values live in params.yaml"):
+    with pytest.raises(ConfigurationError, match="training values live in params.yaml"):
         load_environment()
 
 
 @pytest.mark.parametrize("value", ["-1", "many"])
 def test_bad_value_names_the_variable(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("LLM2CLIP_THREADS", value)
-    with pytest.raises(ConfigurationFault, match="LLM2CLIP_THREADS"):
+    with pytest.raises(ConfigurationError, match="LLM2CLIP_THREADS"):
         load_environment()
 
 
 def test_a_bad_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM2CLIP_CAPTION_ENDPOINT_KEI", "hunter2")
-    with pytest.raises(ConfigurationFault, match="did you mean LLM2CLIP_CAPTION_ENDPOINT_KEY") as fault:
+    with pytest.raises(ConfigurationError, match="did you mean LLM2CLIP_CAPTION_ENDPOINT_KEY") as fault:
         load_environment()
     assert "hunter2" not in str(fault.value)
     monkeypatch.delenv("LLM2CLIP_CAPTION_ENDPOINT_KEI")
@@ -57,7 +57,7 @@ def test_nothing_goes_over_plain_http_to_a_host_that_is_not_named(
 ) -> None:
     monkeypatch.setenv("LLM2CLIP_PLAIN_HTTP_HOSTS", "other.example")
     monkeypatch.setenv(variable, endpoint)
-    with pytest.raises(ConfigurationFault) as fault:
+    with pytest.raises(ConfigurationError) as fault:
         load_environment()
     assert str(fault.value) == (
         f"environment variable {variable}: a key, pictures and texts would go to {host} over "
@@ -116,7 +116,7 @@ def test_a_path_that_cannot_be_expanded_makes_no_folder(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigurationFault, match=f"environment variable {name}: .*{message}"):
+    with pytest.raises(ConfigurationError, match=f"environment variable {name}: .*{message}"):
         load_environment()
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.settings.params import load_params
 from tests.conftest import ROOT
 
@@ -19,7 +19,7 @@ DEMO = (ROOT / "presets" / "demo.yaml").read_text("utf-8")
 def fault_of(tmp_path: Path, text: str | bytes) -> str:
     path = tmp_path / "params.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ConfigurationFault) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         load_params(path)
     message = str(caught.value)
     assert len(message.splitlines()) <= 3
@@ -131,5 +131,5 @@ def test_no_wrong_type_anywhere_is_accepted(tmp_path: Path, leaf: tuple[object, 
     path = tmp_path / "params.yaml"
     with path.open("w") as file:
         YAML(typ="safe").dump(tree, file)
-    with pytest.raises(ConfigurationFault):
+    with pytest.raises(ConfigurationError):
         load_params(path)

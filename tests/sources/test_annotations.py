@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.settings.sources import Coco, Karpathy
 from components.sources.rows import ImageFile, ImageUrl, Rejection, Row
 from components.sources.texts import normal_key
@@ -155,30 +155,30 @@ def test_karpathy_s_splits_and_sentences(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        ('{"images": [{"id": 1}], "annotations": [{"image_id": 1, "capt', DataFault, "is no whole JSON"),
-        ('{"images": [], "annotations": []}', DataFault, "has no images; expected at least one"),
-        ("[" * 100_000, DataFault, "is no whole JSON"),
-        (b"\xff\xfe[]", DataFault, "is no whole JSON in UTF-8"),
+        ('{"images": [{"id": 1}], "annotations": [{"image_id": 1, "capt', DataError, "is no whole JSON"),
+        ('{"images": [], "annotations": []}', DataError, "has no images; expected at least one"),
+        ("[" * 100_000, DataError, "is no whole JSON"),
+        (b"\xff\xfe[]", DataError, "is no whole JSON in UTF-8"),
         (
             b"version https://git-lfs.github.com/spec/v1\n",
-            DataFault,
+            DataError,
             "is a Git LFS pointer inside; expected JSON",
         ),
         (
             b"\x1f\x8b\x08",
-            DataFault,
+            DataError,
             "is gzip inside; expected JSON; it is compressed: unpack it with gunzip",
         ),
-        ("[]", ConfigurationFault, "has no list images of objects: expected coco's format"),
-        ('{"images": [7]}', ConfigurationFault, "it has images: expected coco's format"),
+        ("[]", ConfigurationError, "has no list images of objects: expected coco's format"),
+        ('{"images": [7]}', ConfigurationError, "it has images: expected coco's format"),
         (
             '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": [1, 2]}]}',
-            ConfigurationFault,
+            ConfigurationError,
             "no annotation has a field caption; their fields are bbox, image_id",
         ),
         (
             '{"images": [{"id": 1}, {"id": 1}], "annotations": [{"image_id": 1, "caption": "x"}]}',
-            DataFault,
+            DataError,
             "has two images of id 1",
         ),
     ],
@@ -192,17 +192,17 @@ def test_a_file_of_another_kind_stops(
 
 
 def test_what_is_missing_or_changed_stops(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationFault, match="captions.json not found"):
+    with pytest.raises(ConfigurationError, match="captions.json not found"):
         read(coco(), tmp_path)
     annotated(tmp_path)
-    with pytest.raises(ConfigurationFault, match="photos is no folder; sources.coco.images"):
+    with pytest.raises(ConfigurationError, match="photos is no folder; sources.coco.images"):
         read(coco(images="photos", url_field=None), tmp_path)
-    with pytest.raises(DataFault, match="params pin"):
+    with pytest.raises(DataError, match="params pin"):
         read(coco(sha256="0" * 64), tmp_path)
-    with pytest.raises(ConfigurationFault, match="no sentence has a field raw"):
+    with pytest.raises(ConfigurationError, match="no sentence has a field raw"):
         read(karpathy(path="captions.json"), tmp_path)
     (tmp_path / "more.json").touch()
-    with pytest.raises(ConfigurationFault, match="names several files"):
+    with pytest.raises(ConfigurationError, match="names several files"):
         read(coco(path="*.json"), tmp_path)
     with pytest.raises(ValueError, match="give either images or url_field, .*both are null where names are"):
         coco(images="x", url_field="x")

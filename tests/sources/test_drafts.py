@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.sources import drafts
 from components.sources.rows import Rejection, Row
 from components.sources.texts import captions_of
@@ -97,7 +97,7 @@ def test_a_file_that_cannot_be_opened_is_unreadable(
 
 
 @pytest.mark.parametrize(
-    "error", [DataFault("the source"), MemoryError(), OSError(errno.EIO, "the disk"), KeyboardInterrupt()]
+    "error", [DataError("the source"), MemoryError(), OSError(errno.EIO, "the disk"), KeyboardInterrupt()]
 )
 def test_what_is_not_the_row_s_own_ends_the_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException

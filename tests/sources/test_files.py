@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.sources.files import check_pin
 from tests.sources.reading import good, read, texts, told
 
@@ -67,7 +67,7 @@ def test_many_files_are_pinned_by_what_sha256sum_prints(parts: Path) -> None:
     pinned = texts("laion", sha256=documented_pin(parts))
     assert len(read(pinned, parts)) == 6
     (parts / "laion/part-00003.parquet").rename(parts / "laion/part-00004.parquet")
-    with pytest.raises(DataFault, match="the list of 4 files from .*part-00000.parquet on has sha256"):
+    with pytest.raises(DataError, match="the list of 4 files from .*part-00000.parquet on has sha256"):
         read(pinned, parts)
 
 
@@ -104,27 +104,27 @@ def test_a_compressed_table_is_not_passed_over(tmp_path: Path) -> None:
     for name in ("a.csv", "b.csv.zst"):
         (tmp_path / "lists" / name).write_text("caption\nx\n")
     with pytest.raises(
-        ConfigurationFault, match="lists holds b.csv.zst, which is compressed; expected .parq"
+        ConfigurationError, match="lists holds b.csv.zst, which is compressed; expected .parq"
     ):
         read(texts("lists"), tmp_path)
     assert len(read(texts("lists/*.csv"), tmp_path)) == 1
 
 
 def test_what_is_not_there_or_not_one_table_stops(parts: Path) -> None:
-    with pytest.raises(ConfigurationFault, match="no file fits .*part-x"):
+    with pytest.raises(ConfigurationError, match="no file fits .*part-x"):
         read(texts("laion/part-x*.parquet"), parts)
-    with pytest.raises(ConfigurationFault, match="lion not found; its folder holds laion"):
+    with pytest.raises(ConfigurationError, match="lion not found; its folder holds laion"):
         read(texts("lion"), parts)
     (parts / "empty").mkdir()
-    with pytest.raises(ConfigurationFault, match="empty holds no .parquet"):
+    with pytest.raises(ConfigurationError, match="empty holds no .parquet"):
         read(texts("empty"), parts)
     (parts / "laion" / "more.csv").write_text("caption\nx\n")
-    with pytest.raises(ConfigurationFault, match=r"holds files of 2 kinds, .csv, .parquet; .* laion/\*.csv"):
+    with pytest.raises(ConfigurationError, match=r"holds files of 2 kinds, .csv, .parquet; .* laion/\*.csv"):
         read(texts("laion"), parts)
     words = texts("x").captions[0].model_copy(update={"column": "words"})
-    with pytest.raises(ConfigurationFault, match="part-00000.parquet has no column words; it has caption"):
+    with pytest.raises(ConfigurationError, match="part-00000.parquet has no column words; it has caption"):
         read(texts("laion/*.parquet", captions=[words]), parts)
     for path in (parts / "laion").glob("part-*"):
         pq.write_table(pa.table({"caption": pa.array([], pa.string())}), path)
-    with pytest.raises(DataFault, match="no rows"):
+    with pytest.raises(DataError, match="no rows"):
         read(texts("laion/*.parquet"), parts)

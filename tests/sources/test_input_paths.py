@@ -14,7 +14,7 @@ import pytest
 from components.audit.stage import run as run_audit
 from components.base_models.stage import run as run_base_models
 from components.download.stage import run as run_download
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.sources.input_paths import (
@@ -254,5 +254,5 @@ def test_a_stage_refuses_what_dvc_does_not_see(
         one for one in tree["download"]["sources"] if one["name"] in ("scenes", "scene_texts", "photos")
     ]
     params = Params.model_validate(tree)
-    with pytest.raises(ConfigurationFault, match=rf"{param}: inputs/demo/{link} is a link to a folder"):
+    with pytest.raises(ConfigurationError, match=rf"{param}: inputs/demo/{link} is a link to a folder"):
         stage(params, env)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.settings.sources import CaptionColumn, Folder
 from components.sources.rows import Row
 from tests.sources.reading import COLUMNS, good, read, texts, told, urls
@@ -72,16 +72,16 @@ def test_a_line_that_is_no_object_costs_itself(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_meant_stops(tmp_path: Path) -> None:
     path = tmp_path / "e5.jsonl"
     path.write_text('{"query": "a", "positve": "b"}\n')
-    with pytest.raises(ConfigurationFault, match="no column positive, negative; .* did you mean positve"):
+    with pytest.raises(ConfigurationError, match="no column positive, negative; .* did you mean positve"):
         read(texts("e5.jsonl", captions=PAIR), tmp_path)
-    with pytest.raises(ConfigurationFault, match="names its columns itself"):
+    with pytest.raises(ConfigurationError, match="names its columns itself"):
         read(texts("e5.jsonl", captions=PAIR, columns=["query", "positive", "negative"]), tmp_path)
     path.write_text("")
-    with pytest.raises(DataFault, match="is empty"):
+    with pytest.raises(DataError, match="is empty"):
         read(texts("e5.jsonl", captions=PAIR), tmp_path)
     packed = tmp_path / "cut.jsonl.gz"
     packed.write_bytes(gzip.compress(b'{"query": "a"}\n' * 9999)[:-20])
-    with pytest.raises(DataFault, match="is cut or damaged"):
+    with pytest.raises(DataError, match="is cut or damaged"):
         read(texts("cut.jsonl.gz", captions=PAIR), tmp_path)
 
 

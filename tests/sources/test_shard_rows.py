@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.settings.sources import Shards
 from components.sources.rows import ImageMember, Rejection, Row
 from components.sources.texts import normal_key
@@ -62,7 +62,7 @@ def test_samples_of_many_shards_in_order_with_keys_of_their_own(tmp_path: Path) 
     assert len(read(shards(path="cc3m/00001.tar"), tmp_path)) == 1
     pinned = shards(path="cc3m/00001.tar", sha256=sha256_of(tmp_path / "cc3m/00001.tar"))
     assert len(read(pinned, tmp_path)) == 1
-    with pytest.raises(DataFault, match="params pin"):
+    with pytest.raises(DataError, match="params pin"):
         read(shards(path="cc3m/00000.tar", sha256=pinned.sha256), tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_members_of_other_kinds_are_never_decoded(tmp_path: Path) -> None:
 )
 def test_a_key_stands_once_and_in_one_place(tmp_path: Path, members: Members) -> None:
     put(tmp_path, s00000=members)
-    with pytest.raises(DataFault, match="twice, or apart from the other files of its key"):
+    with pytest.raises(DataError, match="twice, or apart from the other files of its key"):
         read(shards(), tmp_path)
 
 
@@ -181,13 +181,13 @@ def test_a_shard_that_is_cut_or_holds_nothing_stops_before_its_first_row(tmp_pat
     put(tmp_path, s00000=sample("0"), s00001=sample("1"))
     path = tmp_path / "cc3m/00001.tar"
     path.write_bytes(path.read_bytes()[:1024])  # one whole member and nothing behind it
-    with pytest.raises(DataFault, match="00001.tar is no whole tar"):
+    with pytest.raises(DataError, match="00001.tar is no whole tar"):
         read(shards(), tmp_path)
     assert len(read(shards(limit=1), tmp_path)) == 1
     put(tmp_path, s00001=[("notes.md", b"")])
-    with pytest.raises(DataFault, match="00001.tar holds no image and no caption"):
+    with pytest.raises(DataError, match="00001.tar holds no image and no caption"):
         read(shards(), tmp_path)
-    with pytest.raises(ConfigurationFault, match="cc4m not found"):
+    with pytest.raises(ConfigurationError, match="cc4m not found"):
         read(shards(path="cc4m"), tmp_path)
 
 
@@ -201,7 +201,7 @@ def test_an_empty_shard_among_many_has_no_rows(
     assert told(read(shards(), tmp_path)) == ["words"]
     assert caplog.messages == [f"source cc, {tmp_path}/cc3m: empty shards: 2 of 3 (00001.tar, 00002.tar)"]
     (tmp_path / "cc3m/00000.tar").unlink()
-    with pytest.raises(DataFault, match="00001.tar holds no file, and no other shard of sources.cc holds"):
+    with pytest.raises(DataError, match="00001.tar holds no file, and no other shard of sources.cc holds"):
         read(shards(), tmp_path)
 
 
@@ -209,7 +209,7 @@ def test_an_empty_shard_among_many_has_no_rows(
 def test_a_compressed_shard_is_not_passed_over(tmp_path: Path, name: str) -> None:
     put(tmp_path, s00000=sample("0"))
     (tmp_path / "cc3m" / name).touch()
-    with pytest.raises(ConfigurationFault, match=f"holds {name}, which is compressed; expected .tar: unpack"):
+    with pytest.raises(ConfigurationError, match=f"holds {name}, which is compressed; expected .tar: unpack"):
         read(shards(), tmp_path)
     assert len(read(shards(path="cc3m/*.tar"), tmp_path)) == 1
 

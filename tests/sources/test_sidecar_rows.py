@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.settings.sources import Sidecars
 from components.sources.rows import ImageFile, Rejection, Row
 from components.sources.texts import Rejected, file_below, normal_key
@@ -179,10 +179,10 @@ def test_a_name_that_is_no_utf_8_is_rejected(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_none_stops(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationFault, match="photos is no folder; sources.own.path"):
+    with pytest.raises(ConfigurationError, match="photos is no folder; sources.own.path"):
         read(sidecars(), tmp_path)
     put(tmp_path, {"notes.md": ""})
-    with pytest.raises(DataFault, match="holds no image and no caption"):
+    with pytest.raises(DataError, match="holds no image and no caption"):
         read(sidecars(), tmp_path)
 
 

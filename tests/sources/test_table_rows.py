@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.faults import ConfigurationFault, DataFault, Fault
+from components.errors import ConfigurationError, DataError, PipelineError
 from components.settings.sources import CaptionColumn, Folder
 from components.sources.rows import ImageFile, ImageUrl, Rejection, Row
 from components.storage.atomic import sha256_of
@@ -85,7 +85,7 @@ def test_csv_stops_at_a_quote_that_would_swallow_rows(tmp_path: Path) -> None:
         lines = list(rows)
         lines[200], lines[700] = first, second
         path.write_text("\n".join(["url,caption", *lines]), "utf-8")
-        with pytest.raises(DataFault, match="list.csv"):
+        with pytest.raises(DataError, match="list.csv"):
             read(urls("list.csv"), tmp_path)
 
     stops('http://a/200,"caption', rows[700])  # never closed
@@ -99,7 +99,7 @@ def test_csv_stops_at_one_swallowed_row_and_not_at_a_caption_of_several_lines(tm
     header = "id,raw,long,url"
     swallowed = 'a1,"a cat,It sits.,http://a/1\na2,a dog",It runs.,http://a/2'
     path.write_text("\n".join([header, swallowed, "a3,a fox,It hides.,http://a/3"]), "utf-8")
-    with pytest.raises(DataFault, match="line 2 holds 1 further lines that look like rows"):
+    with pytest.raises(DataError, match="line 2 holds 1 further lines that look like rows"):
         read(urls("list.csv", captions=RAW), tmp_path)
     prose = '"One, two, three, four.\n\nIn front, behind it, to the left, a cat.\nBelow, a, b, c"'
     path.write_text("\n".join([header, f"a1,a cat,{prose},http://a/1", "a3,b,c,http://a/3"]), "utf-8")
@@ -146,7 +146,7 @@ def test_addresses_in_the_only_column_are_no_rows(tmp_path: Path) -> None:
 )
 def test_a_file_a_number_or_an_address_says_that_lines_are_rows(tmp_path: Path, lines: list[str]) -> None:
     (tmp_path / "list.csv").write_text("\n".join(lines), "utf-8")
-    with pytest.raises(DataFault, match="list.csv: .*quote"):
+    with pytest.raises(DataError, match="list.csv: .*quote"):
         read(texts("list.csv"), tmp_path)
 
 
@@ -242,42 +242,42 @@ def test_folder_rows_stay_in_their_folder(tmp_path: Path) -> None:
         "path_outside_folder",
         "no_image_name",
     ]
-    with pytest.raises(ConfigurationFault, match="photos is no folder"):
+    with pytest.raises(ConfigurationError, match="photos is no folder"):
         read(source.model_copy(update={"images": "photos"}), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "kind", "message"),
     [
-        ("list.tsv", None, ConfigurationFault, "not found; its folder holds other.txt"),
-        ("list.tsv", b"", DataFault, "is empty"),
-        ("list.tsv", b"caption\n", DataFault, "no rows"),
-        ("list.tsv", b"captoin\nx\n", ConfigurationFault, "it has captoin: did you mean captoin"),
-        ("list.csv", b"a,b\n1,2\n", ConfigurationFault, "no column caption; it has a, b: name one of them"),
-        ("list.csv", b"caption,caption\n1,2\n", DataFault, "has 2 columns caption"),
-        ("list.tsv", b"\x1f\x8b\x08\0rest", DataFault, "is gzip inside"),
-        ("list.csv", b"PAR1rest", DataFault, "is parquet inside"),
-        ("list.parquet", b"caption\nx\n", DataFault, "is text inside"),
-        ("list.parquet", b"PAR1 and nothing more", DataFault, "is damaged"),
-        ("list.csv", b"PK\x03\x04rest", DataFault, "is a zip archive inside; its name promises text"),
-        ("list.csv", b"\x28\xb5\x2f\xfd", DataFault, "is zstd inside; its name promises text; it is comp"),
-        ("list.parquet", LFS, DataFault, "is a Git LFS pointer inside; its name promises parquet; fetch"),
-        ("list.csv", LFS, DataFault, "is a Git LFS pointer inside; its name promises text; fetch the"),
-        ("list.jsonl.gz", LFS, DataFault, "is a Git LFS pointer inside; its name promises gzip"),
-        ("list.tsv", b"\n <!DOCTYPE html><html>", DataFault, "is an HTML page inside; its name promises"),
-        ("list.zip", b"PK\x03\x04rest", ConfigurationFault, "convert or unpack it first"),
-        ("list.tsv", b"\xff\xfe\n", DataFault, "no line of column names"),
-        ("list.tsv", b"caption\n" + b"http://a/1.jpg\n" * 60, DataFault, "look swapped"),
-        ("list.tsv", b"caption\n" + b"http://a/1.jpg\n" * 3, DataFault, "in 3 of the first 3 rows"),
-        ("list.tsv", b"caption\n" + b"x" * 10_000_001, DataFault, "line 2 is longer than"),
-        ("list.tsv", b"https://a/1.jpg\ta cat\n", ConfigurationFault, "list the names in columns"),
-        ("list.tsv", b"a\tthe cat on the mat\n", ConfigurationFault, "list the names in columns"),
-        ("list.tsv.gz", b"caption\nx\n", DataFault, "is text inside; its name promises gzip"),
-        ("list.tsv.gz", b"\x1f\x8b\x08\0rest", DataFault, "is cut or damaged after 0 lines"),
+        ("list.tsv", None, ConfigurationError, "not found; its folder holds other.txt"),
+        ("list.tsv", b"", DataError, "is empty"),
+        ("list.tsv", b"caption\n", DataError, "no rows"),
+        ("list.tsv", b"captoin\nx\n", ConfigurationError, "it has captoin: did you mean captoin"),
+        ("list.csv", b"a,b\n1,2\n", ConfigurationError, "no column caption; it has a, b: name one of them"),
+        ("list.csv", b"caption,caption\n1,2\n", DataError, "has 2 columns caption"),
+        ("list.tsv", b"\x1f\x8b\x08\0rest", DataError, "is gzip inside"),
+        ("list.csv", b"PAR1rest", DataError, "is parquet inside"),
+        ("list.parquet", b"caption\nx\n", DataError, "is text inside"),
+        ("list.parquet", b"PAR1 and nothing more", DataError, "is damaged"),
+        ("list.csv", b"PK\x03\x04rest", DataError, "is a zip archive inside; its name promises text"),
+        ("list.csv", b"\x28\xb5\x2f\xfd", DataError, "is zstd inside; its name promises text; it is comp"),
+        ("list.parquet", LFS, DataError, "is a Git LFS pointer inside; its name promises parquet; fetch"),
+        ("list.csv", LFS, DataError, "is a Git LFS pointer inside; its name promises text; fetch the"),
+        ("list.jsonl.gz", LFS, DataError, "is a Git LFS pointer inside; its name promises gzip"),
+        ("list.tsv", b"\n <!DOCTYPE html><html>", DataError, "is an HTML page inside; its name promises"),
+        ("list.zip", b"PK\x03\x04rest", ConfigurationError, "convert or unpack it first"),
+        ("list.tsv", b"\xff\xfe\n", DataError, "no line of column names"),
+        ("list.tsv", b"caption\n" + b"http://a/1.jpg\n" * 60, DataError, "look swapped"),
+        ("list.tsv", b"caption\n" + b"http://a/1.jpg\n" * 3, DataError, "in 3 of the first 3 rows"),
+        ("list.tsv", b"caption\n" + b"x" * 10_000_001, DataError, "line 2 is longer than"),
+        ("list.tsv", b"https://a/1.jpg\ta cat\n", ConfigurationError, "list the names in columns"),
+        ("list.tsv", b"a\tthe cat on the mat\n", ConfigurationError, "list the names in columns"),
+        ("list.tsv.gz", b"caption\nx\n", DataError, "is text inside; its name promises gzip"),
+        ("list.tsv.gz", b"\x1f\x8b\x08\0rest", DataError, "is cut or damaged after 0 lines"),
     ],
 )  # fmt: skip
 def test_a_table_that_is_none_stops_with_what_to_do(
-    tmp_path: Path, name: str, content: bytes | None, kind: type[Fault], message: str
+    tmp_path: Path, name: str, content: bytes | None, kind: type[PipelineError], message: str
 ) -> None:
     (tmp_path / "other.txt").touch()
     if content is not None:
@@ -293,7 +293,7 @@ def test_a_pinned_table_is_refused_when_it_changes(tmp_path: Path) -> None:
     pinned = texts("list.tsv", sha256=sha256_of(path))
     assert len(read(pinned, tmp_path)) == 1
     path.write_text("caption\ny\n", "utf-8")
-    with pytest.raises(DataFault, match="params pin"):
+    with pytest.raises(DataError, match="params pin"):
         read(pinned, tmp_path)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.sources.rows import ImageUrl, Row
 from components.sources.texts import INVISIBLE, NONCHARACTER
 from tests.sources.reading import good, read, texts, told, urls
@@ -58,19 +58,19 @@ def test_a_header_line_where_none_was_expected_is_told(tmp_path: Path, first: st
     if not is_header:
         assert len(read(urls("list.tsv", **CC12M), tmp_path)) == 2
         return
-    with pytest.raises(ConfigurationFault, match="begins with a line of column names .* set columns"):
+    with pytest.raises(ConfigurationError, match="begins with a line of column names .* set columns"):
         read(urls("list.tsv", **CC12M), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "error", "message"),
     [
-        ("list.tsv", {"columns": ["url", "words"]}, ConfigurationFault, "no column caption; it has url, wor"),
-        ("list.tsv", {"columns": None}, ConfigurationFault, "if that is a row, list the names in columns"),
-        ("empty.csv", CC12M, DataFault, "is empty"),
-        ("blank.tsv", CC12M, DataFault, "has no rows; expected rows"),
-        ("swapped.tsv", CC12M, DataFault, "captions are urls in 2 of the first 2 rows"),
-        ("list.parquet", CC12M, DataFault, "is text inside"),
+        ("list.tsv", {"columns": ["url", "words"]}, ConfigurationError, "no column caption; it has url, wor"),
+        ("list.tsv", {"columns": None}, ConfigurationError, "if that is a row, list the names in columns"),
+        ("empty.csv", CC12M, DataError, "is empty"),
+        ("blank.tsv", CC12M, DataError, "has no rows; expected rows"),
+        ("swapped.tsv", CC12M, DataError, "captions are urls in 2 of the first 2 rows"),
+        ("list.parquet", CC12M, DataError, "is text inside"),
     ],
 )  # fmt: skip
 def test_names_that_do_not_fit_stop(
@@ -104,21 +104,21 @@ def test_a_packed_list_is_whole_or_stops(tmp_path: Path, name: str) -> None:
     assert rows[7].captions[0].text == "words 7"
     for cut in range(20, len(whole), 37):
         path.write_bytes(whole[:cut])
-        with pytest.raises(DataFault, match="cut or damaged"):
+        with pytest.raises(DataError, match="cut or damaged"):
             read(urls(name, **CC12M), tmp_path)
     for flipped in range(20, len(whole), 37):
         path.write_bytes(whole[:flipped] + bytes([whole[flipped] ^ 16]) + whole[flipped + 1 :])
-        with pytest.raises(DataFault):
+        with pytest.raises(DataError):
             read(urls(name, **CC12M), tmp_path)
     path.write_bytes(whole[:-1])
-    with pytest.raises(DataFault, match="cut or damaged after 500 lines"):
+    with pytest.raises(DataError, match="cut or damaged after 500 lines"):
         read(urls(name, **CC12M), tmp_path)
 
 
 def test_a_line_that_never_ends_is_not_taken_into_memory(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "list.tsv.gz", "wb") as file:
         file.write(b"caption\nfine\n" + b"\0" * 30_000_000)
-    with pytest.raises(DataFault, match="line 3 is longer than 10000000 bytes"):
+    with pytest.raises(DataError, match="line 3 is longer than 10000000 bytes"):
         read(texts("list.tsv.gz"), tmp_path)
 
 

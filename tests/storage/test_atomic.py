@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import (
     content_key,
     link_or_copy,
@@ -59,7 +59,7 @@ def test_json_is_sorted_and_refuses_nan(tmp_path: Path) -> None:
 def test_damaged_and_missing_json_are_data_faults(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('{"a": ')
     for name in ("cut.json", "none.json"):
-        with pytest.raises(DataFault, match=name):
+        with pytest.raises(DataError, match=name):
             read_json(tmp_path / name)
 
 

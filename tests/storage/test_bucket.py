@@ -16,7 +16,7 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.retries.standard import ExponentialBackoff
 
-from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault, Stopped
+from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError, Stopped
 from components.running.signals import STOP_SIGNALS, raise_on_stop_signals
 from components.storage import bucket_s3
 from components.storage.bucket import Bucket, FolderBucket, open_bucket
@@ -90,12 +90,12 @@ def test_files_go_up_once_and_come_down_verified(bucket: Bucket, tmp_path: Path)
     assert target.read_bytes() == source.read_bytes()
 
     bucket.write("v/model.bin", b"damaged")
-    with pytest.raises(DataFault, match="is damaged"):
+    with pytest.raises(DataError, match="is damaged"):
         bucket.download_file("v/model.bin", target, digest)
     assert target.read_bytes() == source.read_bytes()
-    with pytest.raises(DataFault, match="not found"):
+    with pytest.raises(DataError, match="not found"):
         bucket.download_file("v/other.bin", target, digest)
-    with pytest.raises(DataFault, match="is damaged"):
+    with pytest.raises(DataError, match="is damaged"):
         bucket.upload_file(source, "v/new.bin", "0" * 64)
     assert not bucket.exists("v/new.bin")
 
@@ -104,7 +104,7 @@ def test_an_object_of_unknown_content_comes_as_it_is(bucket: Bucket, tmp_path: P
     bucket.write("a/b.bin", b"whatever")
     bucket.download_file("a/b.bin", tmp_path / "back", None)
     assert (tmp_path / "back").read_bytes() == b"whatever"
-    with pytest.raises(DataFault, match="other.bin not found; put it there or correct its name"):
+    with pytest.raises(DataError, match="other.bin not found; put it there or correct its name"):
         bucket.download_file("a/other.bin", tmp_path / "back", None)
 
 
@@ -120,24 +120,24 @@ def test_a_damaged_copy_in_a_folder_is_mended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../out", "/etc/passwd", "a/../../b", ""])
 def test_a_name_stays_below_the_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataFault, match="is no object's name"):
+    with pytest.raises(DataError, match="is no object's name"):
         FolderBucket(tmp_path).write(name, b"")
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/x", "http://host/x", "s3:/bucket", "s3://"])
 def test_other_addresses_are_refused(uri: str) -> None:
-    with pytest.raises(ConfigurationFault, match="expected a folder or s3://bucket/prefix"):
+    with pytest.raises(ConfigurationError, match="expected a folder or s3://bucket/prefix"):
         open_bucket(uri)
 
 
 def test_an_address_with_credentials_is_refused_without_repeating_them() -> None:
-    with pytest.raises(ConfigurationFault, match="holds credentials") as fault:
+    with pytest.raises(ConfigurationError, match="holds credentials") as fault:
         open_bucket("s3://key:canary@bucket/prefix")
     assert "canary" not in str(fault.value)
 
 
-def refusal(uri: str) -> Fault:
-    with pytest.raises(Fault) as fault:
+def refusal(uri: str) -> PipelineError:
+    with pytest.raises(PipelineError) as fault:
         open_bucket(uri)
     assert len(str(fault.value).splitlines()) == 1
     return fault.value
@@ -145,7 +145,7 @@ def refusal(uri: str) -> Fault:
 
 def test_a_missing_bucket_is_named(s3: str) -> None:
     fault = refusal("s3://nowhere-to-be-found/x")
-    assert isinstance(fault, ConfigurationFault)
+    assert isinstance(fault, ConfigurationError)
     assert "s3://nowhere-to-be-found/x: there is no such bucket" in str(fault)
 
 
@@ -153,7 +153,7 @@ def test_missing_credentials_are_named(s3: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     fault = refusal(f"s3://{s3}")
-    assert isinstance(fault, ConfigurationFault)
+    assert isinstance(fault, ConfigurationError)
     assert "set AWS_ACCESS_KEY_ID" in str(fault)
 
 
@@ -162,14 +162,14 @@ def test_a_dead_endpoint_may_be_tried_again(s3: str, monkeypatch: pytest.MonkeyP
         free = server.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free}")
     fault = refusal(f"s3://{s3}")
-    assert isinstance(fault, InfrastructureFault)
+    assert isinstance(fault, InfrastructureError)
     assert "look at AWS_ENDPOINT_URL_S3" in str(fault)
 
 
 def test_a_malformed_endpoint_or_bucket_is_a_mistake(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(refusal("s3://Not A Bucket/x"), ConfigurationFault)
+    assert isinstance(refusal("s3://Not A Bucket/x"), ConfigurationError)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "no-scheme")
-    assert isinstance(refusal(f"s3://{s3}"), ConfigurationFault)
+    assert isinstance(refusal(f"s3://{s3}"), ConfigurationError)
 
 
 def test_a_busy_server_is_ridden_out(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_a_server_that_ignores_conditions_is_refused(
     with proxy(s3_endpoint, drops_conditions=True) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
         bucket = open_bucket(f"s3://{s3}")
-        with pytest.raises(ConfigurationFault, match="ignores If-None-Match or If-Match"):
+        with pytest.raises(ConfigurationError, match="ignores If-None-Match or If-Match"):
             bucket.check_conditions()
         assert bucket.names() == []
 
@@ -262,9 +262,9 @@ def test_what_does_not_pass_stops_after_a_stated_number_of_requests(
     with proxy(s3_endpoint, fault=lambda _: kind, exchanges=exchanges) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
         bucket = open_bucket(f"s3://{s3}", greet=False)
-        with pytest.raises(Fault, match=f"^s3://{s3}/one: .*") as fault:
+        with pytest.raises(PipelineError, match=f"^s3://{s3}/one: .*") as fault:
             bucket.download_file("one", Path("back"), "0" * 64)
-    permanent = ConfigurationFault if kind == "forbidden" else InfrastructureFault
+    permanent = ConfigurationError if kind == "forbidden" else InfrastructureError
     assert isinstance(fault.value, permanent)
     assert len(str(fault.value).splitlines()) == 1
     assert len(exchanges) == requests
@@ -295,7 +295,7 @@ def test_an_upload_that_fails_leaves_nothing_behind(
     with proxy(s3_endpoint, fault=last_part) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
         bucket = open_bucket(f"s3://{s3}")
-        with pytest.raises(InfrastructureFault, match=f"s3://{s3}/one: S3 answered InternalError"):
+        with pytest.raises(InfrastructureError, match=f"s3://{s3}/one: S3 answered InternalError"):
             bucket.upload_file(large, "one", sha256(large.read_bytes()).hexdigest())
         assert not bucket.exists("one")
     assert _parts_left_behind(s3, s3_endpoint) == []
@@ -334,14 +334,14 @@ def test_an_object_that_vanishes_while_it_is_fetched_is_missing(
 
     with proxy(s3_endpoint, fault=delete_first) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
-        with pytest.raises(DataFault, match=f"s3://{s3}/one not found"):
+        with pytest.raises(DataError, match=f"s3://{s3}/one not found"):
             open_bucket(f"s3://{s3}", greet=False).download_file("one", large.with_name("back"), digest)
 
 
 def test_a_body_that_is_not_that_of_its_checksum_is_damaged(s3: str, tmp_path: Path) -> None:
     good, checksum = b"good", b64encode(sha256(b"good").digest()).decode()
     boto3.client("s3").put_object(Bucket=s3, Key="one", Body=b"evil", ChecksumSHA256=checksum)
-    with pytest.raises(DataFault, match=f"s3://{s3}/one is damaged"):
+    with pytest.raises(DataError, match=f"s3://{s3}/one is damaged"):
         open_bucket(f"s3://{s3}").download_file("one", tmp_path / "back", sha256(good).hexdigest())
     assert not (tmp_path / "back").exists()
 

@@ -13,7 +13,7 @@ import boto3
 import pytest
 from botocore.retries.standard import ExponentialBackoff
 
-from components.faults import ConfigurationFault, DataFault, Fault, InfrastructureFault, Stopped
+from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError, Stopped
 from components.running.workers import stop_server
 from components.storage import bulk
 from components.storage.atomic import content_key
@@ -151,12 +151,12 @@ def test_a_damaged_piece_is_not_uploaded(root: str, make_piece: Make) -> None:
     good = (folder / "00000.tar").read_bytes()
     (folder / "00000.tar").write_bytes(good[:-1] + b"x")
     bucket = open_data_root(root)
-    with pytest.raises(DataFault, match="00000.tar is damaged"):
+    with pytest.raises(DataError, match="00000.tar is damaged"):
         keep_remote(folder, bucket)
     assert list(objects(root)) == [MARK]
     (folder / "00000.tar").write_bytes(good)
     (folder / "00000_stats.json").write_text("{ }")
-    with pytest.raises(DataFault, match="00000_stats.json is damaged"):
+    with pytest.raises(DataError, match="00000_stats.json is damaged"):
         keep_remote(folder, bucket)
 
 
@@ -266,11 +266,11 @@ def test_a_shard_wanted_on_this_machine_is_made_again_if_it_is_lost(
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind"), [("forbidden", ConfigurationFault), ("busy", InfrastructureFault)]
+    ("fault", "kind"), [("forbidden", ConfigurationError), ("busy", InfrastructureError)]
 )
 def test_a_former_place_that_gives_no_answer_costs_no_piece(
     root: str, artifact: Path, make_piece: Make, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch,
-    fault: Any, kind: type[Fault],
+    fault: Any, kind: type[PipelineError],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
     folder = make_piece()
@@ -294,7 +294,7 @@ def test_no_byte_of_a_wrong_object_is_seen(tmp_path: Path, artifact: Path) -> No
     for body in (*flipped, *cut, good + b"\0", b"<html>"):
         overwrite(shard.uri, bytes(body))
         seen = []
-        with pytest.raises(DataFault, match=f"^{shard.uri} is damaged.*`dvc repro --force download`"):
+        with pytest.raises(DataError, match=f"^{shard.uri} is damaged.*`dvc repro --force download`"):
             seen += list(read_pairs(artifact, shard, tmp_path / "work"))
         assert seen == []
         assert list((tmp_path / "work" / FETCHED).iterdir()) == []
@@ -303,7 +303,7 @@ def test_no_byte_of_a_wrong_object_is_seen(tmp_path: Path, artifact: Path) -> No
 def test_a_missing_object_is_named_with_what_to_do(tmp_path: Path, artifact: Path) -> None:
     (shard,) = shards_of(artifact)
     delete(shard.uri)
-    with pytest.raises(DataFault, match=f"^{shard.uri} not found.*`dvc repro --force download`") as fault:
+    with pytest.raises(DataError, match=f"^{shard.uri} not found.*`dvc repro --force download`") as fault:
         list(read_pairs(artifact, shard, tmp_path / "work"))
     assert len(str(fault.value).splitlines()) == 1
 
@@ -314,7 +314,7 @@ def test_a_refused_object_is_named(
     (shard,) = shards_of(artifact)
     with proxy(s3_endpoint, fault=lambda _: "forbidden") as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
-        with pytest.raises(ConfigurationFault, match=f"^{shard.uri}: S3 refused the credentials"):
+        with pytest.raises(ConfigurationError, match=f"^{shard.uri}: S3 refused the credentials"):
             list(read_pairs(artifact, shard, tmp_path / "work"))
 
 
@@ -341,5 +341,5 @@ def test_a_root_that_may_only_be_read_is_refused_before_any_work(
 ) -> None:
     with proxy(s3_endpoint, fault=lambda one: "forbidden" if one.method == "PUT" else None) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
-        with pytest.raises(ConfigurationFault, match=f"{root}/{MARK}: S3 refused the credentials"):
+        with pytest.raises(ConfigurationError, match=f"{root}/{MARK}: S3 refused the credentials"):
             open_data_root(root)

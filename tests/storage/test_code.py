@@ -20,7 +20,7 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.ml.losses import loss
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ def root(number: float, kind: str = "square") -> float:
     """Return the root of a number.
 
     Raises:
-        DataFault: it is negative.
+        DataError: it is negative.
     """
     if number < 0:
-        raise DataFault(f"{number} is negative; expected a positive number")
+        raise DataError(f"{number} is negative; expected a positive number")
     log.info("the %s root of %s", kind, number)
     text = f"{number:.3f}{kind}"
     return math.sqrt(number) + len(text)  # as everybody does
@@ -78,7 +78,7 @@ def test_what_decides_nothing_is_left_out(old: str, new: str) -> None:
     [
         ("number < 0", "number <= 0"),
         ("math.sqrt(number)", "math.sqrt(number) + 0"),
-        ("raise DataFault", "raise ValueError"),
+        ("raise DataError", "raise ValueError"),
         ('"square"', '"cube"'),
         (":.3f", ":.4f"),
         ("x: int", "x: float"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.storage import computed
 from components.storage.computed import FILE, accept, code_of, remember_code
 from components.storage.layout import STAGES
@@ -56,13 +56,13 @@ def test_nothing_is_accepted_where_nothing_changed(tmp_path: Path, code: dict[st
 
 
 def test_a_stage_that_never_ended_has_nothing_to_accept(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationFault, match=rf"{FILE} not found.*train_clip.*expected a finished run"):
+    with pytest.raises(ConfigurationError, match=rf"{FILE} not found.*train_clip.*expected a finished run"):
         accept(tmp_path, "train_clip")
 
 
 @pytest.mark.parametrize("stage", ["register", "training"])
 def test_a_stage_without_computed_results_says_which_have_some(tmp_path: Path, stage: str) -> None:
     with pytest.raises(
-        ConfigurationFault, match=rf"{stage} keeps no computed result; expected one of .*train_clip"
+        ConfigurationError, match=rf"{stage} keeps no computed result; expected one of .*train_clip"
     ):
         accept(tmp_path, stage)

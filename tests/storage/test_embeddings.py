@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.embeddings import (
     EMBEDDED_CAPTIONS,
     EMBEDDED_PROMPTS,
@@ -73,7 +73,7 @@ def test_chosen_columns_and_prompts(folder: Path) -> None:
     assert prompts.table.to_pylist() == [
         {"task": "object", "label": "red circle", "template": "a {label}", "row": 0}
     ]
-    with pytest.raises(DataFault, match="no embeddings of column german, but of dense, short"):
+    with pytest.raises(DataError, match="no embeddings of column german, but of dense, short"):
         read_embeddings(folder, ["short", "german"], Path(".work"))
 
 
@@ -81,7 +81,7 @@ def test_absent_prompts_are_named(folder: Path) -> None:
     for path in folder.glob("prompts.*"):
         path.unlink()
     write_manifest(folder.parent)
-    with pytest.raises(DataFault, match="no embeddings of prompts"):
+    with pytest.raises(DataError, match="no embeddings of prompts"):
         read_prompts(folder, Path(".work"))
 
 
@@ -114,7 +114,7 @@ def test_a_damaged_shard_is_refused(folder: Path, suffix: str, damage: str) -> N
     elif damage == "flip":
         data[-2] ^= 1
         path.write_bytes(data)
-    with pytest.raises(DataFault):
+    with pytest.raises(DataError):
         read_embeddings(folder, COLUMNS, Path(".work"))
     assert rows_of(read_embeddings(folder, ["dense"], Path(".work")), "dense", ["a"]) == [[0, 1]]
 
@@ -123,7 +123,7 @@ def test_shards_of_different_models_are_refused(folder: Path) -> None:
     other = {**ABOUT, "llm_key": "def"}
     write_embeddings(folder / "short", "00001", other, table(MORE_SHORT), vectors(1))
     write_manifest(folder.parent)
-    with pytest.raises(DataFault, match="00001.* was made by .*def.* by .*abc"):
+    with pytest.raises(DataError, match="00001.* was made by .*def.* by .*abc"):
         read_embeddings(folder, COLUMNS, Path(".work"))
 
 
@@ -131,12 +131,12 @@ def test_shards_of_different_models_are_refused(folder: Path) -> None:
 def test_nan_infinity_and_zero_are_refused(tmp_path: Path, value: float) -> None:
     bad = vectors(2).float()
     bad[1] = value
-    with pytest.raises(DataFault, match="1 of 2 embeddings are NaN, infinite or zero"):
+    with pytest.raises(DataError, match="1 of 2 embeddings are NaN, infinite or zero"):
         write_embeddings(tmp_path, "00000", ABOUT, table(DENSE), bad)
 
 
 def test_lines_and_vectors_must_match(tmp_path: Path) -> None:
-    with pytest.raises(DataFault, match="3 embeddings"):
+    with pytest.raises(DataError, match="3 embeddings"):
         write_embeddings(tmp_path, "00000", ABOUT, table(DENSE), vectors(3))
 
 

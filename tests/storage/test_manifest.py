@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.manifest import folder_key, read_manifest, write_manifest
 from components.storage.pieces import piece, put_files
 
@@ -33,10 +33,10 @@ def test_every_flipped_bit_and_every_cut_is_refused(folder: Path) -> None:
         bad = bytearray(good)
         bad[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
         path.write_bytes(bad)
-        with pytest.raises(DataFault, match="damaged"):
+        with pytest.raises(DataError, match="damaged"):
             read_manifest(folder)
         path.write_bytes(good[: rng.randrange(len(good))])
-        with pytest.raises(DataFault, match="damaged"):
+        with pytest.raises(DataError, match="damaged"):
             read_manifest(folder)
     path.write_bytes(good)
     read_manifest(folder)
@@ -44,11 +44,11 @@ def test_every_flipped_bit_and_every_cut_is_refused(folder: Path) -> None:
 
 def test_a_missing_and_an_additional_file_are_refused(folder: Path) -> None:
     (folder / "c.bin").write_bytes(b"")
-    with pytest.raises(DataFault, match=r"manifest says 2 files, found 3.*c.bin"):
+    with pytest.raises(DataError, match=r"manifest says 2 files, found 3.*c.bin"):
         read_manifest(folder)
     (folder / "c.bin").unlink()
     (folder / "a.bin").unlink()
-    with pytest.raises(DataFault, match="a.bin"):
+    with pytest.raises(DataError, match="a.bin"):
         read_manifest(folder)
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import sha256_of
 from components.storage.kept import KeptShard
 from components.storage.manifest import Entry
@@ -53,5 +53,5 @@ def test_images_are_decoded_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("keys", "message"), [(["k9"], "image k9"), (["k1", "k7"], "no image for 1 kept")])
 def test_missing_and_broken_images_stop(tmp_path: Path, keys: list[str], message: str) -> None:
     shard = _shard(tmp_path, "0", ["k1", "k9"], keys)
-    with pytest.raises(DataFault, match=message):
+    with pytest.raises(DataError, match=message):
         _pixels(tmp_path, [shard])

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.atomic import sha256_of
 from components.storage.scores import (
     EMBEDDED_IMAGES,
@@ -56,7 +56,7 @@ def test_rows_in_another_order_give_the_same_by_key(tmp_path: Path) -> None:
 def test_an_embedding_that_is_none_is_refused(tmp_path: Path, bad: float) -> None:
     vectors = torch.eye(3)
     vectors[1] = bad
-    with pytest.raises(DataFault, match="1 of 3 embeddings are NaN.*llm2clip forget recaption"):
+    with pytest.raises(DataError, match="1 of 3 embeddings are NaN.*llm2clip forget recaption"):
         write_image_embeddings(tmp_path, "00000", ABOUT, images(3), vectors)
 
 
@@ -69,7 +69,7 @@ def test_a_caption_is_scored_once(tmp_path: Path) -> None:
     write_table(path, pa.Table.from_pylist([line("a", 0, similarity=0.5), line("a", 1)], SCORES))
     assert read_scores(path)["similarity"].to_pylist() == [0.5, None]
     write_table(path, pa.Table.from_pylist([line("a", 0), line("a", 0)], SCORES))
-    with pytest.raises(DataFault, match="scores a caption twice"):
+    with pytest.raises(DataError, match="scores a caption twice"):
         read_scores(path)
 
 
@@ -82,5 +82,5 @@ def test_a_caption_is_scored_once(tmp_path: Path) -> None:
 )
 def test_another_table_is_refused(tmp_path: Path, table: pa.Table, message: str) -> None:
     write_table(tmp_path / "00000.parquet", table)
-    with pytest.raises(DataFault, match=message):
+    with pytest.raises(DataError, match=message):
         read_scores(tmp_path / "00000.parquet")

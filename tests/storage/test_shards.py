@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.manifest import write_manifest
 from components.storage.shards import Pair, read_pairs, read_shard, shards_of, write_shard
 from tests.storage.test_tar_index import tar
@@ -37,7 +37,7 @@ def test_a_cut_shard_is_an_error_wherever_it_is_cut(tmp_path: Path) -> None:
     rng = random.Random(3)  # noqa: S311 - a test's own draws
     for cut in [rng.randrange(end) for _ in range(60)] + list(range(0, end, 4096)):
         path.write_bytes(good[:cut])
-        with pytest.raises(DataFault):
+        with pytest.raises(DataError):
             list(read_shard(path, 20))
 
 
@@ -54,7 +54,7 @@ def test_pairs_that_are_not_whole_and_single_are_refused(
     tmp_path: Path, names: list[str], message: str
 ) -> None:
     path = tar(tmp_path / "a.tar", [(name, b"{}") for name in names])
-    with pytest.raises(DataFault, match=rf"a\.tar is damaged after .*{message}.*dvc checkout"):
+    with pytest.raises(DataError, match=rf"a\.tar is damaged after .*{message}.*dvc checkout"):
         list(read_shard(path))
 
 

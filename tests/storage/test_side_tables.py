@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.side_tables import (
     Caption,
     read_captions,
@@ -29,13 +29,13 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_missing_damaged_and_other_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"
-    with pytest.raises(DataFault):
+    with pytest.raises(DataError):
         read_captions(path)
     path.write_bytes(b"PAR1 not really")
-    with pytest.raises(DataFault):
+    with pytest.raises(DataError):
         read_captions(path)
     write_keys(path, ["k1"])
-    with pytest.raises(DataFault):
+    with pytest.raises(DataError):
         read_captions(path)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from components.faults import DataFault
+from components.errors import DataError
 from components.storage.tar_index import tar_index
 
 LONG = "deep/" * 60 + "näme.jpg"
@@ -60,7 +60,7 @@ def test_every_cut_is_seen(tmp_path: Path) -> None:
     for cut in {*range(0, len(whole), 512), *range(1, len(whole), 97)}:
         path.write_bytes(whole[:cut])
         if cut < end + 1024:
-            with pytest.raises(DataFault, match="no whole tar"):
+            with pytest.raises(DataError, match="no whole tar"):
                 tar_index(path)
         else:
             assert len(tar_index(path)) == 7  # only padding is missing
@@ -70,13 +70,13 @@ def test_what_follows_the_end_is_not_lost_in_silence(tmp_path: Path) -> None:
     one, two = (tar(tmp_path / name, [(f"{name}.jpg", b"x")]).read_bytes() for name in ("a", "b"))
     path = tmp_path / "both.tar"
     path.write_bytes(one + two)
-    with pytest.raises(DataFault, match="bytes follow its end mark"):
+    with pytest.raises(DataError, match="bytes follow its end mark"):
         tar_index(path)
 
 
 @pytest.mark.parametrize("name", ["../../x.jpg", "a/../../x.jpg", "/etc/x.jpg", "a/..", "."])
 def test_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataFault, match="leads out of its folder"):
+    with pytest.raises(DataError, match="leads out of its folder"):
         tar_index(tar(tmp_path / "one.tar", [("1.jpg", b"x"), (name, b"y")]))
 
 
@@ -86,7 +86,7 @@ def test_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
 )  # fmt: skip
 def test_other_things_than_files_are_refused(tmp_path: Path, kind: bytes) -> None:
     path = tar(tmp_path / "one.tar", [("1.jpg", b"")], type=kind, linkname="/etc/passwd")
-    with pytest.raises(DataFault, match="is of type .* neither file nor folder"):
+    with pytest.raises(DataError, match="is of type .* neither file nor folder"):
         tar_index(path)
 
 
@@ -104,7 +104,7 @@ def test_what_stands_before_a_header_is_not_trusted(
     tmp_path: Path, headers: dict[str, str], message: str
 ) -> None:
     path = tar(tmp_path / "one.tar", [("1.jpg", b"x")], pax_headers=headers)
-    with pytest.raises(DataFault, match=message):
+    with pytest.raises(DataError, match=message):
         tar_index(path)
 
 
@@ -135,7 +135,7 @@ def test_what_stands_before_a_header_is_not_trusted(
 def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "one.tar"
     path.write_bytes(content)
-    with pytest.raises(DataFault, match=message):
+    with pytest.raises(DataError, match=message):
         tar_index(path)
 
 
@@ -162,6 +162,6 @@ def test_no_flipped_bit_of_a_header_is_believed(tmp_path: Path) -> None:
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
         try:
             assert tar_index(path) == before, at  # in the checksum's own padding
-        except DataFault:
+        except DataError:
             continue
         assert 148 <= at % 1024 < 156, at

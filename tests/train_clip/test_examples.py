@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.faults import ConfigurationFault, DataFault
+from components.errors import ConfigurationError, DataError
 from components.running.rows import Rows
 from components.storage.embeddings import EMBEDDED_CAPTIONS, Embeddings
 from components.storage.kept import KeptShard
@@ -105,22 +105,22 @@ def test_embeddings_are_joined_by_key_column_and_number() -> None:
         (4, "0 embeddings for the 1 captions alt of a;"),
         (1, "1 embeddings for the 2 .* b;"),
     ):
-        with pytest.raises(DataFault, match=message):
+        with pytest.raises(DataError, match=message):
             examples().embedding_rows(cache(lines[:gone] + lines[gone + 1 :]))
-    with pytest.raises(DataFault, match="2 embeddings for the 1 captions alt of c;"):
+    with pytest.raises(DataError, match="2 embeddings for the 1 captions alt of c;"):
         examples().embedding_rows(cache([*lines, ("c", "alt", 1, 2)]))
-    with pytest.raises(DataFault, match="0 embeddings for the 1 captions alt of a;"):
+    with pytest.raises(DataError, match="0 embeddings for the 1 captions alt of a;"):
         examples().embedding_rows(cache([]))
 
 
 def test_a_mix_of_other_columns_and_no_row_at_all_are_refused() -> None:
-    with pytest.raises(ConfigurationFault, match="names nowhere, .*the columns are alt, long, other"):
+    with pytest.raises(ConfigurationError, match="names nowhere, .*the columns are alt, long, other"):
         examples(weights={"alt": 1.0, "nowhere": 1.0})
-    with pytest.raises(DataFault, match="no training row is left"):
+    with pytest.raises(DataError, match="no training row is left"):
         Examples(images("a"), [shard([("a", "alt", 0, "x")])], {"alt": 0.0}, Rows(), 8)
 
 
 @pytest.mark.parametrize("keys", ["abc", "ab0c1", "ba0c"])
 def test_images_of_other_rows_are_refused(keys: str) -> None:
-    with pytest.raises(DataFault, match="decoded images and 4 rows with captions; expected the same keys"):
+    with pytest.raises(DataError, match="decoded images and 4 rows with captions; expected the same keys"):
         Examples(images(keys), [shard(lines) for lines in SHARDS], WEIGHTS, Rows(), 8)

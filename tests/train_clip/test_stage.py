@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from components.errors import ConfigurationError, DataError, GateError, Stopped
 from components.evaluate.models import LlmModel, Model, OwnTextModel
-from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
 from components.ml import precision
 from components.ml.adapter import load_adapter
 from components.ml.clip import load_clip, load_clip_tokenizer
@@ -339,7 +339,7 @@ def test_a_validation_task_without_captions_is_told_before_any_arm_trains(
     nobody = RetrievalTask(name="french", column="short_fr", language="fr")
     validation = Validation(steps=2, recall_at=1, keep="last", retrieval=[nobody])
     with pytest.raises(
-        ConfigurationFault,
+        ConfigurationError,
         match=r"train_clip\.validation\.retrieval french wants column short_fr in fr, and no validation row",
     ):
         stage.run(changed(params, validation=validation), env)
@@ -386,7 +386,7 @@ def test_crops_are_cut_from_pictures_of_the_size_that_is_asked_for(
     assert weights[0] != weights[1]
     for wrong in (SIZE - 1, 2 * SIZE + 1):
         with pytest.raises(
-            ConfigurationFault,
+            ConfigurationError,
             match=rf"picture_size is {wrong} .* takes {SIZE} .*{SIZE} to {2 * SIZE}: correct",
         ):
             stage.run(with_size(wrong), env)
@@ -409,7 +409,7 @@ def test_several_captions_and_negatives_train_both_kinds_of_arm(
 
 def test_a_column_that_is_not_there(project: Layout, params: Params, env: Environment) -> None:
     with pytest.raises(
-        ConfigurationFault, match=r"names tiny_dense, .*alt, dense, dense_de, short, short_de"
+        ConfigurationError, match=r"names tiny_dense, .*alt, dense, dense_de, short, short_de"
     ):
         stage.run(changed(params, caption_mix={"alt": 0.5, "tiny_dense": 0.5}), env)
 
@@ -418,12 +418,12 @@ def test_a_failed_audit_stops(project: Layout, params: Params, env: Environment)
     folder = project.artifact("audit")
     write_json(folder / "verdict.json", {"passed": False, "gates": []})
     write_manifest(folder)
-    with pytest.raises(GateFault, match="did not pass"):
+    with pytest.raises(GateError, match="did not pass"):
         stage.run(params, env)
 
 
 def test_a_projection_that_does_not_fit(project: Layout, params: Params, env: Environment) -> None:
-    with pytest.raises(ConfigurationFault, match="projection_dim"):
+    with pytest.raises(ConfigurationError, match="projection_dim"):
         stage.run(changed(params, new_projection=False, projection_dim=17), env)
 
 
@@ -439,7 +439,7 @@ def test_nan_in_a_gradient_saves_no_checkpoint(
         return loss(images, texts, *more)
 
     monkeypatch.setattr(training, "captions_loss", poisoned)
-    with pytest.raises(DataFault, match="gradient's norm is nan at step 3"):
+    with pytest.raises(DataError, match="gradient's norm is nan at step 3"):
         stage.run(only(params, "llm2clip"), env)
     (checkpoint,) = Path(".work/train_clip/checkpoints/llm2clip").glob("0*")
     tensors = load_file(checkpoint / "tensors.safetensors")
@@ -514,5 +514,5 @@ def test_captions_grouped_by_length_are_embedded_as_one_by_one(
     singly = torch.cat([arm.embed_texts([text]) for text in texts])
     assert torch.allclose(singly, together, atol=1e-6)
     monkeypatch.setattr(arm.clip.config.text_config, "vocab_size", 7)
-    with pytest.raises(ConfigurationFault, match=r"base_models\.clip: .* the model knows 7 tokens"):
+    with pytest.raises(ConfigurationError, match=r"base_models\.clip: .* the model knows 7 tokens"):
         arm.embed_texts(texts)

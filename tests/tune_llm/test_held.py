@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.ml.llm import TextEncoder
 from components.running import training
 from components.running.training import Run
@@ -107,5 +107,5 @@ def test_a_damaged_model_is_refused_by_who_loads_it(layout: Layout, smoke: Param
     path = store_llm(layout, torch.bfloat16) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     write_manifest(layout.artifact("base_models"))
-    with pytest.raises(ConfigurationFault, match="holds no language model and tokenizer that load"):
+    with pytest.raises(ConfigurationError, match="holds no language model and tokenizer that load"):
         stage.run(halved(smoke), env)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from components.faults import ConfigurationFault
+from components.errors import ConfigurationError
 from components.settings.tune_llm import MinedNegatives, PairKind, Phase
 from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.pairs import NOBODY, Batch, PairDraws
@@ -87,7 +87,7 @@ def test_a_kind_of_weight_zero_needs_no_rows() -> None:
     ],
 )
 def test_columns_that_are_not_there_are_named(pairs: list[tuple[str, str, float]], message: str) -> None:
-    with pytest.raises(ConfigurationFault, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         PairDraws(ROWS, phase(*pairs), seed=1)
 
 
@@ -96,7 +96,7 @@ def test_written_negatives_come_with_their_row_and_belong_to_nobody() -> None:
     batch = draws.batch(3)
     assert [text[:-1] for text in batch.negatives] == [f"d{first[1:]}" for first in batch.first]
     assert batch.negative_rows == [NOBODY] * 6
-    with pytest.raises(ConfigurationFault, match="0 train rows .* short and dense with german"):
+    with pytest.raises(ConfigurationError, match="0 train rows .* short and dense with german"):
         PairDraws(ROWS, phase(("short", "dense", 1.0), negative="german"), seed=1)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.faults import ConfigurationFault, DataFault, InfrastructureFault, Stopped
+from components.errors import ConfigurationError, DataError, InfrastructureError, Stopped
 from components.running.ranks import train_apart
 from components.settings.environment import Environment
 from components.settings.tune_llm import Lora, MinedNegatives
@@ -150,7 +150,7 @@ def test_a_process_that_dies_ends_the_other_and_the_next_run_goes_on(
     )
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{Path.cwd()}{os.pathsep}{ROOT}")
-        with pytest.raises(InfrastructureFault, match="process 1 ended with -9 .*memory.*last checkpoint"):
+        with pytest.raises(InfrastructureError, match="process 1 ended with -9 .*memory.*last checkpoint"):
             run(params, two)
     with caplog.at_level(logging.INFO):
         run(params, two)
@@ -166,7 +166,7 @@ def test_a_fault_of_a_process_is_the_stages(
     uneven = change_params(
         phases=lambda phases: [phase.model_copy(update={"batch_size": 15}) for phase in phases]
     )
-    with pytest.raises(ConfigurationFault, match="a batch of 15 cannot be shared equally by 2 processes"):
+    with pytest.raises(ConfigurationError, match="a batch of 15 cannot be shared equally by 2 processes"):
         run(uneven, two)
     wild = change_params(
         method="full",
@@ -175,7 +175,7 @@ def test_a_fault_of_a_process_is_the_stages(
             phase.model_copy(update={"learning_rate": 1e30, "batch_size": 16}) for phase in phases
         ],
     )
-    with pytest.raises(DataFault, match="gradient's norm is nan at step"):
+    with pytest.raises(DataError, match="gradient's norm is nan at step"):
         run(wild, two)
 
 
@@ -192,7 +192,7 @@ def test_processes_that_see_different_things_train_nothing(
         "    material.FORMAT_VERSION += 1\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{Path.cwd()}{os.pathsep}{ROOT}")
-    with pytest.raises(DataFault, match=r"process \d would go on from step 0, another one .* machines share"):
+    with pytest.raises(DataError, match=r"process \d would go on from step 0, another one .* machines share"):
         run(params, two)
     assert not list(Layout(two.work_store).work("tune_llm").glob("checkpoints/*/0*"))
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.faults import ConfigurationFault, DataFault, GateFault, Stopped
+from components.errors import ConfigurationError, DataError, GateError, Stopped
 from components.ml import precision
 from components.ml.llm import TextEncoder, encode, load_text_encoder
 from components.running.precision import resolved
@@ -333,10 +333,10 @@ def test_a_mask_that_is_no_token_is_refused(layout: Layout, smoke: Params, env: 
         masked_share=0.3,
         mask="\u4e16",
     )
-    with pytest.raises(ConfigurationFault, match="tune_llm.mntp: the mask .* expected one token"):
+    with pytest.raises(ConfigurationError, match="tune_llm.mntp: the mask .* expected one token"):
         run(changed(smoke, mntp=mntp), env)
     nobody = mntp.model_copy(update={"columns": ["french"], "mask": "a"})
-    with pytest.raises(ConfigurationFault, match="no train row has a caption of french"):
+    with pytest.raises(ConfigurationError, match="no train row has a caption of french"):
         run(changed(smoke, mntp=nobody), env)
 
 
@@ -382,7 +382,7 @@ def test_auto_tunes_what_the_precision_that_it_comes_to_does(
 
 def test_too_little_gain_is_a_failed_gate(layout: Layout, smoke: Params, env: Environment) -> None:
     short = [smoke.tune_llm.phases[0].model_copy(update={"steps": 1})]
-    with pytest.raises(GateFault, match="short_to_dense.*asks for \\+0.9.*failed.json has the"):
+    with pytest.raises(GateError, match="short_to_dense.*asks for \\+0.9.*failed.json has the"):
         run(changed(smoke, phases=short, min_caption_retrieval_gain=0.9), env)
     assert not layout.artifact("tune_llm").exists()
     assert not layout.metrics("tune_llm").exists()  # `dvc checkout` would not write over it
@@ -395,7 +395,7 @@ def test_data_that_the_audit_refused_is_not_trained_on(
     audit = layout.artifact("audit")
     write_json(audit / "verdict.json", {"passed": False, "gates": []})
     write_manifest(audit)
-    with pytest.raises(GateFault, match="a gate failed"):
+    with pytest.raises(GateError, match="a gate failed"):
         run(smoke, env)
 
 
@@ -403,14 +403,14 @@ def test_damage_and_a_model_that_does_not_fit_are_refused(
     layout: Layout, smoke: Params, env: Environment
 ) -> None:
     encoding = smoke.tune_llm.encoding.model_copy(update={"max_tokens": 4096})
-    with pytest.raises(ConfigurationFault, match="reads 192 tokens at most"):
+    with pytest.raises(ConfigurationError, match="reads 192 tokens at most"):
         run(changed(smoke, encoding=encoding), env)
     missing = [smoke.tune_llm.caption_retrieval[0].model_copy(update={"second": "french"})]
-    with pytest.raises(ConfigurationFault, match="0 validation rows have short and french"):
+    with pytest.raises(ConfigurationError, match="0 validation rows have short and french"):
         run(changed(smoke, caption_retrieval=missing), env)
     path = layout.artifact("base_models") / "llm" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "rms_norm_eps": 0.5}))
-    with pytest.raises(DataFault, match="damaged"):
+    with pytest.raises(DataError, match="damaged"):
         run(smoke, env)
 
 
@@ -457,7 +457,7 @@ def test_members_of_models_that_cannot_be_joined_are_refused(
     config = layout.artifact("base_models") / "llm" / "config.json"
     write_json(config, {**read_json(config), "model_type": "mistral"})
     write_manifest(layout.artifact("base_models"))
-    with pytest.raises(ConfigurationFault, match="tune_llm.members is 2: models of type mistral cannot be"):
+    with pytest.raises(ConfigurationError, match="tune_llm.members is 2: models of type mistral cannot be"):
         run(changed(smoke, method="full", members=2), env)
     with pytest.raises(ValueError, match="members is 2; expected 1 with method lora or with mntp"):
         TuneLlm.model_validate({**smoke.tune_llm.model_dump(), "members": 2})

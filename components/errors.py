@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 
-class Fault(Exception):
+class PipelineError(Exception):
     """A failure that a person can act on: what was found, what was expected, what to do."""
 
     exit_code = 1
 
 
-class ConfigurationFault(Fault):
+class ConfigurationError(PipelineError):
     """A wrong parameter, environment variable or missing input; running again changes nothing."""
 
     exit_code = 2
 
 
-class DataFault(Fault):
+class DataError(PipelineError):
     """Data that is damaged, missing, or rejected more often than params allow."""
 
     exit_code = 3
 
 
-class InfrastructureFault(Fault):
+class InfrastructureError(PipelineError):
     """Network, disk or service trouble; the same command may succeed later."""
 
     exit_code = 4
 
 
-class GateFault(Fault):
+class GateError(PipelineError):
     """The work was done and its result is below the limit set in params."""
 
     exit_code = 5
