@@ -29,13 +29,13 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from bench.measuring import Cost, run_measured, say
-from components.audit.attempts import LEDGER
 from components.audit.fingerprint import Fingerprint
 from components.audit.fingerprints import FORMAT_VERSION, read_fingerprints, write_fingerprints
+from components.audit.host_stats import LEDGER
 from components.running.workers import stop_server
 from components.storage.atomic import content_key, write_bytes
 from components.storage.manifest import listed, write_manifest
-from components.storage.pieces import piece
+from components.storage.result_cache import piece
 from components.storage.shards import Pair, shards_of, write_shard
 from components.storage.side_tables import CAPTIONS, write_table
 

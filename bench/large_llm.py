@@ -30,8 +30,8 @@ from components.ml.tokenizer import train_bpe
 from components.running.precision import resolved
 from components.settings.params import Params, load_params
 from components.settings.tune_llm import TuneLlm
+from components.tune_llm.base_dtype import held_precision
 from components.tune_llm.caption_rows import CaptionRows, Texts
-from components.tune_llm.held import held_precision
 from components.tune_llm.pairs import PairDraws
 from components.tune_llm.phases import opened
 from components.tune_llm.plan import passes

@@ -1,4 +1,4 @@
-"""How many planted copies of train photographs the audit finds in a test set, by kind of copy (docs/faults.md).
+"""How many planted copies of train photographs the audit finds in a test set, by kind of copy (P18).
 
     python -m bench.leakage --images ../shared/data/flickr8k/images --photographs 3000
 

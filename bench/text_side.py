@@ -31,8 +31,8 @@ from bench.audit import captions_table
 from bench.measuring import KIBIBYTE, Peak, say
 from components.ml.adapter import AdapterConfig, TextAdapter
 from components.running.rows import Rows
+from components.storage.audited_rows import KeptShard, kept_shards
 from components.storage.embeddings import EMBEDDED_CAPTIONS, read_embeddings, write_embeddings
-from components.storage.kept import KeptShard, kept_shards
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.storage.mapped_rows import MappedRows

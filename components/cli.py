@@ -87,7 +87,7 @@ def plan(
     """Say what stages will take: rows, bytes, hours, memory, and where each figure is from."""
 
     def work() -> list[str]:
-        from components.running.measured import Measured
+        from components.running.past_throughput import Measured
         from components.running.plan_text import plan_lines
         from components.running.planning import machine_of, plan_stages
         from components.running.presets import preset_path

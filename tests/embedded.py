@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from components.storage.column_lines import column_lines
+from components.storage.caption_index import column_lines
 from components.storage.embeddings import Embeddings
 
 

@@ -30,8 +30,8 @@ from components.running.rows import Rows
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json
+from components.storage.audited_rows import kept_shards
 from components.storage.bulk import FETCHED, MARK, keep_remote, open_data_root
-from components.storage.kept import kept_shards
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest
 from components.storage.pixels import decoded

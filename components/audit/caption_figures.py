@@ -20,8 +20,8 @@ from components.running.progress import Progress
 from components.running.workers import pieces_by_content
 from components.storage.atomic import content_key
 from components.storage.computed import code_of
-from components.storage.digests import digest_of
-from components.storage.pieces import piece
+from components.storage.duplicate_counter import digest_of
+from components.storage.result_cache import piece
 from components.storage.side_tables import CAPTIONS, read_table, write_table
 
 LINES_AT_ONCE = 1 << 16  # as Python objects

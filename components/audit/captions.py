@@ -15,7 +15,7 @@ from components.audit.caption_figures import Table, places_by_name, read_figures
 from components.audit.images import SPLITS, Images
 from components.errors import DataError
 from components.storage.atomic import remove
-from components.storage.digests import Digests
+from components.storage.duplicate_counter import Digests
 from components.storage.side_tables import CAPTIONS, read_table
 
 SHOWN_CHARACTERS = 120  # of a caption beside a gate

@@ -13,7 +13,7 @@ from components.audit.dropped import Dropped
 from components.audit.images import Images
 from components.audit.near_captions import keys_of, open_caption_vectors
 from components.audit.near_images import near_images
-from components.audit.scored import ImageVectors, Scored, open_vectors
+from components.audit.score_table import ImageVectors, Scored, open_vectors
 from components.errors import ConfigurationError, DataError
 from components.running.progress import Progress
 from components.settings.audit import Curation, Head, NearImageFilter, SimilarityFilter

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.audit.cells import Rows
 from components.audit.comparison import NONE, Alike
 from components.audit.fingerprints import Fingerprints
+from components.audit.hash_buckets import Rows
 from components.audit.images import SPLITS
 from components.audit.similar import find_similar
 

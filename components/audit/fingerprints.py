@@ -21,7 +21,7 @@ from components.running.workers import pieces_by_content
 from components.storage.atomic import content_key, write_bytes
 from components.storage.computed import code_of
 from components.storage.manifest import Entry
-from components.storage.pieces import piece
+from components.storage.result_cache import piece
 from components.storage.shards import read_pairs
 from components.storage.side_tables import read_table, write_table
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from components.audit.attempts import Attempts, success_gates
 from components.audit.captions import Captions
 from components.audit.dropped import Dropped
 from components.audit.duplicates import Duplicates
+from components.audit.host_stats import Attempts, success_gates
 from components.audit.images import SPLITS, Images
 from components.audit.verdict import Gate
 from components.settings.audit import Audit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.audit.scored import ImageVectors
+from components.audit.score_table import ImageVectors
 from components.errors import ConfigurationError
 from components.settings.audit import NearCaptionFilter
 from components.storage.embeddings import EMBEDDED_CAPTIONS, lines_of, read_listed

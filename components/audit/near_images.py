@@ -20,10 +20,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.audit.scored import ImageVectors
+from components.audit.score_table import ImageVectors
 from components.errors import DataError
 from components.storage.atomic import content_key, remove, reserve
-from components.storage.pieces import piece
+from components.storage.result_cache import piece
 from components.storage.side_tables import read_table, write_table
 
 BLOCK = 2048

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.running.measured import Figure, Measured
+from components.running.past_throughput import Figure, Measured
 from components.running.planned_images import planned_images
 from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Machine, network_bound
 from components.running.shard_sizes import shard_size

@@ -20,15 +20,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from components.audit.cells import Cells, Rows, contrasts_of
 from components.audit.comparison import NONE, Alike, Comparison
+from components.audit.hash_buckets import Cells, Rows, contrasts_of
 from components.audit.images import LEARNED, SPLITS, Thumbnails
 from components.running.jobs import Modules, Tell
 from components.running.progress import Progress
 from components.running.workers import finished_pieces
 from components.storage.atomic import content_key, read_json, remove, write_json
 from components.storage.computed import code_of
-from components.storage.pieces import piece
+from components.storage.result_cache import piece
 
 JOB_ROWS = 1 << 17
 FOUND, COMPARED = "found.npy", "compared.json"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from components.audit.captions import Captions
 from components.audit.images import Images
-from components.audit.scored import Scored
+from components.audit.score_table import Scored
 
 FORMAT_VERSION = 1  # raised by hand when a bin or a feature gets another meaning
 PER_OCTAVE = 8  # bins of sizes and lengths: a ninth wide

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from components.base_models.clip import draw_captions
 from components.base_models.material import SceneSet, read_scene_sets
-from components.base_models.workshop import Workshop, write_about
+from components.base_models.model_builder import Workshop, write_about
 from components.ml.captioner import (
     CELL_STD,
     Captioner,

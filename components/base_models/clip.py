@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from components.base_models.material import Captions, SceneSet, read_scene_sets, read_texts
-from components.base_models.workshop import Workshop, write_about
+from components.base_models.model_builder import Workshop, write_about
 from components.ml.clip import image_embeddings, save_clip, text_embeddings
 from components.ml.contrastive import clip_loss
 from components.ml.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel

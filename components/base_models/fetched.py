@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 
 from components.base_models.from_bucket import bring
 from components.base_models.hub import check_hashes, names_on_hub, snapshot
+from components.base_models.model_builder import Workshop
 from components.base_models.model_files import MODULES, model_files, modules_in
-from components.base_models.workshop import Workshop
 from components.errors import ConfigurationError
 from components.running.model_weights import WEIGHTS, check_model_files, weights_in
 from components.settings.base_models import BucketModel, Fetched, FolderModel, HubModel

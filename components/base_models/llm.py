@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from components.base_models.material import Texts, read_texts
-from components.base_models.workshop import Workshop, write_about
+from components.base_models.model_builder import Workshop, write_about
 from components.errors import ConfigurationError
 from components.ml.cooccurrence import cooccurrence_embeddings
 from components.ml.plain_text import framed_ids, text_ids

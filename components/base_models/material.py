@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from components.base_models.workshop import Workshop
+from components.base_models.model_builder import Workshop
 from components.errors import DataError
 from components.ml.images import square_of
 from components.settings.sources import Scenes, TextSource

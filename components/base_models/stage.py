@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.base_models.workshop import Workshop
+from components.base_models.model_builder import Workshop
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
 from components.settings.base_models import MadeClip, MadeLlm
@@ -28,7 +28,7 @@ from components.settings.params import Params
 from components.sources.input_paths import check_seen_by_dvc, paths_of_base_models
 from components.storage.atomic import read_json, write_json
 from components.storage.layout import Layout
-from components.storage.pieces import put_files
+from components.storage.result_cache import put_files
 
 
 def run(params: Params, env: Environment) -> None:

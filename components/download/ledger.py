@@ -16,7 +16,7 @@ from components.storage.atomic import read_json
 from components.storage.side_tables import read_table, write_table
 
 if TYPE_CHECKING:
-    from components.download.taking import Taken
+    from components.download.shard_fetcher import Taken
 
 SUCCESS = "success"
 FAILED_TO_DOWNLOAD = "failed_to_download"  # no bytes of an image came

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from math import ceil
 
-from components.running.measured import Figure, Measured
+from components.running.past_throughput import Figure, Measured
 from components.running.planned_images import PlannedImages, planned_images
 from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Machine, cpu_bound, network_bound
 from components.running.shard_sizes import original_size, shard_size
 from components.settings.params import Params
-from components.sources.needs import is_far
+from components.sources.source_requirements import is_far
 
 BENCH = "`python -m bench.fetch_rates`"
 PICTURE = Figure(3.7, f"{BENCH}, pictures of 1024 x 768 pixels over loopback")  # CPU ms, 3.5 to 3.8 in 4 runs

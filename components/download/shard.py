@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from components.download.earlier import came_without_network, is_lacking, known_rows
 from components.download.ledger import Entry, entry_of, stats_of, write_ledger
+from components.download.previous_attempt import came_without_network, is_lacking, known_rows
 from components.download.spool import Spool
 from components.ml.picture_formats import PNG_HEAD_BYTES, preparation_of
 from components.running.jobs import Tell
@@ -17,10 +17,10 @@ from components.settings.download import Download
 from components.sources.rows import ImageFile, ImageMember, ImageScene, Rejection, Row
 from components.sources.texts import without_hash
 from components.storage.atomic import content_key, read_json, sha256_of, write_json
+from components.storage.attempts import Rounds, set_aside
 from components.storage.bucket import open_bucket
 from components.storage.bulk import forget_lost, keep_remote
 from components.storage.computed import FETCHED, code_of
-from components.storage.rounds import Rounds, set_aside
 from components.storage.shards import Pair, write_shard
 
 DRAWN = 1  # stands for what draws a scene, whose hash lies beside the shard, for it decides no other row
@@ -82,7 +82,7 @@ class Shard:
         return replace(self, deadly=self.deadly | {unit})
 
     def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
-        from components.download.taking import Taking  # imports torch, which the parent does without
+        from components.download.shard_fetcher import Taking  # imports torch, which the parent does without
 
         with Spool(folder) as spool:
             known = known_rows(before, self.store.parent, spool) if before else {}

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
-from components.download.far_shards import bring_shards
+from components.download.download_stats import Tally
+from components.download.remote_shards import bring_shards
 from components.download.shard import DRAWN_BY, Shard
 from components.download.survey import each_url_once, groups, image_rows, survey, text_rows
-from components.download.tally import Tally
 from components.download.texts import write_texts
 from components.running.jobs import Modules
 from components.running.output import output, write_metrics
@@ -31,15 +31,15 @@ from components.settings.download import Download
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.sources.input_paths import check_seen_by_dvc, paths_of_download
-from components.sources.needs import Inputs
 from components.sources.rows import Rejection, Row
+from components.sources.source_requirements import Inputs
 from components.storage.atomic import remove
 from components.storage.bulk import open_data_root
 from components.storage.layout import Layout
-from components.storage.pieces import put_files
+from components.storage.result_cache import put_files
 
 STAGE = "download"
-MODULES = Modules(imported=("components.download.taking", "webdataset"), refused=("pandas",))
+MODULES = Modules(imported=("components.download.shard_fetcher", "webdataset"), refused=("pandas",))
 
 
 def run(params: Params, env: Environment) -> None:

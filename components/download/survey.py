@@ -12,10 +12,10 @@ from components.errors import ConfigurationError, DataError
 from components.settings.download import Download
 from components.settings.sources import SceneTexts, TextTable, Weighted
 from components.sources.mixture import mixed
-from components.sources.needs import Inputs
 from components.sources.rows import ImageUrl, Rejection, Row, read_rows
+from components.sources.source_requirements import Inputs
 from components.storage.atomic import remove
-from components.storage.digests import Digests, Repeated
+from components.storage.duplicate_counter import Digests, Repeated
 
 ROWS_BETWEEN_LINES = 500_000
 log = logging.getLogger("llm2clip")

@@ -25,7 +25,7 @@ from components.storage.bulk import forget_lost, keep_remote, local_copy
 from components.storage.computed import FETCHED, code_of
 from components.storage.embeddings import read_vectors, write_embeddings
 from components.storage.manifest import Entry, listed
-from components.storage.pieces import is_intact, piece
+from components.storage.result_cache import is_intact, piece
 from components.storage.side_tables import read_table, text_key, write_table
 
 if TYPE_CHECKING:

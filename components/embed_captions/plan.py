@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from components.embed_captions.survey import last_run
-from components.running.measured import Figure, Measured, Run
 from components.running.model_weights import WEIGHT_BYTES
+from components.running.past_throughput import Figure, Measured, Run
 from components.running.planned_images import PlannedImages, planned_images
 from components.running.planned_llm import EMBEDDING_SHARES, gpu_hours, llm_weights, llm_width
 from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Machine

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.embed_captions.embed_job import STAGE, embedders_of, fill, parts_of
 from components.embed_captions.embedding import TEXTS, check_again
 from components.embed_captions.encoders import encoders_of
-from components.embed_captions.filling import STAGE, embedders_of, fill, parts_of
 from components.embed_captions.sources import (
     caption_files,
     caption_shards,
@@ -26,8 +26,8 @@ from components.embed_captions.sources import (
     zero_shot_prompts,
 )
 from components.embed_captions.survey import Missing, check_room, last_run, survey, tell, tell_time
-from components.running.measured import Measured
 from components.running.output import output, write_metrics
+from components.running.past_throughput import Measured
 from components.running.rows import Rows
 from components.running.spent import SECONDS, Spent, kept_spent, tell_spent, together
 from components.settings.embed_captions import EmbedCaptions
@@ -35,7 +35,7 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json
 from components.storage.layout import Layout
-from components.storage.pieces import put_files
+from components.storage.result_cache import put_files
 
 
 def run(params: Params, env: Environment) -> None:

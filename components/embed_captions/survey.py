@@ -14,7 +14,7 @@ from components.embed_captions.embedding import Embedder, distinct
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import CaptionShard, TextFile
 from components.errors import InfrastructureError
-from components.running.measured import Measured, Run
+from components.running.past_throughput import Measured, Run
 
 SAMPLED_TEXTS, TEXTS_A_FILE = 512, 16  # for the count of tokens
 HALF_BYTES = 2

@@ -45,7 +45,7 @@ from components.running.rows import Rows
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json
-from components.storage.kept import require_verdict
+from components.storage.audited_rows import require_verdict
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest
 

@@ -20,7 +20,7 @@ from transformers.models.clip.modeling_clip import (
     CLIPVisionModelWithProjection,
 )
 
-from components.ml.rotary import rotate, rotations
+from components.ml.rope_2d import rotate, rotations
 
 
 @strict

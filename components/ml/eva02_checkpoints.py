@@ -25,7 +25,7 @@ from components.ml.eva02 import (
 from components.ml.eva02_names import NAMED, Converted, convert
 from components.ml.eva02_sizes import config_of
 from components.ml.normalisation import CLIP, Normalisation, set_normalisation, write_preprocessor
-from components.ml.rotary import rotations
+from components.ml.rope_2d import rotations
 
 CONFIGS = ("config.json", "open_clip_config.json")
 WEIGHTS = "model.safetensors"

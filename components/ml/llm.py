@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from components.ml.attention import check_attention, hidden_states, set_attention
 from components.ml.decoder import load_decoder
-from components.ml.padded_keys import padded_keys
+from components.ml.padded_attention import padded_keys
 from components.ml.precision import DTYPES, autocast
 from components.ml.template import Tokens, wrap
 

@@ -24,9 +24,9 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from components.ml.framed_tokenizer import MARK, frame_tokenizer
 from components.ml.llm import TextEncoder, tokenise
 from components.ml.template import wrap
+from components.ml.tokenizer_template import MARK, frame_tokenizer
 
 POOLING = {"mean": "mean", "last": "lasttoken"}
 # before them, a model that attends both ways would be read as a causal one

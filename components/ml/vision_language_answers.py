@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList
 
-from components.ml.ahead import ahead
 from components.ml.llm import token_batches
+from components.ml.per_row_sampler import SeededDraws
 from components.ml.pictures import decode_rgb
-from components.ml.seeded_draws import SeededDraws
+from components.ml.prefetch import ahead
 from components.ml.vision_language import VisionLanguage, model_inputs, question_text
 
 OF_TEXT = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"}

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from components.errors import ConfigurationError, DataError
-from components.ml.ahead import ahead
 from components.ml.clip import (
     are_cut,
     has_text_tower,
@@ -24,6 +23,7 @@ from components.ml.clip import (
 )
 from components.ml.images import decode_image
 from components.ml.precision import autocast
+from components.ml.prefetch import ahead
 from components.ml.vision import embedding_width, image_size_of
 from components.settings.recaption import Scores
 from components.storage.manifest import folder_key

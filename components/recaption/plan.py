@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-from components.running.measured import Figure, Measured, Run
 from components.running.model_weights import weights_in
+from components.running.past_throughput import Figure, Measured, Run
 from components.running.planned_images import PlannedImages, planned_images
 from components.running.planning import (
     SECONDS_PER_HOUR,

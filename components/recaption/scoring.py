@@ -23,7 +23,7 @@ from components.settings.recaption import Scores
 from components.storage.atomic import content_key, read_json, write_json
 from components.storage.computed import code_of
 from components.storage.layout import Layout
-from components.storage.pieces import piece, put_files
+from components.storage.result_cache import piece, put_files
 from components.storage.scores import (
     EMBEDDED_IMAGES,
     IMAGES_FOLDER,

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from components.errors import ConfigurationError, DataError
 from components.recaption.captioner import Captioner, Part
-from components.recaption.passing import may_pass, settled
-from components.recaption.shown import Counts, Shown
+from components.recaption.retryable import may_pass, settled
+from components.recaption.row_progress import Counts, Shown
 from components.recaption.source_captions import CAPTIONS, PIXELS, is_storable, write_source
 from components.storage.atomic import content_key, read_json
+from components.storage.attempts import Rounds
 from components.storage.computed import FETCHED, code_of
 from components.storage.manifest import Entry
-from components.storage.pieces import piece
-from components.storage.rounds import Rounds
+from components.storage.result_cache import piece
 from components.storage.shards import Pair, read_pairs
 from components.storage.side_tables import (
     Caption,

@@ -26,21 +26,21 @@ from components.errors import ConfigurationError, DataError, InfrastructureError
 from components.recaption.back_ends import captioners_of
 from components.recaption.captioner import Captioner
 from components.recaption.columns_captioner import FromSources
-from components.recaption.crowd import Crowd
+from components.recaption.filters import Judging
 from components.recaption.gpus import fill, gpus_of, slow_captioners
-from components.recaption.judging import Judging
 from components.recaption.quality import Quality
+from components.recaption.repeated_captions import Crowd
 from components.recaption.shard import Shard, check_columns, drafts_of, is_lacking, rounds_of, source_captions
 from components.running.output import output, write_metrics
-from components.running.passing import MAY_PASS
 from components.running.progress import Progress
+from components.running.retryable import MAY_PASS
 from components.running.rows import Rows
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import ModelCaptioner, Recaption
+from components.storage.attempts import set_aside
 from components.storage.layout import Layout
 from components.storage.manifest import Entry
-from components.storage.rounds import set_aside
 from components.storage.shards import shards_of
 from components.storage.side_tables import Caption, Draft, write_captions, write_drafts
 

@@ -21,7 +21,7 @@ from components.settings.embed_captions import EndpointEncoder
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import EndpointCaptioner
-from components.sources.needs import is_far, is_fetched
+from components.sources.source_requirements import is_far, is_fetched
 from components.storage.bucket import open_bucket
 from components.storage.bulk import open_data_root
 from components.storage.layout import Layout

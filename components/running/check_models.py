@@ -15,7 +15,7 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import EndpointCaptioner, ModelCaptioner, VllmCaptioner
 from components.sources.input_paths import Location, models_of
-from components.sources.needs import is_far
+from components.sources.source_requirements import is_far
 from components.storage.bucket import open_bucket
 
 

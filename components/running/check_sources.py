@@ -36,9 +36,9 @@ from components.settings.sources import (
 )
 from components.sources.files import named_files
 from components.sources.input_paths import Location
-from components.sources.members import TEXT_KINDS
-from components.sources.needs import images_folder, is_far
 from components.sources.rows import ImageFile, Rejection, Row, read_rows
+from components.sources.sample_files import TEXT_KINDS
+from components.sources.source_requirements import images_folder, is_far
 from components.sources.tables import KINDS, read_tables
 
 HEAD_ROWS, HEAD_SAMPLES = 10_000, 1_000

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from yarl import URL
 
 from components.errors import ConfigurationError
-from components.running.passing import MAY_PASS
 from components.running.proxies import LOGIN_WANTED, Proxies
+from components.running.retryable import MAY_PASS
 from components.settings.requests import HttpRequests
 
 Answer = TypeVar("Answer")

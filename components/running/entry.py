@@ -30,7 +30,7 @@ from components.storage.atomic import remove, write_json
 from components.storage.bulk import FETCHED
 from components.storage.computed import remember_code
 from components.storage.layout import PARAMS, Layout
-from components.storage.pieces import remove_unfinished
+from components.storage.result_cache import remove_unfinished
 
 MIN_FREE_BYTES = 200_000_000
 UNEXPECTED = 1

@@ -14,8 +14,8 @@ from components.ml.images import decode_image
 from components.running.rows import Rows
 from components.settings.evaluate import RetrievalTask
 from components.settings.tune_llm import CaptionRetrieval
+from components.storage.audited_rows import KeptShard, kept_shards
 from components.storage.computed import code_of
-from components.storage.kept import KeptShard, kept_shards
 from components.storage.layout import Layout
 from components.storage.pixels import Pixels, decoded
 from components.storage.shards import Pair, read_pairs

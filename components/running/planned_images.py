@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.running.measured import Figure, Measured, Run
+from components.running.past_throughput import Figure, Measured, Run
 from components.running.row_counts import rows_of
 from components.settings.params import Params
 from components.settings.recaption import Captioner
@@ -20,7 +20,7 @@ from components.settings.sources import (
     SplitByColumn,
     TextTable,
 )
-from components.sources.needs import is_fetched
+from components.sources.source_requirements import is_fetched
 
 SENTENCES = 5  # of an image of COCO, Flickr8k or Flickr30k
 # urls die: the share that still answers with an image is that of whoever tried last and told of it

@@ -7,8 +7,8 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from components.running.measured import Figure
 from components.running.model_weights import weights_in
+from components.running.past_throughput import Figure
 from components.running.planning import SECONDS_PER_HOUR, TERA, Bound, Machine
 from components.settings.base_models import FolderModel, MadeLlm
 from components.settings.params import Params

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
-from components.running.measured import Figure, Measured
+from components.running.past_throughput import Figure, Measured
 from components.running.workers import usable_cores
 from components.settings.params import Params
 from components.storage.layout import STAGES

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.errors import ConfigurationError, DataError
-from components.running.measured import Figure
+from components.running.past_throughput import Figure
 from components.settings.sources import Captioned, Scenes, SceneTexts, Source, Table
 from components.sources.files import named_files
-from components.sources.needs import is_far
+from components.sources.source_requirements import is_far
 
 TEXT_TABLES = (".csv", ".tsv")
 BLOCK_BYTES = 1 << 24

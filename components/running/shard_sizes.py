@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.running.measured import Figure
+from components.running.past_throughput import Figure
 from components.running.planned_images import PlannedImages
 from components.settings.download import Download
 

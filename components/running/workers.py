@@ -23,7 +23,7 @@ import components
 from components.errors import InfrastructureError
 from components.running.jobs import NOTHING, Job, Modules, work
 from components.running.progress import Progress
-from components.storage.pieces import remove_unfinished
+from components.storage.result_cache import remove_unfinished
 
 Result = TypeVar("Result")
 GRACE_SECONDS = 5.0

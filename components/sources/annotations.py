@@ -17,8 +17,8 @@ from components.settings.sources import Coco, Karpathy
 from components.sources.drafts import RowDraft, row_or_rejection
 from components.sources.files import check_pin, named_files
 from components.sources.image_names import ImageNames, image_names
-from components.sources.needs import images_folder
 from components.sources.row import Image, ImageUrl, Rejection, Row
+from components.sources.source_requirements import images_folder
 from components.sources.texts import Rejected, captions_of, normal_key, whole_text
 from components.storage.file_kinds import HEAD_BYTES, file_kind
 

@@ -19,7 +19,7 @@ from components.settings.base_models import BaseModels, Clip, FolderModel, Llm, 
 from components.settings.download import Download
 from components.settings.sources import Captioned, Sidecars, Source, TextSource
 from components.sources.files import PATTERN_SIGNS
-from components.sources.needs import images_folder, is_far
+from components.sources.source_requirements import images_folder, is_far
 
 NEVER_READ = frozenset({".git", ".hg", ".dvc"})
 

@@ -21,7 +21,8 @@ from typing import IO
 from components.errors import DataError
 from components.settings.sources import Shards
 from components.sources.files import Files, check_pin, named_files
-from components.sources.members import (
+from components.sources.row import Image, ImageMember, Rejection, Row
+from components.sources.sample_files import (
     IMAGE,
     MAX_TEXT_BYTES,
     Sample,
@@ -29,7 +30,6 @@ from components.sources.members import (
     row_of,
     samples_by_stem,
 )
-from components.sources.row import Image, ImageMember, Rejection, Row
 from components.sources.texts import Rejected, whole_text
 from components.storage.tar_index import Member, tar_index
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from components.errors import ConfigurationError, DataError
 from components.settings.sources import Sidecars
-from components.sources.members import (
+from components.sources.row import Image, Rejection, Row
+from components.sources.sample_files import (
     IMAGE,
     IMAGE_KINDS,
     MAX_TEXT_BYTES,
@@ -19,7 +20,6 @@ from components.sources.members import (
     row_of,
     samples_by_stem,
 )
-from components.sources.row import Image, Rejection, Row
 from components.sources.texts import Rejected, file_below, lies_below, whole_text
 
 

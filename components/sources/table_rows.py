@@ -14,9 +14,9 @@ from components.settings.sources import Folder, TextTable, UrlList
 from components.sources.drafts import RowDraft, row_or_rejection
 from components.sources.files import check_pin, named_files
 from components.sources.image_names import ImageNames, image_names
-from components.sources.needs import images_folder
 from components.sources.records import Record
 from components.sources.row import Image, ImageUrl, Rejection, Row
+from components.sources.source_requirements import images_folder
 from components.sources.tables import KINDS, read_tables
 from components.sources.texts import (
     Rejected,

@@ -14,9 +14,9 @@ from itertools import chain
 from pathlib import Path
 
 from components.errors import ConfigurationError, DataError
+from components.sources.csv_quote_check import looks_swallowed
 from components.sources.lines import MAX_LINE_BYTES, Lines, open_lines
 from components.sources.records import Record, check_columns
-from components.sources.swallowed import looks_swallowed
 
 HEADER_WORDS = frozenset(
     {"alt", "caption", "file", "file_name", "filename", "id", "image", "image_path", "image_url", "key"}

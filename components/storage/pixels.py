@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from components.errors import DataError
 from components.storage.atomic import content_key, reserve
-from components.storage.kept import KeptShard
+from components.storage.audited_rows import KeptShard
 from components.storage.mapped_rows import MappedRows
-from components.storage.pieces import piece
+from components.storage.result_cache import piece
 from components.storage.shards import read_pairs
 from components.storage.side_tables import key_column, write_keys
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from components.errors import ConfigurationError, DataError
 from components.running.rows import Rows
-from components.storage.column_lines import column_lines
+from components.storage.audited_rows import KeptShard
+from components.storage.caption_index import column_lines
 from components.storage.embeddings import Embeddings
-from components.storage.kept import KeptShard
 from components.storage.pixels import Pixels
 from components.train_clip.mix import CaptionMix
 

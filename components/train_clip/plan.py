@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.running.measured import Figure, Measured
+from components.running.past_throughput import Figure, Measured
 from components.running.planned_images import planned_images
 from components.running.planned_llm import config_in, llm_width
 from components.running.planning import Bound, Estimate, Machine

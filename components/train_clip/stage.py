@@ -40,12 +40,12 @@ from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
 from components.settings.train_clip import Validation as ValidationSettings
 from components.storage.atomic import content_key, read_json, remove, write_bytes, write_json
+from components.storage.audited_rows import kept_shards, require_verdict
 from components.storage.computed import code_of
-from components.storage.kept import kept_shards, require_verdict
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
-from components.storage.pieces import piece, put_files
 from components.storage.pixels import decoded
+from components.storage.result_cache import piece, put_files
 from components.storage.side_tables import CAPTION_TEXTS
 from components.train_clip.arms import about_arm, build_arm
 from components.train_clip.examples import Examples

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from components.errors import ConfigurationError
+from components.ml.alignment_uniformity import alignment, uniformity
 from components.ml.llm import TextEncoder, encode
 from components.ml.retrieval import distinct, true_ranks
-from components.ml.spread import alignment, uniformity
 from components.ml.tfidf import word_ranks
 from components.settings.tune_llm import CaptionRetrieval
 from components.tune_llm.caption_rows import CaptionRows

@@ -17,8 +17,8 @@ from components.ml.distributed import place
 from components.running.progress import Progress
 from components.running.rows import Rows
 from components.storage.atomic import content_key
-from components.storage.column_lines import by_key
-from components.storage.kept import kept_captions
+from components.storage.audited_rows import kept_captions
+from components.storage.caption_index import by_key
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
 from components.storage.side_tables import CAPTION_TEXTS, read_table

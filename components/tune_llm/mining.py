@@ -22,7 +22,7 @@ from components.running.ranks import wait_for_all
 from components.running.spent import Spent, keep_spent, kept_spent
 from components.settings.tune_llm import MinedNegatives, PairKind
 from components.storage.atomic import content_key, remove
-from components.storage.pieces import is_intact, piece
+from components.storage.result_cache import is_intact, piece
 from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.pairs import NOBODY, PairDraws
 

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 from components.errors import ConfigurationError
 from components.ml.attention import attention_that_learns
 from components.ml.distributed import apart, processes, shard
-from components.ml.frozen import frozen_in_bf16
+from components.ml.frozen_weights import frozen_in_bf16
 from components.ml.joined import check_joinable, joined
 from components.ml.llm import TextEncoder, load_text_encoder
 from components.running.spent import Spent, together
 from components.running.training import train
 from components.settings.environment import Environment
 from components.settings.tune_llm import TuneLlm
+from components.tune_llm.base_dtype import held_precision
 from components.tune_llm.caption_retrieval import llm_recalls
 from components.tune_llm.caption_rows import CaptionRows
-from components.tune_llm.held import held_precision
 from components.tune_llm.masking import masking_run
-from components.tune_llm.material import Material
 from components.tune_llm.mining import mined
 from components.tune_llm.saving import Adapter, encoding_of, lora_tensors
+from components.tune_llm.training_data import Material
 from components.tune_llm.tuning import open_weights, phase_run
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from components.running.measured import Figure, Measured
 from components.running.model_weights import WEIGHT_BYTES
+from components.running.past_throughput import Figure, Measured
 from components.running.planned_images import planned_images
 from components.running.planned_llm import TUNING_SHARES, gpu_hours, llm_weights
 from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Machine

@@ -24,14 +24,14 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.tune_llm import TuneLlm
 from components.storage.atomic import write_bytes, write_json
-from components.storage.kept import require_verdict
+from components.storage.audited_rows import require_verdict
 from components.storage.layout import Layout
 from components.tune_llm.caption_retrieval import llm_figures, tfidf_recalls
 from components.tune_llm.caption_rows import Texts
-from components.tune_llm.material import Material
 from components.tune_llm.pairs import PairDraws
 from components.tune_llm.phases import STAGE, History, Trained, join, load_base, tuned_members
 from components.tune_llm.saving import load_tuned, save_tuned, trained_share
+from components.tune_llm.training_data import Material
 
 
 def run(params: Params, env: Environment) -> None:

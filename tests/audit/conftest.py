@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from components.audit.attempts import LEDGER
 from components.audit.caption_figures import Table, write_figures
 from components.audit.captions import Captions
+from components.audit.host_stats import LEDGER
 from components.audit.images import SIZES, SPLITS, Images
 from components.running.output import output
 from components.sources.scenes import draw_scenes, render, scene_captions

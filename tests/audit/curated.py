@@ -8,7 +8,7 @@ from typing import Any
 
 from components.audit.curation import Curator
 from components.audit.dropped import Drop
-from components.audit.scored import Scored
+from components.audit.score_table import Scored
 from components.settings.audit import Curation
 from components.storage.layout import Layout
 from tests.audit.conftest import images_of

@@ -24,9 +24,9 @@ from components.audit.caption_figures import (
 )
 from components.audit.captions import Captions
 from components.errors import DataError
-from components.storage import digests
+from components.storage import duplicate_counter
 from components.storage.atomic import read_json, sha256_of
-from components.storage.digests import digest_of
+from components.storage.duplicate_counter import digest_of
 from components.storage.side_tables import Caption, read_table, write_captions
 from tests.audit.conftest import captions_of, images_of
 
@@ -139,7 +139,7 @@ def test_tables_of_equal_bytes_are_counted_once_and_never_by_two_at_once(tmp_pat
 
 
 def test_memory_is_that_of_one_table_and_not_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digests, "DIGESTS_IN_MEMORY", 1 << 12)
+    monkeypatch.setattr(duplicate_counter, "DIGESTS_IN_MEMORY", 1 << 12)
     rows = 4000
     captions = [Caption(f"k{n}", "train", "alt", "en", 0, f"caption number {n}", "w") for n in range(rows)]
     write_captions(tmp_path / "0.parquet", captions)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from components.audit.dropped import Drop
 from components.audit.images import Images
-from components.audit.scored import Scored, read_scored
+from components.audit.score_table import Scored, read_scored
 from components.errors import ConfigurationError, DataError
 from components.settings.audit import Curation
 from components.settings.params import Params

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from components.audit.attempts import LEDGER, Attempts, host_of, success_gates
 from components.audit.caption_figures import count_words
 from components.audit.duplicates import Duplicates
 from components.audit.gates import gates
+from components.audit.host_stats import LEDGER, Attempts, host_of, success_gates
 from components.audit.verdict import Gate, explain, verdict_tree
 from components.settings.audit import Audit
 from components.settings.params import Params

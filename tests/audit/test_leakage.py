@@ -1,4 +1,4 @@
-"""Copies planted among real photographs are found (docs/faults.md); `bench/leakage.py` does it with thousands."""
+"""Copies planted among real photographs are found (P18); `bench/leakage.py` does it with thousands."""
 
 from __future__ import annotations
 

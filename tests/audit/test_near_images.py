@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from components.audit import near_images as module
 from components.audit.near_images import near_images, near_of_block
-from components.audit.scored import ImageVectors, open_vectors
+from components.audit.score_table import ImageVectors, open_vectors
 from components.errors import ConfigurationError, DataError, Stopped
 from components.storage.manifest import write_manifest
 from components.storage.scores import EMBEDDED_IMAGES, write_image_embeddings

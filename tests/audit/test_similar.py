@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from components.audit import similar
-from components.audit.cells import CHUNK_ROWS, Cells, contrasts_of
 from components.audit.comparison import NONE, Alike, differences
+from components.audit.hash_buckets import CHUNK_ROWS, Cells, contrasts_of
 from components.audit.images import SPLITS, Thumbnails
 from components.audit.similar import JOB_ROWS, Similar, _parts, find_similar
 from components.storage.atomic import remove

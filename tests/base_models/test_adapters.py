@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from components.base_models import fetched
 from components.base_models.fetched import check_llm, fetch
-from components.base_models.workshop import Workshop
+from components.base_models.model_builder import Workshop
 from components.errors import ConfigurationError
 from components.running.check import check
 from components.running.model_weights import MERGE

@@ -11,7 +11,7 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from components.base_models.fetched import check_clip, check_llm, fetch
-from components.base_models.workshop import Workshop
+from components.base_models.model_builder import Workshop
 from components.errors import ConfigurationError
 from components.ml.llm import encode, load_text_encoder
 from components.running.model_weights import weights_in

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from components.base_models.fetched import check_clip, fetch
-from components.base_models.workshop import Workshop
+from components.base_models.model_builder import Workshop
 from components.errors import ConfigurationError
 from components.ml.clip import has_text_tower, load_clip, load_clip_tokenizer, save_clip, text_embeddings
 from components.running.rows import Rows

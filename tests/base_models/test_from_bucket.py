@@ -10,7 +10,7 @@ import pytest
 
 from components.base_models.fetched import check_llm, check_text_encoder, fetch
 from components.base_models.from_bucket import pin_of
-from components.base_models.workshop import Workshop
+from components.base_models.model_builder import Workshop
 from components.errors import ConfigurationError
 from components.running.rows import Rows
 from components.settings.base_models import BucketModel

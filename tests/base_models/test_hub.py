@@ -15,7 +15,7 @@ from huggingface_hub.utils._paths import filter_repo_objects
 
 from components.base_models.fetched import check_llm, check_text_encoder, fetch
 from components.base_models.hub import snapshot
-from components.base_models.workshop import Workshop
+from components.base_models.model_builder import Workshop
 from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError
 from components.running.rows import Rows
 from components.settings.base_models import HubModel

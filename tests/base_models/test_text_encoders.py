@@ -14,13 +14,13 @@ from sentence_transformers.sentence_transformer import modules
 from transformers import BertConfig, BertModel
 
 from components.base_models.fetched import check_text_encoder, fetch
-from components.base_models.workshop import Workshop
+from components.base_models.model_builder import Workshop
 from components.errors import ConfigurationError
 from components.ml.tokenizer import train_bpe
 from components.running.rows import Rows
 from components.settings.base_models import FolderModel
 from components.storage.atomic import read_json
-from components.storage.pieces import put_files
+from components.storage.result_cache import put_files
 
 SECTION = FolderModel(kind="folder", path="mine")
 TEXTS = ["a red circle", "two blue squares and a dog"]

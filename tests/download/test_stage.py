@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components.download import stage, taking, tally
+from components.download import download_stats, shard_fetcher, stage
 from components.download.answers import Body
 from components.download.fetching import Fetcher
 from components.download.ledger import LEDGER, read_ledger
@@ -423,7 +423,7 @@ class CrashingShard(Shard):
                 signal.raise_signal(signal.SIGSEGV)
             return picture_of(data, images)
 
-        taking.picture_of = decoder  # type: ignore[attr-defined]
+        shard_fetcher.picture_of = decoder  # type: ignore[attr-defined]
         super()._make(folder, before, tell)
 
 
@@ -434,7 +434,7 @@ class HangingShard(Shard):
         def decoder(data: bytes, images: Images) -> Picture:
             return picture_of(data, images) if data != jpeg(12) else _for_ever()
 
-        taking.picture_of = decoder  # type: ignore[attr-defined]
+        shard_fetcher.picture_of = decoder  # type: ignore[attr-defined]
         super()._make(folder, before, tell)
 
 
@@ -459,7 +459,7 @@ class SurprisingShard(Shard):
                 raise UnicodeError("nor this")
             return fetched(self, text)
 
-        taking.picture_of = decoder  # type: ignore[attr-defined]
+        shard_fetcher.picture_of = decoder  # type: ignore[attr-defined]
         Fetcher.fetched = fetcher  # type: ignore[method-assign, assignment]
         super()._make(folder, before, tell)
 
@@ -562,7 +562,7 @@ def test_no_image_and_no_network_are_told_apart(
     closed = fetch.model_copy(update={"allowed_ports": [1], "retries": 0})
     with pytest.raises(InfrastructureError, match="no network: 30 of 30"):
         run(with_sources(smoke, [url_source(dead)], closed), env)
-    monkeypatch.setattr(tally, "DEAD_NETWORK_ROWS", 8)
+    monkeypatch.setattr(download_stats, "DEAD_NETWORK_ROWS", 8)
     with pytest.raises(InfrastructureError, match="no network: 8 connections failed"):
         run(with_sources(smoke, [url_source(dead)], closed, shard_rows=8), env)
     nameless = [{**one, "link": f"http://host{one['id']}.invalid/"} for one in web]
@@ -577,8 +577,8 @@ def test_a_network_that_dies_in_the_middle_stops_the_stage_and_costs_no_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Rows 12 to 29 lack a name server at first; the second shard has lost half of its rows by then."""
-    monkeypatch.setattr(tally, "DEAD_NETWORK_ROWS", 4)
-    monkeypatch.setattr(tally, "DEAD_NETWORK_HOSTS", 1)
+    monkeypatch.setattr(download_stats, "DEAD_NETWORK_ROWS", 4)
+    monkeypatch.setattr(download_stats, "DEAD_NETWORK_HOSTS", 1)
     patient = fetch.model_copy(update={"deadline_seconds": 60.0, "retries": 0})
     run(with_sources(smoke, [url_source(web)], patient), Environment(work_store=Path(".other")))
     expected = hashes()
@@ -608,7 +608,7 @@ def test_a_host_that_died_is_no_dead_network(
     smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(tally, "DEAD_NETWORK_ROWS", 4)
+    monkeypatch.setattr(download_stats, "DEAD_NETWORK_ROWS", 4)
     mixed = [{**one, "link": f"http://127.0.0.1:1/{one['id']}"} if one["id"] > "11" else one for one in web]
     both = fetch.model_copy(
         update={"allowed_ports": [1, server.port], "retries": 0, "deadline_seconds": 60.0}

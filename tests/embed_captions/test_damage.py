@@ -1,4 +1,4 @@
-"""A damaged cache is never used: every kind of file of the artifact, cut and with bits turned (docs/faults.md)."""
+"""A damaged cache is never used: every kind of file of the artifact, cut and with bits turned (P4)."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from components.embed_captions.embedding import distinct
 from components.embed_captions.llms import Llm
 from components.embed_captions.stage import run
 from components.errors import ConfigurationError, DataError
-from components.ml.framed_tokenizer import MARK, frame_tokenizer
 from components.ml.llm import encode, load_text_encoder
+from components.ml.tokenizer_template import MARK, frame_tokenizer
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json, remove, write_json

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from components.ml.per_row_sampler import SeededDraws
 from components.ml.pictures import decode_rgb
-from components.ml.seeded_draws import SeededDraws
 from components.ml.vision_language import (
     VisionLanguage,
     load_processor,

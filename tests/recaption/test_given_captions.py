@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from components.recaption.columns_captioner import FromColumns, FromSources
-from components.recaption.crowd import Crowd
-from components.recaption.judging import Judging
+from components.recaption.filters import Judging
+from components.recaption.repeated_captions import Crowd
 from components.recaption.stage import run
 from components.settings.environment import Environment
 from components.settings.params import Params, load_params

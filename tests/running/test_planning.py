@@ -20,7 +20,7 @@ from components.download import plan as of_download
 from components.embed_captions import plan as of_embed_captions
 from components.errors import ConfigurationError, DataError
 from components.recaption import plan as of_recaption
-from components.running.measured import Figure, Measured
+from components.running.past_throughput import Figure, Measured
 from components.running.plan_text import plan_lines
 from components.running.planned_llm import EMBEDDING_SHARES, TOKENS, TUNING_SHARES
 from components.running.planning import Bound, Machine, plan_stages

@@ -19,7 +19,7 @@ from components.storage import bulk
 from components.storage.atomic import content_key
 from components.storage.bulk import FETCHED, MARK, forget_lost, keep_remote, local_copy, open_data_root
 from components.storage.manifest import Entry, folder_key, listed, read_manifest, write_manifest
-from components.storage.pieces import piece, put_files
+from components.storage.result_cache import piece, put_files
 from components.storage.shards import Pair, read_pairs, shards_of, write_shard
 from tests.s3_proxy import Exchange, proxy
 

@@ -7,7 +7,7 @@ import pytest
 
 from components.errors import DataError
 from components.storage.manifest import folder_key, read_manifest, write_manifest
-from components.storage.pieces import piece, put_files
+from components.storage.result_cache import piece, put_files
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 
 from components.errors import DataError
 from components.storage.atomic import sha256_of
-from components.storage.kept import KeptShard
+from components.storage.audited_rows import KeptShard
 from components.storage.manifest import Entry
 from components.storage.pixels import Pixels, decoded
 from components.storage.shards import Pair, write_shard

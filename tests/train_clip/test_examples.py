@@ -9,8 +9,8 @@ import pytest
 
 from components.errors import ConfigurationError, DataError
 from components.running.rows import Rows
+from components.storage.audited_rows import KeptShard
 from components.storage.embeddings import EMBEDDED_CAPTIONS, Embeddings
-from components.storage.kept import KeptShard
 from components.storage.manifest import Entry
 from components.storage.mapped_rows import MappedRows
 from components.storage.pixels import Pixels

@@ -10,8 +10,8 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.tune_llm import Mntp
 from components.storage.layout import Layout
-from components.tune_llm.material import Material
 from components.tune_llm.phases import load_base, opened, tuned_members
+from components.tune_llm.training_data import Material
 
 TEXTS = ["a red circle", "ein blaues Quadrat ist links"]
 

@@ -188,7 +188,7 @@ def test_processes_that_see_different_things_train_nothing(
     Path("sitecustomize.py").write_text(
         "import os\n"
         "if os.environ.get('RANK') == '1':\n"
-        "    from components.tune_llm import material\n"
+        "    from components.tune_llm import training_data\n"
         "    material.FORMAT_VERSION += 1\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{Path.cwd()}{os.pathsep}{ROOT}")

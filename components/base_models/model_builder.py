@@ -16,7 +16,7 @@ from components.running.training import Run, train
 from components.settings.base_models import Schedule
 from components.storage.atomic import content_key, write_json
 from components.storage.computed import code_of
-from components.storage.pieces import piece
+from components.storage.result_cache import piece
 
 BETAS = (0.9, 0.98)  # CLIP's second one (Radford et al. 2021, table 19): short runs with large steps
 MAX_GRADIENT_NORM = 1.0

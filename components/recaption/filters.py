@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from components.recaption.captioner import Asking
-from components.recaption.crowd import Crowd
 from components.recaption.gates import fault
 from components.recaption.languages import SCRIPTS
+from components.recaption.repeated_captions import Crowd
 from components.running.rows import Rows
 from components.settings.recaption import CaptionGates
 from components.storage.side_tables import Caption, Draft

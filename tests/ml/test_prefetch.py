@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.ml.ahead import ahead
+from components.ml.prefetch import ahead
 
 
 def test_results_come_in_the_order_of_items_whoever_is_first_done() -> None:

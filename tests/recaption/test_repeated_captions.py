@@ -4,7 +4,7 @@ from itertools import permutations
 
 from components.recaption.captioner import Asked
 from components.recaption.columns_captioner import FromColumns, FromSources
-from components.recaption.crowd import Crowd
+from components.recaption.repeated_captions import Crowd
 from components.settings.recaption import ColumnsCaptioner, Take
 from components.storage.side_tables import Caption, Draft
 

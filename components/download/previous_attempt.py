@@ -12,7 +12,7 @@ from components.download.spool import Spool
 from components.storage.shards import read_pairs, shards_of
 
 if TYPE_CHECKING:
-    from components.download.taking import Taken
+    from components.download.shard_fetcher import Taken
 
 
 def is_lacking(finished: Path, name: str) -> bool:
@@ -28,7 +28,7 @@ def came_without_network(finished: Path, name: str) -> bool:
 
 def known_rows(finished: Path, work: Path, spool: Spool) -> dict[int, Taken]:
     """Return the rows of an earlier round whose fate is settled, by number; pictures go to the spool."""
-    from components.download.taking import Taken
+    from components.download.shard_fetcher import Taken
 
     (shard,) = shards_of(finished)
     places = {pair.key: spool.put(pair.jpeg) for pair in read_pairs(finished, shard, work)}

@@ -21,8 +21,8 @@ from components.running.progress import Progress
 from components.running.signals import run_or_stop
 from components.settings.download import Download, Fetch
 from components.settings.sources import Shards
-from components.sources.needs import Inputs, is_far
 from components.sources.shard_rows import shard_contents
+from components.sources.source_requirements import Inputs, is_far
 from components.storage.atomic import new_file, remove
 from components.storage.bucket import Bucket, open_bucket
 

@@ -12,14 +12,14 @@ from typing import Any
 import boto3
 import pytest
 
-from components.download import far_shards
+from components.download import remote_shards
 from components.download.stage import run
 from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError
 from components.settings.download import Fetch
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.sources import Shards
-from components.sources.needs import Inputs
+from components.sources.source_requirements import Inputs
 from tests.download.server import Answer, Server, body, redirect, reset, status
 from tests.download.test_stage import hashes, jpeg, ledger, with_sources
 from tests.s3_proxy import Exchange, proxy
@@ -169,7 +169,7 @@ def test_what_came_is_kept_for_the_next_run(
     smoke: Params, env: Environment, fetch: Fetch, server: Server, site: str, tars: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(far_shards, "FILES_AT_ONCE", 1)
+    monkeypatch.setattr(remote_shards, "FILES_AT_ONCE", 1)
     server.answers["/cc/00001.tar"] = status(503)
     impatient = fetch.model_copy(update={"retries": 0})
     path = f"{site}/{NUMBERED}"
@@ -257,7 +257,7 @@ def test_an_empty_shard_among_many_has_no_rows(
 def test_a_limit_brings_no_more_shards_than_it_needs(
     smoke: Params, env: Environment, fetch: Fetch, server: Server, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(far_shards, "FILES_AT_ONCE", 1)
+    monkeypatch.setattr(remote_shards, "FILES_AT_ONCE", 1)
     here = made(smoke, env, fetch, "cc3m/*.tar", limit=6)
     assert len(ledger()) == 6
     assert made(smoke, env, fetch, f"{site}/{NUMBERED}", limit=6) == here

@@ -19,7 +19,7 @@ from components.settings.params import Params
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.tune_llm import caption_retrieval, phases, stage, tuning
-from components.tune_llm.held import held_precision
+from components.tune_llm.base_dtype import held_precision
 from tests.captioned import store_llm
 from tests.language_models import write_gemma3
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.storage import digests
-from components.storage.digests import Digests, digest_of
+from components.storage import duplicate_counter
+from components.storage.duplicate_counter import Digests, digest_of
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -18,7 +18,7 @@ from components.storage.digests import Digests, digest_of
 def test_exactly_the_texts_that_repeat_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], in_memory: int
 ) -> None:
-    monkeypatch.setattr(digests, "DIGESTS_IN_MEMORY", in_memory)
+    monkeypatch.setattr(duplicate_counter, "DIGESTS_IN_MEMORY", in_memory)
     folder = tmp_path / str(hash(tuple(texts)))
     found = Digests(folder)
     for text in texts:
@@ -42,7 +42,7 @@ def test_exactly_the_texts_that_repeat_are_found(
 def test_as_many_texts_are_counted_as_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], in_memory: int
 ) -> None:
-    monkeypatch.setattr(digests, "DIGESTS_IN_MEMORY", in_memory)
+    monkeypatch.setattr(duplicate_counter, "DIGESTS_IN_MEMORY", in_memory)
     folder = tmp_path / str(hash(tuple(texts)))
     found = Digests(folder)
     half = len(texts) // 2

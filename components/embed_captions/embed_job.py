@@ -29,7 +29,7 @@ from components.storage.layout import Layout
 STAGE = "embed_captions"
 TEXTS_A_PROCESS = 5_000  # fewer are embedded here before another process has started
 MEMORY_A_PROCESS = 500_000_000  # bytes, besides the model
-MODULES = Modules(imported=("components.embed_captions.filling", "components.ml.llm"))
+MODULES = Modules(imported=("components.embed_captions.embed_job", "components.ml.llm"))
 
 
 @dataclass(frozen=True)

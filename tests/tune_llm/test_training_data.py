@@ -8,7 +8,7 @@ from components.settings.params import Params
 from components.storage.layout import Layout
 from components.storage.manifest import listed, write_manifest
 from components.storage.side_tables import read_captions, read_keys, write_captions, write_keys
-from components.tune_llm.material import Material
+from components.tune_llm.training_data import Material
 
 
 def test_another_base_model_is_another_run(layout: Layout, smoke: Params) -> None:

@@ -16,11 +16,11 @@ from components.errors import DataError, InfrastructureError
 from components.running.rows import Rows
 from components.settings.params import Params
 from components.settings.sources import Sidecars
-from components.sources.needs import images_folder, is_fetched
 from components.sources.rows import Rejection, Row
+from components.sources.source_requirements import images_folder, is_fetched
+from components.storage.attempts import set_aside
 from components.storage.layout import Layout
 from components.storage.manifest import listed
-from components.storage.rounds import set_aside
 from components.storage.side_tables import read_table
 
 DEAD_NETWORK_ROWS = 100  # failed connections without one image before the stage gives up at once

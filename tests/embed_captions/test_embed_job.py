@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from components.embed_captions import filling, survey
-from components.embed_captions.filling import parts_of
+from components.embed_captions import embed_job, survey
+from components.embed_captions.embed_job import parts_of
 from components.embed_captions.stage import run
 from components.embed_captions.survey import Missing, check_room
 from components.errors import InfrastructureError
@@ -48,7 +48,7 @@ def test_processes_leave_what_one_would(
     run(smoke, Environment(work_store=Path("alone"), threads=1))
     expected = stored(tuned)
     shutil.rmtree(tuned.artifact("embed_captions"))
-    monkeypatch.setattr(filling, "TEXTS_A_PROCESS", 1)
+    monkeypatch.setattr(embed_job, "TEXTS_A_PROCESS", 1)
     no_llm(monkeypatch)  # in this process
     run(smoke, Environment(threads=1, processes=2))
     assert stored(tuned) == expected
@@ -62,7 +62,7 @@ def test_processes_are_as_many_as_work_cores_and_gpus_allow(monkeypatch: pytest.
     assert parts_of(Environment(processes=8), encoders, [missing(100, MANY)]) == 8
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert parts_of(Environment(device="cuda", processes=8), encoders, [missing(100, MANY)]) == 4
-    monkeypatch.setattr(filling, "usable_cores", lambda: 64)
+    monkeypatch.setattr(embed_job, "usable_cores", lambda: 64)
     monkeypatch.setattr("os.sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else 10 * 10**9)
     assert parts_of(Environment(), encoders, [missing(100, MANY)]) == 3  # half of 10 GB, 1.5 GB each
     Here.made_by = None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.ml.frozen import frozen_in_bf16
+from components.ml.frozen_weights import frozen_in_bf16
 from components.ml.llm import TextEncoder, embed, load_text_encoder, tokenise
 from components.ml.precision import autocast
 from components.settings.tune_llm import Lora

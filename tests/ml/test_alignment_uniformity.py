@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from components.ml import spread
-from components.ml.spread import alignment, uniformity
+from components.ml import alignment_uniformity
+from components.ml.alignment_uniformity import alignment, uniformity
 
 
 def test_alignment_is_the_mean_squared_distance() -> None:
@@ -24,5 +24,5 @@ def test_uniformity_of_one_point_and_of_a_cross(monkeypatch: pytest.MonkeyPatch)
     # each row sees one at squared distance 4 and two at 2
     expected = math.log((math.exp(-8) + 2 * math.exp(-4)) / 3)
     assert uniformity(cross) == pytest.approx(expected)
-    monkeypatch.setattr(spread, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(alignment_uniformity, "CHUNK_ROWS", 3)
     assert uniformity(cross) == pytest.approx(expected)

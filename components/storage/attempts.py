@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.storage.atomic import remove
-from components.storage.pieces import is_intact, piece
+from components.storage.result_cache import is_intact, piece
 
 ASIDE = "aside"
 Make = Callable[[Path, Path | None, int], None]

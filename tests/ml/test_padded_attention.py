@@ -10,7 +10,7 @@ from torch import nn
 
 from components.ml.attention import check_attention, hidden_states
 from components.ml.llm import TextEncoder, load_text_encoder
-from components.ml.padded_keys import LANES, padded_keys
+from components.ml.padded_attention import LANES, padded_keys
 from tests.captioned import write_llm
 
 

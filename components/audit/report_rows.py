@@ -11,7 +11,7 @@ from components.audit.captions import Captions
 from components.audit.dropped import Dropped
 from components.audit.duplicates import Duplicates
 from components.audit.images import SIZES, SPLITS, Images
-from components.audit.scored import Scored
+from components.audit.score_table import Scored
 
 
 def described_rows(
