@@ -87,7 +87,7 @@ def plan(
     """Say what stages will take: rows, bytes, hours, memory, and where each figure is from."""
 
     def work() -> list[str]:
-        from components.running.past_throughput import Measured
+        from components.running.past_throughput import PastThroughput
         from components.running.plan_text import plan_lines
         from components.running.planning import machine_of, plan_stages
         from components.running.presets import preset_path
@@ -99,7 +99,7 @@ def plan(
         machine = machine_of(
             cores, memory_gb, gpus, network_mbit, machines, captions_per_second, gpu_tflops, llm_billions
         )
-        measured = Measured(Layout(load_environment().work_store))
+        measured = PastThroughput(Layout(load_environment().work_store))
         return plan_lines(params.preset, machine, plan_stages(params, machine, measured))
 
     _say(work)

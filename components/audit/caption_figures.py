@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from components.audit.images import split_places
 from components.ml.words import WORD
-from components.running.jobs import Modules, Tell
+from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
 from components.running.workers import pieces_by_content
 from components.storage.atomic import content_key
@@ -86,7 +86,7 @@ class CaptionFigures:
     sha256: str
     work: Path
 
-    def __call__(self, tell: Tell) -> Path:
+    def __call__(self, tell: ProgressReporter) -> Path:
         """Return the finished piece."""
         key = content_key([code_of(self.work, "audit", "caption_figures"), self.sha256])
         made = piece(self.work / "captions", key, lambda folder: write_figures(self.path, folder))

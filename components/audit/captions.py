@@ -15,7 +15,7 @@ from components.audit.caption_figures import Table, places_by_name, read_figures
 from components.audit.images import SPLITS, Images
 from components.errors import DataError
 from components.storage.atomic import remove
-from components.storage.duplicate_counter import Digests
+from components.storage.duplicate_counter import DuplicateCounter
 from components.storage.side_tables import CAPTIONS, read_table
 
 SHOWN_CHARACTERS = 120  # of a caption beside a gate
@@ -69,7 +69,7 @@ class Captions:
         self._overlaps = self._compare()
 
     def _count(self, work: Path) -> None:
-        digests: dict[str, Digests] = {}
+        digests: dict[str, DuplicateCounter] = {}
         totals = Counter[str]()
         for number, table in enumerate(self._tables):
             rows, splits, lines = read_figures(table)
@@ -86,7 +86,7 @@ class Captions:
             for column, places in places_by_name(lines["column"]):
                 train = places[of_line[places] == TRAIN]
                 if len(train):
-                    store = digests.setdefault(column, Digests(work / f"{len(digests):04d}"))
+                    store = digests.setdefault(column, DuplicateCounter(work / f"{len(digests):04d}"))
                     store.add_all(lines["digest"].to_numpy()[train])
                     totals[column] += len(train)
         for column, store in sorted(digests.items()):

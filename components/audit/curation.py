@@ -13,7 +13,7 @@ from components.audit.dropped import Dropped
 from components.audit.images import Images
 from components.audit.near_captions import keys_of, open_caption_vectors
 from components.audit.near_images import near_images
-from components.audit.score_table import ImageVectors, Scored, open_vectors
+from components.audit.score_table import ImageVectors, ScoreTable, open_vectors
 from components.errors import ConfigurationError, DataError
 from components.running.progress import Progress
 from components.settings.audit import Curation, Head, NearImageFilter, SimilarityFilter
@@ -34,7 +34,7 @@ class Curator:
         self.dropped = Dropped(images)
         self.dropped.add(list(leaked), "leaked", likes=list(leaked.values()))
 
-    def curate(self, settings: Curation, scored: Scored, layout: Layout, inputs: Path) -> None:
+    def curate(self, settings: Curation, scored: ScoreTable, layout: Layout, inputs: Path) -> None:
         """Apply heads, similarity, near images and near captions, in this order, where params ask for them.
 
         Raises:
@@ -96,7 +96,7 @@ class Curator:
             is_known[rows[here]] = True
         return scores, is_known
 
-    def _apply_similarity(self, settings: SimilarityFilter, scored: Scored) -> None:
+    def _apply_similarity(self, settings: SimilarityFilter, scored: ScoreTable) -> None:
         best = _best_similarity(settings.columns, scored)
         rows = self._left("train")
         known = rows[np.isfinite(best[rows])]
@@ -152,7 +152,7 @@ def _too_unlike(
     return np.concatenate([np.array(equal[left:], np.int64), ranked[above < limit]])
 
 
-def _best_similarity(columns: list[str], scored: Scored) -> NDArray[np.float32]:
+def _best_similarity(columns: list[str], scored: ScoreTable) -> NDArray[np.float32]:
     if absent := sorted(set(columns) - scored.similarity.keys()):
         there = ", ".join(sorted(scored.similarity)) or "none"
         raise ConfigurationError(

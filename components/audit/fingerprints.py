@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from components.audit.fingerprint import THUMBNAIL_BYTES, Fingerprint, fingerprint, undecodable
 from components.audit.images import SIZES, Images, Thumbnails, split_places
 from components.errors import DataError
-from components.running.jobs import Modules, Tell
+from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
 from components.running.workers import pieces_by_content
 from components.storage.atomic import content_key, write_bytes
@@ -74,7 +74,7 @@ class ShardFingerprints:
     work: Path
     deadly: frozenset[int] = frozenset()
 
-    def __call__(self, tell: Tell) -> Path:
+    def __call__(self, tell: ProgressReporter) -> Path:
         """Return the finished piece."""
         store, code = self.work / "fingerprints", code_of(self.work, "audit", "fingerprints")
         key = content_key([code, self.entry.sha256])
@@ -86,7 +86,7 @@ class ShardFingerprints:
         """Return the same job, which refuses an image by its number."""
         return replace(self, deadly=self.deadly | {unit})
 
-    def _make(self, folder: Path, tell: Tell) -> None:
+    def _make(self, folder: Path, tell: ProgressReporter) -> None:
         counted = tell.uncounted()
         found = []
         for number, pair in enumerate(read_pairs(self.download, self.entry, self.work)):

@@ -9,14 +9,14 @@ import numpy as np
 from components.audit.captions import Captions
 from components.audit.dropped import Dropped
 from components.audit.duplicates import Duplicates
-from components.audit.host_stats import Attempts, success_gates
+from components.audit.host_stats import HostStats, success_gates
 from components.audit.images import SPLITS, Images
 from components.audit.verdict import Gate
 from components.settings.audit import Audit
 
 
 def gates(
-    images: Images, duplicates: Duplicates, captions: Captions, attempts: Attempts, limits: Audit
+    images: Images, duplicates: Duplicates, captions: Captions, attempts: HostStats, limits: Audit
 ) -> list[Gate]:
     """Return all gates.
 

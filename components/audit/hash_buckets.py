@@ -21,7 +21,7 @@ ROUNDING = 1e-3  # grey levels
 CHUNK_ROWS = 1 << 12  # thumbnails multiplied at once
 
 
-class Cells:
+class HashBuckets:
     """Rows by cell.
 
     Attributes:

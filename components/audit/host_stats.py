@@ -21,7 +21,7 @@ NO_HOST = "(no valid url)"
 
 
 @dataclass
-class Attempts:
+class HostStats:
     """Rows and successes, over all and by host; a row that no host was asked for has none."""
 
     rows: int = 0
@@ -71,15 +71,15 @@ def host_of(url: str) -> str | None:
     return ascii(host)[1:-1]
 
 
-def read_attempts(ledgers: Iterable[Path], samples: int) -> Attempts:
+def read_attempts(ledgers: Iterable[Path], samples: int) -> HostStats:
     """Read all ledgers."""
-    attempts = Attempts()
+    attempts = HostStats()
     for path in ledgers:
         attempts.add(read_table(path, LEDGER), samples)
     return attempts
 
 
-def success_gates(attempts: Attempts, limits: Audit) -> list[Gate]:
+def success_gates(attempts: HostStats, limits: Audit) -> list[Gate]:
     """Return the gates on the share of images that came, over all and of the worst host."""
     share = attempts.successes / attempts.rows if attempts.rows >= limits.min_rows else None
     param, limit = "audit.min_success_share", limits.min_success_share
@@ -89,7 +89,7 @@ def success_gates(attempts: Attempts, limits: Audit) -> list[Gate]:
     return found
 
 
-def _host_gate(attempts: Attempts, limits: Audit, limit: float) -> Gate:
+def _host_gate(attempts: HostStats, limits: Audit, limit: float) -> Gate:
     worst = attempts.worst_hosts(limits.min_host_rows, limits.samples)
     share, rows = (worst[0]["success_share"], worst[0]["rows"]) if worst else (None, 0)
     of = f"images of {worst[0]['host']}" if worst else "images of one host"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.running.past_throughput import Figure, Measured
+from components.running.past_throughput import Figure, PastThroughput
 from components.running.planned_images import planned_images
 from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Machine, network_bound
 from components.running.shard_sizes import shard_size
@@ -16,7 +16,7 @@ BASE_BYTES, CAPTION_BYTES = 520e6, 54.0
 KEY_BYTES, REPORT_BYTES = 3.0, 5.2e6
 
 
-def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
+def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate:
     """Estimate; see `components.running.planning`."""
     images = planned_images(params, measured)
     count = images.images

@@ -11,7 +11,7 @@ from components.audit.captions import Captions
 from components.audit.dropped import Dropped
 from components.audit.duplicates import Duplicates
 from components.audit.images import SIZES, SPLITS, Images
-from components.audit.score_table import Scored
+from components.audit.score_table import ScoreTable
 
 
 def described_rows(
@@ -19,7 +19,7 @@ def described_rows(
     duplicates: Duplicates,
     dropped: Dropped,
     captions: Captions,
-    scored: Scored,
+    scored: ScoreTable,
     limit: int,
 ) -> list[dict[str, Any]]:
     """Return one entry for each row of data, or for every n-th where there are more than `limit`.
@@ -68,7 +68,7 @@ def _image_entry(row: int, size: dict[str, int], duplicates: Duplicates, dropped
     }
 
 
-def _scores(scored: Scored, row: int) -> dict[str, float]:
+def _scores(scored: ScoreTable, row: int) -> dict[str, float]:
     """Return an image's scores by column; a score it lacks is left out."""
     kinds = {"similarity": scored.similarity, "agreement": scored.agreement}
     values = {

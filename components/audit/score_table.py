@@ -24,7 +24,7 @@ _MEND = "run `llm2clip forget recaption scores`"
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoreTable:
     """By column: (N,) the score of each image's best caption of it, NaN without one.
 
     Attributes:
@@ -36,7 +36,7 @@ class Scored:
     agreement: Scores
 
 
-def read_scored(recaption: Path, images: Images) -> Scored:
+def read_scored(recaption: Path, images: Images) -> ScoreTable:
     """Read all scores; there are none where params of recaption switch them off.
 
     Args:
@@ -46,7 +46,7 @@ def read_scored(recaption: Path, images: Images) -> Scored:
     Raises:
         DataError: a file is missing or damaged, or scores an image that its shard does not have.
     """
-    scored = Scored({}, {})
+    scored = ScoreTable({}, {})
     for entry in read_manifest(recaption, f"{SCORES_FOLDER}/"):
         table = read_scores(recaption / entry.uri)
         rows = images.find(entry.name, table["key"])

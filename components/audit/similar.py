@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.audit.comparison import NONE, Alike, Comparison
-from components.audit.hash_buckets import Cells, Rows, contrasts_of
+from components.audit.hash_buckets import HashBuckets, Rows, contrasts_of
 from components.audit.images import LEARNED, SPLITS, Thumbnails
-from components.running.jobs import Modules, Tell
+from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
 from components.running.workers import finished_pieces
 from components.storage.atomic import content_key, read_json, remove, write_json
@@ -70,7 +70,7 @@ class Search:
     first: int
     last: int
 
-    def __call__(self, tell: Tell) -> Path:
+    def __call__(self, tell: ProgressReporter) -> Path:
         """Return the finished piece: rows, what each is like, and how many pairs were compared."""
         made = piece(self.store, f"{self.first:012d}", self._make)
         starts = self._array("starts")
@@ -137,7 +137,7 @@ def find_similar(
     folder, store = work / "search", work / "similar" / _identity(code, hashes, splits, thumbnails, alike)
     remove(folder)
     folder.mkdir(parents=True)
-    cells = Cells(contrasts_of(thumbnails), alike.difference)
+    cells = HashBuckets(contrasts_of(thumbnails), alike.difference)
     arrays: dict[str, NDArray[Any]] = {
         "order": cells.order,
         "starts": cells.starts,

@@ -28,7 +28,7 @@ from components.audit.duplicates import find_duplicates
 from components.audit.fingerprints import read_fingerprints
 from components.audit.gallery import ShardFiles, chosen_keys, write_gallery
 from components.audit.gates import gates, kept_gate
-from components.audit.host_stats import Attempts, read_attempts
+from components.audit.host_stats import HostStats, read_attempts
 from components.audit.images import Images
 from components.audit.keys import write_shard_keys
 from components.audit.report import write_report
@@ -144,7 +144,7 @@ def _files(layout: Layout, entry: Entry) -> ShardFiles:
 
 
 def _figures(
-    limits: Audit, verdict: dict[str, Any], captions: Captions, attempts: Attempts
+    limits: Audit, verdict: dict[str, Any], captions: Captions, attempts: HostStats
 ) -> dict[str, Any]:
     overlaps: dict[str, dict[str, float]] = {}
     for (split, kind), overlap in captions.overlaps().items():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from components.audit.captions import Captions
 from components.audit.images import Images
-from components.audit.score_table import Scored
+from components.audit.score_table import ScoreTable
 
 FORMAT_VERSION = 1  # raised by hand when a bin or a feature gets another meaning
 PER_OCTAVE = 8  # bins of sizes and lengths: a ninth wide
@@ -19,7 +19,7 @@ PER_UNIT = 50  # bins of similarity and agreement: 0.02 wide
 
 
 def summary_tree(
-    images: Images, captions: Captions, scored: Scored, dropped: NDArray[np.bool_]
+    images: Images, captions: Captions, scored: ScoreTable, dropped: NDArray[np.bool_]
 ) -> dict[str, Any]:
     """Return summary.json: for each feature of the train rows that go on, the number of values in each bin.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from components.base_models.clip import draw_captions
 from components.base_models.material import SceneSet, read_scene_sets
-from components.base_models.model_builder import Workshop, write_about
+from components.base_models.model_builder import ModelBuilder, write_about
 from components.ml.captioner import (
     CELL_STD,
     Captioner,
@@ -37,7 +37,7 @@ ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {("background", "colour"): 
 }
 
 
-def make_captioner(section: MadeCaptioner, workshop: Workshop) -> Path:
+def make_captioner(section: MadeCaptioner, workshop: ModelBuilder) -> Path:
     """Return the folder of the model, its tokenizer and its `about.json`."""
     train, held_out = read_scene_sets(section.scenes, workshop)
     identity = {
@@ -86,7 +86,7 @@ def _train(
     section: MadeCaptioner,
     scenes: SceneSet,
     identity: dict[str, Any],
-    workshop: Workshop,
+    workshop: ModelBuilder,
 ) -> float | None:
     pictures = scenes.pictures
     values = torch.tensor([attribute_values(scene) for scene in scenes.scenes])

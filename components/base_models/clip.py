@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from components.base_models.material import Captions, SceneSet, read_scene_sets, read_texts
-from components.base_models.model_builder import Workshop, write_about
+from components.base_models.model_builder import ModelBuilder, write_about
 from components.ml.clip import image_embeddings, save_clip, text_embeddings
 from components.ml.contrastive import clip_loss
 from components.ml.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel
@@ -25,7 +25,7 @@ HELD_OUT_COLUMN = "short"
 HELD_OUT_BATCH = 100
 
 
-def make_clip(section: MadeClip, workshop: Workshop) -> Path:
+def make_clip(section: MadeClip, workshop: ModelBuilder) -> Path:
     """Return the folder of the model, its tokenizer and its `about.json`."""
     texts = read_texts(section.texts, workshop)
     train, held_out = read_scene_sets(section.scenes, workshop) if section.scenes else (None, None)
@@ -99,7 +99,7 @@ def _train(
     section: MadeClip,
     scenes: SceneSet,
     identity: dict[str, Any],
-    workshop: Workshop,
+    workshop: ModelBuilder,
 ) -> float | None:
     if not section.training.steps:
         return None

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from components.base_models.from_bucket import bring
 from components.base_models.hub import check_hashes, names_on_hub, snapshot
-from components.base_models.model_builder import Workshop
+from components.base_models.model_builder import ModelBuilder
 from components.base_models.model_files import MODULES, model_files, modules_in
 from components.errors import ConfigurationError
 from components.running.model_weights import WEIGHTS, check_model_files, weights_in
@@ -30,7 +30,7 @@ def fetch(
     section: Fetched,
     name: str,
     check: Callable[[Path], None],
-    workshop: Workshop,
+    workshop: ModelBuilder,
     *,
     with_modules: bool = False,
 ) -> Path:
@@ -157,7 +157,9 @@ def _place(section: Fetched) -> str:
     return section.path if isinstance(section, FolderModel) else section.uri
 
 
-def _source(section: HubModel | FolderModel, workshop: Workshop, role: str, *, with_modules: bool) -> Path:
+def _source(
+    section: HubModel | FolderModel, workshop: ModelBuilder, role: str, *, with_modules: bool
+) -> Path:
     if isinstance(section, FolderModel):
         return workshop.inputs / section.path
     folder = snapshot(section, with_modules=with_modules)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from components.base_models.material import Texts, read_texts
-from components.base_models.model_builder import Workshop, write_about
+from components.base_models.model_builder import ModelBuilder, write_about
 from components.errors import ConfigurationError
 from components.ml.cooccurrence import cooccurrence_embeddings
 from components.ml.plain_text import framed_ids, text_ids
@@ -24,7 +24,7 @@ from components.settings.base_models import MadeLlm
 HELD_OUT_BATCH = 16
 
 
-def make_llm(section: MadeLlm, workshop: Workshop) -> Path:
+def make_llm(section: MadeLlm, workshop: ModelBuilder) -> Path:
     """Return the folder of the model, its tokenizer and its `about.json`."""
     texts = read_texts(section.texts, workshop)
     identity = {"code": workshop.code_of("llm"), "llm": section.model_dump(), "texts": texts.key}

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from components.base_models.model_builder import Workshop
+from components.base_models.model_builder import ModelBuilder
 from components.errors import DataError
 from components.ml.images import square_of
 from components.settings.sources import Scenes, TextSource
@@ -60,7 +60,7 @@ class SceneSet:
         return torch.stack(squares) if squares else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
 
 
-def read_texts(sources: Sequence[TextSource], workshop: Workshop) -> Texts:
+def read_texts(sources: Sequence[TextSource], workshop: ModelBuilder) -> Texts:
     """Read the captions of train and validation rows; rows of test are passed over unread.
 
     Raises:
@@ -87,7 +87,7 @@ def read_texts(sources: Sequence[TextSource], workshop: Workshop) -> Texts:
     return texts
 
 
-def read_scene_sets(source: Scenes, workshop: Workshop) -> tuple[SceneSet, SceneSet]:
+def read_scene_sets(source: Scenes, workshop: ModelBuilder) -> tuple[SceneSet, SceneSet]:
     """Return the scenes to learn from, and those of the validation split."""
     counts = source.counts.model_dump()
     train, held_out = (

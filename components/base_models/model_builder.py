@@ -23,7 +23,7 @@ MAX_GRADIENT_NORM = 1.0
 
 
 @dataclass(frozen=True)
-class Workshop:
+class ModelBuilder:
     """Where models are made, and what decides all of them."""
 
     work: Path

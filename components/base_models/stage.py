@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.base_models.model_builder import Workshop
+from components.base_models.model_builder import ModelBuilder
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
 from components.settings.base_models import MadeClip, MadeLlm
@@ -34,7 +34,7 @@ from components.storage.result_cache import put_files
 def run(params: Params, env: Environment) -> None:
     """Run the stage."""
     layout = Layout(env.work_store)
-    workshop = Workshop(
+    workshop = ModelBuilder(
         work=layout.work("base_models"),
         inputs=layout.inputs(params.download.inputs),
         seed=params.seed,
@@ -60,7 +60,7 @@ def run(params: Params, env: Environment) -> None:
     write_metrics(layout, "base_models", {**workshop.rows.figures(), "models": about})
 
 
-def _llm(params: Params, workshop: Workshop) -> Path:
+def _llm(params: Params, workshop: ModelBuilder) -> Path:
     section = params.base_models.llm
     if isinstance(section, MadeLlm):
         from components.base_models.llm import make_llm
@@ -71,7 +71,7 @@ def _llm(params: Params, workshop: Workshop) -> Path:
     return fetch(section, "llm", check_llm, workshop)
 
 
-def _clip(params: Params, workshop: Workshop) -> Path:
+def _clip(params: Params, workshop: ModelBuilder) -> Path:
     section = params.base_models.clip
     if isinstance(section, MadeClip):
         from components.base_models.clip import make_clip
@@ -82,7 +82,7 @@ def _clip(params: Params, workshop: Workshop) -> Path:
     return fetch(section, "clip", check_clip, workshop)
 
 
-def _vision_language(params: Params, workshop: Workshop) -> dict[str, Path]:
+def _vision_language(params: Params, workshop: ModelBuilder) -> dict[str, Path]:
     if not params.base_models.vision_language:
         return {}
     from components.base_models.fetched import check_vision_language, fetch
@@ -91,7 +91,7 @@ def _vision_language(params: Params, workshop: Workshop) -> dict[str, Path]:
     return {place: fetch(source, place, check_vision_language, workshop) for place, source in places.items()}
 
 
-def _text_encoders(params: Params, workshop: Workshop) -> dict[str, Path]:
+def _text_encoders(params: Params, workshop: ModelBuilder) -> dict[str, Path]:
     if not params.base_models.text_encoders:
         return {}
     from components.base_models.fetched import check_text_encoder, fetch

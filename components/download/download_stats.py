@@ -18,7 +18,7 @@ from components.settings.params import Params
 from components.settings.sources import Sidecars
 from components.sources.rows import Rejection, Row
 from components.sources.source_requirements import images_folder, is_fetched
-from components.storage.attempts import set_aside
+from components.storage.attempts import mark_for_retry
 from components.storage.layout import Layout
 from components.storage.manifest import listed
 from components.storage.side_tables import read_table
@@ -29,7 +29,7 @@ DEAD_NETWORK_HOSTS = 30  # that these were to, where images came before: few hos
 log = logging.getLogger("llm2clip")
 
 
-class Tally:
+class DownloadStats:
     """Adds up the stats of shards.
 
     Args:
@@ -107,7 +107,7 @@ class Tally:
         if self._fetched() and len(hosts) < DEAD_NETWORK_HOSTS:
             return
         for piece in self._struck:
-            set_aside(piece)
+            mark_for_retry(piece)
         raise InfrastructureError(
             f"no network: {len(failed)} connections failed "
             "and not one image came; check the network and run again"
@@ -132,7 +132,7 @@ class Tally:
             self.rows.check(self._max_reject_share, "download", self._params, self._layout, given=given)
         except DataError as fault:
             for piece in self._retriable:
-                set_aside(piece)
+                mark_for_retry(piece)
             if self._retriable:
                 log.warning(
                     "download: the next run asks again for the images that %d shards lack",

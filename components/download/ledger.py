@@ -16,7 +16,7 @@ from components.storage.atomic import read_json
 from components.storage.side_tables import read_table, write_table
 
 if TYPE_CHECKING:
-    from components.download.shard_fetcher import Taken
+    from components.download.shard_fetcher import FetchResult
 
 SUCCESS = "success"
 FAILED_TO_DOWNLOAD = "failed_to_download"  # no bytes of an image came
@@ -92,7 +92,7 @@ def reasons_of(stats: dict[str, Any]) -> dict[str, int]:
     return {reason: count for reason, count in stats["status_dict"].items() if reason != SUCCESS}
 
 
-def entry_of(row: Row | Rejection, taken: Taken) -> Entry:
+def entry_of(row: Row | Rejection, taken: FetchResult) -> Entry:
     """Return what the ledger says of a row."""
     where = f": {row.where}" if isinstance(row, Rejection) else ""
     return Entry(

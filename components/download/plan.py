@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from components.running.past_throughput import Figure, Measured
+from components.running.past_throughput import Figure, PastThroughput
 from components.running.planned_images import PlannedImages, planned_images
 from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Machine, cpu_bound, network_bound
 from components.running.shard_sizes import original_size, shard_size
@@ -21,7 +21,7 @@ PARENT_BYTES, PROCESS_BYTES, ROW_BYTES = 294e6, 30e6, 20.6e3
 MEMORY = f"0.29 GB, for each process 30 MB and 21 kB a row of its shard: {BENCH}, `python -m bench.rates`"
 
 
-def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
+def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate:
     """Estimate; see `components.running.planning`."""
     download = params.download
     images = planned_images(params, measured)

@@ -12,7 +12,7 @@ from components.download.spool import Spool
 from components.storage.shards import read_pairs, shards_of
 
 if TYPE_CHECKING:
-    from components.download.shard_fetcher import Taken
+    from components.download.shard_fetcher import FetchResult
 
 
 def is_lacking(finished: Path, name: str) -> bool:
@@ -26,14 +26,14 @@ def came_without_network(finished: Path, name: str) -> bool:
     return stats["successes"] == 0 and bool(CONNECTION_REASONS & stats["status_dict"].keys())
 
 
-def known_rows(finished: Path, work: Path, spool: Spool) -> dict[int, Taken]:
+def known_rows(finished: Path, work: Path, spool: Spool) -> dict[int, FetchResult]:
     """Return the rows of an earlier round whose fate is settled, by number; pictures go to the spool."""
-    from components.download.shard_fetcher import Taken
+    from components.download.shard_fetcher import FetchResult
 
     (shard,) = shards_of(finished)
     places = {pair.key: spool.put(pair.jpeg) for pair in read_pairs(finished, shard, work)}
     return {
-        number: Taken(
+        number: FetchResult(
             one.status,
             one.reason,
             one.sha256,

@@ -12,12 +12,12 @@ from components.download.ledger import Entry, entry_of, stats_of, write_ledger
 from components.download.previous_attempt import came_without_network, is_lacking, known_rows
 from components.download.spool import Spool
 from components.ml.picture_formats import PNG_HEAD_BYTES, preparation_of
-from components.running.jobs import Tell
+from components.running.jobs import ProgressReporter
 from components.settings.download import Download
 from components.sources.rows import ImageFile, ImageMember, ImageScene, Rejection, Row
 from components.sources.texts import without_hash
 from components.storage.atomic import content_key, read_json, sha256_of, write_json
-from components.storage.attempts import Rounds, set_aside
+from components.storage.attempts import Attempts, mark_for_retry
 from components.storage.bucket import open_bucket
 from components.storage.bulk import forget_lost, keep_remote
 from components.storage.computed import FETCHED, code_of
@@ -46,7 +46,7 @@ class Shard:
     store: Path
     deadly: frozenset[int] = frozenset()
 
-    def __call__(self, tell: Tell) -> Path:
+    def __call__(self, tell: ProgressReporter) -> Path:
         """Return the folder of the finished shard: `<name>.tar`, `<name>.parquet`, `<name>_stats.json`.
 
         Rows and images alone decide the bytes. A row of an earlier round that has its image, or was refused
@@ -54,10 +54,10 @@ class Shard:
         """
         root = open_bucket(self.params.data_root, greet=False) if self.params.data_root else None
         key = shard_key(self.name, self.rows, self.params)
-        rounds = Rounds(self.store, key, lambda folder: forget_lost(folder, root))
+        rounds = Attempts(self.store, key, lambda folder: forget_lost(folder, root))
         latest = rounds.latest()
         if latest and (came_without_network(latest, self.name) or self._is_drawn_otherwise(latest)):
-            set_aside(latest)
+            mark_for_retry(latest)
             latest = None
         if latest:
             tell.advance(len(self.rows))
@@ -81,14 +81,16 @@ class Shard:
         """Return the same shard, one of whose rows is not decoded."""
         return replace(self, deadly=self.deadly | {unit})
 
-    def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
-        from components.download.shard_fetcher import Taking  # imports torch, which the parent does without
+    def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
+        from components.download.shard_fetcher import (
+            ShardFetcher,  # imports torch, which the parent does without
+        )
 
         with Spool(folder) as spool:
             known = known_rows(before, self.store.parent, spool) if before else {}
             if before and self._is_drawn_otherwise(before):
                 known = {number: one for number, one in known.items() if not _is_drawn(self.rows[number])}
-            taken = Taking(self.params, spool, tell, self.deadly).all(self.rows, known)
+            taken = ShardFetcher(self.params, spool, tell, self.deadly).all(self.rows, known)
             entries = [entry_of(row, one) for row, one in zip(self.rows, taken, strict=True)]
             pairs = (
                 Pair(row.key, spool.get(one.place), row.captions[0].text, _metadata(row, entry))

@@ -22,7 +22,7 @@ from components.download.pictures import Picture, jpeg_of, picture_of
 from components.download.refusal import UNEXPECTED, Refused
 from components.download.spool import Place, Spool
 from components.errors import PipelineError
-from components.running.jobs import Tell
+from components.running.jobs import ProgressReporter
 from components.settings.download import Download
 from components.sources.drafts import kind_of
 from components.sources.row import without_credentials
@@ -40,7 +40,7 @@ ROWS_UNDER_WAY = 1000  # many more than connections, or the rows of one host wou
 
 
 @dataclass(frozen=True)
-class Taken:
+class FetchResult:
     """What became of one row: a picture in the spool, or the reason why there is none."""
 
     status: str
@@ -57,7 +57,7 @@ class Taken:
     is_animated: bool | None = None
 
 
-class Taking:
+class ShardFetcher:
     """Takes the rows of one shard.
 
     Args:
@@ -67,17 +67,21 @@ class Taking:
         deadly: Numbers of rows whose decoding crashed the process before.
     """
 
-    def __init__(self, params: Download, spool: Spool, tell: Tell, deadly: frozenset[int]) -> None:
+    def __init__(
+        self, params: Download, spool: Spool, tell: ProgressReporter, deadly: frozenset[int]
+    ) -> None:
         self._params, self._spool, self._tell, self._deadly = params, spool, tell, deadly
         self._reading = asyncio.Semaphore(FILES_IN_MEMORY)
 
-    def all(self, rows: Sequence[Row | Rejection], known: Mapping[int, Taken]) -> list[Taken]:
+    def all(self, rows: Sequence[Row | Rejection], known: Mapping[int, FetchResult]) -> list[FetchResult]:
         """Take all rows but those that are known, by number; the order is that of the rows."""
         torch.set_num_threads(1)  # a process a core
         taken = asyncio.run(self._all(rows, known))
         return without_placeholders(rows, taken, self._params.max_urls_per_body)
 
-    async def _all(self, rows: Sequence[Row | Rejection], known: Mapping[int, Taken]) -> list[Taken]:
+    async def _all(
+        self, rows: Sequence[Row | Rejection], known: Mapping[int, FetchResult]
+    ) -> list[FetchResult]:
         taken = dict(known)
         left = iter([number for number in range(len(rows)) if number not in known])
         self._tell.advance(len(known))
@@ -100,13 +104,13 @@ class Taking:
 
     async def _one(
         self, number: int, row: Row | Rejection, fetcher: Fetcher, decoder: ThreadPoolExecutor
-    ) -> Taken:
+    ) -> FetchResult:
         if isinstance(row, Rejection):
-            return Taken(FAILED_TO_DOWNLOAD, row.reason)
+            return FetchResult(FAILED_TO_DOWNLOAD, row.reason)
         try:
             return await self._fetched(number, row, fetcher, decoder)
         except Refused as refused:
-            return Taken(FAILED_TO_DOWNLOAD, refused.reason)
+            return FetchResult(FAILED_TO_DOWNLOAD, refused.reason)
         except Exception as error:  # the last defence: one row never ends the stage
             if (
                 isinstance(error, PipelineError | MemoryError)
@@ -114,9 +118,11 @@ class Taking:
             ):
                 raise
             self._tell.warn(*_described(row, error))
-            return Taken(FAILED_TO_DOWNLOAD, UNEXPECTED)
+            return FetchResult(FAILED_TO_DOWNLOAD, UNEXPECTED)
 
-    async def _fetched(self, number: int, row: Row, fetcher: Fetcher, decoder: ThreadPoolExecutor) -> Taken:
+    async def _fetched(
+        self, number: int, row: Row, fetcher: Fetcher, decoder: ThreadPoolExecutor
+    ) -> FetchResult:
         loop = asyncio.get_running_loop()
         if isinstance(row.image, ImageScene):
             return await loop.run_in_executor(decoder, self._drawn, row.image)
@@ -132,9 +138,9 @@ class Taking:
             async with self._reading:
                 yield Body(_read(row.image, self._params.fetch.max_bytes), None)
 
-    def _decoded(self, number: int, row: Row, body: Body) -> Taken:
+    def _decoded(self, number: int, row: Row, body: Body) -> FetchResult:
         digest, size = hashlib.sha256(body.data).hexdigest(), len(body.data)
-        came = Taken(FAILED_TO_RESIZE, "", digest, size, body.final_url)
+        came = FetchResult(FAILED_TO_RESIZE, "", digest, size, body.final_url)
         if isinstance(row.image, ImageUrl) and row.image.sha256 not in (None, digest):
             return replace(came, status=FAILED_TO_DOWNLOAD, reason="hash_mismatch")
         if number in self._deadly:
@@ -146,13 +152,13 @@ class Taking:
             return replace(came, reason=refused.reason)
         return self._kept(picture, came)
 
-    def _drawn(self, image: ImageScene) -> Taken:
+    def _drawn(self, image: ImageScene) -> FetchResult:
         pixels = np.array(render(image.scene, image.size))
         picture = jpeg_of(pixels, self._params.images, (image.size, image.size))
         digest = hashlib.sha256(picture.jpeg).hexdigest()
-        return self._kept(picture, Taken(SUCCESS, "", digest, len(picture.jpeg)))
+        return self._kept(picture, FetchResult(SUCCESS, "", digest, len(picture.jpeg)))
 
-    def _kept(self, picture: Picture, came: Taken) -> Taken:
+    def _kept(self, picture: Picture, came: FetchResult) -> FetchResult:
         return replace(
             came,
             status=SUCCESS,
@@ -167,13 +173,13 @@ class Taking:
 
 
 def without_placeholders(
-    rows: Sequence[Row | Rejection], taken: Sequence[Taken], max_urls_per_body: int
-) -> list[Taken]:
+    rows: Sequence[Row | Rejection], taken: Sequence[FetchResult], max_urls_per_body: int
+) -> list[FetchResult]:
     """Reject bytes that many urls answered with: "this image was removed" is no picture."""
     is_fetched = [isinstance(row, Row) and isinstance(row.image, ImageUrl) for row in rows]
     urls_of = Counter(one.sha256 for one, fetched in zip(taken, is_fetched, strict=True) if fetched)
     return [
-        Taken(FAILED_TO_RESIZE, "placeholder_suspect", one.sha256, one.original_bytes, one.final_url)
+        FetchResult(FAILED_TO_RESIZE, "placeholder_suspect", one.sha256, one.original_bytes, one.final_url)
         if fetched and one.status == SUCCESS and urls_of[one.sha256] > max_urls_per_body
         else one
         for one, fetched in zip(taken, is_fetched, strict=True)

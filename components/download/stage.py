@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
-from components.download.download_stats import Tally
+from components.download.download_stats import DownloadStats
 from components.download.remote_shards import bring_shards
 from components.download.shard import DRAWN_BY, Shard
 from components.download.survey import each_url_once, groups, image_rows, survey, text_rows
@@ -53,7 +53,7 @@ def run(params: Params, env: Environment) -> None:
     bring_shards(download, inputs, work)
     known = survey(download, inputs, params.seed, work / "survey")
     progress = Progress(work, STAGE, known.image_rows, "images")
-    tally = Tally(params, layout)
+    tally = DownloadStats(params, layout)
     rows = tally.noted(each_url_once(image_rows(download, inputs, params.seed), known.repeated_urls))
     processes = min(env.processes or usable_cores(), ceil(known.image_rows / download.shard_rows))
     store = work / "shards"

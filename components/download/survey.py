@@ -15,7 +15,7 @@ from components.sources.mixture import mixed
 from components.sources.rows import ImageUrl, Rejection, Row, read_rows
 from components.sources.source_requirements import Inputs
 from components.storage.atomic import remove
-from components.storage.duplicate_counter import Digests, Repeated
+from components.storage.duplicate_counter import DuplicateCounter, Repeated
 
 ROWS_BETWEEN_LINES = 500_000
 log = logging.getLogger("llm2clip")
@@ -39,12 +39,14 @@ def survey(params: Download, inputs: Inputs, seed: int, work: Path) -> Survey:
     """
     remove(work)
     try:
-        return _survey(params, inputs, seed, Digests(work / "keys"), Digests(work / "urls"))
+        return _survey(params, inputs, seed, DuplicateCounter(work / "keys"), DuplicateCounter(work / "urls"))
     finally:
         remove(work)
 
 
-def _survey(params: Download, inputs: Inputs, seed: int, keys: Digests, urls: Digests) -> Survey:
+def _survey(
+    params: Download, inputs: Inputs, seed: int, keys: DuplicateCounter, urls: DuplicateCounter
+) -> Survey:
     images = texts = 0
     for row in image_rows(params, inputs, seed):
         images += 1

@@ -17,7 +17,7 @@ from components.embed_captions.encoders import encoders_of
 from components.embed_captions.sources import CaptionShard, Prompt, caption_files, prompts_file
 from components.embed_captions.survey import Missing, title
 from components.running.gpus import gpu_of, gpus_in_use, share_of, use_only
-from components.running.jobs import Modules, Tell
+from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
 from components.running.rows import Rows
 from components.running.workers import finished_pieces, usable_cores
@@ -52,7 +52,7 @@ class Filling:
     gpu: str | None
     threads: int
 
-    def __call__(self, tell: Tell) -> None:
+    def __call__(self, tell: ProgressReporter) -> None:
         """Make what is missing."""
         if self.gpu is not None:
             use_only(self.gpu)

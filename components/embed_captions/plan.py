@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from components.embed_captions.survey import last_run
 from components.running.model_weights import WEIGHT_BYTES
-from components.running.past_throughput import Figure, Measured, Run
+from components.running.past_throughput import Figure, PastThroughput, Run
 from components.running.planned_images import PlannedImages, planned_images
 from components.running.planned_llm import EMBEDDING_SHARES, gpu_hours, llm_weights, llm_width
 from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Machine
@@ -15,7 +15,7 @@ LINE_BYTES, CAPTION_BYTES = 40.0, 110.0  # packed, of the table beside vectors a
 FORWARD = 2  # operations a token and weight
 
 
-def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
+def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate:
     """Estimate; see `components.running.planning`."""
     own = params.embed_captions
     images = planned_images(params, measured)

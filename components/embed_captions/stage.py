@@ -27,7 +27,7 @@ from components.embed_captions.sources import (
 )
 from components.embed_captions.survey import Missing, check_room, last_run, survey, tell, tell_time
 from components.running.output import output, write_metrics
-from components.running.past_throughput import Measured
+from components.running.past_throughput import PastThroughput
 from components.running.rows import Rows
 from components.running.spent import SECONDS, Spent, kept_spent, tell_spent, together
 from components.settings.embed_captions import EmbedCaptions
@@ -60,7 +60,7 @@ def run(params: Params, env: Environment) -> None:
     room = tell(encoders, found, parts, is_bulk=bool(params.download.data_root))
     check_room(room, (layout.work(STAGE), layout.artifact(STAGE)))
     is_here = parts == 1 or env.device == "cpu"  # several GPUs are left to their own processes
-    tell_time(encoders, found, last_run(Measured(layout), own.names), can_try=is_here)
+    tell_time(encoders, found, last_run(PastThroughput(layout), own.names), can_try=is_here)
     fill(parts, params, env, encoders, found, prompts)
     tell_spent(layout.work(STAGE), {name: together(_spent(pieces, name)) for name in own.names})
     with output(layout, STAGE) as out:

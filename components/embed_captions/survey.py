@@ -14,7 +14,7 @@ from components.embed_captions.embedding import Embedder, distinct
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import CaptionShard, TextFile
 from components.errors import InfrastructureError
-from components.running.past_throughput import Measured, Run
+from components.running.past_throughput import PastThroughput, Run
 
 SAMPLED_TEXTS, TEXTS_A_FILE = 512, 16  # for the count of tokens
 HALF_BYTES = 2
@@ -72,7 +72,7 @@ def survey(
         missing.add(shard, [file for file in files if not embedder.is_there(file)], embedder.seen)
 
 
-def last_run(measured: Measured, names: list[str]) -> Run | None:
+def last_run(measured: PastThroughput, names: list[str]) -> Run | None:
     """Return the last run with encoders of these names, if it says how fast they are here."""
     return measured.worked("embed_captions", lambda worked: worked.get(title(names), 0))
 

@@ -12,7 +12,7 @@ CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Excluded:
+class NegativeMask:
     """Which candidates are no negatives of a row, though they are not its positive.
 
     Attributes:
@@ -34,7 +34,10 @@ class Excluded:
 
 
 def clip_loss(
-    image_embeddings: Tensor, text_embeddings: Tensor, logit_scale: Tensor, excluded: Excluded | None = None
+    image_embeddings: Tensor,
+    text_embeddings: Tensor,
+    logit_scale: Tensor,
+    excluded: NegativeMask | None = None,
 ) -> Tensor:
     """Return the symmetric InfoNCE of CLIP (arXiv 2103.00020, figure 3); row i belongs to row i.
 
@@ -45,7 +48,7 @@ def clip_loss(
         excluded: Captions that are no negatives of an image. None: all others are.
     """
     return _info_nce(
-        image_embeddings, text_embeddings, logit_scale, symmetric=True, excluded=excluded or Excluded()
+        image_embeddings, text_embeddings, logit_scale, symmetric=True, excluded=excluded or NegativeMask()
     )
 
 
@@ -54,7 +57,7 @@ def captions_loss(
     text_embeddings: Tensor,
     logit_scale: Tensor,
     captions_each: int,
-    excluded: Excluded | None = None,
+    excluded: NegativeMask | None = None,
 ) -> Tensor:
     """Return CLIP's symmetric InfoNCE where an image has several captions and there are further negatives.
 
@@ -75,7 +78,7 @@ def captions_loss(
     """
     if len(image_embeddings) == len(text_embeddings):
         return clip_loss(image_embeddings, text_embeddings, logit_scale, excluded)
-    known = excluded or Excluded()
+    known = excluded or NegativeMask()
     arguments = (image_embeddings.float(), text_embeddings.float(), logit_scale, captions_each, known)
     # logits in bf16 would round similarities at a scale of 100 to halves
     with torch.autocast(image_embeddings.device.type, enabled=False):
@@ -93,7 +96,7 @@ def captions_loss(
 
 
 def _image_sums(
-    images: Tensor, texts: Tensor, logit_scale: Tensor, captions_each: int, excluded: Excluded, start: int
+    images: Tensor, texts: Tensor, logit_scale: Tensor, captions_each: int, excluded: NegativeMask, start: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return for C images positives (C, k), log-sums over texts (C, k), and those over images (B * k,)."""
     rows = torch.arange(start, min(start + CHUNK_ROWS, len(images)), device=images.device)
@@ -109,7 +112,7 @@ def _image_sums(
     return positives, over_texts, torch.logsumexp(of_captions[:, : len(images) * captions_each], dim=0)
 
 
-def _known_of_images(excluded: Excluded, rows: Tensor, own: Tensor, captions_each: int) -> Tensor | None:
+def _known_of_images(excluded: NegativeMask, rows: Tensor, own: Tensor, captions_each: int) -> Tensor | None:
     """Return which captions are no negatives of which images (C, B * k + N); None where nothing is known."""
     found: Tensor | None = None
     if excluded.identities is not None and excluded.candidate_identities is not None:
@@ -127,7 +130,7 @@ def caption_loss(
     *,
     symmetric: bool,
     same_side: bool = False,
-    excluded: Excluded | None = None,
+    excluded: NegativeMask | None = None,
 ) -> Tensor:
     """Return the InfoNCE of caption pairs (supervised SimCSE, arXiv 2411.04997 section 3.1).
 
@@ -141,7 +144,7 @@ def caption_loss(
             those of a positive (arXiv 2308.03281, section 3.2, with each side's sum of its own).
         excluded: Candidates that are no negatives. None: all are.
     """
-    known = excluded or Excluded()
+    known = excluded or NegativeMask()
     if same_side:
         first, second, known = _from_both_sides(first, second, known, symmetric)
         symmetric = False  # the mean over rows from both sides is that of both directions
@@ -149,8 +152,8 @@ def caption_loss(
 
 
 def _from_both_sides(
-    first: Tensor, second: Tensor, excluded: Excluded, symmetric: bool
-) -> tuple[Tensor, Tensor, Excluded]:
+    first: Tensor, second: Tensor, excluded: NegativeMask, symmetric: bool
+) -> tuple[Tensor, Tensor, NegativeMask]:
     """Return queries, candidates and what is excluded, where the queries are candidates too."""
     rows = len(first)
     nobody = torch.full((len(second), 1), -1, device=first.device)
@@ -170,7 +173,7 @@ def _from_both_sides(
 
 
 def _info_nce(
-    first: Tensor, second: Tensor, logit_scale: Tensor, symmetric: bool, excluded: Excluded
+    first: Tensor, second: Tensor, logit_scale: Tensor, symmetric: bool, excluded: NegativeMask
 ) -> Tensor:
     rows = len(first)
     # logits in bf16 would round similarities at a scale of 100 to halves
@@ -190,7 +193,7 @@ def _info_nce(
 
 
 def _chunk(
-    first: Tensor, second: Tensor, logit_scale: Tensor, symmetric: bool, excluded: Excluded, start: int
+    first: Tensor, second: Tensor, logit_scale: Tensor, symmetric: bool, excluded: NegativeMask, start: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     arguments = (first, second, logit_scale, symmetric, excluded, start)
     if len(first) <= CHUNK_ROWS:
@@ -202,7 +205,7 @@ def _chunk(
 
 
 def _sums(
-    first: Tensor, second: Tensor, logit_scale: Tensor, symmetric: bool, excluded: Excluded, start: int
+    first: Tensor, second: Tensor, logit_scale: Tensor, symmetric: bool, excluded: NegativeMask, start: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return for C rows of `first` their positives' logits (C,), log-sums over rows (C,) and columns (B,).
 
@@ -231,7 +234,7 @@ def _near(known: Tensor | None, cosines: Tensor, own: Tensor, margin: float | No
     return known if margin is None else _either(known, cosines > own + margin)
 
 
-def _known(excluded: Excluded, here: Tensor) -> Tensor | None:
+def _known(excluded: NegativeMask, here: Tensor) -> Tensor | None:
     """Return which candidates share an identity with which of the rows, or are as near by the guides' word.
 
     (C, B + N), or None where nothing is known.

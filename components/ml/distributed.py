@@ -22,24 +22,24 @@ from torch import Tensor, nn
 _apart: list[bool] = []  # one entry for each `apart` that this process is in
 
 
-def processes() -> int:
+def world_size() -> int:
     """Return how many processes train one model; 1 where nobody said otherwise."""
     return dist.get_world_size() if dist.is_initialized() and not _apart else 1
 
 
-def place() -> int:
+def rank() -> int:
     """Return the number of this process among them, from 0."""
     return dist.get_rank() if dist.is_initialized() and not _apart else 0
 
 
 @contextmanager
-def apart() -> Iterator[tuple[int, int]]:
+def without_process_group() -> Iterator[tuple[int, int]]:
     """Have each process train by itself within the block, a model that the others have no part in.
 
     Yields:
         How many processes there are, and the number of this one.
     """
-    there = processes(), place()
+    there = world_size(), rank()
     _apart.append(True)
     try:
         yield there
@@ -53,15 +53,15 @@ def share_of(rows: int) -> slice:
     Raises:
         ValueError: they cannot.
     """
-    if rows % processes():
-        raise ValueError(f"{rows} rows cannot be shared equally by {processes()} processes")
-    size = rows // processes()
-    return slice(place() * size, (place() + 1) * size)
+    if rows % world_size():
+        raise ValueError(f"{rows} rows cannot be shared equally by {world_size()} processes")
+    size = rows // world_size()
+    return slice(rank() * size, (rank() + 1) * size)
 
 
 def gather(own: Tensor, share: slice, rows: int) -> Tensor:
     """Return the rows (B, D) of all processes, without gradient; `own` are those of `share`."""
-    if processes() == 1:
+    if world_size() == 1:
         return own.detach()
     whole = own.new_zeros(rows, *own.shape[1:])
     whole[share] = own.detach()
@@ -69,9 +69,9 @@ def gather(own: Tensor, share: slice, rows: int) -> Tensor:
     return whole
 
 
-def total(value: Tensor) -> Tensor:
+def all_reduce_sum(value: Tensor) -> Tensor:
     """Return the sum of a number over all processes."""
-    if processes() == 1:
+    if world_size() == 1:
         return value
     value = value.clone()
     dist.all_reduce(value)
@@ -80,7 +80,7 @@ def total(value: Tensor) -> Tensor:
 
 def sum_gradients(weights: Iterable[Tensor]) -> None:
     """Sum the gradients of whole models over all processes; those of sharded ones are summed already."""
-    if processes() == 1:
+    if world_size() == 1:
         return
     for weight in weights:
         if weight.grad is not None and not is_sharded(weight):
@@ -89,12 +89,12 @@ def sum_gradients(weights: Iterable[Tensor]) -> None:
 
 def gradient_factor(weights: Iterable[Tensor]) -> float:
     """Return what gradients are multiplied by before backward: FSDP takes their mean, not their sum."""
-    return float(processes()) if any(is_sharded(weight) for weight in weights) else 1.0
+    return float(world_size()) if any(is_sharded(weight) for weight in weights) else 1.0
 
 
-def any_of(*flags: bool) -> list[bool]:
+def all_reduce_any(*flags: bool) -> list[bool]:
     """Say of each flag whether it is up in any process."""
-    if processes() == 1:
+    if world_size() == 1:
         return list(flags)
     found = torch.tensor(flags, dtype=torch.int32, device=_meeting_place())
     dist.all_reduce(found, op=dist.ReduceOp.MAX)
@@ -103,7 +103,7 @@ def any_of(*flags: bool) -> list[bool]:
 
 def is_agreed(*numbers: int) -> bool:
     """Say whether all processes have the same numbers, of 63 bits at most."""
-    if processes() == 1:
+    if world_size() == 1:
         return True
     own = torch.tensor(numbers, device=_meeting_place())
     least, most = own.clone(), own.clone()
@@ -127,7 +127,7 @@ def shard(model: nn.Module, device: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device, (processes(),))
+    mesh = init_device_mesh(device, (world_size(),))
     blocks = set(getattr(model, "_no_split_modules", None) or ())
     for module in model.modules():
         if type(module).__name__ in blocks:
@@ -138,14 +138,14 @@ def shard(model: nn.Module, device: str) -> None:
 
 def is_sharded(tensor: Tensor) -> bool:
     """Say whether this process holds a part of a tensor only."""
-    if processes() == 1:
+    if world_size() == 1:
         return False
     from torch.distributed.tensor import DTensor  # half a second
 
     return isinstance(tensor, DTensor)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """Return all of a tensor, of which this process may hold a part; every process has to ask."""
     held: Any = tensor.detach()
     return held.full_tensor() if is_sharded(tensor) else held

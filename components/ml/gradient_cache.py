@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from components.ml.distributed import gather, gradient_factor, place, share_of, sum_gradients
+from components.ml.distributed import gather, gradient_factor, rank, share_of, sum_gradients
 
 LARGEST_SEED = 2**62
 
@@ -38,7 +38,7 @@ def backward(
         ValueError: the rows cannot be shared equally by the processes.
     """
     share = share_of(rows)
-    seeds = [seed + place() for seed in torch.randint(LARGEST_SEED, (len(parts),)).tolist()]
+    seeds = [seed + rank() for seed in torch.randint(LARGEST_SEED, (len(parts),)).tolist()]
     with torch.set_grad_enabled(not is_cached):
         own = [_seeded(part, seed) for part, seed in zip(parts, seeds, strict=True)]
     embeddings = gather(torch.cat(own), share, rows).requires_grad_()

@@ -18,7 +18,7 @@ def ahead(
 
     Args:
         function: Called in threads; what it raises is raised here, at the item's turn.
-        items: Taken as they are needed, in the caller's thread.
+        items: FetchResult as they are needed, in the caller's thread.
         threads: How many work at a time.
         count: At most so many results are there or under way.
     """

@@ -9,7 +9,7 @@ from typing import Any
 from components.recaption.captioner import Asking
 from components.recaption.gates import fault
 from components.recaption.languages import SCRIPTS
-from components.recaption.repeated_captions import Crowd
+from components.recaption.repeated_captions import RepeatedCaptions
 from components.running.rows import Rows
 from components.settings.recaption import CaptionGates
 from components.storage.side_tables import Caption, Draft
@@ -17,7 +17,7 @@ from components.storage.side_tables import Caption, Draft
 SHOWN_CHARACTERS = 80  # of a rejected caption in a message
 
 
-class Judging:
+class Filters:
     """Applies every gate to every draft.
 
     Args:
@@ -25,7 +25,7 @@ class Judging:
         crowd: What all shards hold.
     """
 
-    def __init__(self, gates: CaptionGates, crowd: Crowd) -> None:
+    def __init__(self, gates: CaptionGates, crowd: RepeatedCaptions) -> None:
         self._gates, self._crowd = gates, crowd
         self._rows: dict[str, Rows] = defaultdict(Rows)
         self._unchecked: Counter[str] = Counter()

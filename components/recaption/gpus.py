@@ -13,7 +13,7 @@ from typing import Self
 from components.recaption.back_ends import captioners_of
 from components.recaption.shard import Shard, check_columns, drafts_of, source_captions
 from components.running.gpus import gpu_of, gpus_in_use, share_of, use_only
-from components.running.jobs import Modules, Tell
+from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
 from components.running.workers import finished_pieces
 from components.settings.environment import Environment
@@ -42,7 +42,7 @@ class Filling:
     entries: Sequence[Entry]
     gpu: str
 
-    def __call__(self, tell: Tell) -> None:
+    def __call__(self, tell: ProgressReporter) -> None:
         """Write the captions of all models and the image embeddings of the base CLIP."""
         use_only(self.gpu)
         env, section = self.env, self.params.recaption

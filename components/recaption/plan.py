@@ -7,7 +7,7 @@ from math import ceil
 from typing import Any
 
 from components.running.model_weights import weights_in
-from components.running.past_throughput import Figure, Measured, Run
+from components.running.past_throughput import Figure, PastThroughput, Run
 from components.running.planned_images import PlannedImages, planned_images
 from components.running.planning import (
     SECONDS_PER_HOUR,
@@ -39,7 +39,7 @@ PROMPT_TOKENS = 32  # of prompt and template
 FLOP_PER_WEIGHT = 2
 
 
-def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
+def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate:
     """Estimate; see `components.running.planning`."""
     images = planned_images(params, measured)
     captioners = params.recaption.captioners
@@ -103,7 +103,7 @@ def _cpu(images: PlannedImages, by_columns: float, written: float, run: Run | No
 
 
 def _models(
-    captions: Mapping[str, float], params: Params, machine: Machine, measured: Measured, run: Run | None
+    captions: Mapping[str, float], params: Params, machine: Machine, measured: PastThroughput, run: Run | None
 ) -> tuple[list[Bound], list[str]]:
     """Return how long captioners that are models take, one after another, and in words why."""
     models = [one for one in params.recaption.captioners if not isinstance(one, ColumnsCaptioner)]
@@ -138,7 +138,7 @@ def _scores(
     ]
 
 
-def _speed(captioner: Captioner, params: Params, machine: Machine, measured: Measured) -> Figure:
+def _speed(captioner: Captioner, params: Params, machine: Machine, measured: PastThroughput) -> Figure:
     """Return captions a second; 0 where nobody knows."""
     if machine.captions_per_second:
         return Figure(machine.captions_per_second, f"{machine.captions_per_second:g} a second, as you said")
@@ -156,7 +156,7 @@ def _speed(captioner: Captioner, params: Params, machine: Machine, measured: Mea
     return Figure(0.0, f"nobody has measured this {captioner.kind}{known}")
 
 
-def _weights(captioner: Captioner, params: Params, measured: Measured) -> int:
+def _weights(captioner: Captioner, params: Params, measured: PastThroughput) -> int:
     inputs = measured.layout.inputs(params.download.inputs)
     return sum(
         weights_in(inputs / model.source.path)

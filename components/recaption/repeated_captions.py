@@ -14,7 +14,7 @@ Column = tuple[str, str]  # its name, and the kind of its captions
 HASH_DIGITS = 16  # 64 bits: two of 60 million texts share one with a chance of about 1 in 10,000
 
 
-class Crowd:
+class RepeatedCaptions:
     """Counts the images of each text over all shards: eight bytes a caption, whatever its length.
 
     What a text is called is decided by its content, so the order of shards changes nothing.

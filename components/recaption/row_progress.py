@@ -15,7 +15,7 @@ class Counts(Protocol):
         """Count rows that are done."""
 
 
-class Shown:
+class RowProgress:
     """The rows that a part has something written for, told one by one."""
 
     def __init__(self, progress: Counts | None) -> None:
@@ -30,6 +30,6 @@ class Shown:
             yield draft
 
     def end(self, rows: int) -> None:
-        """Tell of all other rows."""
+        """Report all other rows."""
         if self._progress and (left := rows - len(self._keys)) > 0:
             self._progress.advance(left)

@@ -9,10 +9,10 @@ from pathlib import Path
 from components.errors import ConfigurationError, DataError
 from components.recaption.captioner import Captioner, Part
 from components.recaption.retryable import may_pass, settled
-from components.recaption.row_progress import Counts, Shown
+from components.recaption.row_progress import Counts, RowProgress
 from components.recaption.source_captions import CAPTIONS, PIXELS, is_storable, write_source
 from components.storage.atomic import content_key, read_json
-from components.storage.attempts import Rounds
+from components.storage.attempts import Attempts
 from components.storage.computed import FETCHED, code_of
 from components.storage.manifest import Entry
 from components.storage.result_cache import piece
@@ -88,7 +88,7 @@ def check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
         taken |= captioner.columns()
 
 
-def rounds_of(shard: Shard, captioner: Captioner, part: Part) -> Rounds:
+def rounds_of(shard: Shard, captioner: Captioner, part: Part) -> Attempts:
     """Return the pieces of what a captioner's part writes for a shard: decided by what it reads of it."""
     seen = {split: shard.pixels.get(split) for split in sorted(part.splits)}
     decided_by = {
@@ -97,7 +97,7 @@ def rounds_of(shard: Shard, captioner: Captioner, part: Part) -> Rounds:
         "captioner": part.identity,
         **({"code": shard.code_of(part.made_by)} if part.made_by else {"format_version": FETCHED["draft"]}),
     }
-    return Rounds(shard.work / "pieces" / captioner.name, content_key(decided_by))
+    return Attempts(shard.work / "pieces" / captioner.name, content_key(decided_by))
 
 
 def drafts_of(
@@ -113,13 +113,13 @@ def drafts_of(
     """
     found: list[Draft] = []
     for part in captioner.parts():
-        shown = Shown(progress)
+        shown = RowProgress(progress)
         if part.splits.isdisjoint(shard.pixels):  # no row to write for
             shown.end(shard.entry.rows or 0)
             continue
 
         def make(
-            folder: Path, before: Path | None, _number: int, part: Part = part, shown: Shown = shown
+            folder: Path, before: Path | None, _number: int, part: Part = part, shown: RowProgress = shown
         ) -> None:
             earlier = settled(read_drafts(before / DRAFTS)) if before else []
             write_drafts(folder / DRAFTS, _written(shard, captioner, part, source, earlier, shown))
@@ -142,7 +142,7 @@ def _written(
     part: Part,
     source: list[Caption],
     earlier: list[Draft],
-    shown: Shown,
+    shown: RowProgress,
 ) -> list[Draft]:
     """Return all drafts of a part: those of an earlier round, and what is written now for the other rows."""
     known = {draft.caption.key for draft in earlier}

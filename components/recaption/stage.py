@@ -26,10 +26,10 @@ from components.errors import ConfigurationError, DataError, InfrastructureError
 from components.recaption.back_ends import captioners_of
 from components.recaption.captioner import Captioner
 from components.recaption.columns_captioner import FromSources
-from components.recaption.filters import Judging
+from components.recaption.filters import Filters
 from components.recaption.gpus import fill, gpus_of, slow_captioners
 from components.recaption.quality import Quality
-from components.recaption.repeated_captions import Crowd
+from components.recaption.repeated_captions import RepeatedCaptions
 from components.recaption.shard import Shard, check_columns, drafts_of, is_lacking, rounds_of, source_captions
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
@@ -38,7 +38,7 @@ from components.running.rows import Rows
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import ModelCaptioner, Recaption
-from components.storage.attempts import set_aside
+from components.storage.attempts import mark_for_retry
 from components.storage.layout import Layout
 from components.storage.manifest import Entry
 from components.storage.shards import shards_of
@@ -61,7 +61,7 @@ def run(params: Params, env: Environment) -> None:
         fill(params, env, entries, sum(len(one.parts()) for one in slow), gpus)
     given = FromSources(params.download.sources)
     crowd = _write_drafts(captioners, given, download, entries, params.recaption, work)
-    judging = Judging(params.recaption.gates, crowd)
+    judging = Filters(params.recaption.gates, crowd)
     qualities = _qualities(params.recaption)
     scorer = _scorer(params.recaption, layout, env, entries)
     columns: Counter[str] = Counter()
@@ -96,9 +96,9 @@ def _write_drafts(
     entries: list[Entry],
     section: Recaption,
     work: Path,
-) -> Crowd:
+) -> RepeatedCaptions:
     """Have every captioner write for every shard what is not there yet; return what all texts show."""
-    crowd = Crowd({str(kind): count for kind, count in section.gates.max_images_per_text.items()})
+    crowd = RepeatedCaptions({str(kind): count for kind, count in section.gates.max_images_per_text.items()})
     parts = sum(len(captioner.parts()) for captioner in captioners)
     total = sum(entry.rows or 0 for entry in entries) * parts
     progress = Progress(work, "recaption", total, "rows")
@@ -112,7 +112,7 @@ def _write_drafts(
 
 
 def _judged(
-    judging: Judging, captioners: list[Captioner], given: FromSources, shard: Shard
+    judging: Filters, captioners: list[Captioner], given: FromSources, shard: Shard
 ) -> tuple[list[Caption], list[Draft]]:
     """Return all captions of a shard, those of the source first, and what a model wrote that is none."""
     source = source_captions(shard)
@@ -144,7 +144,7 @@ def _check_rows(
                 for part in captioner.parts():
                     latest = rounds_of(shard, captioner, part).latest()
                     if latest and is_lacking(latest):
-                        set_aside(latest)
+                        mark_for_retry(latest)
         passing = {reason: count for reason, count in rows.rejected.items() if reason in MAY_PASS}
         failed = sum(passing.values())
         others = sum(rows.rejected.values()) - failed

@@ -28,7 +28,7 @@ NOTHING = -1
 class Job(Protocol[Result_co]):
     """One piece of work that can be sent to another process."""
 
-    def __call__(self, tell: Tell) -> Result_co:
+    def __call__(self, tell: ProgressReporter) -> Result_co:
         """Do it, telling how far it is."""
         ...
 
@@ -37,15 +37,15 @@ class Job(Protocol[Result_co]):
         ...
 
 
-class Tell:
+class ProgressReporter:
     """What a job tells its parent: units done, a few times a second; its unit and warnings, at once."""
 
     def __init__(self, pipe: Connection, unit: c_int64, *, counts: bool = True) -> None:
         self._pipe, self._unit, self._counts, self._done, self._sent_seconds = pipe, unit, counts, 0, 0.0
 
-    def uncounted(self) -> Tell:
+    def uncounted(self) -> ProgressReporter:
         """Return one that is not told of units done: they were counted before."""
-        return Tell(self._pipe, self._unit, counts=False)
+        return ProgressReporter(self._pipe, self._unit, counts=False)
 
     def advance(self, units: int = 1) -> None:
         """Count units that are done."""
@@ -98,7 +98,7 @@ def work(
     gc.freeze()  # what the server imported is never garbage: its memory stays shared
     sys.meta_path.insert(0, _Refuser(modules.refused))
     _follow_parent()
-    tell = Tell(pipe, unit)
+    tell = ProgressReporter(pipe, unit)
     try:
         outcome = ("returned", job(tell))
     except Exception as error:

@@ -47,7 +47,7 @@ class Run:
         return Figure(1000 * seconds, f"{self.origin}; one that went on from another costs less")
 
 
-class Measured:
+class PastThroughput:
     """The costs and metrics of the user's own runs.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.running.past_throughput import Figure, Measured, Run
+from components.running.past_throughput import Figure, PastThroughput, Run
 from components.running.row_counts import rows_of
 from components.settings.params import Params
 from components.settings.recaption import Captioner
@@ -124,7 +124,7 @@ class PlannedImages:
         ]
 
 
-def planned_images(params: Params, measured: Measured) -> PlannedImages:
+def planned_images(params: Params, measured: PastThroughput) -> PlannedImages:
     """Count what sources will give; a file is looked at only where params give no limit.
 
     Raises:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
-from components.running.past_throughput import Figure, Measured
+from components.running.past_throughput import Figure, PastThroughput
 from components.running.workers import usable_cores
 from components.settings.params import Params
 from components.storage.layout import STAGES
@@ -107,7 +107,7 @@ def machine_of(
     )
 
 
-def plan_stages(params: Params, machine: Machine, measured: Measured) -> dict[str, Estimate]:
+def plan_stages(params: Params, machine: Machine, measured: PastThroughput) -> dict[str, Estimate]:
     """Return the estimate of every stage that has one, in the order of the pipeline.
 
     Raises:

@@ -24,10 +24,10 @@ def resolved(params: Params, stage: str, device: str) -> Params:
     section = getattr(params, stage)
     if getattr(section, "precision", None) != AUTO:
         return params
-    from components.ml.distributed import place
+    from components.ml.distributed import rank
     from components.ml.precision import fast_precision
 
     precision = fast_precision(device)
-    if place() == 0:
+    if rank() == 0:
         log.info("%s.precision is auto: %s on this machine's %s", stage, precision, device)
     return params.model_copy(update={stage: section.model_copy(update={"precision": precision})})

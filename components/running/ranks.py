@@ -143,7 +143,7 @@ def wait_for_all() -> None:
         return
     import torch.distributed as dist
 
-    from components.ml.distributed import processes  # torch reads the environment, which `rank` sets first
+    from components.ml.distributed import world_size  # torch reads the environment, which `rank` sets first
 
-    if processes() > 1:
+    if world_size() > 1:
         dist.barrier(group=_patient[0])

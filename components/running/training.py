@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import DataError, Stopped
-from components.ml.distributed import any_of, is_agreed, place, placed_like, whole
+from components.ml.distributed import all_reduce_any, full_tensor, is_agreed, placed_like, rank
 from components.ml.schedule import SEED_STRIDE
 from components.running.progress import Progress
 from components.running.ranks import wait_for_all
@@ -84,10 +84,10 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
         DataError: the loss is not finite; the last good checkpoint stays. Or processes see different things.
         Stopped: a stop signal arrived; a checkpoint was saved.
     """
-    checkpoints = Checkpoints(work / "checkpoints" / run.name, identity, is_writer=place() == 0)
+    checkpoints = Checkpoints(work / "checkpoints" / run.name, identity, is_writer=rank() == 0)
     best = Best()
     first, history = _resume(run, checkpoints, best)
-    progress = Progress(work, run.name, run.steps, "step", done=first, is_told=place() == 0)
+    progress = Progress(work, run.name, run.steps, "step", done=first, is_told=rank() == 0)
     with deferred_stop() as stop:
         for number in range(first, run.steps):
             torch.manual_seed(run.seed * SEED_STRIDE + number)
@@ -97,7 +97,7 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
             loss = float(run.step(number).detach())  # waits for the device, the update included
             run.spent.work_seconds += time.monotonic() - start_seconds
             progress.advance(note=f"loss {loss:.3f}")
-            is_odd, is_stopped = any_of(not math.isfinite(loss), stop.requested)
+            is_odd, is_stopped = all_reduce_any(not math.isfinite(loss), stop.requested)
             if is_odd:
                 raise DataError(
                     f"{run.name}: loss is {loss} at step {number}; lower the learning rate, look at the data"
@@ -109,7 +109,7 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
                 _save(run, checkpoints, number + 1, history, best)
             if is_stopped:
                 raise Stopped
-        if any_of(stop.requested)[0]:  # while the last step was measured or saved
+        if all_reduce_any(stop.requested)[0]:  # while the last step was measured or saved
             raise Stopped
     _take_best(run, best)
     return history
@@ -165,7 +165,7 @@ def clip_gradients(name: str, number: int, weights: Iterable[Tensor], largest: f
     Raises:
         DataError: the norm is not finite; no weight has moved.
     """
-    norm = float(whole(nn.utils.clip_grad_norm_(weights, largest)))
+    norm = float(full_tensor(nn.utils.clip_grad_norm_(weights, largest)))
     if not math.isfinite(norm):
         raise DataError(
             f"{name}: the gradient's norm is {norm} at step {number}; the last good checkpoint stays: "
@@ -175,7 +175,7 @@ def clip_gradients(name: str, number: int, weights: Iterable[Tensor], largest: f
 
 def _save(run: Run, checkpoints: Checkpoints, step: int, history: list[dict[str, float]], best: Best) -> None:
     tensors = _tensors(run, best)  # all processes have a part in it
-    if place() == 0:
+    if rank() == 0:
         state = {"best_step": best.step, "best_value": best.value} if best.weights else {}
         checkpoints.save(step, tensors, {"history": history, "spent": run.spent.tree(), **state})
     wait_for_all()
@@ -217,7 +217,7 @@ def _check_agreement(run: Run, checkpoints: Checkpoints, step: int) -> None:
     key = int(content_key(checkpoints.identity)[:KEY_DIGITS], 16)
     if not is_agreed(key, step):
         raise DataError(
-            f"{run.name}: process {place()} would go on from step {step}, another one from another step "
+            f"{run.name}: process {rank()} would go on from step {step}, another one from another step "
             "or by other params or data: expected one project and one work store that all machines share"
         )
 
@@ -230,8 +230,8 @@ def _tensors(run: Run, best: Best) -> dict[str, Tensor]:
         named += [(f"optimizer.{index}.{field}", torch.as_tensor(value)) for field, value in fields.items()]
     tensors = {}
     for name, tensor in named:
-        gathered = whole(tensor)  # every process has to ask
-        if place() == 0:
+        gathered = full_tensor(tensor)  # every process has to ask
+        if rank() == 0:
             tensors[name] = gathered.to("cpu", copy=True)
     return tensors
 

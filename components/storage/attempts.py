@@ -17,7 +17,7 @@ def _rely(folder: Path) -> None:
     """Look at a folder that needs no second look."""
 
 
-class Rounds:
+class Attempts:
     """The rounds of one piece of work, of which the latest alone is kept.
 
     Args:
@@ -49,7 +49,7 @@ class Rounds:
         Args:
             key: Under which an earlier version of this program kept the same work.
         """
-        found = Rounds(self._store, key, self._look).latest()
+        found = Attempts(self._store, key, self._look).latest()
         if found and not self._aside.exists():
             found.replace(self._aside)
 
@@ -85,7 +85,7 @@ class Rounds:
         return self._store / f"{self._key}.{ASIDE}"
 
 
-def set_aside(finished: Path) -> None:
+def mark_for_retry(finished: Path) -> None:
     """Have the next run begin anew with a round that is not good enough, and take from it what is good."""
     target = finished.with_name(f"{finished.stem}.{ASIDE}")
     remove(target)

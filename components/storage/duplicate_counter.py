@@ -15,7 +15,7 @@ DIGESTS_IN_MEMORY = 1 << 16
 DIGEST_BYTES = 8
 
 
-class Digests:
+class DuplicateCounter:
     """Eight bytes a text: the first ones in memory, a long list's in files of one bucket each.
 
     Args:

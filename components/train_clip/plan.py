@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.running.past_throughput import Figure, Measured
+from components.running.past_throughput import Figure, PastThroughput
 from components.running.planned_images import planned_images
 from components.running.planned_llm import config_in, llm_width
 from components.running.planning import Bound, Estimate, Machine
@@ -19,7 +19,7 @@ CAPTION_BYTES = Figure(550.0, "`python -m bench.text_side`, 12 words each, the m
 ASSUMED_SIDE = 224  # pixels, of CLIP ViT-L/14
 
 
-def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
+def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate:
     """Estimate; see `components.running.planning`."""
     images = planned_images(params, measured)
     inputs = measured.layout.inputs(params.download.inputs)

@@ -49,7 +49,7 @@ from components.storage.result_cache import piece, put_files
 from components.storage.side_tables import CAPTION_TEXTS
 from components.train_clip.arms import about_arm, build_arm
 from components.train_clip.examples import Examples
-from components.train_clip.texts import CachedTexts, Guide, PlainTexts, cached_texts
+from components.train_clip.texts import CachedTexts, FalseNegativeFilter, PlainTexts, cached_texts
 from components.train_clip.training import flops_of_step, train_arm
 from components.train_clip.validation import MEAN, Validation
 
@@ -89,7 +89,7 @@ def run(params: Params, env: Environment) -> None:
         name: cached_texts(layout, name, examples, params.embed_captions) for name in sorted(needed - {OWN})
     }
     pa.default_memory_pool().release_unused()  # what reading took, for hours of training to come
-    guide = Guide(cached[GUIDE], cosine) if cosine is not None else None
+    guide = FalseNegativeFilter(cached[GUIDE], cosine) if cosine is not None else None
     texts: dict[str, CachedTexts | PlainTexts] = {**cached}
     if OWN in needed:
         texts[OWN] = PlainTexts(examples.captions["text"])
@@ -151,7 +151,7 @@ def _train(
     settings: ArmSettings,
     text: CachedTexts | PlainTexts,
     examples: Examples,
-    guide: Guide | None,
+    guide: FalseNegativeFilter | None,
     validation: Validation | None,
     params: Params,
     env: Environment,

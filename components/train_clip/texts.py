@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from components.ml.contrastive import Excluded
+from components.ml.contrastive import NegativeMask
 from components.running.embedding_headers import check_header
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.embeddings import read_embeddings
@@ -38,17 +38,17 @@ class CachedTexts:
 
 
 @dataclass(frozen=True)
-class Guide:
+class FalseNegativeFilter:
     """Tells false negatives: captions whose embeddings have this cosine or more."""
 
     texts: CachedTexts
     cosine: float
 
-    def near(self, captions: Tensor, device: torch.device) -> Excluded:
+    def near(self, captions: Tensor, device: torch.device) -> NegativeMask:
         """Leave them out among captions by number (n,)."""
         vectors = self.texts[captions].to(device).float()
         unit = torch.nn.functional.normalize(vectors, dim=1)
-        return Excluded(guides=unit, guide_cosine=self.cosine)
+        return NegativeMask(guides=unit, guide_cosine=self.cosine)
 
 
 @dataclass(frozen=True)

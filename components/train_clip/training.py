@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.ml.augmentation import augment
-from components.ml.contrastive import Excluded, captions_loss
+from components.ml.contrastive import NegativeMask, captions_loss
 from components.ml.precision import autocast
 from components.ml.schedule import batch_rows, warmup_cosine
 from components.running.spent import Spent
@@ -23,7 +23,7 @@ from components.settings.train_clip import TrainClip
 from components.train_clip.arms import Arm
 from components.train_clip.examples import Examples
 from components.train_clip.optimizer import build_optimizer
-from components.train_clip.texts import CachedTexts, Guide, PlainTexts
+from components.train_clip.texts import CachedTexts, FalseNegativeFilter, PlainTexts
 from components.train_clip.validation import MEAN, Validation
 
 FORWARD_AND_BACKWARD = 3  # a backward pass computes twice what the forward pass does
@@ -68,7 +68,7 @@ def train_arm(
     own: ArmSettings,
     examples: Examples,
     texts: CachedTexts | PlainTexts,
-    guide: Guide | None,
+    guide: FalseNegativeFilter | None,
     validation: Validation | None,
     settings: TrainClip,
     seed: int,
@@ -151,7 +151,9 @@ def flops_of_step(
     return FORWARD_AND_BACKWARD * int(counter.get_total_flops())
 
 
-def _excluded(batch: Batch, captions_each: int, guide: Guide | None, device: torch.device) -> Excluded | None:
+def _excluded(
+    batch: Batch, captions_each: int, guide: FalseNegativeFilter | None, device: torch.device
+) -> NegativeMask | None:
     """Return which captions are no negatives of which images: those a guide finds near, and its own.
 
     An image stands once in a batch, so that only a further caption may be one of its own.
@@ -161,7 +163,7 @@ def _excluded(batch: Batch, captions_each: int, guide: Guide | None, device: tor
         return excluded
     owners = torch.cat([batch.rows.repeat_interleave(captions_each), batch.negative_rows])
     return replace(
-        excluded or Excluded(),
+        excluded or NegativeMask(),
         identities=batch.rows[:, None].to(device),
         candidate_identities=owners[:, None].to(device),
     )

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.ml.distributed import place
+from components.ml.distributed import rank
 from components.running.progress import Progress
 from components.running.rows import Rows
 from components.storage.atomic import content_key
@@ -102,7 +102,7 @@ def _kept(layout: Layout, split: str, rows: Rows) -> Iterator[pa.Table]:
     texts = sorted((layout.artifact("download") / "texts").glob("*.parquet"))
     shards = sorted((layout.artifact("recaption") / "captions").glob("*.parquet"))
     work, files = layout.work("tune_llm"), len(texts) + len(shards)
-    progress = Progress(work, f"{work.name} reads {split}", files, "files", is_told=place() == 0)
+    progress = Progress(work, f"{work.name} reads {split}", files, "files", is_told=rank() == 0)
     for path in texts:
         table = read_table(path, CAPTION_TEXTS)
         yield table.filter(pc.equal(table["split"], split))

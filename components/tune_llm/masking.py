@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from components.errors import ConfigurationError
-from components.ml.distributed import sum_gradients, total
+from components.ml.distributed import all_reduce_sum, sum_gradients
 from components.ml.llm import TextEncoder, tokenise
 from components.ml.mntp import load_head, mask_token, masked_loss, with_gaps
 from components.ml.precision import autocast
@@ -69,6 +69,6 @@ def masking_run(
             of_part.backward()
             loss += of_part.detach()
         sum_gradients(weights)
-        return total(loss)
+        return all_reduce_sum(loss)
 
     return llm_run(encoder, params, mntp, name, seed, backward_at)

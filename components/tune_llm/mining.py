@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from components.ml.distributed import gather, place, processes
+from components.ml.distributed import gather, rank, world_size
 from components.ml.llm import TextEncoder, encode_tokens, tokenise
 from components.ml.retrieval import distinct
 from components.running.progress import Progress
@@ -64,13 +64,13 @@ def mined(
         start_seconds = time.monotonic()
         encoder.model.eval()
         texts = 2 * sum(len(places) for places in pairs.rows)
-        progress = Progress(work, f"{work.name} mining", texts, "texts", is_told=place() == 0)
+        progress = Progress(work, f"{work.name} mining", texts, "texts", is_told=rank() == 0)
         vectors = shared_vectors(encoder, precision, progress.advance)
         near = {}
         for number, (kind, places) in enumerate(zip(pairs.kinds, pairs.rows, strict=True)):
             near[f"{number:03d}"] = near_rows(rows, places, kind, settings, vectors, seed)
         encoder.model.train()
-        if place() == 0:
+        if rank() == 0:
             remove(store)
             spent = Spent(work_seconds=time.monotonic() - start_seconds)
             piece(store, key, lambda folder: _keep(folder, near, spent))
@@ -149,8 +149,8 @@ def shared_vectors(encoder: TextEncoder, precision: str, progress: Callable[[int
 
     def vectors(texts: list[str], prompt: str) -> Tensor:
         tokens = tokenise(encoder, texts, prompt)
-        size = -(-len(tokens) // processes())
-        share = slice(place() * size, min((place() + 1) * size, len(tokens)))
+        size = -(-len(tokens) // world_size())
+        share = slice(rank() * size, min((rank() + 1) * size, len(tokens)))
         own = encode_tokens(encoder, tokens[share], BATCH_TOKENS, precision)
         wait_for_all()  # over millions of texts one may be minutes ahead of another
         progress(len(tokens))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import ConfigurationError
 from components.ml.attention import attention_that_learns
-from components.ml.distributed import apart, processes, shard
+from components.ml.distributed import shard, without_process_group, world_size
 from components.ml.frozen_weights import frozen_in_bf16
 from components.ml.joined import check_joinable, joined
 from components.ml.llm import TextEncoder, load_text_encoder
@@ -24,7 +24,7 @@ from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.masking import masking_run
 from components.tune_llm.mining import mined
 from components.tune_llm.saving import Adapter, encoding_of, lora_tensors
-from components.tune_llm.training_data import Material
+from components.tune_llm.training_data import TrainingData
 from components.tune_llm.tuning import open_weights, phase_run
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Trained:
     spent: Spent
 
 
-def load_base(material: Material, device: str) -> TextEncoder:
+def load_base(material: TrainingData, device: str) -> TextEncoder:
     """Load the base model, to be encoded with as params say.
 
     Raises:
@@ -69,7 +69,7 @@ def load_base(material: Material, device: str) -> TextEncoder:
         raise ConfigurationError(f"tune_llm.encoding and base_models.llm do not fit: {error}") from None
 
 
-def tuned_members(material: Material, encoder: TextEncoder, env: Environment) -> Iterator[Trained]:
+def tuned_members(material: TrainingData, encoder: TextEncoder, env: Environment) -> Iterator[Trained]:
     """Tune a base model, phase by phase, and again for each further member; goes on where a run stopped.
 
     Members know nothing of each other: where they can be dealt out equally to the processes that train, each
@@ -92,8 +92,8 @@ def tuned_members(material: Material, encoder: TextEncoder, env: Environment) ->
             check_joinable(encoder.model)
         except ValueError as error:
             raise ConfigurationError(f"tune_llm.members is {members}: {error}") from None
-    is_dealt = members % processes() == 0 and env.training_layout == "replicated"
-    with apart() if is_dealt else nullcontext((1, 0)) as (count, first):
+    is_dealt = members % world_size() == 0 and env.training_layout == "replicated"
+    with without_process_group() if is_dealt else nullcontext((1, 0)) as (count, first):
         for number in range(first, members, count):
             model = encoder if number == first else load_base(material, env.device)
             yield _tuned(material, model, env, number)
@@ -110,7 +110,7 @@ def join(members: list[Trained]) -> Trained:
     return Trained(replace(first.encoder, model=model), None, histories, [], spent)
 
 
-def _tuned(material: Material, encoder: TextEncoder, env: Environment, member: int) -> Trained:
+def _tuned(material: TrainingData, encoder: TextEncoder, env: Environment, member: int) -> Trained:
     params = material.params
     own, work = params.tune_llm, material.layout.work(STAGE)
     masking: History = []
@@ -133,7 +133,7 @@ def _tuned(material: Material, encoder: TextEncoder, env: Environment, member: i
     return Trained(encoder, lora, histories, masking, together([of_masking, *spent]))
 
 
-def _phases(material: Material, encoder: TextEncoder, member: int) -> tuple[list[History], list[Spent]]:
+def _phases(material: TrainingData, encoder: TextEncoder, member: int) -> tuple[list[History], list[Spent]]:
     """Train the phases; return their histories, and the seconds of all that was done."""
     own, work = material.params.tune_llm, material.layout.work(STAGE)
     name = f"{STAGE}_member{member + 1}" if member else STAGE
@@ -171,7 +171,7 @@ def opened(encoder: TextEncoder, own: TuneLlm, training_layout: str, seed: int) 
     adapter = open_weights(encoder, own.lora if own.method == "lora" else None, seed)
     is_half = adapter is not None and own.precision == "bf16"
     with frozen_in_bf16(encoder.model) if is_half else nullcontext():
-        if training_layout == "sharded" and processes() > 1:
+        if training_layout == "sharded" and world_size() > 1:
             if own.mntp or any(phase.mined_negatives for phase in own.phases):
                 raise ConfigurationError(
                     "tune_llm.mntp and mined_negatives need the whole model in each process; expected "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from components.running.model_weights import WEIGHT_BYTES
-from components.running.past_throughput import Figure, Measured
+from components.running.past_throughput import Figure, PastThroughput
 from components.running.planned_images import planned_images
 from components.running.planned_llm import TUNING_SHARES, gpu_hours, llm_weights
 from components.running.planning import SECONDS_PER_HOUR, Bound, Estimate, Machine
@@ -23,7 +23,7 @@ AUTHORS = (
 )
 
 
-def plan(params: Params, machine: Machine, measured: Measured) -> Estimate:
+def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate:
     """Estimate; see `components.running.planning`."""
     own = params.tune_llm
     planned = planned_images(params, measured)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from components.errors import ConfigurationError
-from components.ml.distributed import processes, share_of
+from components.ml.distributed import share_of, world_size
 from components.ml.template import Tokens
 
 Row = TypeVar("Row", bound=Tokens)
@@ -18,9 +18,9 @@ def check_shares(rows: int, section: str) -> None:
     Raises:
         ConfigurationError: it cannot.
     """
-    if rows % processes():
+    if rows % world_size():
         raise ConfigurationError(
-            f"{section}: a batch of {rows} cannot be shared equally by {processes()} processes; expected a "
+            f"{section}: a batch of {rows} cannot be shared equally by {world_size()} processes; expected a "
             "multiple of their number"
         )
 
@@ -35,7 +35,7 @@ def shared_order(lengths: list[int]) -> list[int]:
     """
     share_of(len(lengths))
     by_length = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    return [row for number in range(processes()) for row in by_length[number :: processes()]]
+    return [row for number in range(world_size()) for row in by_length[number :: world_size()]]
 
 
 def own_parts(rows: list[Row], order: list[int], chunks: int, *, is_lean: bool) -> list[list[Row]]:

@@ -31,14 +31,14 @@ from components.tune_llm.caption_rows import Texts
 from components.tune_llm.pairs import PairDraws
 from components.tune_llm.phases import STAGE, History, Trained, join, load_base, tuned_members
 from components.tune_llm.saving import load_tuned, save_tuned, trained_share
-from components.tune_llm.training_data import Material
+from components.tune_llm.training_data import TrainingData
 
 
 def run(params: Params, env: Environment) -> None:
     """Run the stage."""
     layout, own = Layout(env.work_store), params.tune_llm
     require_verdict(layout)
-    material = Material(params, layout)
+    material = TrainingData(params, layout)
     tasks, held_out = own.caption_retrieval, material.validation_rows
     recalls = {"tfidf": tfidf_recalls(tasks, held_out)}
     train_apart(STAGE, env, layout.work(STAGE))
@@ -79,13 +79,13 @@ def run(params: Params, env: Environment) -> None:
 
 def train(params: Params, env: Environment) -> None:
     """Train with other processes; the checkpoint of the last step is what is left (`running.ranks`)."""
-    material = Material(params, Layout(env.work_store))
+    material = TrainingData(params, Layout(env.work_store))
     for _ in tuned_members(material, load_base(material, env.device), env):
         pass
 
 
 def _members(
-    material: Material, encoder: TextEncoder, env: Environment
+    material: TrainingData, encoder: TextEncoder, env: Environment
 ) -> tuple[list[Trained], list[dict[str, float]]]:
     """Tune all members; return them and, of several, the recalls of each."""
     own = material.params.tune_llm

@@ -28,7 +28,7 @@ NOT_TRAINING = {
 }
 
 
-class Material:
+class TrainingData:
     """What training sees, the same for every process.
 
     Attributes:

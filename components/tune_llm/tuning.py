@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import ConfigurationError
-from components.ml.contrastive import Excluded, caption_loss
+from components.ml.contrastive import NegativeMask, caption_loss
 from components.ml.gradient_cache import backward
 from components.ml.llm import TextEncoder, embed, tokenise
 from components.ml.precision import autocast
@@ -170,7 +170,7 @@ def _part(encoder: TextEncoder, rows: list[Tokens], precision: str) -> Tensor:
 
 def _excluded(
     batch: Batch, queries: list[Tokens], candidates: list[Tokens], margin: float | None, device: torch.device
-) -> Excluded:
+) -> NegativeMask:
     """Say what is no negative: texts that the model reads as equal, without prompts, and those of a row."""
     numbers: dict[tuple[int, ...], int] = {}
     asked, answers = (
@@ -185,6 +185,6 @@ def _excluded(
         [NOBODY, text, NOBODY if row == NOBODY else ROWS_FROM + row]
         for text, row in zip(answers[len(asked) :], batch.negative_rows, strict=True)
     ]
-    return Excluded(
+    return NegativeMask(
         torch.tensor(pairs, device=device), torch.tensor(pairs + others, device=device), margin=margin
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from components.audit.curation import Curator
 from components.audit.dropped import Drop
-from components.audit.score_table import Scored
+from components.audit.score_table import ScoreTable
 from components.settings.audit import Curation
 from components.storage.layout import Layout
 from tests.audit.conftest import images_of
@@ -20,11 +20,11 @@ NOTHING: dict[str, Any] = {"heads": [], "similarity": None, "near_images": None,
 
 
 def curated(
-    settings: dict[str, Any], scores: Scored | None = None, leaked: dict[int, int] | None = None
+    settings: dict[str, Any], scores: ScoreTable | None = None, leaked: dict[int, int] | None = None
 ) -> dict[str, Drop]:
     curator = Curator(IMAGES, leaked or {})
     curator.curate(
-        Curation.model_validate(settings), scores or Scored({}, {}), Layout(Path(".work")), Path("inputs")
+        Curation.model_validate(settings), scores or ScoreTable({}, {}), Layout(Path(".work")), Path("inputs")
     )
     drops = {key: curator.dropped.drop(row) for row, key in enumerate(KEYS)}
     found = {key: drop for key, drop in drops.items() if drop}

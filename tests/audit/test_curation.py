@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from components.audit.dropped import Drop
 from components.audit.images import Images
-from components.audit.score_table import Scored, read_scored
+from components.audit.score_table import ScoreTable, read_scored
 from components.errors import ConfigurationError, DataError
 from components.settings.audit import Curation
 from components.settings.params import Params
@@ -33,8 +33,8 @@ def by_similarity(**changes: Any) -> dict[str, Any]:
     return {**NOTHING, "similarity": settings}
 
 
-def scored(**columns: list[float]) -> Scored:
-    return Scored({name: np.array(values, np.float32) for name, values in columns.items()}, {})
+def scored(**columns: list[float]) -> ScoreTable:
+    return ScoreTable({name: np.array(values, np.float32) for name, values in columns.items()}, {})
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_scores_are_joined_by_key_and_an_image_counts_with_its_best_caption(tmp_
 
 def test_no_table_is_no_score(tmp_path: Path) -> None:
     write_manifest(tmp_path)
-    assert read_scored(tmp_path, images_of(["a"], ["train"])) == Scored({}, {})
+    assert read_scored(tmp_path, images_of(["a"], ["train"])) == ScoreTable({}, {})
 
 
 def test_scores_of_other_images_are_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from components.audit.fingerprint import difference_hash, fingerprint, thumbnail
 from components.audit.fingerprints import ShardFingerprints, read_fingerprints
 from components.errors import DataError
-from components.running.jobs import Tell
+from components.running.jobs import ProgressReporter
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest
 from components.storage.shards import Pair, shards_of
@@ -85,7 +85,7 @@ def test_an_image_that_ends_its_process_is_named_and_not_tried_again(
     job = ShardFingerprints(download, shards_of(download)[0], tmp_path).without(5)
     ours, theirs = Pipe()
     with ours, theirs, pytest.raises(DataError, match=f"image {scene_pairs[5][0].key} cannot be decoded .it"):
-        job(Tell(theirs, RawValue("q", -1)))
+        job(ProgressReporter(theirs, RawValue("q", -1)))
     assert not list((tmp_path / "fingerprints").iterdir())
 
 

@@ -12,7 +12,7 @@ import pytest
 from components.audit.caption_figures import count_words
 from components.audit.duplicates import Duplicates
 from components.audit.gates import gates
-from components.audit.host_stats import LEDGER, Attempts, host_of, success_gates
+from components.audit.host_stats import LEDGER, HostStats, host_of, success_gates
 from components.audit.verdict import Gate, explain, verdict_tree
 from components.settings.audit import Audit
 from components.settings.params import Params
@@ -37,7 +37,7 @@ def found(
     rows += [Caption(f"test{n}", "test", "short", "en", 0, text, "t") for n, text in enumerate(test_texts)]
     with TemporaryDirectory() as name:
         captions = captions_of(Path(name), rows, images, limits.samples)
-    attempts = Attempts()
+    attempts = HostStats()
     attempts.add(ledger_of(keys, failed), limits.samples)
     return {gate.name: gate for gate in gates(images, duplicates, captions, attempts, limits)}
 
@@ -88,7 +88,7 @@ def test_a_host_with_few_rows_is_not_looked_at(smoke: Params) -> None:
 @pytest.mark.parametrize("url", [None, "cat.jpg", "00000.tar/cat.jpg"])  # drawn; of a folder; of a tar
 def test_rows_that_no_host_was_asked_for_have_none(smoke: Params, url: str | None) -> None:
     limits = smoke.audit.model_copy(update={"min_host_success_share": 0.9})
-    attempts = Attempts()
+    attempts = HostStats()
     line = {"key": "local", "url": url, "status": "failed_to_resize", "error_message": "too_small"}
     attempts.add(pa.Table.from_pylist([line] * 200, LEDGER), 5)
     assert [gate.name for gate in success_gates(attempts, limits)] == ["success"]

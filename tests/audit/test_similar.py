@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from components.audit import similar
 from components.audit.comparison import NONE, Alike, differences
-from components.audit.hash_buckets import CHUNK_ROWS, Cells, contrasts_of
+from components.audit.hash_buckets import CHUNK_ROWS, HashBuckets, contrasts_of
 from components.audit.images import SPLITS, Thumbnails
 from components.audit.similar import JOB_ROWS, Similar, _parts, find_similar
 from components.storage.atomic import remove
@@ -92,7 +92,7 @@ def test_images_that_may_look_the_same_lie_in_adjacent_cells(
     assert (np.abs(contrasts[:200] - contrasts[200:]).max(axis=1) <= gaps + 1e-3).all()
     lengths = np.square(contrasts[:200] - contrasts[200:]).sum(axis=1) ** 0.5
     assert (lengths <= gaps + 1e-3).all()  # the directions are orthonormal
-    cells = Cells(contrasts, difference)
+    cells = HashBuckets(contrasts, difference)
     place = np.empty(400, np.int64)
     place[cells.order] = np.repeat(cells.ids, np.diff(cells.starts))
     steps = {int(step) + side for step in cells.neighbours() for side in (-1, 0, 1)}

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from components.base_models import fetched
 from components.base_models.fetched import check_llm, fetch
-from components.base_models.model_builder import Workshop
+from components.base_models.model_builder import ModelBuilder
 from components.errors import ConfigurationError
 from components.running.check import check
 from components.running.model_weights import MERGE
@@ -33,8 +33,8 @@ TOLD = "is a LoRA adapter of .*base, without that model's weights; expected a wh
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
-    return Workshop(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
+def workshop(tmp_path: Path) -> ModelBuilder:
+    return ModelBuilder(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
 
 
 def write_adapter(folder: Path, base: Path) -> Any:
@@ -47,7 +47,9 @@ def write_adapter(folder: Path, base: Path) -> Any:
     return adapted.merge_and_unload()
 
 
-def test_an_adapter_in_a_folder_is_told_and_merged_by_the_command(workshop: Workshop, tmp_path: Path) -> None:
+def test_an_adapter_in_a_folder_is_told_and_merged_by_the_command(
+    workshop: ModelBuilder, tmp_path: Path
+) -> None:
     expected = write_adapter(workshop.inputs / "mine", tmp_path / "base")
     with pytest.raises(ConfigurationError, match=f"mine {TOLD}"):
         fetch(FolderModel(kind="folder", path="mine"), "llm", check_llm, workshop)
@@ -62,7 +64,7 @@ def test_an_adapter_in_a_folder_is_told_and_merged_by_the_command(workshop: Work
 
 
 def test_an_adapter_in_a_bucket_is_told(
-    workshop: Workshop, tmp_path: Path, s3: str, smoke: Params, workspace: Path
+    workshop: ModelBuilder, tmp_path: Path, s3: str, smoke: Params, workspace: Path
 ) -> None:
     write_adapter(tmp_path / "lora", tmp_path / "base")
     for path in (tmp_path / "lora").iterdir():
@@ -87,7 +89,7 @@ def test_an_adapter_in_a_folder_is_told_by_check(smoke: Params, env: Environment
 
 
 def test_an_adapter_of_the_hub_is_told(
-    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workshop: ModelBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -105,7 +107,7 @@ def test_an_adapter_of_the_hub_is_told(
     ],
 )
 def test_weights_of_the_hub_that_are_not_taken_are_named(
-    workshop: Workshop,
+    workshop: ModelBuilder,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     on_hub: list[str],

@@ -11,7 +11,7 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from components.base_models.fetched import check_clip, check_llm, fetch
-from components.base_models.model_builder import Workshop
+from components.base_models.model_builder import ModelBuilder
 from components.errors import ConfigurationError
 from components.ml.llm import encode, load_text_encoder
 from components.running.model_weights import weights_in
@@ -22,8 +22,8 @@ from tests.base_models.models import write_llama
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
-    return Workshop(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
+def workshop(tmp_path: Path) -> ModelBuilder:
+    return ModelBuilder(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
 
 
 class Canary:
@@ -40,7 +40,7 @@ def folder_model(name: str = "mine") -> FolderModel:
     return FolderModel(kind="folder", path=name)
 
 
-def test_a_folder_is_copied_without_what_could_run(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_folder_is_copied_without_what_could_run(workshop: ModelBuilder, tmp_path: Path) -> None:
     source = write_llama(workshop.inputs / "mine")
     canary = tmp_path / "fired"
     (source / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(canary)))
@@ -63,7 +63,7 @@ def test_a_folder_is_copied_without_what_could_run(workshop: Workshop, tmp_path:
     assert not (source / "config.json").samefile(folder / "config.json")
 
 
-def test_only_a_pickle_is_refused_unread(workshop: Workshop, tmp_path: Path) -> None:
+def test_only_a_pickle_is_refused_unread(workshop: ModelBuilder, tmp_path: Path) -> None:
     source = write_llama(workshop.inputs / "mine")
     (source / "model.safetensors").unlink()
     (source / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(tmp_path / "fired")))
@@ -72,7 +72,7 @@ def test_only_a_pickle_is_refused_unread(workshop: Workshop, tmp_path: Path) -> 
     assert not (tmp_path / "fired").exists()
 
 
-def test_code_beside_a_model_is_never_run(workshop: Workshop, tmp_path: Path) -> None:
+def test_code_beside_a_model_is_never_run(workshop: ModelBuilder, tmp_path: Path) -> None:
     source = write_llama(workshop.inputs / "mine")
     config = json.loads((source / "config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
@@ -87,7 +87,7 @@ def test_code_beside_a_model_is_never_run(workshop: Workshop, tmp_path: Path) ->
     ("damage", "message"),
     [("folder", "not found"), ("config.json", r"no config\.json"), ("weights", "no weights")],
 )
-def test_what_is_missing_is_named(workshop: Workshop, damage: str, message: str) -> None:
+def test_what_is_missing_is_named(workshop: ModelBuilder, damage: str, message: str) -> None:
     if damage != "folder":
         source = write_llama(workshop.inputs / "mine")
         (source / ("model.safetensors" if damage == "weights" else damage)).unlink()
@@ -95,7 +95,7 @@ def test_what_is_missing_is_named(workshop: Workshop, damage: str, message: str)
         fetch(folder_model(), "llm", check_llm, workshop)
 
 
-def test_a_pointer_in_the_place_of_weights_is_no_model(workshop: Workshop) -> None:
+def test_a_pointer_in_the_place_of_weights_is_no_model(workshop: ModelBuilder) -> None:
     source = write_llama(workshop.inputs / "mine")
     (source / "model.safetensors").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
@@ -105,14 +105,14 @@ def test_a_pointer_in_the_place_of_weights_is_no_model(workshop: Workshop) -> No
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_a_damaged_index_is_named(workshop: Workshop, text: str) -> None:
+def test_a_damaged_index_is_named(workshop: ModelBuilder, text: str) -> None:
     source = write_llama(workshop.inputs / "mine")
     (source / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ConfigurationError, match="index.json is damaged"):
         fetch(folder_model(), "llm", check_llm, workshop)
 
 
-def test_a_missing_part_of_the_weights_is_named(workshop: Workshop) -> None:
+def test_a_missing_part_of_the_weights_is_named(workshop: ModelBuilder) -> None:
     source = write_llama(workshop.inputs / "mine")
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -121,7 +121,7 @@ def test_a_missing_part_of_the_weights_is_named(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("is_in_parts", [False, True])
-def test_weights_that_are_there_twice_are_taken_once(workshop: Workshop, is_in_parts: bool) -> None:
+def test_weights_that_are_there_twice_are_taken_once(workshop: ModelBuilder, is_in_parts: bool) -> None:
     source = write_llama(workshop.inputs / "mine")
     known = weights_in(source)
     shutil.copyfile(source / "model.safetensors", source / "consolidated.safetensors")
@@ -136,13 +136,13 @@ def test_weights_that_are_there_twice_are_taken_once(workshop: Workshop, is_in_p
     assert weights_in(folder) == read_json(folder / "about.json")["parameters"] == known
 
 
-def test_a_language_model_is_no_clip(workshop: Workshop) -> None:
+def test_a_language_model_is_no_clip(workshop: ModelBuilder) -> None:
     write_llama(workshop.inputs / "mine")
     with pytest.raises(ConfigurationError, match="a model of type llama; expected one of clip"):
         fetch(folder_model(), "clip", check_clip, workshop)
 
 
-def test_changed_weights_are_another_model(workshop: Workshop) -> None:
+def test_changed_weights_are_another_model(workshop: ModelBuilder) -> None:
     write_llama(workshop.inputs / "mine")
     first = fetch(folder_model(), "llm", check_llm, workshop)
     assert fetch(folder_model(), "llm", check_llm, workshop) == first
@@ -150,7 +150,7 @@ def test_changed_weights_are_another_model(workshop: Workshop) -> None:
     assert fetch(folder_model(), "llm", check_llm, workshop) != first
 
 
-def test_a_released_llama_loads(workshop: Workshop, shared: Path) -> None:
+def test_a_released_llama_loads(workshop: ModelBuilder, shared: Path) -> None:
     released = replace(workshop, inputs=shared / "data" / "models")
     folder = fetch(folder_model("stories260K"), "llm", check_llm, released)
     encoder = load_text_encoder(

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from components.base_models.fetched import check_clip, fetch
-from components.base_models.model_builder import Workshop
+from components.base_models.model_builder import ModelBuilder
 from components.errors import ConfigurationError
 from components.ml.clip import has_text_tower, load_clip, load_clip_tokenizer, save_clip, text_embeddings
 from components.running.rows import Rows
@@ -25,12 +25,12 @@ SIZE = replace(TINY, vocabulary=len(WORDS) + 3)
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
-    return Workshop(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
+def workshop(tmp_path: Path) -> ModelBuilder:
+    return ModelBuilder(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
 
 
 @pytest.fixture
-def source(workshop: Workshop) -> Path:
+def source(workshop: ModelBuilder) -> Path:
     return workshop.inputs / "mine"
 
 
@@ -46,7 +46,7 @@ def words_like_clips() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
 
 
-def test_an_eva02_checkpoint_is_converted_in_the_copy(workshop: Workshop, source: Path) -> None:
+def test_an_eva02_checkpoint_is_converted_in_the_copy(workshop: ModelBuilder, source: Path) -> None:
     write(source, eva_checkpoint(SIZE), EVA_CONFIG, "open_clip_config.json")
     words_like_clips().save_pretrained(source)
     before = {path.name: sha256_of(path) for path in source.iterdir()}
@@ -58,14 +58,14 @@ def test_an_eva02_checkpoint_is_converted_in_the_copy(workshop: Workshop, source
     assert read_json(folder / "about.json")["parameters"] == sum(one.numel() for one in model.parameters())
 
 
-def test_an_eva02_tower_alone_is_a_base(workshop: Workshop, source: Path) -> None:
+def test_an_eva02_tower_alone_is_a_base(workshop: ModelBuilder, source: Path) -> None:
     write(source, eva_checkpoint(SIZE, with_text=False), EVA_CONFIG)
     folder = fetch(MINE, "clip", check_clip, workshop)
     assert not has_text_tower(folder)
     assert read_json(folder / "config.json")["model_type"] == "eva02_clip_vision_model"
 
 
-def test_of_open_clips_and_timms_files_the_whole_clip_is_taken(workshop: Workshop, source: Path) -> None:
+def test_of_open_clips_and_timms_files_the_whole_clip_is_taken(workshop: ModelBuilder, source: Path) -> None:
     whole = eva_checkpoint(SIZE)
     tower = {name: tensor for name, tensor in whole.items() if name.startswith("visual.")}
     write(source, as_timm(tower, ""), TIMM_CONFIG)
@@ -81,13 +81,13 @@ def test_of_open_clips_and_timms_files_the_whole_clip_is_taken(workshop: Worksho
     )
 
 
-def test_an_eva02_with_texts_needs_its_tokenizer(workshop: Workshop, source: Path) -> None:
+def test_an_eva02_with_texts_needs_its_tokenizer(workshop: ModelBuilder, source: Path) -> None:
     write(source, eva_checkpoint(SIZE), EVA_CONFIG)
     with pytest.raises(ConfigurationError, match="mine cannot be used .*has no tokenizer that loads"):
         fetch(MINE, "clip", check_clip, workshop)
 
 
-def test_a_pickle_of_eva_clip_is_to_be_converted(workshop: Workshop, source: Path) -> None:
+def test_a_pickle_of_eva_clip_is_to_be_converted(workshop: ModelBuilder, source: Path) -> None:
     write(source, eva_checkpoint(SIZE), EVA_CONFIG)
     (source / "weights.safetensors").rename(source / "EVA02_CLIP_B_psz16_s8B.pt")
     with pytest.raises(ConfigurationError, match=r"only EVA02_CLIP_B_psz16_s8B\.pt, .*convert it"):
@@ -95,7 +95,7 @@ def test_a_pickle_of_eva_clip_is_to_be_converted(workshop: Workshop, source: Pat
 
 
 @pytest.mark.parametrize("family", ["siglip", "eva02_l14", "clip_l14_336"])
-def test_other_families_are_taken_as_they_are(workshop: Workshop, source: Path, family: str) -> None:
+def test_other_families_are_taken_as_they_are(workshop: ModelBuilder, source: Path, family: str) -> None:
     tokenizer = tiny_tokenizer()
     save_clip(tiny_model(family, tokenizer), source)
     tokenizer.save_pretrained(source)

@@ -10,7 +10,7 @@ import pytest
 
 from components.base_models.fetched import check_llm, check_text_encoder, fetch
 from components.base_models.from_bucket import pin_of
-from components.base_models.model_builder import Workshop
+from components.base_models.model_builder import ModelBuilder
 from components.errors import ConfigurationError
 from components.running.rows import Rows
 from components.settings.base_models import BucketModel
@@ -23,8 +23,8 @@ PREFIX = "models/mine"
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
-    return Workshop(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
+def workshop(tmp_path: Path) -> ModelBuilder:
+    return ModelBuilder(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
 
 
 def uploaded(model: Path, bucket: str, *names: str) -> BucketModel:
@@ -48,7 +48,7 @@ def test_the_pin_is_what_sha256sum_prints(tmp_path: Path) -> None:
 
 
 def test_weights_and_words_come_once(
-    workshop: Workshop, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+    workshop: ModelBuilder, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_llama(tmp_path / "made")
     (source / "pytorch_model.bin").write_bytes(b"a pickle")
@@ -69,7 +69,9 @@ def test_weights_and_words_come_once(
     assert fetch(section, "llm", check_llm, workshop) == folder
 
 
-def test_another_model_than_the_pinned_one_is_refused(workshop: Workshop, tmp_path: Path, s3: str) -> None:
+def test_another_model_than_the_pinned_one_is_refused(
+    workshop: ModelBuilder, tmp_path: Path, s3: str
+) -> None:
     section = uploaded(write_llama(tmp_path / "made"), s3)
     changed = boto3.resource("s3").Object(s3, f"{PREFIX}/config.json")
     before = changed.get()["Body"].read()
@@ -81,7 +83,7 @@ def test_another_model_than_the_pinned_one_is_refused(workshop: Workshop, tmp_pa
 
 
 def test_files_that_came_before_a_kill_are_not_asked_for_again(
-    workshop: Workshop, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+    workshop: ModelBuilder, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = uploaded(write_llama(tmp_path / "made"), s3)
     asked: list[str] = []
@@ -101,14 +103,14 @@ def test_files_that_came_before_a_kill_are_not_asked_for_again(
     assert asked.count("model.safetensors") == 2
 
 
-def test_parts_of_a_sentence_encoder_come(workshop: Workshop, tmp_path: Path, s3: str) -> None:
+def test_parts_of_a_sentence_encoder_come(workshop: ModelBuilder, tmp_path: Path, s3: str) -> None:
     parts = ("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors")
     section = uploaded(write_encoder(tmp_path / "made"), s3, *parts, "3_Normalize/config.json")
     folder = fetch(section, "text_encoders/mine", check_text_encoder, workshop, with_modules=True)
     assert all((folder / part).is_file() for part in parts)
 
 
-def test_a_bucket_that_holds_no_model_is_told(workshop: Workshop, s3: str) -> None:
+def test_a_bucket_that_holds_no_model_is_told(workshop: ModelBuilder, s3: str) -> None:
     empty = BucketModel(kind="bucket", uri=f"s3://{s3}/nothing", sha256=pin_of({}))
     with pytest.raises(ConfigurationError, match=r"nothing has no config\.json"):
         fetch(empty, "llm", check_llm, workshop)

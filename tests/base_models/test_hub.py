@@ -15,7 +15,7 @@ from huggingface_hub.utils._paths import filter_repo_objects
 
 from components.base_models.fetched import check_llm, check_text_encoder, fetch
 from components.base_models.hub import snapshot
-from components.base_models.model_builder import Workshop
+from components.base_models.model_builder import ModelBuilder
 from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError
 from components.running.rows import Rows
 from components.settings.base_models import HubModel
@@ -27,8 +27,8 @@ LLAMA = HubModel(kind="hub", id="someone/llama", revision=REVISION)
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
-    return Workshop(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
+def workshop(tmp_path: Path) -> ModelBuilder:
+    return ModelBuilder(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def test_the_cache_serves_offline(workshop: Workshop, cache: Path, tmp_path: Path) -> None:
+def test_the_cache_serves_offline(workshop: ModelBuilder, cache: Path, tmp_path: Path) -> None:
     into_cache(write_llama(tmp_path / "made"), cache, "someone/llama")
     folder = fetch(LLAMA, "llm", check_llm, workshop)
     assert read_json(folder / "about.json")["revision"] == REVISION
@@ -50,7 +50,7 @@ def test_the_cache_serves_offline(workshop: Workshop, cache: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])  # by sha256, and as git hashes
 def test_a_file_that_is_not_what_its_name_says_is_refused(
-    workshop: Workshop, cache: Path, tmp_path: Path, name: str
+    workshop: ModelBuilder, cache: Path, tmp_path: Path, name: str
 ) -> None:
     snapshot = into_cache(write_llama(tmp_path / "made"), cache, "someone/llama")
     blob = (snapshot / name).resolve()
@@ -64,7 +64,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
     assert fetch(LLAMA, "llm", check_llm, workshop).is_dir()
 
 
-def test_a_blob_without_a_hash_is_refused(workshop: Workshop, cache: Path, tmp_path: Path) -> None:
+def test_a_blob_without_a_hash_is_refused(workshop: ModelBuilder, cache: Path, tmp_path: Path) -> None:
     snapshot = into_cache(write_llama(tmp_path / "made"), cache, "someone/llama")
     (snapshot / "config.json").resolve().rename(tmp_path / "config.json")
     (snapshot / "config.json").unlink()
@@ -74,7 +74,7 @@ def test_a_blob_without_a_hash_is_refused(workshop: Workshop, cache: Path, tmp_p
 
 
 def test_a_store_that_repositories_share_is_looked_through(
-    workshop: Workshop, cache: Path, tmp_path: Path
+    workshop: ModelBuilder, cache: Path, tmp_path: Path
 ) -> None:
     snapshot = into_cache(write_llama(tmp_path / "made"), cache, "someone/llama")
     blob = (snapshot / "model.safetensors").resolve()
@@ -84,7 +84,7 @@ def test_a_store_that_repositories_share_is_looked_through(
     assert fetch(LLAMA, "llm", check_llm, workshop).is_dir()
 
 
-def test_a_file_among_links_is_refused(workshop: Workshop, cache: Path, tmp_path: Path) -> None:
+def test_a_file_among_links_is_refused(workshop: ModelBuilder, cache: Path, tmp_path: Path) -> None:
     snapshot = into_cache(write_llama(tmp_path / "made"), cache, "someone/llama")
     path = snapshot / "config.json"
     config = path.read_text()
@@ -95,14 +95,14 @@ def test_a_file_among_links_is_refused(workshop: Workshop, cache: Path, tmp_path
 
 
 def test_a_cache_of_copies_has_nothing_to_compare(
-    workshop: Workshop, cache: Path, caplog: pytest.LogCaptureFixture
+    workshop: ModelBuilder, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_llama(cache / "models--someone--llama" / "snapshots" / REVISION)
     assert fetch(LLAMA, "llm", check_llm, workshop).is_dir()
     assert "no links in the hub's cache, so nothing to compare their hashes with: " in caplog.text
 
 
-def test_parts_below_the_top_come_from_the_cache(workshop: Workshop, cache: Path, tmp_path: Path) -> None:
+def test_parts_below_the_top_come_from_the_cache(workshop: ModelBuilder, cache: Path, tmp_path: Path) -> None:
     snapshot = into_cache(write_encoder(tmp_path / "made"), cache, "someone/encoder")
     section = HubModel(kind="hub", id="someone/encoder", revision=REVISION)
     name = "text_encoders/mine"
@@ -149,7 +149,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_no_token_goes_to_a_mirror_over_plain_http(
-    workshop: Workshop, hub: None, monkeypatch: pytest.MonkeyPatch
+    workshop: ModelBuilder, hub: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Hub, "answer", (404, "RepoNotFound"))
     monkeypatch.setattr(constants, "ENDPOINT", "http://mirror.invalid:1")
@@ -178,7 +178,7 @@ def test_no_token_goes_to_a_mirror_over_plain_http(
     ],
 )
 def test_what_the_hub_answers_is_said(
-    workshop: Workshop,
+    workshop: ModelBuilder,
     hub: None,
     monkeypatch: pytest.MonkeyPatch,
     answer: tuple[int, str],
@@ -191,7 +191,7 @@ def test_what_the_hub_answers_is_said(
 
 
 def test_weights_that_are_there_twice_are_not_asked_for(
-    workshop: Workshop, cache: Path, monkeypatch: pytest.MonkeyPatch
+    workshop: ModelBuilder, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["consolidated.safetensors", "model.safetensors", "1_Pooling/config.json"]
 
@@ -204,6 +204,6 @@ def test_weights_that_are_there_twice_are_not_asked_for(
     assert snapshot(LLAMA, with_modules=True) == cache
 
 
-def test_an_id_that_is_none_is_named(workshop: Workshop) -> None:
+def test_an_id_that_is_none_is_named(workshop: ModelBuilder) -> None:
     with pytest.raises(ConfigurationError, match="an id of the hub"):
         fetch(HubModel(kind="hub", id="a/b/c", revision=REVISION), "llm", check_llm, workshop)

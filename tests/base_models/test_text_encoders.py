@@ -14,7 +14,7 @@ from sentence_transformers.sentence_transformer import modules
 from transformers import BertConfig, BertModel
 
 from components.base_models.fetched import check_text_encoder, fetch
-from components.base_models.model_builder import Workshop
+from components.base_models.model_builder import ModelBuilder
 from components.errors import ConfigurationError
 from components.ml.tokenizer import train_bpe
 from components.running.rows import Rows
@@ -27,8 +27,8 @@ TEXTS = ["a red circle", "two blue squares and a dog"]
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
-    return Workshop(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
+def workshop(tmp_path: Path) -> ModelBuilder:
+    return ModelBuilder(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
 
 
 def write_encoder(folder: Path) -> Path:
@@ -56,11 +56,11 @@ def write_encoder(folder: Path) -> Path:
     return folder
 
 
-def brought(workshop: Workshop) -> Path:
+def brought(workshop: ModelBuilder) -> Path:
     return fetch(SECTION, "text_encoders/mine", check_text_encoder, workshop, with_modules=True)
 
 
-def test_all_parts_come_and_give_the_same_vectors(workshop: Workshop, tmp_path: Path) -> None:
+def test_all_parts_come_and_give_the_same_vectors(workshop: ModelBuilder, tmp_path: Path) -> None:
     source = write_encoder(workshop.inputs / "mine")
     (source / "2_Dense" / "pytorch_model.bin").write_bytes(pickle.dumps("a pickle"))
     (source / "1_Pooling" / "modeling.py").write_text("raise SystemExit")
@@ -97,7 +97,7 @@ def test_all_parts_come_and_give_the_same_vectors(workshop: Workshop, tmp_path: 
     ],
 )
 def test_parts_that_are_not_known_are_refused(
-    workshop: Workshop, part: int, change: dict[str, str], message: str
+    workshop: ModelBuilder, part: int, change: dict[str, str], message: str
 ) -> None:
     source = write_encoder(workshop.inputs / "mine")
     named = json.loads((source / "modules.json").read_text())
@@ -107,14 +107,14 @@ def test_parts_that_are_not_known_are_refused(
         brought(workshop)
 
 
-def test_a_part_whose_weights_are_a_pickle_is_refused(workshop: Workshop) -> None:
+def test_a_part_whose_weights_are_a_pickle_is_refused(workshop: ModelBuilder) -> None:
     dense = write_encoder(workshop.inputs / "mine") / "2_Dense"
     (dense / "model.safetensors").rename(dense / "pytorch_model.bin")
     with pytest.raises(ConfigurationError, match="its Dense has no 2_Dense/model.safetensors"):
         brought(workshop)
 
 
-def test_a_model_as_older_versions_wrote_it_loads(workshop: Workshop) -> None:
+def test_a_model_as_older_versions_wrote_it_loads(workshop: ModelBuilder) -> None:
     source = write_encoder(workshop.inputs / "mine")
     old = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -139,7 +139,7 @@ def without(path: Path, start: str) -> None:
     save_file(kept, path, metadata={"format": "pt"})
 
 
-def test_weights_that_are_missing_are_named_unless_nobody_uses_them(workshop: Workshop) -> None:
+def test_weights_that_are_missing_are_named_unless_nobody_uses_them(workshop: ModelBuilder) -> None:
     path = write_encoder(workshop.inputs / "mine") / "model.safetensors"
     without(path, "pooler.")
     assert brought(workshop).is_dir()
@@ -153,7 +153,7 @@ def test_weights_that_are_missing_are_named_unless_nobody_uses_them(workshop: Wo
     ("text", "message"), [(None, "has no modules.json"), ("[{}]", "modules.json is damaged")]
 )
 def test_a_model_without_its_list_of_parts_is_refused(
-    workshop: Workshop, text: str | None, message: str
+    workshop: ModelBuilder, text: str | None, message: str
 ) -> None:
     path = write_encoder(workshop.inputs / "mine") / "modules.json"
     path.unlink() if text is None else path.write_text(text)

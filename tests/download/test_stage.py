@@ -30,7 +30,7 @@ from components.download.shard import Shard, shard_key
 from components.download.spool import Place, Spool
 from components.download.stage import run
 from components.errors import ConfigurationError, DataError, InfrastructureError
-from components.running.jobs import Tell
+from components.running.jobs import ProgressReporter
 from components.settings.download import Download, Fetch, Images
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -417,7 +417,7 @@ def test_a_body_that_many_urls_answer_with_is_no_picture(
 class CrashingShard(Shard):
     """One whose decoder crashes at an image, as a bug in a library would have it."""
 
-    def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
+    def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
         def decoder(data: bytes, images: Images) -> Picture:
             if data == jpeg(12):
                 signal.raise_signal(signal.SIGSEGV)
@@ -430,7 +430,7 @@ class CrashingShard(Shard):
 class HangingShard(Shard):
     """One whose decoder never ends at an image, and never lets go of the interpreter's lock."""
 
-    def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
+    def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
         def decoder(data: bytes, images: Images) -> Picture:
             return picture_of(data, images) if data != jpeg(12) else _for_ever()
 
@@ -446,7 +446,7 @@ def _for_ever() -> Picture:
 class SurprisingShard(Shard):
     """One in which every third picture, and the fetching of one, fails as nobody foresaw."""
 
-    def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
+    def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
         fetched = Fetcher.fetched
 
         def decoder(data: bytes, images: Images) -> Picture:
@@ -467,7 +467,7 @@ class SurprisingShard(Shard):
 class FullDiskShard(Shard):
     """One that cannot keep a picture."""
 
-    def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
+    def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
         def put(self: Spool, data: bytes) -> Place:
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -478,7 +478,7 @@ class FullDiskShard(Shard):
 class CutOffShard(Shard):
     """One for which no name can be looked up from the twelfth row on."""
 
-    def _make(self, folder: Path, before: Path | None, tell: Tell) -> None:
+    def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
         fetched = Fetcher.fetched
 
         def cut_off(self: Fetcher, text: str) -> AbstractAsyncContextManager[Body]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from components.ml import contrastive
-from components.ml.contrastive import Excluded, caption_loss, captions_loss, clip_loss
+from components.ml.contrastive import NegativeMask, caption_loss, captions_loss, clip_loss
 
 
 def unit(rows: int, dimension: int, seed: int) -> Tensor:
@@ -51,7 +51,7 @@ def test_a_shared_caption_is_no_negative() -> None:
     first, second = unit(3, 4, 1), unit(3, 4, 2)
     # rows 0 and 2 share text 7, once as first and once as second caption
     captions = torch.tensor([[7, 1], [2, 3], [4, 7]])
-    loss = caption_loss(first, second, 0.5, symmetric=False, excluded=Excluded(captions, captions))
+    loss = caption_loss(first, second, 0.5, symmetric=False, excluded=NegativeMask(captions, captions))
     logits = (first @ second.T / 0.5).double()
     expected = [
         torch.logsumexp(logits[0, [0, 1]], 0) - logits[0, 0],
@@ -74,14 +74,14 @@ def test_any_shared_identity_counts_and_negative_ones_are_nobody_s() -> None:
     assert (~kept).any()
     logits = (first @ second.T / 0.5).masked_fill(~kept, float("-inf"))
     expected = torch.nn.functional.cross_entropy(logits, torch.arange(40))
-    loss = caption_loss(first, second, 0.5, symmetric=False, excluded=Excluded(of_first, of_second))
+    loss = caption_loss(first, second, 0.5, symmetric=False, excluded=NegativeMask(of_first, of_second))
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_a_batch_of_one_text_costs_nothing() -> None:
     rows = unit(3, 4, 1)
     captions = torch.zeros(3, 2, dtype=torch.long)
-    excluded = Excluded(captions, captions)
+    excluded = NegativeMask(captions, captions)
     assert caption_loss(rows, rows, 0.1, symmetric=True, excluded=excluded).item() == pytest.approx(
         0, abs=1e-6
     )
@@ -101,10 +101,10 @@ def test_a_further_negative_of_the_same_row_is_none() -> None:
     first, second = torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     rows = torch.tensor([[0, 100], [1, 101]])
     candidates = torch.tensor([[0, 100], [1, 101], [-1, 101]])  # the third is of row 1; -1 is nobody's text
-    loss = caption_loss(first, second, 0.5, symmetric=False, excluded=Excluded(rows, candidates))
+    loss = caption_loss(first, second, 0.5, symmetric=False, excluded=NegativeMask(rows, candidates))
     expected = (math.log(1 + math.exp(-2) + math.exp(1.2 - 2)) + math.log(1 + math.exp(-2))) / 2
     assert loss.item() == pytest.approx(expected, rel=1e-5)
-    nobody = Excluded(torch.full((2, 1), -1), torch.full((3, 1), -1))
+    nobody = NegativeMask(torch.full((2, 1), -1), torch.full((3, 1), -1))
     plain = caption_loss(first, second, 0.5, symmetric=False)
     assert caption_loss(first, second, 0.5, symmetric=False, excluded=nobody).item() == plain.item()
 
@@ -113,12 +113,12 @@ def test_what_is_nearer_than_the_positive_by_the_margin_is_no_negative() -> None
     first = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     second = torch.tensor([[0.6, 0.8], [1.0, 0.0]])
     # cosines: row 0: 0.6, 1.0; row 1: 0.8, 0.0. Positives 0.6 and 0.0
-    loose = caption_loss(first, second, 1.0, symmetric=False, excluded=Excluded(margin=0.5))
+    loose = caption_loss(first, second, 1.0, symmetric=False, excluded=NegativeMask(margin=0.5))
     assert loose.item() == pytest.approx(math.log(1 + math.exp(0.4)) / 2, rel=1e-5)  # row 1 has none left
-    tight = caption_loss(first, second, 1.0, symmetric=False, excluded=Excluded(margin=0.1))
+    tight = caption_loss(first, second, 1.0, symmetric=False, excluded=NegativeMask(margin=0.1))
     assert tight.item() == pytest.approx(0, abs=1e-6)
     # back: column 0 sees 0.8 beside its 0.6, column 1 sees 1.0 beside its 0.0
-    back = caption_loss(first, second, 1.0, symmetric=True, excluded=Excluded(margin=0.5))
+    back = caption_loss(first, second, 1.0, symmetric=True, excluded=NegativeMask(margin=0.5))
     assert back.item() == pytest.approx(
         (math.log(1 + math.exp(0.4)) / 2 + math.log(1 + math.exp(0.2)) / 2) / 2, rel=1e-5
     )
@@ -137,7 +137,7 @@ def test_negatives_of_the_same_side_by_their_definition(symmetric: bool, margin:
     first, second = unit(5, 3, 1), unit(7, 3, 2)
     identities = torch.tensor([[0, 1], [2, 3], [4, 5], [0, 6], [7, 8]])  # 0 and 3 have a text in common
     further = torch.tensor([[-1, 4], [-1, 9]])  # the first is a text of row 2
-    excluded = Excluded(identities, torch.cat([identities, further]), margin=margin)
+    excluded = NegativeMask(identities, torch.cat([identities, further]), margin=margin)
 
     def cost(own: Tensor, others: Tensor, row: int) -> float:
         positive = float(own[row] @ others[row])
@@ -167,11 +167,11 @@ def test_texts_that_a_guide_finds_alike_are_no_negatives() -> None:
     out[0, 1] = out[1, 0] = True
     kept = logits.masked_fill(out, -math.inf)
     expected = (kept.logsumexp(1) + kept.logsumexp(0) - 2 * logits.diagonal()).mean() / 2
-    excluded = Excluded(guides=guides, guide_cosine=0.7)
+    excluded = NegativeMask(guides=guides, guide_cosine=0.7)
     assert clip_loss(images, texts, torch.tensor(2.0), excluded).item() == pytest.approx(
         expected.item(), rel=1e-5
     )
-    none = Excluded(guides=guides, guide_cosine=0.9)
+    none = NegativeMask(guides=guides, guide_cosine=0.9)
     plain = clip_loss(images, texts, torch.tensor(2.0))
     assert clip_loss(images, texts, torch.tensor(2.0), none).item() == plain.item()
 
@@ -182,7 +182,7 @@ def test_chunks_change_neither_loss_nor_gradients(monkeypatch: pytest.MonkeyPatc
     def loss_and_gradients() -> list[Tensor]:
         first, second = unit(8, 6, 1).requires_grad_(), unit(8, 6, 2).requires_grad_()
         scale = torch.tensor(9.0, requires_grad=True)
-        excluded = Excluded(captions, captions, margin=0.3)
+        excluded = NegativeMask(captions, captions, margin=0.3)
         loss = clip_loss(first, second, scale)
         for same_side in (False, True):
             loss = loss + caption_loss(
@@ -211,12 +211,12 @@ def test_logits_stay_fp32_under_autocast() -> None:
 
 def test_one_caption_an_image_is_the_loss_of_clip() -> None:
     images, texts, scale = unit(7, 5, 1), unit(7, 5, 2), torch.tensor(9.0)
-    guides = Excluded(guides=unit(7, 3, 3), guide_cosine=0.5)
+    guides = NegativeMask(guides=unit(7, 3, 3), guide_cosine=0.5)
     for excluded in (None, guides):
         several = captions_loss(images, texts, scale, 1, excluded)
         assert several.item() == clip_loss(images, texts, scale, excluded).item()
     further = torch.cat([texts, unit(3, 5, 4)])
-    plain = contrastive._info_nce(images, further, scale, symmetric=True, excluded=Excluded())
+    plain = contrastive._info_nce(images, further, scale, symmetric=True, excluded=NegativeMask())
     assert captions_loss(images, further, scale, 1).item() == pytest.approx(plain.item(), rel=1e-5)
 
 
@@ -244,7 +244,7 @@ def test_a_further_caption_of_the_image_itself_is_no_negative_of_it() -> None:
     scale = torch.tensor(2.0)
     forth = (math.log(1 + math.exp(-2)) + math.log(1 + 2 * math.exp(-2))) / 2
     back = math.log(1 + math.exp(-2))
-    loss = captions_loss(images, texts, scale, 1, Excluded(rows, owners))
+    loss = captions_loss(images, texts, scale, 1, NegativeMask(rows, owners))
     assert loss.item() == pytest.approx((forth + back) / 2, rel=1e-5)
 
 
@@ -266,7 +266,7 @@ def test_a_caption_near_to_any_of_an_image_s_own_is_no_negative() -> None:
         for c in range(6)
     ]
     expected = (torch.stack(forth).mean() + torch.stack(back).mean()) / 2
-    loss = captions_loss(images, texts, scale, 2, Excluded(guides=guides, guide_cosine=0.9))
+    loss = captions_loss(images, texts, scale, 2, NegativeMask(guides=guides, guide_cosine=0.9))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -288,7 +288,7 @@ def test_chunks_of_images_have_the_loss_and_gradients_of_the_whole(monkeypatch: 
         images, texts = unit(8, 5, 1).requires_grad_(), unit(8 * 3 + 4, 5, 2).requires_grad_()
         scale = torch.tensor(7.0, requires_grad=True)
         owners = torch.cat([torch.arange(8).repeat_interleave(3), torch.tensor([2, 9, 9, 5])])
-        excluded = Excluded(torch.arange(8)[:, None], owners[:, None], unit(28, 4, 4), 0.6)
+        excluded = NegativeMask(torch.arange(8)[:, None], owners[:, None], unit(28, 4, 4), 0.6)
         loss = captions_loss(images, texts, scale, 3, excluded)
         loss.backward()
         found.append([loss.detach(), images.grad, texts.grad, scale.grad])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.ml.distributed import gradient_factor, is_sharded, place, shard, sum_gradients, whole
+from components.ml.distributed import full_tensor, gradient_factor, is_sharded, rank, shard, sum_gradients
 from tests.gloo import in_processes
 
 pytestmark = pytest.mark.integration
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 def two_models() -> dict[str, Any]:
     """Return what two linear maps learn from a row of this process: (1, 10), or (2, 20) in the other one."""
-    row = torch.tensor([[1.0, 10.0]]) * (place() + 1)
+    row = torch.tensor([[1.0, 10.0]]) * (rank() + 1)
     replicated, sharded = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
     shard(sharded, "cpu")
     unused = nn.Parameter(torch.ones(2))
@@ -25,7 +25,7 @@ def two_models() -> dict[str, Any]:
         factor = gradient_factor(model.parameters())
         (model(row).sum() * factor).backward()
         sum_gradients([*model.parameters(), unused])
-        found[name] = {"factor": factor, "gradient": whole(_gradient(model.weight))}
+        found[name] = {"factor": factor, "gradient": full_tensor(_gradient(model.weight))}
     found["factor_of_both"] = gradient_factor([*replicated.parameters(), *sharded.parameters()])
     found["unused"] = unused.grad
     return found

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from components.recaption.columns_captioner import FromColumns, FromSources
-from components.recaption.filters import Judging
-from components.recaption.repeated_captions import Crowd
+from components.recaption.filters import Filters
+from components.recaption.repeated_captions import RepeatedCaptions
 from components.recaption.stage import run
 from components.settings.environment import Environment
 from components.settings.params import Params, load_params
@@ -67,10 +67,10 @@ def test_of_a_thousand_and_four_captions_a_model_keeps_one_and_people_keep_all(b
     captions = [caption(f"k{number}", text) for number, text in enumerate(texts)]
     (part,) = mine.parts()
     taken = list(mine.write(part, [Pair(one.key, b"", "", {"split": "train"}) for one in captions], captions))
-    crowd = Crowd({"dense": 3})
+    crowd = RepeatedCaptions({"dense": 3})
     for captioner, drafts in ((given, given.drafts(captions)), (mine, taken)):
         crowd.add(captioner, drafts)
-    judging = Judging(CaptionGates.model_validate(GATES), crowd)
+    judging = Filters(CaptionGates.model_validate(GATES), crowd)
     judging.divide(given, given.drafts(captions))
     judging.divide(mine, taken)
     counts = {

@@ -4,7 +4,7 @@ from itertools import permutations
 
 from components.recaption.captioner import Asked
 from components.recaption.columns_captioner import FromColumns, FromSources
-from components.recaption.repeated_captions import Crowd
+from components.recaption.repeated_captions import RepeatedCaptions
 from components.settings.recaption import ColumnsCaptioner, Take
 from components.storage.side_tables import Caption, Draft
 
@@ -41,7 +41,7 @@ SHARDS = [
 
 
 def over(shards: list[list[Draft]], limit: int) -> set[str]:
-    crowd = Crowd({"dense": limit})
+    crowd = RepeatedCaptions({"dense": limit})
     for shard in shards:
         crowd.add(CAPTIONER, shard)
     return {one.caption.key for shard in shards for one in shard if crowd.is_over(CAPTIONER, one)}
@@ -66,7 +66,7 @@ def test_two_ways_to_write_a_letter_are_one_text() -> None:
 
 
 def test_without_a_limit_nothing_is_counted() -> None:
-    crowd = Crowd({})
+    crowd = RepeatedCaptions({})
     for shard in SHARDS:
         crowd.add(CAPTIONER, shard)
     assert not any(crowd.is_over(CAPTIONER, one) for shard in SHARDS for one in shard)

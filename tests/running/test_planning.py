@@ -20,7 +20,7 @@ from components.download import plan as of_download
 from components.embed_captions import plan as of_embed_captions
 from components.errors import ConfigurationError, DataError
 from components.recaption import plan as of_recaption
-from components.running.past_throughput import Figure, Measured
+from components.running.past_throughput import Figure, PastThroughput
 from components.running.plan_text import plan_lines
 from components.running.planned_llm import EMBEDDING_SHARES, TOKENS, TUNING_SHARES
 from components.running.planning import Bound, Machine, plan_stages
@@ -42,10 +42,10 @@ HOUR = 3600
 
 
 @pytest.fixture
-def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PastThroughput:
     """An empty project: nothing has run, no input is there."""
     monkeypatch.chdir(tmp_path)
-    return Measured(Layout(Path(".work")))
+    return PastThroughput(Layout(Path(".work")))
 
 
 def listed(limit: int | None = 1_000_000, name: str = "mine", path: str = "list.parquet") -> UrlList:
@@ -77,12 +77,12 @@ def mine() -> Params:
     )
 
 
-def leave_run(measured: Measured, stage: str, metrics: dict[str, Any], **costs: Any) -> None:
+def leave_run(measured: PastThroughput, stage: str, metrics: dict[str, Any], **costs: Any) -> None:
     write_json(measured.layout.metrics(stage), metrics)
     leave_costs(measured, stage, **costs)
 
 
-def leave_costs(measured: Measured, stage: str, **costs: Any) -> None:
+def leave_costs(measured: PastThroughput, stage: str, **costs: Any) -> None:
     found = {"machine": platform.machine(), "seconds": 100.0, "cpu_seconds": 20.0, **costs}
     write_json(measured.layout.costs(stage), found)
 
@@ -94,7 +94,7 @@ DOWNLOADED = {
 
 
 def test_download_is_bound_by_the_longest_of_three(
-    mine: Params, measured: Measured, monkeypatch: pytest.MonkeyPatch
+    mine: Params, measured: PastThroughput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(of_download, "PICTURE", Figure(1.0, "a test"))
     found = of_download.plan(mine, MACHINE, measured)
@@ -110,20 +110,20 @@ def test_download_is_bound_by_the_longest_of_three(
     assert any("one run is on one machine" in caution for caution in two.cautions)
 
 
-def test_what_goes_to_a_bucket_takes_the_network_too(mine: Params, measured: Measured) -> None:
+def test_what_goes_to_a_bucket_takes_the_network_too(mine: Params, measured: PastThroughput) -> None:
     found = of_download.plan(with_sources(mine, listed(), data_root="s3://bucket/prefix"), MACHINE, measured)
     assert found.binding and found.binding.hours == pytest.approx((157_000 + KEPT) / HOUR)
     assert found.bytes_out.origin == "to s3://bucket/prefix"
 
 
-def test_no_more_processes_than_shards(mine: Params, measured: Measured) -> None:
+def test_no_more_processes_than_shards(mine: Params, measured: PastThroughput) -> None:
     few = with_sources(mine, listed(30_000))
     cpu = of_download.plan(few, MACHINE, measured).bounds[0]
     total = of_download.plan(few, MACHINE, measured).cpu_hours
     assert total and cpu.hours == pytest.approx(total / 3)
 
 
-def test_dead_urls_are_neither_fetched_nor_kept(mine: Params, measured: Measured) -> None:
+def test_dead_urls_are_neither_fetched_nor_kept(mine: Params, measured: PastThroughput) -> None:
     alive = of_download.plan(mine, MACHINE, measured)
     known = of_download.plan(with_sources(mine, listed(name="cc3m")), MACHINE, measured)
     assert known.requests == alive.requests
@@ -134,21 +134,21 @@ def test_dead_urls_are_neither_fetched_nor_kept(mine: Params, measured: Measured
     assert any("upper bound" in reason for reason in alive.because)
 
 
-def test_more_rejects_than_params_allow_are_said(mine: Params, measured: Measured) -> None:
+def test_more_rejects_than_params_allow_are_said(mine: Params, measured: PastThroughput) -> None:
     found = of_download.plan(with_sources(mine, listed(name="cc3m"), max_reject_share=0.2), MACHINE, measured)
     assert any(
         "30% of rows would be rejected, download.max_reject_share allows 20%" in c for c in found.cautions
     )
 
 
-def test_a_larger_picture_is_kept_in_more_bytes(mine: Params, measured: Measured) -> None:
+def test_a_larger_picture_is_kept_in_more_bytes(mine: Params, measured: PastThroughput) -> None:
     images = mine.download.images.model_copy(update={"size": 512, "jpeg_quality": 80})
     found = of_download.plan(with_sources(mine, listed(), images=images), MACHINE, measured)
     assert found.bytes_out.value == pytest.approx(1e6 * (4 * 30.4e3 + 4.1e3))
     assert any("to 512 pixels; quality 80 was not measured" in reason for reason in found.because)
 
 
-def test_ones_own_run_comes_first(mine: Params, measured: Measured) -> None:
+def test_ones_own_run_comes_first(mine: Params, measured: PastThroughput) -> None:
     leave_run(measured, "download", DOWNLOADED)
     found = of_download.plan(mine, MACHINE, measured)
     assert found.cpu_hours == pytest.approx(1e6 * 20 / 20_000 / HOUR)
@@ -171,7 +171,7 @@ def test_ones_own_run_comes_first(mine: Params, measured: Measured) -> None:
     ids=["few_rows", "other_data", "other_machine", "other_version"],
 )
 def test_a_run_that_says_nothing_of_this_one_is_not_used(
-    mine: Params, measured: Measured, metrics: dict[str, Any], costs: dict[str, Any]
+    mine: Params, measured: PastThroughput, metrics: dict[str, Any], costs: dict[str, Any]
 ) -> None:
     before = of_download.plan(mine, MACHINE, measured)
     leave_run(measured, "download", metrics, **costs)
@@ -179,7 +179,7 @@ def test_a_run_that_says_nothing_of_this_one_is_not_used(
 
 
 def test_recaption_by_columns_is_one_process(
-    mine: Params, measured: Measured, monkeypatch: pytest.MonkeyPatch
+    mine: Params, measured: PastThroughput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(of_recaption, "CAPTION", Figure(1.0, "a test"))
     found = of_recaption.plan(mine, MACHINE, measured)
@@ -189,7 +189,7 @@ def test_recaption_by_columns_is_one_process(
     assert found.bytes_in.value == pytest.approx(2 * 1e6 * KEPT)
 
 
-def test_a_bucket_is_read_over_the_network(mine: Params, measured: Measured) -> None:
+def test_a_bucket_is_read_over_the_network(mine: Params, measured: PastThroughput) -> None:
     away = with_sources(mine, listed(), data_root="s3://bucket/prefix")
     found = of_recaption.plan(away, MACHINE, measured)
     assert found.binding and found.binding.name == "network"
@@ -199,7 +199,7 @@ def test_a_bucket_is_read_over_the_network(mine: Params, measured: Measured) -> 
     assert blind.binding is None
 
 
-def test_scores_take_a_gpu_or_nobody_knows(mine: Params, measured: Measured) -> None:
+def test_scores_take_a_gpu_or_nobody_knows(mine: Params, measured: PastThroughput) -> None:
     def planned(precision: str, machine: Machine) -> Bound:
         scores = Scores.model_validate({"columns": None, "batch_size": 256, "precision": precision})
         params = mine.model_copy(update={"recaption": mine.recaption.model_copy(update={"scores": scores})})
@@ -231,7 +231,7 @@ def prompted(mine: Params) -> Params:
     return mine.model_copy(update={"recaption": recaption, "base_models": models})
 
 
-def test_a_captioner_that_nobody_measured_is_unknown(prompted: Params, measured: Measured) -> None:
+def test_a_captioner_that_nobody_measured_is_unknown(prompted: Params, measured: PastThroughput) -> None:
     found = of_recaption.plan(prompted, MACHINE, measured)
     assert found.binding is None
     text = " ".join(" ".join(plan_lines("x", MACHINE, {"recaption": found})).split())
@@ -239,12 +239,12 @@ def test_a_captioner_that_nobody_measured_is_unknown(prompted: Params, measured:
     assert any("nobody has measured this vision_language; LLaVA" in reason for reason in found.because)
 
 
-def test_a_captioner_as_fast_as_the_user_says(prompted: Params, measured: Measured) -> None:
+def test_a_captioner_as_fast_as_the_user_says(prompted: Params, measured: PastThroughput) -> None:
     found = of_recaption.plan(prompted, replace(MACHINE, captions_per_second=100.0), measured)
     assert found.binding and found.binding.hours == pytest.approx(2e6 / 100 / HOUR)
 
 
-def test_every_gpu_of_a_machine_writes(mine: Params, prompted: Params, measured: Measured) -> None:
+def test_every_gpu_of_a_machine_writes(mine: Params, prompted: Params, measured: PastThroughput) -> None:
     for gpus in (1, 8):
         machine = replace(MACHINE, captions_per_second=100.0, gpus=gpus)
         found = of_recaption.plan(prompted, machine, measured)
@@ -252,7 +252,7 @@ def test_every_gpu_of_a_machine_writes(mine: Params, prompted: Params, measured:
         assert bound.hours == pytest.approx(2e6 / 100 / gpus / HOUR)
 
 
-def test_a_captioner_by_its_weights(prompted: Params, measured: Measured) -> None:
+def test_a_captioner_by_its_weights(prompted: Params, measured: PastThroughput) -> None:
     folder = Path("inputs/cc3m/seer")
     folder.mkdir(parents=True)
     save_file({"a": torch.zeros(30, 30), "b": torch.zeros(100)}, folder / "model.safetensors", {"x": "y"})
@@ -262,7 +262,7 @@ def test_a_captioner_by_its_weights(prompted: Params, measured: Measured) -> Non
     assert any("2 x 1,000 weights for each of 100 tokens" in reason for reason in found.because)
 
 
-def test_a_captioner_as_fast_as_it_was(prompted: Params, measured: Measured) -> None:
+def test_a_captioner_as_fast_as_it_was(prompted: Params, measured: PastThroughput) -> None:
     leave_run(measured, "recaption", {"rows_in": 10_000, "columns": {"seer_dense": {}, "seer_short": {}}})
     found = of_recaption.plan(prompted, MACHINE, measured)
     assert found.binding and found.binding.hours == pytest.approx(2e6 * 0.01 / HOUR)
@@ -277,7 +277,7 @@ def test_captions_that_were_judged_alone_are_not_counted_as_written() -> None:
 
 
 def test_audit_shares_its_images_among_the_cores(
-    mine: Params, measured: Measured, monkeypatch: pytest.MonkeyPatch
+    mine: Params, measured: PastThroughput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(of_audit, "IMAGE", Figure(1.0, "a test"))
     monkeypatch.setattr(of_audit, "CAPTION", Figure(0.1, "a test"))
@@ -287,14 +287,14 @@ def test_audit_shares_its_images_among_the_cores(
     assert found.memory_bytes == pytest.approx(520e6 + 3e6 * 54)
 
 
-def test_audit_takes_the_rate_of_ones_own_run(mine: Params, measured: Measured) -> None:
+def test_audit_takes_the_rate_of_ones_own_run(mine: Params, measured: PastThroughput) -> None:
     leave_run(measured, "download", DOWNLOADED)
     leave_run(measured, "audit", {"images": 10_000}, cpu_seconds=10.0)
     found = of_audit.plan(mine, MACHINE, measured)
     assert found.cpu_hours == pytest.approx(500 / HOUR)  # a millisecond each
 
 
-def test_memory_that_a_machine_lacks_is_said(mine: Params, measured: Measured) -> None:
+def test_memory_that_a_machine_lacks_is_said(mine: Params, measured: PastThroughput) -> None:
     found = of_audit.plan(mine, MACHINE, measured)
     small = replace(MACHINE, memory_bytes=0.5e9)
     assert any(
@@ -302,7 +302,7 @@ def test_memory_that_a_machine_lacks_is_said(mine: Params, measured: Measured) -
     )
 
 
-def test_a_list_with_a_limit_is_not_opened(mine: Params, measured: Measured) -> None:
+def test_a_list_with_a_limit_is_not_opened(mine: Params, measured: PastThroughput) -> None:
     Path("inputs/cc3m").mkdir(parents=True)
     Path("inputs/cc3m/list.parquet").write_bytes(b"no parquet")
     assert of_download.plan(mine, MACHINE, measured).rows == 1_000_000
@@ -310,7 +310,7 @@ def test_a_list_with_a_limit_is_not_opened(mine: Params, measured: Measured) -> 
         of_download.plan(with_sources(mine, listed(None)), MACHINE, measured)
 
 
-def test_rows_are_counted_where_no_limit_is_given(mine: Params, measured: Measured) -> None:
+def test_rows_are_counted_where_no_limit_is_given(mine: Params, measured: PastThroughput) -> None:
     inputs = Path("inputs/cc3m")
     inputs.mkdir(parents=True)
     pq.write_table(pa.table({"url": ["http://a/"] * 7}), inputs / "list.parquet")
@@ -324,7 +324,7 @@ def test_rows_are_counted_where_no_limit_is_given(mine: Params, measured: Measur
     [("list.parquet", "list.parquet not found"), ("list.csv.gz", "list.csv.gz cannot be counted")],
 )
 def test_rows_that_nobody_knows_are_an_error(
-    mine: Params, measured: Measured, path: str, expected: str
+    mine: Params, measured: PastThroughput, path: str, expected: str
 ) -> None:
     Path("inputs/cc3m").mkdir(parents=True)
     Path("inputs/cc3m/list.csv.gz").touch()
@@ -335,7 +335,7 @@ def test_rows_that_nobody_knows_are_an_error(
     assert "set its limit to its number of rows" in message and "\n" not in message
 
 
-def test_shards_that_lie_elsewhere_are_planned_by_their_limit(mine: Params, measured: Measured) -> None:
+def test_shards_that_lie_elsewhere_are_planned_by_their_limit(mine: Params, measured: PastThroughput) -> None:
     far = shards(path="s3://bucket/cc/*.tar", limit=20_000)
     found = of_download.plan(with_sources(mine, far), MACHINE, measured)
     assert found.rows == 20_000
@@ -347,7 +347,7 @@ def test_shards_that_lie_elsewhere_are_planned_by_their_limit(mine: Params, meas
 
 
 @pytest.mark.parametrize("preset", ["cc3m", "cc3m_cc12m", "full", "demo"])
-def test_a_preset_is_planned_without_any_input(preset: str, measured: Measured) -> None:
+def test_a_preset_is_planned_without_any_input(preset: str, measured: PastThroughput) -> None:
     params = load_params(ROOT / "presets" / f"{preset}.yaml")
     found = plan_stages(params, MACHINE, measured)
     assert list(found) == [
@@ -363,7 +363,7 @@ def test_a_preset_is_planned_without_any_input(preset: str, measured: Measured) 
         assert estimate.because, stage
 
 
-def test_full_is_sixty_million_rows(measured: Measured) -> None:
+def test_full_is_sixty_million_rows(measured: PastThroughput) -> None:
     params = load_params(ROOT / "presets" / "full.yaml")
     assert of_download.plan(params, MACHINE, measured).requests == 3_318_333 + 12_423_374 + 15_388_848 + 3e7
 
@@ -375,7 +375,7 @@ def test_the_command_names_a_preset_that_is_none(monkeypatch: pytest.MonkeyPatch
     assert "no preset cc4m; expected one of cc3m, cc3m_cc12m, demo" in done.stderr
 
 
-def test_train_clip_knows_its_models_where_they_are(mine: Params, measured: Measured) -> None:
+def test_train_clip_knows_its_models_where_they_are(mine: Params, measured: PastThroughput) -> None:
     blind = of_train_clip.plan(mine, MACHINE, measured)
     of_captions = 2 * 1e6 * of_train_clip.CAPTION_BYTES.value  # raw and dense
     assert blind.memory_bytes == of_train_clip.BASE_BYTES + of_captions
@@ -393,7 +393,7 @@ def test_train_clip_knows_its_models_where_they_are(mine: Params, measured: Meas
     assert found.binding is None
 
 
-def test_tuning_costs_its_passes_through_the_llm(mine: Params, measured: Measured) -> None:
+def test_tuning_costs_its_passes_through_the_llm(mine: Params, measured: PastThroughput) -> None:
     machine = replace(MACHINE, gpus=2, gpu_flops=1e12, llm_weights=1e9)
     tuning = mine.tune_llm.model_copy(
         update={
@@ -439,7 +439,7 @@ def test_tuning_costs_its_passes_through_the_llm(mine: Params, measured: Measure
     ],
 )
 def test_weights_beside_a_lora_are_float32_when_they_are_saved(
-    mine: Params, measured: Measured, precision: str, on_gpu: str
+    mine: Params, measured: PastThroughput, precision: str, on_gpu: str
 ) -> None:
     hub = HubModel(kind="hub", id="some/llm", revision="0" * 40)
     tuning = mine.tune_llm.model_copy(update={"precision": precision})
@@ -456,7 +456,7 @@ def test_weights_beside_a_lora_are_float32_when_they_are_saved(
     assert any("9 times, for a process a GPU and who starts them, 160 bytes" in why for why in eight.because)
 
 
-def test_embed_captions_counts_bytes_and_hours(mine: Params, measured: Measured) -> None:
+def test_embed_captions_counts_bytes_and_hours(mine: Params, measured: PastThroughput) -> None:
     own = mine.embed_captions.model_copy(update={"llms": ["base", "tuned"]})
     params = mine.model_copy(update={"embed_captions": own})
     blind = of_embed_captions.plan(params, MACHINE, measured)
@@ -481,7 +481,7 @@ def test_embed_captions_counts_bytes_and_hours(mine: Params, measured: Measured)
     assert of_embed_captions.plan(bulk, MACHINE, measured).bytes_out.origin == "to s3://bucket/prefix"
 
 
-def test_members_multiply_pairs_widths_and_weights(mine: Params, measured: Measured) -> None:
+def test_members_multiply_pairs_widths_and_weights(mine: Params, measured: PastThroughput) -> None:
     machine = replace(MACHINE, gpu_flops=1e12, llm_weights=1e6)
     tuning = mine.tune_llm.model_copy(update={"method": "full", "lora": None, "mntp": None})
     hub = HubModel(kind="hub", id="some/llm", revision="0" * 40)
@@ -506,7 +506,7 @@ def test_members_multiply_pairs_widths_and_weights(mine: Params, measured: Measu
     assert any("49.2 GB: 12288 numbers" in reason for reason in after[2].because)
 
 
-def test_embed_captions_takes_the_rate_of_its_own_run(mine: Params, measured: Measured) -> None:
+def test_embed_captions_takes_the_rate_of_its_own_run(mine: Params, measured: PastThroughput) -> None:
     names = mine.embed_captions.names
     title = f"embed_captions by {', '.join(names)}"
     leave_costs(measured, "embed_captions", worked={title: 20_000})
@@ -517,7 +517,9 @@ def test_embed_captions_takes_the_rate_of_its_own_run(mine: Params, measured: Me
     assert of_embed_captions.plan(mine, MACHINE, measured).binding is None
 
 
-def test_tuning_takes_the_rate_of_the_steps_that_its_own_run_took(mine: Params, measured: Measured) -> None:
+def test_tuning_takes_the_rate_of_the_steps_that_its_own_run_took(
+    mine: Params, measured: PastThroughput
+) -> None:
     (phase,) = mine.tune_llm.phases
     blind = of_tune_llm.plan(mine, MACHINE, measured)
     steps = 10_000 // (2 * phase.batch_size) + 1  # of more than it has: the run went on from another's

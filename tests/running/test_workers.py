@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from components.errors import DataError, InfrastructureError
-from components.running.jobs import Modules, Tell
+from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
 from components.running.workers import in_order, stop_server
 from tests.conftest import ROOT
@@ -35,7 +35,7 @@ class Work:
     skipped: frozenset[int] = frozenset()
     deadline_seconds: float = SECONDS
 
-    def __call__(self, tell: Tell) -> list[int]:
+    def __call__(self, tell: ProgressReporter) -> list[int]:
         done = []
         for unit in range(self.units):
             if unit not in self.skipped:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.storage import duplicate_counter
-from components.storage.duplicate_counter import Digests, digest_of
+from components.storage.duplicate_counter import DuplicateCounter, digest_of
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -20,7 +20,7 @@ def test_exactly_the_texts_that_repeat_are_found(
 ) -> None:
     monkeypatch.setattr(duplicate_counter, "DIGESTS_IN_MEMORY", in_memory)
     folder = tmp_path / str(hash(tuple(texts)))
-    found = Digests(folder)
+    found = DuplicateCounter(folder)
     for text in texts:
         found.add(text)
     repeated = found.repeated()
@@ -44,7 +44,7 @@ def test_as_many_texts_are_counted_as_differ(
 ) -> None:
     monkeypatch.setattr(duplicate_counter, "DIGESTS_IN_MEMORY", in_memory)
     folder = tmp_path / str(hash(tuple(texts)))
-    found = Digests(folder)
+    found = DuplicateCounter(folder)
     half = len(texts) // 2
     found.add_all(np.array([digest_of(text) for text in texts[:half]], np.uint64))
     for text in texts[half:]:

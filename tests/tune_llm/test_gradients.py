@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.ml.distributed import is_sharded, whole
+from components.ml.distributed import full_tensor, is_sharded
 from components.ml.llm import load_text_encoder
 from components.settings.params import load_params
 from components.settings.tune_llm import Mntp, TuneLlm
@@ -49,7 +49,7 @@ def learnt(folder: Path, own: TuneLlm, layout: str) -> dict[str, Any]:
             "loss": loss.item(),
             "sharded": sorted(name for name, weight in named.items() if is_sharded(weight)),
             "gradients": {
-                name: whole(weight.grad) for name, weight in named.items() if weight.grad is not None
+                name: full_tensor(weight.grad) for name, weight in named.items() if weight.grad is not None
             },
         }
 

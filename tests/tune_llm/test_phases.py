@@ -11,7 +11,7 @@ from components.settings.params import Params
 from components.settings.tune_llm import Mntp
 from components.storage.layout import Layout
 from components.tune_llm.phases import load_base, opened, tuned_members
-from components.tune_llm.training_data import Material
+from components.tune_llm.training_data import TrainingData
 
 TEXTS = ["a red circle", "ein blaues Quadrat ist links"]
 
@@ -29,7 +29,7 @@ def test_what_masked_prediction_taught_stays(layout: Layout, smoke: Params, env:
     )
     phase = own.phases[0].model_copy(update={"steps": 0})  # whose LoRA is what it starts as: nothing
     update = {"mntp": mntp, "phases": [phase]}
-    material = Material(smoke.model_copy(update={"tune_llm": own.model_copy(update=update)}), layout)
+    material = TrainingData(smoke.model_copy(update={"tune_llm": own.model_copy(update=update)}), layout)
     encoder = load_base(material, "cpu")
     base = encode(encoder, TEXTS, 512)
     (trained,) = tuned_members(material, encoder, env)
@@ -43,7 +43,7 @@ def test_on_a_cpu_a_model_attends_in_the_cheaper_way_while_it_learns_in_bf16(
     layout: Layout, smoke: Params, method: str, precision: str, is_changed: bool
 ) -> None:
     own = smoke.tune_llm.model_copy(update={"method": method, "precision": precision})
-    encoder = load_base(Material(smoke, layout), "cpu")
+    encoder = load_base(TrainingData(smoke, layout), "cpu")
     config = encoder.model.config
     usual = config._attn_implementation  # type: ignore[union-attr]
     assert usual != "eager"

@@ -8,15 +8,15 @@ from components.settings.params import Params
 from components.storage.layout import Layout
 from components.storage.manifest import listed, write_manifest
 from components.storage.side_tables import read_captions, read_keys, write_captions, write_keys
-from components.tune_llm.training_data import Material
+from components.tune_llm.training_data import TrainingData
 
 
 def test_another_base_model_is_another_run(layout: Layout, smoke: Params) -> None:
-    before = Material(smoke, layout).decided_by
+    before = TrainingData(smoke, layout).decided_by
     config = layout.artifact("base_models") / "llm" / "config.json"
     config.write_text(config.read_text("utf-8") + "\n", "utf-8")
     write_manifest(layout.artifact("base_models"))
-    after = Material(smoke, layout).decided_by
+    after = TrainingData(smoke, layout).decided_by
     assert {name for name, value in after.items() if value != before[name]} == {"llm"}
 
 
@@ -31,12 +31,12 @@ def test_another_base_model_is_another_run(layout: Layout, smoke: Params) -> Non
 def test_other_captions_or_other_kept_ones_are_another_run(
     layout: Layout, smoke: Params, stage: str, file: str
 ) -> None:
-    before = Material(smoke, layout).decided_by
+    before = TrainingData(smoke, layout).decided_by
     folder = layout.artifact(stage)
     if stage == "audit":
         write_keys(folder / file, sorted(read_keys(folder / file))[1:])
     else:
         write_captions(folder / file, read_captions(folder / file)[1:])
     write_manifest(folder, {entry.place: entry.rows for entry in listed(folder) if entry.rows})
-    after = Material(smoke, layout).decided_by
+    after = TrainingData(smoke, layout).decided_by
     assert {name for name, value in after.items() if value != before[name]} == {"data"}

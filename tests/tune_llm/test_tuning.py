@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize
 
-from components.ml.contrastive import Excluded, caption_loss
+from components.ml.contrastive import NegativeMask, caption_loss
 from components.ml.llm import TextEncoder, embed, load_text_encoder, tokenise
 from components.ml.template import Tokens
 from components.settings.params import Params
@@ -86,7 +86,7 @@ def test_neither_chunks_nor_cache_change_a_gradient(
         own.temperature,
         symmetric=own.symmetric,
         same_side=same_side,
-        excluded=Excluded(identities, torch.cat([identities, others])),
+        excluded=NegativeMask(identities, torch.cat([identities, others])),
     )
     plain.backward()
     whole = {
