@@ -35,7 +35,7 @@ from components.audit.host_stats import LEDGER
 from components.running.workers import stop_server
 from components.storage.atomic import content_key, write_bytes
 from components.storage.manifest import listed, write_manifest
-from components.storage.result_cache import piece
+from components.storage.result_cache import get_or_build
 from components.storage.shards import Pair, shards_of, write_shard
 from components.storage.side_tables import CAPTIONS, write_table
 
@@ -148,7 +148,7 @@ def _write_tables(rows: int, captions: int, workspace: Path) -> None:
             start = int(entry.name) * SHARD_ROWS
             found = _random_fingerprints(draw, start, entry.rows)
             store = workspace / ".work" / "audit" / "fingerprints"
-            piece(store, key, partial(write_fingerprints, found=found))
+            get_or_build(store, key, partial(write_fingerprints, found=found))
 
 
 def captions_table(draw: np.random.Generator, keys: list[str], splits: list[str], captions: int) -> pa.Table:

@@ -21,7 +21,7 @@ from components.running.workers import pieces_by_content
 from components.storage.atomic import content_key
 from components.storage.computed import code_of
 from components.storage.duplicate_counter import digest_of
-from components.storage.result_cache import piece
+from components.storage.result_cache import get_or_build
 from components.storage.side_tables import CAPTIONS, read_table, write_table
 
 LINES_AT_ONCE = 1 << 16  # as Python objects
@@ -89,7 +89,7 @@ class CaptionFigures:
     def __call__(self, tell: ProgressReporter) -> Path:
         """Return the finished piece."""
         key = content_key([code_of(self.work, "audit", "caption_figures"), self.sha256])
-        made = piece(self.work / "captions", key, lambda folder: write_figures(self.path, folder))
+        made = get_or_build(self.work / "captions", key, lambda folder: write_figures(self.path, folder))
         tell.advance()
         return made
 

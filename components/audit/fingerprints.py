@@ -21,7 +21,7 @@ from components.running.workers import pieces_by_content
 from components.storage.atomic import content_key, write_bytes
 from components.storage.computed import code_of
 from components.storage.manifest import Entry
-from components.storage.result_cache import piece
+from components.storage.result_cache import get_or_build
 from components.storage.shards import read_pairs
 from components.storage.side_tables import read_table, write_table
 
@@ -78,7 +78,7 @@ class ShardFingerprints:
         """Return the finished piece."""
         store, code = self.work / "fingerprints", code_of(self.work, "audit", "fingerprints")
         key = content_key([code, self.entry.sha256])
-        made = piece(store, key, lambda folder: self._make(folder, tell))
+        made = get_or_build(store, key, lambda folder: self._make(folder, tell))
         tell.advance(self.entry.rows or 0)
         return made
 

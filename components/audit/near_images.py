@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from components.audit.score_table import ImageVectors
 from components.errors import DataError
 from components.storage.atomic import content_key, remove, reserve
-from components.storage.result_cache import piece
+from components.storage.result_cache import get_or_build
 from components.storage.side_tables import read_table, write_table
 
 BLOCK = 2048
@@ -75,7 +75,7 @@ def near_images(
             lines = near_of_block(matrix, kept, start, min_cosine)
             write_table(folder / TABLE, pa.Table.from_pylist(lines, NEAR))
 
-        for line in read_table(piece(store, f"{start:012d}", make) / TABLE, NEAR).to_pylist():
+        for line in read_table(get_or_build(store, f"{start:012d}", make) / TABLE, NEAR).to_pylist():
             kept[line["place"]] = False
             found[ordered[line["place"]]] = Near(ordered[line["like"]], line["cosine"])
         progress(min(BLOCK, len(ordered) - start))

@@ -28,7 +28,7 @@ from components.running.progress import Progress
 from components.running.workers import finished_pieces
 from components.storage.atomic import content_key, read_json, remove, write_json
 from components.storage.computed import code_of
-from components.storage.result_cache import piece
+from components.storage.result_cache import get_or_build
 
 JOB_ROWS = 1 << 17
 FOUND, COMPARED = "found.npy", "compared.json"
@@ -72,7 +72,7 @@ class Search:
 
     def __call__(self, tell: ProgressReporter) -> Path:
         """Return the finished piece: rows, what each is like, and how many pairs were compared."""
-        made = piece(self.store, f"{self.first:012d}", self._make)
+        made = get_or_build(self.store, f"{self.first:012d}", self._make)
         starts = self._array("starts")
         tell.advance(int(starts[self.last] - starts[self.first]))
         return made

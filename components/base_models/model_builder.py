@@ -16,7 +16,7 @@ from components.running.training import Run, train
 from components.settings.base_models import Schedule
 from components.storage.atomic import content_key, write_json
 from components.storage.computed import code_of
-from components.storage.result_cache import piece
+from components.storage.result_cache import get_or_build
 
 BETAS = (0.9, 0.98)  # CLIP's second one (Radford et al. 2021, table 19): short runs with large steps
 MAX_GRADIENT_NORM = 1.0
@@ -33,7 +33,7 @@ class ModelBuilder:
     checkpoint_steps: int
     rows: Rows
 
-    def piece(self, name: str, identity: dict[str, Any], make: Callable[[Path], None]) -> Path:
+    def get_or_build(self, name: str, identity: dict[str, Any], make: Callable[[Path], None]) -> Path:
         """Return the folder of a finished model, made unless one of the same identity is there.
 
         Args:
@@ -42,7 +42,7 @@ class ModelBuilder:
             make: Fills an empty folder.
         """
         key = content_key({**identity, "seed": self.seed})
-        return piece(self.work / "pieces" / name, key, make)
+        return get_or_build(self.work / "pieces" / name, key, make)
 
     def code_of(self, name: str) -> str:
         """Return the hash of the code that makes a model: llm, clip or captioner."""

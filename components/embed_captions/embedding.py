@@ -25,7 +25,7 @@ from components.storage.bulk import forget_lost, keep_remote, local_copy
 from components.storage.computed import FETCHED, code_of
 from components.storage.embeddings import read_vectors, write_embeddings
 from components.storage.manifest import Entry, listed
-from components.storage.result_cache import is_intact, piece
+from components.storage.result_cache import get_or_build, is_intact
 from components.storage.side_tables import read_table, text_key, write_table
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Embedder:
     def made(self, file: TextFile) -> Path:
         """Return the finished piece of a file, made now unless it is there."""
         folder = self.folder(file)
-        piece(folder.parent, folder.name, partial(self._write, file))
+        get_or_build(folder.parent, folder.name, partial(self._write, file))
         if self.root:
             keep_remote(folder, self.root, f"{self.encoder.name}/{file.folder}".rstrip("/"))
         for path in self._earlier(file):  # the next one takes its vectors from this one

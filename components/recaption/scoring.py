@@ -23,7 +23,7 @@ from components.settings.recaption import Scores
 from components.storage.atomic import content_key, read_json, write_json
 from components.storage.computed import code_of
 from components.storage.layout import Layout
-from components.storage.result_cache import piece, put_files
+from components.storage.result_cache import get_or_build, put_files
 from components.storage.scores import (
     EMBEDDED_IMAGES,
     IMAGES_FOLDER,
@@ -131,7 +131,7 @@ class Scorer:
 
         code = code_of(self._work, "recaption", "image_embeddings")
         key = content_key({"shard": shard.entry.sha256, "name": shard.entry.name, "code": code, **about})
-        made = piece(self._pieces / IMAGES_FOLDER, key, make)
+        made = get_or_build(self._pieces / IMAGES_FOLDER, key, make)
         self._progress(unseen)  # all, where an earlier run made it
         return made
 
@@ -146,7 +146,7 @@ class Scorer:
         lines = [[caption.key, caption.number, caption.text] for caption in captions]
         code = code_of(self._work, "recaption", "similarities")
         key = content_key([code, images.name, captions[0].column, lines])
-        return piece(self._pieces / SCORES_FOLDER, key, make)
+        return get_or_build(self._pieces / SCORES_FOLDER, key, make)
 
     def _similarities(self, images: Path, captions: list[Caption]) -> tuple[pa.Table, dict[str, float]]:
         keys, vectors = read_image_embeddings(next(images.glob("*.safetensors")))

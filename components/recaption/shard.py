@@ -15,7 +15,7 @@ from components.storage.atomic import content_key, read_json
 from components.storage.attempts import Attempts
 from components.storage.computed import FETCHED, code_of
 from components.storage.manifest import Entry
-from components.storage.result_cache import piece
+from components.storage.result_cache import get_or_build
 from components.storage.shards import Pair, read_pairs
 from components.storage.side_tables import (
     Caption,
@@ -49,7 +49,7 @@ class Shard:
             DataError: a caption is no text that UTF-8 can hold.
         """
         key = content_key({"shard": self.entry.sha256, "code": self.code_of("source_captions")})
-        return piece(
+        return get_or_build(
             self.work / "pieces" / "source",
             key,
             lambda folder: write_source(self.entry.uri, self.pairs, folder),

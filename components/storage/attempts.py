@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.storage.atomic import remove
-from components.storage.result_cache import is_intact, piece
+from components.storage.result_cache import get_or_build, is_intact
 
 ASIDE = "aside"
 Make = Callable[[Path, Path | None, int], None]
@@ -78,7 +78,7 @@ class Attempts:
         return self._made(make, self._aside if is_intact(self._aside) else None, 0)
 
     def _made(self, make: Make, before: Path | None, number: int) -> Path:
-        return piece(self._store, f"{self._key}.{number}", lambda folder: make(folder, before, number))
+        return get_or_build(self._store, f"{self._key}.{number}", lambda folder: make(folder, before, number))
 
     @property
     def _aside(self) -> Path:

@@ -13,7 +13,7 @@ from components.errors import DataError
 from components.storage.atomic import content_key, reserve
 from components.storage.audited_rows import KeptShard
 from components.storage.mapped_rows import MappedRows
-from components.storage.result_cache import piece
+from components.storage.result_cache import get_or_build
 from components.storage.shards import read_pairs
 from components.storage.side_tables import key_column, write_keys
 
@@ -71,7 +71,7 @@ def decoded(
     for shard in shards:
         if shard.table.num_rows:
             key = content_key([code, shard.entry.sha256, shard.keys.to_pylist(), size])
-            pieces.append(piece(work / "pixels", key, _maker(download, work, shard, size, decode)))
+            pieces.append(get_or_build(work / "pixels", key, _maker(download, work, shard, size, decode)))
     return Pixels(pieces)
 
 

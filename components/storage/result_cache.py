@@ -1,4 +1,4 @@
-"""Finished pieces of a stage's work, kept by content outside DVC's outs: a rerun makes only the rest."""
+"""Finished results of a stage, kept by content outside DVC's outputs: a rerun makes only the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from components.storage.atomic import link_or_copy, new_folder, remove
 from components.storage.manifest import Entry, read_manifest, write_manifest
 
 
-def piece(store: Path, key: str, make: Callable[[Path], None]) -> Path:
+def get_or_build(store: Path, key: str, make: Callable[[Path], None]) -> Path:
     """Return the folder of a finished piece, made by `make(folder)` unless an intact one is there.
 
     Args:

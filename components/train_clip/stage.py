@@ -45,7 +45,7 @@ from components.storage.computed import code_of
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
 from components.storage.pixels import decoded
-from components.storage.result_cache import piece, put_files
+from components.storage.result_cache import get_or_build, put_files
 from components.storage.side_tables import CAPTION_TEXTS
 from components.train_clip.arms import about_arm, build_arm
 from components.train_clip.examples import Examples
@@ -100,7 +100,7 @@ def run(params: Params, env: Environment) -> None:
         of_arm = {**identity, "arm": arm.model_dump(), "embeddings": digests}
         of_arm["validation"] = validation.digest() if validation else None
         make = partial(_train, arm, text, examples, guide, validation, params, env, of_arm)
-        folders.append(piece(work / "arms", content_key(of_arm), make))
+        folders.append(get_or_build(work / "arms", content_key(of_arm), make))
         remove(work / "checkpoints" / arm.name)
 
     names = [arm.name for arm in settings.arms]

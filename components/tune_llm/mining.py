@@ -22,7 +22,7 @@ from components.running.ranks import wait_for_all
 from components.running.spent import Spent, keep_spent, kept_spent
 from components.settings.tune_llm import MinedNegatives, PairKind
 from components.storage.atomic import content_key, remove
-from components.storage.result_cache import is_intact, piece
+from components.storage.result_cache import get_or_build, is_intact
 from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.pairs import NOBODY, PairDraws
 
@@ -73,7 +73,7 @@ def mined(
         if rank() == 0:
             remove(store)
             spent = Spent(work_seconds=time.monotonic() - start_seconds)
-            piece(store, key, lambda folder: _keep(folder, near, spent))
+            get_or_build(store, key, lambda folder: _keep(folder, near, spent))
         wait_for_all()
     kept = load_file(store / key / NEAR)
     return [kept[name] for name in sorted(kept)], kept_spent(store / key)

@@ -19,7 +19,7 @@ from components.storage import bulk
 from components.storage.atomic import content_key
 from components.storage.bulk import FETCHED, MARK, forget_lost, keep_remote, local_copy, open_data_root
 from components.storage.manifest import Entry, folder_key, listed, read_manifest, write_manifest
-from components.storage.result_cache import piece, put_files
+from components.storage.result_cache import get_or_build, put_files
 from components.storage.shards import Pair, read_pairs, shards_of, write_shard
 from tests.s3_proxy import Exchange, proxy
 
@@ -40,7 +40,7 @@ def make_piece(tmp_path: Path) -> Make:
         write_shard(folder / "00000.tar", PAIRS)
         (folder / "00000_stats.json").write_text("{}")
 
-    return lambda: piece(tmp_path / "pieces", "key", make)
+    return lambda: get_or_build(tmp_path / "pieces", "key", make)
 
 
 @pytest.fixture

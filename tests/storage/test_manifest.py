@@ -7,7 +7,7 @@ import pytest
 
 from components.errors import DataError
 from components.storage.manifest import folder_key, read_manifest, write_manifest
-from components.storage.result_cache import piece, put_files
+from components.storage.result_cache import get_or_build, put_files
 
 
 @pytest.fixture
@@ -68,9 +68,9 @@ def test_a_piece_is_made_once_and_made_again_when_damaged(tmp_path: Path) -> Non
         (folder / "x").write_text("content")
 
     for _ in range(2):
-        found = piece(tmp_path / "pieces", "key", make)
+        found = get_or_build(tmp_path / "pieces", "key", make)
     assert len(made) == 1
     (found / "x").write_text("rotten!")
-    put_files(piece(tmp_path / "pieces", "key", make), tmp_path / "out")
+    put_files(get_or_build(tmp_path / "pieces", "key", make), tmp_path / "out")
     assert len(made) == 2
     assert (tmp_path / "out" / "x").read_text() == "content"
