@@ -1,4 +1,4 @@
-"""The ways a stage may end badly, each with the exit code users and the flow decide by."""
+"""Errors of the pipeline, each with its exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is counted of each caption, its length and what it is compared by; a job for each table."""
+"""Length and comparison key of each caption, one job a table."""
 
 from __future__ import annotations
 

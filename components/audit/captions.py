@@ -1,4 +1,4 @@
-"""What the captions are like: how long, in which language, how often repeated, and shared by splits."""
+"""Caption statistics: length, language, repetition, overlap between splits."""
 
 from __future__ import annotations
 

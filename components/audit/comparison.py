@@ -1,4 +1,4 @@
-"""Hashes compared with hashes, and thumbnails where these are close, until each image has its first."""
+"""Compare difference hashes, then thumbnails of near ones, to find each image's first duplicate."""
 
 from __future__ import annotations
 

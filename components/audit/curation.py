@@ -1,4 +1,4 @@
-"""Which images do not go on, and for which one reason each."""
+"""Drop images by heads, similarity, near images or near captions, each for one reason."""
 
 from __future__ import annotations
 

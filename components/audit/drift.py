@@ -1,4 +1,4 @@
-"""Whether the train rows are still like those of a reference run; what cannot be told is never fine."""
+"""Drift of the train rows against a reference run; what cannot be told is never fine."""
 
 from __future__ import annotations
 

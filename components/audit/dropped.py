@@ -1,4 +1,4 @@
-"""Which images do not go on, and for which one reason each: 18 bytes an image, dropped or not."""
+"""Dropped images and their reasons, 18 bytes an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that are the same, or look the same, within a split and across splits."""
+"""Exact and near duplicates, within a split and across splits."""
 
 from __future__ import annotations
 

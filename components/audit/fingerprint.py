@@ -1,4 +1,4 @@
-"""What an image is compared by: sha256 of its bytes, a 64-bit difference hash, a small colour thumbnail."""
+"""Fingerprint of one image: sha256, 64-bit difference hash, small colour thumbnail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fingerprints of all images: made by a process for each shard, kept as finished pieces, read as one."""
+"""Fingerprints of all images, one process a shard, kept as finished results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Old and new captions of some train images side by side, chosen by a hash of the key and never by looks."""
+"""Gallery of old and new captions side by side, chosen by a hash of the key."""
 
 from __future__ import annotations
 

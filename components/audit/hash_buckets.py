@@ -1,4 +1,4 @@
-"""Images put into cells by how their thumbnails look from afar: what is alike lies in adjacent ones.
+"""Bucket images by coarse thumbnails, so that near duplicates lie in adjacent buckets.
 
 Two thumbnails differ, root mean square, by no less than any contrast of them does: their mean brightness,
 that of upper and lower half apart, and so on (orthonormal directions: Bessel's inequality).

@@ -1,4 +1,4 @@
-"""What became of each image that download tried to get, by host, as the ledgers have it."""
+"""Download outcomes by host, from the ledgers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All images in one order, shard by shard: a few bytes of each in memory, its thumbnail on disk."""
+"""All images in one order: a few bytes of each in memory, thumbnails on disk."""
 
 from __future__ import annotations
 

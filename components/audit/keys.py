@@ -1,4 +1,4 @@
-"""The keys that go on, and those that do not with their reasons, per shard."""
+"""Audited keys: which rows go on, and the reasons of those that do not."""
 
 from __future__ import annotations
 

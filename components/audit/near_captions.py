@@ -1,4 +1,4 @@
-"""Embeddings of captions by an earlier run, to tell images whose captions say nearly the same."""
+"""Embeddings of captions by an earlier run, to find images whose captions are nearly equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train images whose embeddings, or whose captions', are nearly the same: the first by key is kept.
+"""Train images with nearly equal embeddings, or captions': the first by key is kept.
 
 Images are looked at in the order of their keys, and one goes where an image that is kept before it is too
 near: so a chain does not vanish with its first link. Every image is compared with every kept one, block by

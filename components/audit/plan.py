@@ -1,4 +1,4 @@
-"""What audit takes."""
+"""Cost of the audit stage."""
 
 from __future__ import annotations
 

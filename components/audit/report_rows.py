@@ -1,4 +1,4 @@
-"""The rows as the report shows them: split, kind, size, length of captions, whether they go on."""
+"""Rows of the audit's report: split, kind, size, caption length, audited or not."""
 
 from __future__ import annotations
 

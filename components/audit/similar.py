@@ -1,4 +1,4 @@
-"""For each image the first one that looks the same, found without comparing every image with every other.
+"""Near duplicates of each image, without comparing all pairs.
 
 Images are put into cells as wide as two that look the same may differ, by as many contrasts as leave
 a few dozen in a cell, and one is compared with those of its own and the adjacent cells only. Of photographs,

@@ -1,4 +1,4 @@
-"""The distributions of what training will see, small enough to keep and to compare a later run with."""
+"""Distributions of the training data, small enough to keep and to compare a later run with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gate: a figure of the data, its limit, and whether it passed, failed, or cannot be known."""
+"""Gate result: a figure, its limit, and whether it passed, failed or is unknown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small captioner, made from labelled scenes of its own."""
+"""Train a small captioner on labelled scenes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small CLIP with a convolutional stem, made from scenes of its own; or a random one."""
+"""Train a small CLIP with a convolutional stem on scenes, or leave it random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that others made, from the hub, a folder or a bucket: weights and words only, never code.
+"""Copy models from the hub, a folder or a bucket: safetensors and tokenizers only, never code.
 
 Only safetensors, JSON and tokenizer files are taken, at the top of a folder and where `modules.json` says
 that parts of a sentence encoder lie; no pickle is even copied.

@@ -1,4 +1,4 @@
-"""A model that lies in a bucket: its weights and words, all together against one hash."""
+"""Copy a model from a bucket and verify it against one hash."""
 
 from __future__ import annotations
 

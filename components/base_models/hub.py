@@ -1,4 +1,4 @@
-"""A model of the Hugging Face hub: from the hub's cache or the hub itself, each file against its hash."""
+"""Copy a model from the Hugging Face hub or its cache and verify every file."""
 
 from __future__ import annotations
 

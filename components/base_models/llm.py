@@ -1,4 +1,4 @@
-"""A small Llama and its vocabulary, made from text."""
+"""Train a small Llama and its tokenizer on captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models are made from: texts of any source, and scenes with their pictures."""
+"""Training data of made models: texts of any source, scenes with their pictures."""
 
 from __future__ import annotations
 

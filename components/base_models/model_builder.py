@@ -1,4 +1,4 @@
-"""What the making of every model shares: pieces kept by content, and one training set-up."""
+"""Build models: finished results by content, and one training set-up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a model's folder are taken: weights as safetensors, and words; never code or pickles."""
+"""Select the files of a model's folder: safetensors, configs and tokenizers."""
 
 from __future__ import annotations
 

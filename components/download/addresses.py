@@ -1,4 +1,4 @@
-"""Which addresses may be fetched: http and https, on allowed ports, at public unicast addresses only."""
+"""Allowed addresses: http and https, listed ports, public unicast only."""
 
 from __future__ import annotations
 

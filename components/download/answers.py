@@ -1,4 +1,4 @@
-"""What is made of one answer of a web server: an image, a file that grows, or where to ask instead."""
+"""Turn one HTTP answer into an image, a growing file, or a redirect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Content codings of an answer: gzip and deflate are undone within bounded memory, others are refused."""
+"""Content codings: gzip and deflate within bounded memory, others refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The count over all shards, and whether it may stand."""
+"""Aggregate shard statistics and enforce reject limits."""
 
 from __future__ import annotations
 

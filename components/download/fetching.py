@@ -1,4 +1,4 @@
-"""One image or file over HTTP: bounded in time, bytes and reach, whatever the server does."""
+"""HTTP client for images: bounded in time, bytes and reach."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads of answers as browsers read them: more forgiving than aiohttp's parser, and bounded as a whole.
+"""Parse HTTP headers as leniently as browsers, bounded as a whole.
 
 aiohttp has no setting for it. A head goes through here before the parser sees it, line by line: what is no
 header field is left out, and so is a length that is given again or that chunks make void.

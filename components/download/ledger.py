@@ -1,4 +1,4 @@
-"""The ledger of a shard: what became of each row, in img2dataset's columns and five of ours."""
+"""Ledger of a shard: the outcome of each row, in img2dataset's columns and five of ours."""
 
 from __future__ import annotations
 

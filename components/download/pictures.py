@@ -1,4 +1,4 @@
-"""Bytes from anywhere to a plain upright RGB JPEG of bounded size, or the reason why not."""
+"""Decode any picture to an upright RGB JPEG of bounded size, or say why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What download takes."""
+"""Cost of the download stage."""
 
 from __future__ import annotations
 

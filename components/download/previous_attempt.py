@@ -1,4 +1,4 @@
-"""What an earlier round of a shard lacks, and what a later one takes from it instead of asking again."""
+"""Take over rows from the previous attempt at a shard, so that they are not fetched again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why one image is not taken."""
+"""Reasons why an image is rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards that lie on a web server or in a bucket, brought here whole before any row is read.
+"""Copy WebDataset shards from a web server or a bucket before their rows are read.
 
 A row's key must be known to be the only one of its name before work begins, so every shard is looked through
 first; what is then read is a file. A shard that came is here only once it was found to be whole; the next run

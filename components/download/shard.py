@@ -1,4 +1,4 @@
-"""One shard, a job for a process of its own: its rows taken and written in the order of the input."""
+"""Build one shard in a process of its own, rows in the order of the input."""
 
 from __future__ import annotations
 

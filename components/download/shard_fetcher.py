@@ -1,4 +1,4 @@
-"""From rows to pictures: fetched, read or drawn, many at a time, each once or rejected by a reason."""
+"""Fetch, read or draw the pictures of a shard, many at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of a shard under way, in a file without a name: memory holds few, and no crash leaves it."""
+"""Spool pictures of a shard in a nameless file: little memory, nothing left after a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A first look at all rows, before anything is fetched: how many, and whether keys or urls repeat."""
+"""Count rows and find repeated keys and urls before anything is fetched."""
 
 from __future__ import annotations
 

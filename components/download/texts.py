@@ -1,4 +1,4 @@
-"""Captions of rows without images, streamed into one table."""
+"""Stream captions of rows without images into one table."""
 
 from __future__ import annotations
 

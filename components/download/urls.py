@@ -1,4 +1,4 @@
-"""URLs as browsers read them: what is valid stays byte for byte, what is not is percent-encoded."""
+"""Normalise urls as browsers do: valid bytes stay, others are percent-encoded."""
 
 from __future__ import annotations
 

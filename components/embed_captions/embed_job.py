@@ -1,4 +1,4 @@
-"""The pieces that are missing, made here or by several processes: one a GPU, or some on the cores.
+"""Embed missing texts here or in several processes: one a GPU, or some on the cores.
 
 Processes write the same pieces, each those of its own shards. A piece depends on its file alone, so the
 number of processes changes no bit; the number of threads may (LLM2CLIP_THREADS sets it).

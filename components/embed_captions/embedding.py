@@ -1,4 +1,4 @@
-"""One piece of work: distinct texts embedded, written, and some of them encoded once more."""
+"""Embed the distinct texts of one file, write them, and recheck some."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fills a cache: an LLM, a sentence encoder of others, or a server."""
+"""Interface of an encoder: an LLM, a sentence encoder, or a server."""
 
 from __future__ import annotations
 

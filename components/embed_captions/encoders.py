@@ -1,4 +1,4 @@
-"""All encoders that params name."""
+"""Create the encoders that params name."""
 
 from __future__ import annotations
 

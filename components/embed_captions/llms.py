@@ -1,4 +1,4 @@
-"""The language models in use, which embed as `artifacts/tune_llm/encoding.json` says."""
+"""Encoder of base_models' or tune_llm's LLM."""
 
 from __future__ import annotations
 

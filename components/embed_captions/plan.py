@@ -1,4 +1,4 @@
-"""What embed_captions takes: bytes exactly, hours where a run, or the machine's speed, says so."""
+"""Cost of the embed_captions stage: bytes exactly, hours where a run or the GPU's speed is known."""
 
 from __future__ import annotations
 

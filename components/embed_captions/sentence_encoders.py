@@ -1,4 +1,4 @@
-"""Sentence encoders of others, which base_models has brought."""
+"""Encoder in sentence-transformers layout, brought by base_models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible embeddings endpoint."""
+"""Encoder behind an OpenAI-compatible embeddings endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is embedded: the captions of kept rows by shard and column, and the prompts of zero-shot classes."""
+"""Texts to embed: audited captions by shard and column, and prompts of zero-shot classes."""
 
 from __future__ import annotations
 

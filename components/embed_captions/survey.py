@@ -1,4 +1,4 @@
-"""What is there and what is missing, told before anything starts: captions, tokens, bytes, minutes."""
+"""Count captions, tokens, bytes and minutes that are missing, before the stage starts."""
 
 from __future__ import annotations
 

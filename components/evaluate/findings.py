@@ -1,4 +1,4 @@
-"""What was found, and what may be said of it: an arm is better only where the paired interval says so."""
+"""Findings of the report: an arm is better only where the paired interval says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that captions found: the first hits and misses by key, chosen by that rule and never by looks."""
+"""Gallery of retrieved images: the first hits and misses by key."""
 
 from __future__ import annotations
 

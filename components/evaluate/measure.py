@@ -1,4 +1,4 @@
-"""The figures: retrieval both ways, zero-shot, text to text; each with its interval and chance."""
+"""Metrics with intervals and chance: retrieval both ways, zero-shot, text to text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arms as evaluate sees them: images and captions in, rows of length 1 out."""
+"""Load arms for evaluation: images and captions in, rows of length 1 out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How embeddings lie on the sphere: pairs close together, all of them far apart."""
+"""Alignment and uniformity of embeddings on the sphere (Wang and Isola 2020)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention of a decoder both ways, by the flag in its config, and the probe that the flag took."""
+"""Bidirectional attention of a decoder, and a probe that it took effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token embeddings to start from, by which tokens stand together in what is said about one thing."""
+"""Initial token embeddings from co-occurrence."""
 
 from __future__ import annotations
 

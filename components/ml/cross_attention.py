@@ -1,4 +1,4 @@
-"""Decoder layers that attend to an image, with the keys and values of what is already written kept."""
+"""Decoder layers with cross-attention to an image and a key-value cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A decoder and its tokenizer in Hugging Face layout: loaded, or checked without reading its weights."""
+"""Load a decoder LLM and its tokenizer, or check them without reading weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes that train one model: how many there are changes loss and gradient by rounding alone.
+"""Collectives for training in several processes: equal loss and gradient up to rounding.
 
 Each embeds its share of a batch. The embeddings of all are put together, every process computes the whole
 loss from them, which costs little beside a language model, and the gradients of all shares are summed. So one

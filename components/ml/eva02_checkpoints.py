@@ -1,4 +1,4 @@
-"""Public EVA02 CLIP checkpoints, in EVA-CLIP's layout or in timm's, brought into the layout of `ml.eva02`.
+"""Convert public EVA02-CLIP checkpoints of EVA-CLIP's or timm's layout.
 
 `ml.eva02_names` renames the weights, `ml.eva02_sizes` tells the size. The table of angles that EVA-CLIP keeps
 has to agree with it. Only safetensors are read: the `.pt` files of EVA-CLIP are pickles.

@@ -1,4 +1,4 @@
-"""What EVA02 CLIP checkpoints call their weights, in two layouts, and what `ml.eva02` calls them.
+"""Weight names of EVA02-CLIP checkpoints, mapped to ours.
 
 EVA-CLIP's own (baaivision/EVA, EVA-CLIP/rei/eva_clip: CLIP, CustomCLIP, EVAVisionTransformer) and timm's (Eva
 with `eva02_*_clip_*`, alone or inside open_clip as `visual.trunk.`). Both have the text tower of open_clip.

@@ -1,4 +1,4 @@
-"""The size of an EVA02 CLIP from the shapes of its weights.
+"""Infer the size of an EVA02-CLIP from the shapes of its weights.
 
 What shapes cannot tell, the heads and the grid that the rotary positions were learned on, comes from the
 config beside the checkpoint (`vision_cfg` of EVA-CLIP and open_clip, `model_args` of timm), or from the sizes

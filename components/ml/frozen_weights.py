@@ -1,4 +1,4 @@
-"""Weights that do not learn, held in half the bytes while an adapter beside them does."""
+"""Keep frozen weights in bf16 during LoRA training."""
 
 from __future__ import annotations
 

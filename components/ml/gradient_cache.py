@@ -1,4 +1,4 @@
-"""The gradient of a loss over a whole batch at the memory of a part of it, by any number of processes."""
+"""Gradient cache: the gradient of a large batch in the memory of a chunk (arXiv 2101.06983)."""
 
 from __future__ import annotations
 

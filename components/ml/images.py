@@ -1,4 +1,4 @@
-"""From pictures to square uint8 tensors, as CLIP's image processor does it."""
+"""Resize pictures to square uint8 tensors, as CLIP's image processor does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several decoders as one: widths, heads and hidden units side by side, and none sees another's."""
+"""Merge several decoders into one that computes all of them side by side."""
 
 from __future__ import annotations
 

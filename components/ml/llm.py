@@ -1,4 +1,4 @@
-"""A language model as a text encoder: its hidden states over a text, pooled into one vector."""
+"""LLM as a text encoder: hidden states pooled into one vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masked next token prediction: a language model that sees both ways learns to use what comes after."""
+"""Masked next token prediction (LLM2Vec)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a vision tower expects of its pixels: mean and deviation, as preprocessor_config.json gives them."""
+"""Pixel mean and deviation of a vision tower, from preprocessor_config.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention on a CPU over keys padded to a multiple of 16, for short texts up to twice as fast.
+"""CPU attention over keys padded to a multiple of 16: short texts up to twice as fast.
 
 torch's CPU kernel takes exponentials 16 at a time and those of a row's rest one by one, so that 31 keys cost
 more than 64. Padded keys are masked: no vector changes by more than rounding.

@@ -1,4 +1,4 @@
-"""Sampling whose result for one row of a batch does not depend on the other rows."""
+"""Sampling in which each row of a batch is independent of the others."""
 
 from __future__ import annotations
 

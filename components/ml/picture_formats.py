@@ -1,4 +1,4 @@
-"""What the first bytes of a file of an image tell: its format, and how it is prepared."""
+"""Detect a picture's format from its first bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any picture as an upright RGB picture on white: the one preparation of download, training and release.
+"""Prepare pictures: upright RGB on white, the same for download, training and releases.
 
 - The orientation that EXIF gives is applied, or XMP's where EXIF gives none, as Pillow reads them.
 - What is transparent is white; half transparent pixels are blended with it.

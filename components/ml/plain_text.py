@@ -1,4 +1,4 @@
-"""Texts as token ids in which special tokens are plain text: `</s>` in a caption ends nothing.
+"""Tokenise special tokens as plain text: `</s>` in a caption ends nothing.
 
 A tokenizer of transformers that is told to split special tokens still gives some: one that is not flagged as
 special, or a word that its vocabulary holds as it stands (Unigram, WordPiece, BPE that ignores merges). Such

@@ -1,4 +1,4 @@
-"""`fp32` or `bf16`: what tensors are held in, and what is computed in."""
+"""Precision: fp32 or bf16, of weights and of computing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work for threads that is done before it is wanted: decoding, which leaves Python's lock alone."""
+"""Ordered prefetch on threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that one column gives to too many images: its captioner does not look at them."""
+"""Find captions repeated over too many images."""
 
 from __future__ import annotations
 

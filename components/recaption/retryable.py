@@ -1,4 +1,4 @@
-"""Failures that say nothing of an image: asked for again, its caption may come."""
+"""Tell whether any draft failed for a reason that may pass."""
 
 from __future__ import annotations
 

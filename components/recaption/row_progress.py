@@ -1,4 +1,4 @@
-"""Rows that something was written for, counted as soon as it was."""
+"""Per-row progress."""
 
 from __future__ import annotations
 

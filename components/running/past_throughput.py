@@ -1,4 +1,4 @@
-"""What the user's own runs have left behind of their speed."""
+"""Throughput of earlier runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates as text for people: a few lines a stage, then where every figure is from."""
+"""Print a plan: a few lines a stage, with the origin of every figure."""
 
 from __future__ import annotations
 

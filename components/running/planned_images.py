@@ -1,4 +1,4 @@
-"""How many images the sources of a params file will give, and how many captions with them."""
+"""Estimate the images and captions that sources will give."""
 
 from __future__ import annotations
 

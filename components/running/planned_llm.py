@@ -1,4 +1,4 @@
-"""How wide a params file's LLM is and how many weights it has, where params or a folder of inputs say so."""
+"""Estimate an LLM's width and weights from params or its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage will take before it is started: rows, bytes, hours and memory, each with its origin.
+"""Estimate rows, bytes, hours and memory of a stage.
 
 A stage that can be planned has a file `plan.py` with `plan(params, machine, measured) -> Estimate`; it is
 found by its name and imports no other stage. Rates come from the user's own run where there is one, else from

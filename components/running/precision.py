@@ -1,4 +1,4 @@
-"""What `precision: auto` comes to on this machine, settled before anything is keyed by it."""
+"""Resolve `precision: auto` for this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Putting a shipped preset in params.yaml without losing what somebody wrote there."""
+"""Copy a preset to params.yaml without losing edits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `llm2clip check` finds wrong: all of it at once, each with its line of params.yaml."""
+"""Collect the problems that `llm2clip check` finds, each with its line of params.yaml."""
 
 from __future__ import annotations
 

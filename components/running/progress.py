@@ -1,4 +1,4 @@
-"""Progress of long work: log lines with rate and time left, a file that the flow shows, what was done."""
+"""Progress of long work: log lines with rate and ETA, and a file that the flow shows."""
 
 from __future__ import annotations
 

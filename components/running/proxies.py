@@ -1,4 +1,4 @@
-"""Proxies that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name, for our own HTTP clients.
+"""HTTP proxies from the environment, for our own clients.
 
 The hub's client and boto3 read the same variables themselves.
 """

@@ -1,4 +1,4 @@
-"""One process that trains with others: `python -m components.running.rank STAGE`, started by torchrun."""
+"""One training process: `python -m components.running.rank STAGE`, started by torchrun."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training in several processes: started here, one a GPU, or over many machines by torchrun.
+"""Train in several processes: one a GPU, or over machines by torchrun.
 
 The processes only train. What they leave is the checkpoint of the last step, from which the stage itself goes
 on, as it would after a run that was stopped there: so everything else is written once and in one place.

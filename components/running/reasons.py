@@ -1,4 +1,4 @@
-"""What decides that a row is rejected, by section and reason; and a file that accounts for all of them."""
+"""Explain rejected rows: which params decide, and a file with every row."""
 
 from __future__ import annotations
 

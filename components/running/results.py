@@ -1,4 +1,4 @@
-"""Where a finished run's results are, and the seconds of work behind them, for people."""
+"""Print where a run's results are and the seconds behind them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failures of a server that say nothing of what was asked: asked again, it may answer."""
+"""HTTP errors worth retrying."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many rows a source has, before it is read: as params limit it, or as its files say."""
+"""Count a source's rows without reading it."""
 
 from __future__ import annotations
 

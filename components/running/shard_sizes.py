@@ -1,4 +1,4 @@
-"""How many bytes an image has as it comes and as download keeps it."""
+"""Bytes of an image as it comes and as download keeps it."""
 
 from __future__ import annotations
 

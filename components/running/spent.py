@@ -1,4 +1,4 @@
-"""Seconds of work behind a result, with those of earlier runs; kept in the work store and in no output.
+"""Seconds of work behind a result, earlier runs included.
 
 A rerun that finds a result finished has spent nothing, and still says what the result took.
 """

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, one each: what kills one costs one job, and its memory goes with it."""
+"""Run jobs in processes: a crash costs one job, its memory ends with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells a caption of several lines from rows that two lone quotes of a csv have swallowed."""
+"""Detect rows merged by an unbalanced quote."""
 
 from __future__ import annotations
 

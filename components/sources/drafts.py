@@ -1,4 +1,4 @@
-"""The last defence of every kind of source: what goes wrong with one input row rejects that row alone."""
+"""Reject a row whose reading fails unexpectedly, and that row alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files a source's path names, and whether they are the pinned ones."""
+"""Resolve a source's path to files and verify pinned hashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which file a picture's name means: one below the source's folder of images, or a path from inputs on.
+"""Resolve a picture's name to a file.
 
 Tables often say `images/cat.jpg` beside a folder `images` that params name as well. A source's names have one
 meaning, which its first names decide; whatever the decision, no other rows are read in the other way.

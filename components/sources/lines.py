@@ -1,4 +1,4 @@
-"""The lines of a text file, packed or not, that may hold anything."""
+"""Read the lines of a text file, packed or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of captions that a table, a field or a text file holds as text.
+"""Parse lists of captions written as text.
 
 `DataFrame.to_csv`, img2dataset and others write a list as Python or numpy prints it; other tools write JSON.
 Only a flat list of strings, `null`, `None` and `nan` is read as one; `[]` holds no caption, as an empty list

@@ -1,4 +1,4 @@
-"""Several streams as one in which each has its share all along."""
+"""Mix sources by weight, evenly over the whole stream."""
 
 from __future__ import annotations
 

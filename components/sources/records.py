@@ -1,4 +1,4 @@
-"""What a table gives: records, one at a time."""
+"""Records of a table, one at a time."""
 
 from __future__ import annotations
 

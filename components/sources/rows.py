@@ -1,4 +1,4 @@
-"""The one interface to every kind of source."""
+"""Read the rows of any source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of images whose captions lie beside them, as `.txt` and `.json`: in a folder, or in a tar."""
+"""Read samples whose captions lie beside the image, as `.txt` and `.json`."""
 
 from __future__ import annotations
 

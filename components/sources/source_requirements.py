@@ -1,4 +1,4 @@
-"""What a source needs before it can be read: files, or the network."""
+"""Requirements of a source before it can be read: files, or the network."""
 
 from __future__ import annotations
 

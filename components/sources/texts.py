@@ -1,4 +1,4 @@
-"""Values of any input as keys, splits, names and captions; what cannot be one rejects its row."""
+"""Convert values to keys, splits, names and captions, or reject the row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that asks others, in rounds: each a finished piece, made of what the one before it settled."""
+"""Retry attempts: each a finished result that takes over what the one before it settled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the audit lets pass: the verdict, and the captions of the rows it kept."""
+"""Audited rows: the verdict, and the captions that passed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of a column by key, as arrays: there are tens of millions."""
+"""Index of caption lines by key, as arrays for tens of millions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which texts of a long list repeat, or how many there are, found on disk: memory does not grow with it."""
+"""Count duplicates in a long list on disk, in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, where its name promises something else."""
+"""Detect a file's kind from its first bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of many files as one: mapped from disk, so that memory holds only what is asked for."""
+"""Memory-mapped rows of many files as one array."""
 
 from __future__ import annotations
 

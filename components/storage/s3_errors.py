@@ -1,4 +1,4 @@
-"""What goes wrong with S3, as faults of one line that name no key."""
+"""Translate S3 errors to one-line pipeline errors without keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each file of a tar lies, without trusting the tar.
+"""Index a tar's members without trusting the tar.
 
 Readers of tars take a cut file for a short one, follow links and names out of the folder, and stop in
 silence at a damaged header. Here a tar is whole, plain and of files only, or it is refused.

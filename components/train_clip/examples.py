@@ -1,4 +1,4 @@
-"""The training rows: images with their captions in the columns of the caption mix.
+"""Training examples: images with captions in the columns of the mix.
 
 Captions are held as Arrow columns, as tune_llm holds its own: as Python objects they would take several times
 the bytes of their texts.

@@ -1,4 +1,4 @@
-"""Which caption an image is shown with: a column by weight, then one of its captions, at every step anew."""
+"""Draw a caption column by weight, then one of its captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AdamW over an arm: rates by part and layer of the vision tower, decay where it belongs."""
+"""AdamW with rates by part and layer."""
 
 from __future__ import annotations
 

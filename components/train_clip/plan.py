@@ -1,4 +1,4 @@
-"""What train_clip takes, as far as anybody knows: disk and memory; its hours on a GPU were never measured."""
+"""Cost of the train_clip stage: disk and memory."""
 
 from __future__ import annotations
 

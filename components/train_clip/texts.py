@@ -1,4 +1,4 @@
-"""The text side of the training captions: embeddings cached by embed_captions, or the texts themselves."""
+"""Text side of training: cached embeddings, or the texts themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training of one arm."""
+"""Train one arm."""
 
 from __future__ import annotations
 

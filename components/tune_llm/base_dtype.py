@@ -1,4 +1,4 @@
-"""In how many bytes the language model is held while it is tuned."""
+"""Choose the base LLM's dtype."""
 
 from __future__ import annotations
 

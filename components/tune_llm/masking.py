@@ -1,4 +1,4 @@
-"""The step before the phases, if params ask for it: masked next token prediction (`ml.mntp`)."""
+"""MNTP before the contrastive phases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hard negatives: for each row, other rows whose captions the model itself finds near."""
+"""Mine hard negatives with the model itself."""
 
 from __future__ import annotations
 

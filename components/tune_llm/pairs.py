@@ -1,4 +1,4 @@
-"""Positive pairs of captions, drawn anew for each step; a function of rows, phase, seed and step alone."""
+"""Draw positive pairs of captions, as a function of phase, seed and step."""
 
 from __future__ import annotations
 

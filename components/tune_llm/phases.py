@@ -1,4 +1,4 @@
-"""What a training process of tune_llm does, the only one or one of many: open weights, train, join."""
+"""Tune the LLM in this process: load, train each phase, merge members."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tune_llm takes: hours where a run, or the speed of the GPUs, says so."""
+"""Cost of the tune_llm stage: hours where a run or the GPU's speed is known."""
 
 from __future__ import annotations
 

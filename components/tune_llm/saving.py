@@ -1,4 +1,4 @@
-"""Saving a tuned language model, with bytes that depend on its weights alone, and proving what was saved."""
+"""Save a tuned LLM with bytes that depend on its weights alone, and verify it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a batch of texts is shared by the processes that train, and a share parted into chunks."""
+"""Divide a batch of texts among processes and chunks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions short of some tokens, drawn anew at each step."""
+"""Drop tokens of captions at random."""
 
 from __future__ import annotations
 

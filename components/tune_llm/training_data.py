@@ -1,4 +1,4 @@
-"""What training sees, and what decides its result: the same for every process."""
+"""Training data of tune_llm, the same for every process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One phase of tuning: which weights learn, at which rates, and what one step does."""
+"""One tuning phase: weights, rates, and the step."""
 
 from __future__ import annotations
 
