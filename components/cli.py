@@ -35,11 +35,9 @@ def check() -> None:
     """Check params, environment, disk, inputs and models before anything runs."""
 
     def work() -> list[str]:
-        from components.running.check import check
-        from components.settings.environment import load_environment
-        from components.settings.params import load_params
+        from llm2clip import check
 
-        return check(load_params(PARAMS), load_environment())
+        return check()
 
     _say(work)
 
@@ -87,20 +85,20 @@ def plan(
     """Say what stages will take: rows, bytes, hours, memory, and where each figure is from."""
 
     def work() -> list[str]:
-        from components.running.past_throughput import PastThroughput
-        from components.running.plan_text import plan_lines
-        from components.running.planning import machine_of, plan_stages
         from components.running.presets import preset_path
-        from components.settings.environment import load_environment
-        from components.settings.params import load_params
-        from components.storage.layout import Layout
+        from llm2clip import plan
 
-        params = load_params(preset_path(preset) if preset else PARAMS)
-        machine = machine_of(
-            cores, memory_gb, gpus, network_mbit, machines, captions_per_second, gpu_tflops, llm_billions
+        return plan(
+            preset_path(preset) if preset else PARAMS,
+            cores=cores,
+            memory_gb=memory_gb,
+            gpus=gpus,
+            network_mbit=network_mbit,
+            machines=machines,
+            captions_per_second=captions_per_second,
+            gpu_tflops=gpu_tflops,
+            llm_billions=llm_billions,
         )
-        measured = PastThroughput(Layout(load_environment().work_store))
-        return plan_lines(params.preset, machine, plan_stages(params, machine, measured))
 
     _say(work)
 

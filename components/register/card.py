@@ -8,18 +8,14 @@ from typing import Any
 from components.storage.atomic import read_json
 
 USE = """```python
-from pathlib import Path
+import llm2clip
 
-from PIL import Image
-
-from components.ml.release import load_release
-
-model = load_release(Path("."))  # this folder
-images = model.embed_images([Image.open("picture.jpg")])  # (1, D), rows of length 1
+model = llm2clip.load(".")  # this folder
+images = model.embed_images(["picture.jpg"])  # (1, D), rows of length 1
 texts = model.embed_texts(["a red circle", "zwei blaue Quadrate"])  # (2, D)
 probabilities = (model.logit_scale * images @ texts.T).softmax(dim=1)
 ```"""
-ON_A_GPU = """`load_release(Path("."), "cuda", "bf16")` needs half the memory for the language model."""
+ON_A_GPU = """`llm2clip.load(".", "cuda", "bf16")` needs half the memory for the language model."""
 PLAIN_VISION = """The vision tower alone loads with plain transformers:
 
 ```python
