@@ -59,6 +59,21 @@ def use(
 
 
 @app.command()
+def params(
+    resolved: Annotated[bool, typer.Option(help="Every value, defaults too.")] = False,
+    diff: Annotated[str | None, typer.Option(help="What differs from a revision, e.g. HEAD~1.")] = None,
+) -> None:
+    """Print params.yaml, all of its values with their defaults, or what differs from another revision."""
+
+    def work() -> list[str]:
+        from components.running.show_params import show_params
+
+        return show_params(is_resolved=resolved, revision=diff)
+
+    _say(work)
+
+
+@app.command()
 def plan(
     preset: Annotated[
         str, typer.Argument(help="A file of presets/ without .yaml; params.yaml if none.")

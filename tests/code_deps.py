@@ -1,4 +1,4 @@
-"""The code files a stage depends on: its own and those it imports, without settings.
+"""The code files a stage depends on: its own and those it imports.
 
 `python -m tests.code_deps` writes them into dvc.yaml.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
-# their values are tracked as params, and faults are only raised
-WITHOUT = ("components/settings/", "components/errors.py")
+# params as a whole and the environment decide no result; a stage's own settings do, by their defaults
+WITHOUT = ("components/settings/params.py", "components/settings/environment.py", "components/errors.py")
 PLAN = "plan.py"  # says what a stage would take; no run reads it
 
 
@@ -25,7 +25,7 @@ def code_deps(stage: str) -> list[str]:
         if path in found or not path.is_file() or "__pycache__" in path.parts or path.name == PLAN:
             continue
         found.add(path)
-        if path.suffix == ".py":
+        if path.suffix == ".py" and not path.relative_to(ROOT).as_posix().startswith(WITHOUT):
             queue.extend(_imported(path))
     names = sorted(path.relative_to(ROOT).as_posix() for path in found)
     return [name for name in names if not name.startswith(WITHOUT)]

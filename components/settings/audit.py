@@ -27,8 +27,8 @@ class SimilarityFilter(Section):
     """Keep train images that are like their captions under the base CLIP; either a limit or a share."""
 
     columns: list[Name] = Field(min_length=1)  # an image counts with its best caption of these
-    min_similarity: Cosine | None
-    best_share: Annotated[float, Field(gt=0, le=1)] | None  # of the images it looks at, as in DataComp
+    min_similarity: Cosine | None = None
+    best_share: Annotated[float, Field(gt=0, le=1)] | None = None  # of the images it looks at, as in DataComp
 
     @model_validator(mode="after")
     def _either(self) -> Self:
@@ -57,10 +57,10 @@ class NearCaptionFilter(NearImageFilter):
 class Curation(Section):
     """What is dropped besides leaks, in this order; all but captions need recaption.scores."""
 
-    heads: list[Head]
-    similarity: SimilarityFilter | None
-    near_images: NearImageFilter | None
-    near_captions: NearCaptionFilter | None
+    heads: list[Head] = Field(default_factory=list)
+    similarity: SimilarityFilter | None = None
+    near_images: NearImageFilter | None = None
+    near_captions: NearCaptionFilter | None = None
 
     @field_validator("heads")
     @classmethod
@@ -93,20 +93,24 @@ class Audit(Section):
     """Params of audit: the limits of the gates, each a share of the rows the gate looks at."""
 
     min_rows: Positive  # per split that has rows; a share of fewer rows is unknown
-    unknown_passes: bool  # whether a gate that has too little data lets the run go on
+    unknown_passes: bool = False  # whether a gate that has too little data lets the run go on
     min_success_share: Share  # of the images download tried to get
-    min_host_rows: Positive  # a host with fewer is not looked at
-    min_host_success_share: Share | None  # of the worst host
-    max_exact_duplicate_share: Share  # images whose bytes came before in the same split
-    max_near_duplicate_share: Share  # train images that look like an earlier one
-    near_duplicate_bits: Count  # apart, at most, of a 64-bit difference hash
-    near_duplicate_difference: Weight  # grey levels between 16 x 16 colour thumbnails, root mean square
-    max_leaked_share: Share  # of the test images that also stand in train or validation, exactly or nearly
-    drop_leaked: bool  # take the train and validation images that are also test images out of the kept keys
+    min_host_rows: Positive = 100  # a host with fewer is not looked at
+    min_host_success_share: Share | None = None  # of the worst host
+    max_exact_duplicate_share: Share = 0.05  # images whose bytes came before in the same split
+    max_near_duplicate_share: Share = 0.05  # train images that look like an earlier one
+    near_duplicate_bits: Count = 10  # apart, at most, of a 64-bit difference hash
+    near_duplicate_difference: Weight = 6.0  # grey levels between 16 x 16 colour thumbnails, root mean square
+    max_leaked_share: Share = (
+        0.05  # of the test images that also stand in train or validation, exactly or nearly
+    )
+    drop_leaked: bool = (
+        True  # take the train and validation images that are also test images out of the kept keys
+    )
     max_repeated_caption_share: Share  # of a column's train captions whose text came before; the worst column
     max_caption_overlap_share: Share | None  # of a column's test captions that train has too; the worst one
-    reference: Reference | None
-    curation: Curation
-    report_rows: Positive  # rows, at most, that the report's figures are drawn from
-    gallery_rows: Count  # train images, chosen by key, that the gallery shows with old and new captions
-    samples: Positive  # failing rows listed beside a gate
+    reference: Reference | None = None
+    curation: Curation = Field(default_factory=Curation)
+    report_rows: Positive = 100_000  # rows, at most, that the report's figures are drawn from
+    gallery_rows: Count = 24  # train images, chosen by key, that the gallery shows with old and new captions
+    samples: Positive = 5  # failing rows listed beside a gate

@@ -71,7 +71,7 @@ class MadeLlm(Section):
     heads: Positive
     feed_forward: Positive
     max_tokens: Positive
-    cooccurrence: Cooccurrence | None  # null: they start random
+    cooccurrence: Cooccurrence | None = None  # null: they start random
     training: Schedule  # a batch is of blocks of max_tokens tokens
 
     @model_validator(mode="after")
@@ -88,15 +88,19 @@ class MadeClip(Section):
     vocabulary_size: Positive
     image_size: Positive
     stem_channels: list[Positive] = Field(min_length=1)  # one 3x3 stride-2 convolution each
-    pooling: Literal["class", "mean"]  # of the vision tower: its class token, or the mean over its cells
+    pooling: Literal["class", "mean"] = (
+        "class"  # of the vision tower: its class token, or the mean over its cells
+    )
     vision_layers: Positive
     text_layers: Positive
     width: Positive
     heads: Positive
     projection_dim: Positive
     context_tokens: Positive
-    scenes: Scenes | None  # what it is trained on
-    caption_mix: dict[Literal["alt", "short", "dense", "short_de", "dense_de"], Weight]
+    scenes: Scenes | None = None  # what it is trained on
+    caption_mix: dict[Literal["alt", "short", "dense", "short_de", "dense_de"], Weight] = Field(
+        default_factory=dict
+    )
     training: Schedule
 
     @model_validator(mode="after")
@@ -156,10 +160,10 @@ class BaseModels(Section):
 
     llm: Llm
     clip: Clip
-    captioner: MadeCaptioner | None
-    vision_language: list[NamedModel]  # captioners
-    text_encoders: list[NamedModel]  # in sentence-transformers layout
-    checkpoint_steps: Positive  # a checkpoint every so many steps
+    captioner: MadeCaptioner | None = None
+    vision_language: list[NamedModel] = Field(default_factory=list)  # captioners
+    text_encoders: list[NamedModel] = Field(default_factory=list)  # in sentence-transformers layout
+    checkpoint_steps: Positive = 100  # a checkpoint every so many steps
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -44,11 +44,11 @@ class EmbedCaptions(Section):
     """Params of embed_captions."""
 
     llms: list[Literal["base", "tuned"]] = Field(min_length=1)
-    others: list[OtherEncoder]
-    batch_tokens: Positive
-    precision: Literal["fp32", "bf16"]
-    recheck_rows: Count  # captions of a shard and column that are encoded again
-    min_recheck_cosine: Rate
+    others: list[OtherEncoder] = Field(default_factory=list)
+    batch_tokens: Positive = 16_384
+    precision: Literal["fp32", "bf16"] = "fp32"
+    recheck_rows: Count = 16  # captions of a shard and column that are encoded again
+    min_recheck_cosine: Rate = 0.999
 
     @property
     def names(self) -> list[str]:

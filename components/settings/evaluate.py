@@ -33,12 +33,12 @@ class Evaluate(Section):
     """Params of evaluate."""
 
     retrieval: list[RetrievalTask] = Field(min_length=1)
-    zero_shot: list[ZeroShotTask]
-    caption_retrieval: list[CaptionRetrieval]
-    recall_at: list[Positive] = Field(min_length=1)
-    bootstrap_samples: Positive
-    confidence: Annotated[float, Field(gt=0, lt=1)]  # share of bootstrap samples inside an interval
-    gallery_rows: Count  # captions of each task that the report shows with what they found
+    zero_shot: list[ZeroShotTask] = Field(default_factory=list)
+    caption_retrieval: list[CaptionRetrieval] = Field(default_factory=list)
+    recall_at: list[Positive] = Field(default_factory=lambda: [1, 5, 10], min_length=1)
+    bootstrap_samples: Positive = 1000
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # share of bootstrap samples inside an interval
+    gallery_rows: Count = 8  # captions of each task that the report shows with what they found
 
     @field_validator("recall_at")
     @classmethod

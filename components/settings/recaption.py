@@ -71,8 +71,8 @@ class PromptedCaptioner(Section):
     name: Name
     prompts: dict[Kind, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     max_new_tokens: dict[Kind, Positive]  # a caption that has not ended by then is rejected as truncated
-    temperature: Weight  # 0 takes the likeliest token; above it tokens are drawn by seed and key
-    language: Language  # that the prompts ask for
+    temperature: Weight = 0.0  # 0 takes the likeliest token; above it tokens are drawn by seed and key
+    language: Language = "en"  # that the prompts ask for
     splits: list[Split] = Field(min_length=1)
 
     def written(self) -> list[tuple[str, list[Split]]]:
@@ -110,8 +110,8 @@ class VllmCaptioner(PromptedCaptioner):
 class Requests(HttpRequests):
     """How captions are asked for over HTTP; changes no caption that comes."""
 
-    max_failures_in_a_row: Positive  # then the stage stops instead of rejecting row after row
-    retry_rounds: Count  # raise it to ask again for captions whose failure may pass; all others stay
+    max_failures_in_a_row: Positive = 20  # then the stage stops instead of rejecting row after row
+    retry_rounds: Count = 0  # raise it to ask again for captions whose failure may pass; all others stay
 
 
 class EndpointCaptioner(PromptedCaptioner):
@@ -120,7 +120,7 @@ class EndpointCaptioner(PromptedCaptioner):
     kind: Literal["endpoint"]
     model: str = Field(min_length=1)  # as the endpoint calls it
     revision: str  # any text: another one has all captions written again, by other weights of the same name
-    requests: Requests
+    requests: Requests = Field(default_factory=Requests)
 
 
 Captioner = Annotated[
@@ -132,13 +132,15 @@ Captioner = Annotated[
 class CaptionGates(Section):
     """What is no caption. A change here writes no caption again; it only judges anew."""
 
-    max_characters: Positive
-    max_repeats: Annotated[int, Field(ge=2)]  # times in a row that a word or phrase may stand
-    max_repeated_share: Share  # of a caption's three-word runs, those that stood in it before
-    min_leaked_words: Positive  # so many words of the prompt in a row, or all of it, are a leak
-    whole_sentences: list[Kind]  # kinds that must end as a sentence does
-    min_script_share: Share  # of a caption's letters, those of its language's script
-    max_images_per_text: dict[Kind, Positive]  # more images of one text: none keeps it; unnamed kinds may
+    max_characters: Positive = 4000
+    max_repeats: Annotated[int, Field(ge=2)] = 3  # times in a row that a word or phrase may stand
+    max_repeated_share: Share = 0.5  # of a caption's three-word runs, those that stood in it before
+    min_leaked_words: Positive = 6  # so many words of the prompt in a row, or all of it, are a leak
+    whole_sentences: list[Kind] = Field(default_factory=list)  # kinds that must end as a sentence does
+    min_script_share: Share = 0.5  # of a caption's letters, those of its language's script
+    max_images_per_text: dict[Kind, Positive] = Field(
+        default_factory=dict
+    )  # more images of one text: none keeps it; unnamed kinds may
 
     def reasons(self, kind: Kind | None, *, is_answer: bool) -> list[str]:
         """Return the reasons for which a caption of a column may be rejected.
@@ -159,18 +161,18 @@ class CaptionGates(Section):
 class Scores(Section):
     """Image-text similarity of every caption under the base CLIP, and agreement between captioners."""
 
-    columns: list[Name] | None  # whose captions get a similarity; null: all
-    batch_size: Positive  # images or texts embedded at once
-    precision: Literal["fp32", "bf16"]
+    columns: list[Name] | None = None  # whose captions get a similarity; null: all
+    batch_size: Positive = 256  # images or texts embedded at once
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class Recaption(Section):
     """Params of recaption."""
 
-    captioners: list[Captioner]
-    gates: CaptionGates
-    scores: Scores | None  # audit's curation by similarity, near images and heads reads them
-    max_reject_share: Share
+    captioners: list[Captioner] = Field(default_factory=list)
+    gates: CaptionGates = Field(default_factory=CaptionGates)
+    scores: Scores | None = None  # audit's curation by similarity, near images and heads reads them
+    max_reject_share: Share = 0.05
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

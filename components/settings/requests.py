@@ -8,8 +8,8 @@ from components.settings.section import Count, Positive, Rate, Section
 class HttpRequests(Section):
     """How one answer is asked for; changes none that comes."""
 
-    deadline_seconds: Rate  # for all attempts and the waits between them
-    retries: Count  # after a broken connection, HTTP 429 or 5xx
-    backoff_seconds: Rate  # before the first retry; doubles each time
-    max_retry_after_seconds: Rate  # a server may ask for longer and does not get it
-    connections: Positive
+    deadline_seconds: Rate = 60.0  # for all attempts and the waits between them
+    retries: Count = 4  # after a broken connection, HTTP 429 or 5xx
+    backoff_seconds: Rate = 1.0  # before the first retry; doubles each time
+    max_retry_after_seconds: Rate = 30.0  # a server may ask for longer and does not get it
+    connections: Positive = 8

@@ -17,7 +17,7 @@ def twice_in(items: Sequence[Item]) -> Item | None:
 
 
 class Section(BaseModel):
-    """Strict, frozen, no unknown keys, no NaN; subclasses give no defaults, for DVC would not see them."""
+    """Strict, frozen, no unknown keys, no NaN; a default only for what nearly everybody leaves as it is."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 

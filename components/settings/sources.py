@@ -51,7 +51,7 @@ class Captioned(Section):
     name: Name
     path: RelativePath
     captions: list[CaptionColumn] = Field(min_length=1)
-    limit: Positive | None  # rows taken from the head
+    limit: Positive | None = None  # rows taken from the head
 
     @model_validator(mode="after")
     def _one_name_each(self) -> Self:
@@ -64,8 +64,8 @@ class Captioned(Section):
 class SplitByColumn(Captioned):
     """A source whose rows say themselves of which split they are, or are all of one."""
 
-    split_column: str | None  # holds train, validation or test
-    split: Split | None  # for all rows, where there is no split column
+    split_column: str | None = None  # holds train, validation or test
+    split: Split | None = None  # for all rows, where there is no split column
 
     @model_validator(mode="after")
     def _one_split(self) -> Self:
@@ -77,20 +77,22 @@ class SplitByColumn(Captioned):
 class Pinned(Section):
     """A source that may be held to the bytes it had."""
 
-    sha256: Sha256 | None  # of the file; of many files that of what `sha256sum` prints of them
+    sha256: Sha256 | None = None  # of the file; of many files that of what `sha256sum` prints of them
 
 
 class Weighted(Section):
     """A source of images that may be mixed with others."""
 
-    weight: Rate | None  # its share of each stretch of rows, beside the other weights; null: read as a whole
+    weight: Rate | None = (
+        None  # its share of each stretch of rows, beside the other weights; null: read as a whole
+    )
 
 
 class Table(SplitByColumn, Pinned):
     """What every source read from tables shares: parquet, csv, tsv, csv.gz or tsv.gz, one file or many."""
 
-    columns: list[str] | None  # names of the columns of a csv or tsv without a header line
-    key_column: str | None  # None: keys are made from the row number
+    columns: list[str] | None = None  # names of the columns of a csv or tsv without a header line
+    key_column: str | None = None  # None: keys are made from the row number
 
     @model_validator(mode="after")
     def _columns_are_each_named_once(self) -> Self:
@@ -104,14 +106,16 @@ class UrlList(Table, Weighted):
 
     kind: Literal["url_list"]
     url_column: str
-    sha256_column: str | None  # of the image's bytes; a row whose bytes have another one is rejected
+    sha256_column: str | None = None  # of the image's bytes; a row whose bytes have another one is rejected
 
 
 class Folder(Table, Weighted):
     """Images that lie in a folder beside a captions table."""
 
     kind: Literal["folder"]
-    images: RelativePath | None  # the folder that they lie in; null: names are paths from inputs/<name>
+    images: RelativePath | None = (
+        None  # the folder that they lie in; null: names are paths from inputs/<name>
+    )
     image_column: str  # file name below `images`; where all begin with it, paths from inputs/<name> will do
 
 
@@ -135,8 +139,8 @@ class Coco(Captioned, Pinned, Weighted):
 
     kind: Literal["coco"]
     split: Split
-    images: RelativePath | None  # the folder that holds each `file_name`, as of a folder source
-    url_field: str | None  # of an image, coco_url or flickr_url, where they are not here
+    images: RelativePath | None = None  # the folder that holds each `file_name`, as of a folder source
+    url_field: str | None = None  # of an image, coco_url or flickr_url, where they are not here
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -153,8 +157,10 @@ class Karpathy(Captioned, Pinned, Weighted):
 
     kind: Literal["karpathy"]
     splits: dict[str, Split | None]  # what its train, restval, val and test mean here; null leaves one out
-    images: RelativePath | None  # the folder that holds each `filepath`/`filename`, as of a folder source
-    url_prefix: str | None  # what to put before them, where they are not here
+    images: RelativePath | None = (
+        None  # the folder that holds each `filepath`/`filename`, as of a folder source
+    )
+    url_prefix: str | None = None  # what to put before them, where they are not here
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -172,7 +178,7 @@ class Members(SplitByColumn, Weighted):
     The column `txt` is the .txt file, `json.caption` the field caption of the .json file.
     """
 
-    txt_lines: bool  # each line of a .txt file is a caption; false: the whole file is one
+    txt_lines: bool = False  # each line of a .txt file is a caption; false: the whole file is one
 
     @model_validator(mode="after")
     def _columns_are_of_members(self) -> Self:

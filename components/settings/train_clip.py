@@ -18,8 +18,8 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class LogitScale(Section):
     """1/temperature, which learns."""
 
-    initial: Rate | None  # None: as the base CLIP has it
-    maximum: Rate
+    initial: Rate | None = None  # None: as the base CLIP has it
+    maximum: Rate = 100.0
     learning_rate: Rate
 
 
@@ -28,10 +28,10 @@ class Arm(Section):
 
     name: Name
     text: Name  # one of embed_captions.llms or the name of one of its others; `own` is CLIP's text tower
-    context_tokens: Positive | None  # for `own`: its context length
+    context_tokens: Positive | None = None  # for `own`: its context length
     steps: Count  # arms may differ: at equal cost, not at equal steps, cached text is worth what it saves
-    captions_per_image: Positive  # drawn for each image and step; each is a positive of its own
-    caption_negatives: Count  # captions of other images beside a batch's, which no image of it belongs to
+    captions_per_image: Positive = 1  # drawn for each image and step; each is a positive of its own
+    caption_negatives: Count = 0  # captions of other images beside a batch's, which no image of it belongs to
     vision_learning_rate: Rate
     text_learning_rate: Rate  # of the adapter, or of CLIP's own text tower
     logit_scale: LogitScale
@@ -40,28 +40,28 @@ class Arm(Section):
 class Adapter(Section):
     """The residual-MLP text adapter (docs/method.md, 3)."""
 
-    blocks: Count
-    expansion: Positive
-    dropout: Share
-    standardise: bool  # centre and scale the cached embeddings first, by the training captions
+    blocks: Count = 4
+    expansion: Positive = 2
+    dropout: Share = 0.0
+    standardise: bool = False  # centre and scale the cached embeddings first, by the training captions
 
 
 class Augmentation(Section):
     """What is drawn anew for each image and step."""
 
-    min_crop: Annotated[float, Field(gt=0, le=1)]  # share of the area; 1 leaves images whole
-    flip: bool
-    colour_jitter: Share
-    picture_size: Positive | None  # pixels of a side that crops are cut from; None: the tower's
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.9  # share of the area; 1 leaves images whole
+    flip: bool = False
+    colour_jitter: Share = 0.0
+    picture_size: Positive | None = None  # pixels of a side that crops are cut from; None: the tower's
 
 
 class Validation(Section):
     """Retrieval on the validation split, measured on the way."""
 
-    steps: Positive | None  # every so many, and after the last; None: never
-    recall_at: Positive  # the k of the recall that is measured
-    keep: Literal["last", "best"]  # which weights an arm ends with; best: of the highest mean recall
-    retrieval: list[RetrievalTask]
+    steps: Positive | None = None  # every so many, and after the last; None: never
+    recall_at: Positive = 1  # the k of the recall that is measured
+    keep: Literal["last", "best"] = "last"  # which weights an arm ends with; best: of the highest mean recall
+    retrieval: list[RetrievalTask] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _has_what_it_measures(self) -> Self:
@@ -76,23 +76,27 @@ class TrainClip(Section):
     """Params of train_clip."""
 
     arms: list[Arm] = Field(min_length=1)
-    equal_cost: str | None  # what arms of different steps have in common; the report says it
+    equal_cost: str | None = None  # what arms of different steps have in common; the report says it
     caption_mix: dict[str, Weight] = Field(min_length=1)
     # captions whose tuned embeddings have this cosine or more are no negatives of each other's images
-    false_negative_cosine: Share | None
+    false_negative_cosine: Share | None = None
     batch_size: Positive
-    new_projection: bool  # drop the vision tower's projection and start a new one (docs/method.md, 3)
+    new_projection: bool = True  # drop the vision tower's projection and start a new one (docs/method.md, 3)
     projection_dim: Positive
-    layer_decay: Rate
+    layer_decay: Rate = 1.0
     warmup_steps: Count
-    weight_decay: Weight
-    betas: Annotated[list[Decay], Field(min_length=2, max_length=2)]  # of AdamW's two moving averages
-    max_gradient_norm: Rate
-    adapter: Adapter
-    augmentation: Augmentation
-    precision: Literal["fp32", "bf16", "auto"]  # auto: bf16 where the device is known to be fast at it
-    validation: Validation
-    checkpoint_steps: Positive
+    weight_decay: Weight = 0.05
+    betas: Annotated[list[Decay], Field(min_length=2, max_length=2)] = Field(
+        default_factory=lambda: [0.9, 0.999]
+    )  # of AdamW's two moving averages
+    max_gradient_norm: Rate = 5.0
+    adapter: Adapter = Field(default_factory=Adapter)
+    augmentation: Augmentation = Field(default_factory=Augmentation)
+    precision: Literal["fp32", "bf16", "auto"] = (
+        "auto"  # auto: bf16 where the device is known to be fast at it
+    )
+    validation: Validation = Field(default_factory=Validation)
+    checkpoint_steps: Positive = 100
 
     @field_validator("arms")
     @classmethod

@@ -8,14 +8,16 @@ from pydantic import Field, field_validator, model_validator
 
 from components.settings.section import Count, Name, Positive, Rate, Section, Share, Weight, twice_in
 
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
 
 class Lora(Section):
     """Low-rank adapters on the named projections."""
 
-    rank: Positive
-    alpha: Positive
-    dropout: Share
-    targets: list[str] = Field(min_length=1)
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: Share = 0.05
+    targets: list[str] = Field(default_factory=lambda: list(PROJECTIONS), min_length=1)
 
 
 class PairKind(Section):
@@ -23,9 +25,10 @@ class PairKind(Section):
 
     first: Name
     second: Name
-    negative: Name | None  # a column of wrong answers to `first`; each row's is a negative of the whole batch
-    query_prompt: str  # put before the first caption and left out of pooling; "" for none
-    weight: Weight
+    # a column of wrong answers to `first`; each row's is a negative of the whole batch
+    negative: Name | None = None
+    query_prompt: str = ""  # put before the first caption and left out of pooling; "" for none
+    weight: Weight = 1.0
 
 
 class MinedNegatives(Section):
@@ -45,7 +48,7 @@ class Phase(Section):
     learning_rate: Rate
     warmup_steps: Count
     pairs: list[PairKind] = Field(min_length=1)
-    mined_negatives: MinedNegatives | None
+    mined_negatives: MinedNegatives | None = None
 
     @model_validator(mode="after")
     def _kinds_differ(self) -> Phase:
@@ -78,10 +81,10 @@ class Mntp(Section):
 class Encoding(Section):
     """How a text becomes one vector; embed_captions and the release use the same."""
 
-    attention: Literal["bidirectional", "causal"]
-    pooling: Literal["mean", "last"]
-    template: str  # chat wrap; "{text}" for none
-    max_tokens: Positive
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
+    pooling: Literal["mean", "last"] = "mean"
+    template: str = "{text}"  # chat wrap; "{text}" for none
+    max_tokens: Positive = 512
 
     @field_validator("template")
     @classmethod
@@ -102,32 +105,34 @@ class CaptionRetrieval(Section):
 class TuneLlm(Section):
     """Params of tune_llm: caption-contrastive tuning (docs/method.md, 1)."""
 
-    method: Literal["lora", "full"]
-    lora: Lora | None
-    encoding: Encoding
+    method: Literal["lora", "full"] = "lora"
+    lora: Lora | None = Field(default_factory=Lora)
+    encoding: Encoding = Field(default_factory=Encoding)
     temperature: Rate  # tau
-    symmetric: bool
-    same_side_negatives: bool  # queries are told from each other as well, and answers from each other
-    false_negative_margin: Weight | None  # nearer than the positive by more than this is no negative
-    token_dropout: Annotated[float, Field(ge=0, lt=1)]  # share of a caption's tokens left out at each step
-    embedding_rate_factor: (
-        Rate  # learning rate of the token embeddings, relative; lora leaves them as they are
-    )
-    weight_decay: Weight
-    max_gradient_norm: Rate
-    chunks: Positive  # length-sorted chunks of a process's share of a batch, at most; see gradient_cache
+    symmetric: bool = False
+    same_side_negatives: bool = False  # queries are told from each other as well, and answers from each other
+    false_negative_margin: Weight | None = None  # nearer than the positive by more than this is no negative
+    # share of a caption's tokens left out at each step
+    token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    embedding_rate_factor: Rate = 1.0  # learning rate of the token embeddings, relative; lora leaves them
+    weight_decay: Weight = 0.0
+    max_gradient_norm: Rate = 1.0
+    chunks: Positive = 1  # length-sorted chunks of a process's share of a batch, at most; see gradient_cache
     # one chunk in memory at a time, for another forward pass; the largest then has the fewest tokens that are
     # possible, else each has as many captions
-    gradient_cache: bool
-    gradient_checkpointing: bool  # one block in memory at a time, for another forward pass
-    precision: Literal["fp32", "bf16", "auto"]  # auto: bf16 where the device is known to be fast at it
-    mntp: Mntp | None
+    gradient_cache: bool = False
+    gradient_checkpointing: bool = False  # one block in memory at a time, for another forward pass
+    # auto: bf16 where the device is known to be fast at it
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    mntp: Mntp | None = None
     phases: list[Phase] = Field(min_length=1)
-    members: Positive  # tuned by draws of their own, then joined into one model, so many times as wide
+    members: Positive = 1  # tuned by draws of their own, then joined into one model, so many times as wide
     caption_retrieval: list[CaptionRetrieval] = Field(min_length=1)
-    caption_retrieval_steps: Positive | None  # measured every so many steps for the history; null: at the end
-    min_caption_retrieval_gain: float  # of the first entry's recall_at_1 over the untuned LLM; else exit 5
-    checkpoint_steps: Positive
+    # measured every so many steps for the history; null: at the end
+    caption_retrieval_steps: Positive | None = None
+    # of the first entry's recall_at_1 over the untuned LLM; else exit 5
+    min_caption_retrieval_gain: float = 0.05
+    checkpoint_steps: Positive = 100
 
     @field_validator("caption_retrieval")
     @classmethod
