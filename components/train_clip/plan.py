@@ -62,7 +62,9 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
 
 
 def _side(params: Params, inputs: Path) -> Figure:
-    clip = params.base_models.clip
+    clip, asked = params.base_models.clip, params.train_clip.augmentation.picture_size
+    if asked:
+        return Figure(asked, "train_clip.augmentation.picture_size")
     if isinstance(clip, MadeClip):
         return Figure(clip.image_size, "base_models.clip")
     if isinstance(clip, FolderModel):

@@ -391,6 +391,10 @@ def test_train_clip_knows_its_models_where_they_are(mine: Params, measured: Past
     assert [line for line in found.because if "are 8.2 GB: 2048 numbers of 2 bytes each: models/" in line]
     assert found.bytes_out.value == pytest.approx(1e6 * 3 * 336**2)
     assert found.binding is None
+    look = mine.train_clip.augmentation.model_copy(update={"picture_size": 448})
+    larger = mine.model_copy(update={"train_clip": mine.train_clip.model_copy(update={"augmentation": look})})
+    crops = of_train_clip.plan(larger, MACHINE, measured)
+    assert crops.bytes_out.value == pytest.approx(1e6 * 3 * 448**2)
 
 
 def test_tuning_costs_its_passes_through_the_llm(mine: Params, measured: PastThroughput) -> None:
