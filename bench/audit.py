@@ -30,10 +30,11 @@ from ruamel.yaml import YAML
 
 from bench.measuring import Cost, run_measured, say
 from components.audit.fingerprint import Fingerprint
-from components.audit.fingerprints import FORMAT_VERSION, read_fingerprints, write_fingerprints
+from components.audit.fingerprints import read_fingerprints, write_fingerprints
 from components.audit.host_stats import LEDGER
 from components.running.workers import stop_server
 from components.storage.atomic import content_key, write_bytes
+from components.storage.computed import code_of
 from components.storage.manifest import listed, write_manifest
 from components.storage.result_cache import get_or_build
 from components.storage.shards import Pair, shards_of, write_shard
@@ -144,7 +145,7 @@ def _write_tables(rows: int, captions: int, workspace: Path) -> None:
     write_manifest(recaption)
     for entry in listed(download):
         if entry.rows:
-            key = content_key([FORMAT_VERSION, entry.sha256])
+            key = content_key([code_of(workspace / ".work" / "audit", "audit", "fingerprints"), entry.sha256])
             start = int(entry.name) * SHARD_ROWS
             found = _random_fingerprints(draw, start, entry.rows)
             store = workspace / ".work" / "audit" / "fingerprints"

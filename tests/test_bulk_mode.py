@@ -84,7 +84,12 @@ def made(params: Params, env: Environment) -> dict[str, Any]:
         (one.place, one.bytes, one.sha256, one.rows) for one in read_manifest(Path("artifacts/download"))
     ]
     pixels = decoded(
-        Path("artifacts/download"), Path(".work/t"), list(kept_shards(LAYOUT, "train")), SIZE, decode_image
+        Path("artifacts/download"),
+        Path(".work/t"),
+        list(kept_shards(LAYOUT, "train")),
+        SIZE,
+        decode_image,
+        "c",
     )
     held_out = held_out_of_test()
     files = contents("artifacts", "metrics")
@@ -184,7 +189,7 @@ def test_every_reader_refuses_a_flipped_bit_before_it_is_used(
     assert not Path("artifacts/audit").exists()
     audit(params, env)
     train = list(kept_shards(LAYOUT, "train"))
-    refused(lambda: decoded(Path("artifacts/download"), Path(".work/t"), train, SIZE, decode_image))
+    refused(lambda: decoded(Path("artifacts/download"), Path(".work/t"), train, SIZE, decode_image, "c"))
     assert not list(Path(".work/t/pixels").glob("[0-9a-f]*"))
     refused(lambda: prompts(params))
     refused(held_out_of_test)

@@ -37,26 +37,26 @@ ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {("background", "colour"): 
 }
 
 
-def make_captioner(section: MadeCaptioner, workshop: ModelBuilder) -> Path:
+def make_captioner(section: MadeCaptioner, builder: ModelBuilder) -> Path:
     """Return the folder of the model, its tokenizer and its `about.json`."""
-    train, held_out = read_scene_sets(section.scenes, workshop)
+    train, held_out = read_scene_sets(section.scenes, builder)
     identity = {
-        "code": workshop.code_of("captioner"),
+        "code": builder.code_of("captioner"),
         "captioner": section.model_dump(),
         "scenes": [train.key, held_out.key],
         "cell_std": CELL_STD,
     }
 
     def make(folder: Path) -> None:
-        torch.manual_seed(workshop.seed)
+        torch.manual_seed(builder.seed)
         texts = [text for captions in train.captions for kind in KINDS for text in captions[kind]]
         tokenizer = train_bpe(texts, section.vocabulary_size, section.max_tokens)
-        model = Captioner(_config(section, tokenizer)).to(workshop.device)
-        loss = _train(model, tokenizer, section, train, identity, workshop)
+        model = Captioner(_config(section, tokenizer)).to(builder.device)
+        loss = _train(model, tokenizer, section, train, identity, builder)
         save_captioner(model, tokenizer, folder)
         write_about(folder, model, section.training, loss, _held_out(model, tokenizer, held_out))
 
-    return workshop.piece("captioner", identity, make)
+    return builder.get_or_build("captioner", identity, make)
 
 
 def attribute_values(scene: Scene) -> list[int]:
@@ -86,22 +86,22 @@ def _train(
     section: MadeCaptioner,
     scenes: SceneSet,
     identity: dict[str, Any],
-    workshop: ModelBuilder,
+    builder: ModelBuilder,
 ) -> float | None:
     pictures = scenes.pictures
     values = torch.tensor([attribute_values(scene) for scene in scenes.scenes])
 
     def loss_at(step: int) -> Tensor:
-        rows = batch_rows(len(pictures), section.training.batch_size, workshop.seed, step)
-        cells = model.encode(pictures[rows].to(workshop.device))
-        loss = section.attribute_loss_weight * attribute_loss(model, cells, values[rows].to(workshop.device))
+        rows = batch_rows(len(pictures), section.training.batch_size, builder.seed, step)
+        cells = model.encode(pictures[rows].to(builder.device))
+        loss = section.attribute_loss_weight * attribute_loss(model, cells, values[rows].to(builder.device))
         captions = [scenes.captions[row] for row in rows.tolist()]
         for kind in KINDS:
             ids = caption_ids(model, tokenizer, draw_captions(captions, {kind: 1.0}), kind)
-            loss = loss + caption_loss(model, cells, ids.to(workshop.device))
+            loss = loss + caption_loss(model, cells, ids.to(builder.device))
         return loss
 
-    return workshop.train("captioner", model, section.training, identity, loss_at)
+    return builder.train("captioner", model, section.training, identity, loss_at)
 
 
 def _held_out(model: Captioner, tokenizer: Any, scenes: SceneSet) -> dict[str, Any] | None:  # noqa: ANN401

@@ -25,20 +25,20 @@ HELD_OUT_COLUMN = "short"
 HELD_OUT_BATCH = 100
 
 
-def make_clip(section: MadeClip, workshop: ModelBuilder) -> Path:
+def make_clip(section: MadeClip, builder: ModelBuilder) -> Path:
     """Return the folder of the model, its tokenizer and its `about.json`."""
-    texts = read_texts(section.texts, workshop)
-    train, held_out = read_scene_sets(section.scenes, workshop) if section.scenes else (None, None)
+    texts = read_texts(section.texts, builder)
+    train, held_out = read_scene_sets(section.scenes, builder) if section.scenes else (None, None)
     scenes_key = [train.key, held_out.key] if train and held_out else None
     identity = {
-        "code": workshop.code_of("clip"),
+        "code": builder.code_of("clip"),
         "clip": section.model_dump(),
         "texts": texts.key,
         "scenes": scenes_key,
     }
 
     def make(folder: Path) -> None:
-        torch.manual_seed(workshop.seed)
+        torch.manual_seed(builder.seed)
         tokenizer = train_bpe(
             texts.train,
             section.vocabulary_size,
@@ -46,14 +46,14 @@ def make_clip(section: MadeClip, workshop: ModelBuilder) -> Path:
             padding_side="right",
             ends_with_eos=True,
         )
-        model = ConvStemCLIPModel(_config(section, tokenizer)).to(workshop.device)
-        loss = _train(model, tokenizer, section, train, identity, workshop) if train else None
+        model = ConvStemCLIPModel(_config(section, tokenizer)).to(builder.device)
+        loss = _train(model, tokenizer, section, train, identity, builder) if train else None
         save_clip(model.eval(), folder)
         tokenizer.save_pretrained(folder)
         figures = _held_out(model, tokenizer, held_out) if held_out else None
         write_about(folder, model, section.training, loss, figures)
 
-    return workshop.piece("clip", identity, make)
+    return builder.get_or_build("clip", identity, make)
 
 
 def draw_captions(captions: list[Captions], mix: Mapping[Any, float]) -> list[str]:
@@ -99,20 +99,20 @@ def _train(
     section: MadeClip,
     scenes: SceneSet,
     identity: dict[str, Any],
-    workshop: ModelBuilder,
+    builder: ModelBuilder,
 ) -> float | None:
     if not section.training.steps:
         return None
     pictures = scenes.pictures
 
     def loss_at(step: int) -> Tensor:
-        rows = batch_rows(len(pictures), section.training.batch_size, workshop.seed, step)
+        rows = batch_rows(len(pictures), section.training.batch_size, builder.seed, step)
         captions = draw_captions([scenes.captions[row] for row in rows.tolist()], section.caption_mix)
-        images = image_embeddings(model, pictures[rows].to(workshop.device))
+        images = image_embeddings(model, pictures[rows].to(builder.device))
         log_scale = model.logit_scale.clamp(max=MAX_LOG_LOGIT_SCALE)
         return clip_loss(images, text_embeddings(model, tokenizer, captions), log_scale.exp())
 
-    return workshop.train("clip", model, section.training, identity, loss_at)
+    return builder.train("clip", model, section.training, identity, loss_at)
 
 
 @torch.inference_mode()

@@ -30,7 +30,7 @@ def fetch(
     section: Fetched,
     name: str,
     check: Callable[[Path], None],
-    workshop: ModelBuilder,
+    builder: ModelBuilder,
     *,
     with_modules: bool = False,
 ) -> Path:
@@ -40,7 +40,7 @@ def fetch(
         section: Where it is.
         name: Its place below the artifact: llm, clip, vision_language/<name>, text_encoders/<name>.
         check: Loads what can be checked of the copy; raises ValueError where it is of another kind.
-        workshop: Where it is kept.
+        builder: Where it is kept.
         with_modules: It is in sentence-transformers layout: the folders of its parts are taken as well.
 
     Raises:
@@ -53,10 +53,10 @@ def fetch(
         identity: dict[str, Any] = {"fetched": section.model_dump()}
 
         def fill(folder: Path) -> None:
-            bring(section, workshop.work, folder, role, with_modules=with_modules)
+            bring(section, builder.work, folder, role, with_modules=with_modules)
             _keep(folder, model_files(folder, place, role, with_modules=with_modules))
     else:
-        source = _source(section, workshop, role, with_modules=with_modules)
+        source = _source(section, builder, role, with_modules=with_modules)
         taken = model_files(source, place, role, with_modules=with_modules)
         digests = {path: sha256_of(path) for path in taken}
         if isinstance(section, HubModel):
@@ -82,7 +82,7 @@ def fetch(
         about: dict[str, Any] = {**section.model_dump(), "trained": True, "parameters": parameters}
         write_json(folder / "about.json", {**about, "steps": None, "final_loss": None, "held_out": None})
 
-    return workshop.piece(name, {**identity, "format_version": FETCHED["model"]}, make)
+    return builder.get_or_build(name, {**identity, "format_version": FETCHED["model"]}, make)
 
 
 def _keep(folder: Path, taken: list[Path]) -> None:
@@ -157,11 +157,9 @@ def _place(section: Fetched) -> str:
     return section.path if isinstance(section, FolderModel) else section.uri
 
 
-def _source(
-    section: HubModel | FolderModel, workshop: ModelBuilder, role: str, *, with_modules: bool
-) -> Path:
+def _source(section: HubModel | FolderModel, builder: ModelBuilder, role: str, *, with_modules: bool) -> Path:
     if isinstance(section, FolderModel):
-        return workshop.inputs / section.path
+        return builder.inputs / section.path
     folder = snapshot(section, with_modules=with_modules)
     if not any(folder.glob(f"*{WEIGHTS}")):  # what was not asked for says what the model has instead
         names = {path.name for path in folder.glob("*")} | {*names_on_hub(section)}

@@ -24,24 +24,24 @@ from components.settings.base_models import MadeLlm
 HELD_OUT_BATCH = 16
 
 
-def make_llm(section: MadeLlm, workshop: ModelBuilder) -> Path:
+def make_llm(section: MadeLlm, builder: ModelBuilder) -> Path:
     """Return the folder of the model, its tokenizer and its `about.json`."""
-    texts = read_texts(section.texts, workshop)
-    identity = {"code": workshop.code_of("llm"), "llm": section.model_dump(), "texts": texts.key}
+    texts = read_texts(section.texts, builder)
+    identity = {"code": builder.code_of("llm"), "llm": section.model_dump(), "texts": texts.key}
 
     def make(folder: Path) -> None:
-        torch.manual_seed(workshop.seed)
+        torch.manual_seed(builder.seed)
         tokenizer = train_bpe(texts.train, section.vocabulary_size, section.max_tokens)
-        model = _llama(section, tokenizer).to(workshop.device)
+        model = _llama(section, tokenizer).to(builder.device)
         if section.cooccurrence:
             _start_from_cooccurrence(model, tokenizer, texts, section.cooccurrence.deviation)
         blocks = token_blocks(tokenizer, texts.train, section.max_tokens)
 
         def loss_at(step: int) -> Tensor:
-            rows = batch_rows(len(blocks), section.training.batch_size, workshop.seed, step)
-            return _next_token_loss(model, blocks[rows].to(workshop.device))
+            rows = batch_rows(len(blocks), section.training.batch_size, builder.seed, step)
+            return _next_token_loss(model, blocks[rows].to(builder.device))
 
-        loss = workshop.train("llm", model, section.training, identity, loss_at)
+        loss = builder.train("llm", model, section.training, identity, loss_at)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         figures = (
@@ -49,7 +49,7 @@ def make_llm(section: MadeLlm, workshop: ModelBuilder) -> Path:
         )
         write_about(folder, model, section.training, loss, figures)
 
-    return workshop.piece("llm", identity, make)
+    return builder.get_or_build("llm", identity, make)
 
 
 def token_blocks(tokenizer: Any, texts: list[str], length: int) -> Tensor:  # noqa: ANN401

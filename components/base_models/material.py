@@ -60,7 +60,7 @@ class SceneSet:
         return torch.stack(squares) if squares else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
 
 
-def read_texts(sources: Sequence[TextSource], workshop: ModelBuilder) -> Texts:
+def read_texts(sources: Sequence[TextSource], builder: ModelBuilder) -> Texts:
     """Read the captions of train and validation rows; rows of test are passed over unread.
 
     Raises:
@@ -68,13 +68,13 @@ def read_texts(sources: Sequence[TextSource], workshop: ModelBuilder) -> Texts:
     """
     texts = Texts([], [], [])
     for source in sources:
-        for row in read_rows(source, workshop.inputs, workshop.seed):
+        for row in read_rows(source, builder.inputs, builder.seed):
             if row.split == "test":
                 continue
             if isinstance(row, Rejection):
-                workshop.rows.reject(row.reason, first=row.described())
+                builder.rows.reject(row.reason, first=row.described())
                 continue
-            workshop.rows.accept()
+            builder.rows.accept()
             target = texts.train if row.split == "train" else texts.held_out
             target.extend(caption.text for caption in row.captions)
             if row.split == "train":
@@ -87,13 +87,13 @@ def read_texts(sources: Sequence[TextSource], workshop: ModelBuilder) -> Texts:
     return texts
 
 
-def read_scene_sets(source: Scenes, workshop: ModelBuilder) -> tuple[SceneSet, SceneSet]:
+def read_scene_sets(source: Scenes, builder: ModelBuilder) -> tuple[SceneSet, SceneSet]:
     """Return the scenes to learn from, and those of the validation split."""
     counts = source.counts.model_dump()
     train, held_out = (
-        _scene_set(source, split, counts[split], workshop.seed) for split in ("train", "validation")
+        _scene_set(source, split, counts[split], builder.seed) for split in ("train", "validation")
     )
-    workshop.rows.accept(len(train.scenes) + len(held_out.scenes))
+    builder.rows.accept(len(train.scenes) + len(held_out.scenes))
     return train, held_out
 
 

@@ -34,7 +34,7 @@ from components.storage.result_cache import put_files
 def run(params: Params, env: Environment) -> None:
     """Run the stage."""
     layout = Layout(env.work_store)
-    workshop = ModelBuilder(
+    builder = ModelBuilder(
         work=layout.work("base_models"),
         inputs=layout.inputs(params.download.inputs),
         seed=params.seed,
@@ -42,62 +42,62 @@ def run(params: Params, env: Environment) -> None:
         checkpoint_steps=params.base_models.checkpoint_steps,
         rows=Rows(),
     )
-    check_seen_by_dvc(workshop.inputs, paths_of_base_models(params.base_models))
-    folders = {"llm": _llm(params, workshop), "clip": _clip(params, workshop)}
+    check_seen_by_dvc(builder.inputs, paths_of_base_models(params.base_models))
+    folders = {"llm": _llm(params, builder), "clip": _clip(params, builder)}
     if params.base_models.captioner:
         from components.base_models.captioner import make_captioner
 
-        folders["captioner"] = make_captioner(params.base_models.captioner, workshop)
-    folders |= _vision_language(params, workshop) | _text_encoders(params, workshop)
-    if workshop.rows.rows_in:
+        folders["captioner"] = make_captioner(params.base_models.captioner, builder)
+    folders |= _vision_language(params, builder) | _text_encoders(params, builder)
+    if builder.rows.rows_in:
         share = params.download.max_reject_share
-        workshop.rows.check(share, "download", params, layout, stage="base_models")
+        builder.rows.check(share, "download", params, layout, stage="base_models")
     about = {name: read_json(folder / "about.json") for name, folder in folders.items()}
     with output(layout, "base_models") as out:
         for name, folder in folders.items():
             put_files(folder, out.folder / name)
         write_json(out.folder / "about.json", about)
-    write_metrics(layout, "base_models", {**workshop.rows.figures(), "models": about})
+    write_metrics(layout, "base_models", {**builder.rows.figures(), "models": about})
 
 
-def _llm(params: Params, workshop: ModelBuilder) -> Path:
+def _llm(params: Params, builder: ModelBuilder) -> Path:
     section = params.base_models.llm
     if isinstance(section, MadeLlm):
         from components.base_models.llm import make_llm
 
-        return make_llm(section, workshop)
+        return make_llm(section, builder)
     from components.base_models.fetched import check_llm, fetch
 
-    return fetch(section, "llm", check_llm, workshop)
+    return fetch(section, "llm", check_llm, builder)
 
 
-def _clip(params: Params, workshop: ModelBuilder) -> Path:
+def _clip(params: Params, builder: ModelBuilder) -> Path:
     section = params.base_models.clip
     if isinstance(section, MadeClip):
         from components.base_models.clip import make_clip
 
-        return make_clip(section, workshop)
+        return make_clip(section, builder)
     from components.base_models.fetched import check_clip, fetch
 
-    return fetch(section, "clip", check_clip, workshop)
+    return fetch(section, "clip", check_clip, builder)
 
 
-def _vision_language(params: Params, workshop: ModelBuilder) -> dict[str, Path]:
+def _vision_language(params: Params, builder: ModelBuilder) -> dict[str, Path]:
     if not params.base_models.vision_language:
         return {}
     from components.base_models.fetched import check_vision_language, fetch
 
     places = {f"vision_language/{one.name}": one.source for one in params.base_models.vision_language}
-    return {place: fetch(source, place, check_vision_language, workshop) for place, source in places.items()}
+    return {place: fetch(source, place, check_vision_language, builder) for place, source in places.items()}
 
 
-def _text_encoders(params: Params, workshop: ModelBuilder) -> dict[str, Path]:
+def _text_encoders(params: Params, builder: ModelBuilder) -> dict[str, Path]:
     if not params.base_models.text_encoders:
         return {}
     from components.base_models.fetched import check_text_encoder, fetch
 
     places = {f"text_encoders/{one.name}": one.source for one in params.base_models.text_encoders}
     return {
-        place: fetch(source, place, check_text_encoder, workshop, with_modules=True)
+        place: fetch(source, place, check_text_encoder, builder, with_modules=True)
         for place, source in places.items()
     }

@@ -48,7 +48,7 @@ class TransformersWriter:
         ConfigurationError: base_models brought no such model.
     """
 
-    made_by = "vision_language"
+    made_by: str | None = "vision_language"
 
     def __init__(self, section: VisionLanguageCaptioner, base_models: Path, env: Environment) -> None:
         self._section, self._env = section, env

@@ -36,7 +36,7 @@ class VllmWriter:
         ConfigurationError: vLLM is not installed, or base_models brought no such model.
     """
 
-    made_by = "vllm"
+    made_by: str | None = "vllm"
 
     def __init__(self, section: VllmCaptioner, base_models: Path) -> None:
         try:

@@ -33,7 +33,7 @@ TOLD = "is a LoRA adapter of .*base, without that model's weights; expected a wh
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> ModelBuilder:
+def builder(tmp_path: Path) -> ModelBuilder:
     return ModelBuilder(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
 
 
@@ -48,30 +48,30 @@ def write_adapter(folder: Path, base: Path) -> Any:
 
 
 def test_an_adapter_in_a_folder_is_told_and_merged_by_the_command(
-    workshop: ModelBuilder, tmp_path: Path
+    builder: ModelBuilder, tmp_path: Path
 ) -> None:
-    expected = write_adapter(workshop.inputs / "mine", tmp_path / "base")
+    expected = write_adapter(builder.inputs / "mine", tmp_path / "base")
     with pytest.raises(ConfigurationError, match=f"mine {TOLD}"):
-        fetch(FolderModel(kind="folder", path="mine"), "llm", check_llm, workshop)
+        fetch(FolderModel(kind="folder", path="mine"), "llm", check_llm, builder)
     words = shlex.split(MERGE)
     words[0] = sys.executable
-    words[-2:] = [str(workshop.inputs / "mine"), str(workshop.inputs / "merged")]
+    words[-2:] = [str(builder.inputs / "mine"), str(builder.inputs / "merged")]
     subprocess.run(words, check=True, capture_output=True)
-    folder = fetch(FolderModel(kind="folder", path="merged"), "llm", check_llm, workshop)
+    folder = fetch(FolderModel(kind="folder", path="merged"), "llm", check_llm, builder)
     merged = AutoModelForCausalLM.from_pretrained(folder)
     for name, weight in merged.state_dict().items():
         torch.testing.assert_close(weight, expected.state_dict()[name])
 
 
 def test_an_adapter_in_a_bucket_is_told(
-    workshop: ModelBuilder, tmp_path: Path, s3: str, smoke: Params, workspace: Path
+    builder: ModelBuilder, tmp_path: Path, s3: str, smoke: Params, workspace: Path
 ) -> None:
     write_adapter(tmp_path / "lora", tmp_path / "base")
     for path in (tmp_path / "lora").iterdir():
         boto3.resource("s3").Bucket(s3).upload_file(str(path), f"lora/{path.name}")
     section = BucketModel(kind="bucket", uri=f"s3://{s3}/lora", sha256="0" * 64)
     with pytest.raises(ConfigurationError, match=f"s3://{s3}/lora {TOLD}"):
-        fetch(section, "llm", check_llm, workshop)
+        fetch(section, "llm", check_llm, builder)
     dvc_without_git(workspace)
     tree = smoke.model_dump()
     tree["base_models"]["llm"] = section.model_dump()
@@ -89,14 +89,14 @@ def test_an_adapter_in_a_folder_is_told_by_check(smoke: Params, env: Environment
 
 
 def test_an_adapter_of_the_hub_is_told(
-    workshop: ModelBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    builder: ModelBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     write_adapter(tmp_path / "lora", tmp_path / "base")
     into_cache(tmp_path / "lora", tmp_path / "hub", HUB.id)
     with pytest.raises(ConfigurationError, match=f"someone/lora at {REVISION} {TOLD}"):
-        fetch(HUB, "llm", check_llm, workshop)
+        fetch(HUB, "llm", check_llm, builder)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_an_adapter_of_the_hub_is_told(
     ],
 )
 def test_weights_of_the_hub_that_are_not_taken_are_named(
-    workshop: ModelBuilder,
+    builder: ModelBuilder,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     on_hub: list[str],
@@ -121,4 +121,4 @@ def test_weights_of_the_hub_that_are_not_taken_are_named(
     if on_hub:
         monkeypatch.setattr(fetched, "names_on_hub", lambda _: on_hub)
     with pytest.raises(ConfigurationError, match=expected):
-        fetch(HUB, "llm", check_llm, workshop)
+        fetch(HUB, "llm", check_llm, builder)

@@ -22,7 +22,7 @@ from tests.base_models.models import write_llama
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> ModelBuilder:
+def builder(tmp_path: Path) -> ModelBuilder:
     return ModelBuilder(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
 
 
@@ -40,12 +40,12 @@ def folder_model(name: str = "mine") -> FolderModel:
     return FolderModel(kind="folder", path=name)
 
 
-def test_a_folder_is_copied_without_what_could_run(workshop: ModelBuilder, tmp_path: Path) -> None:
-    source = write_llama(workshop.inputs / "mine")
+def test_a_folder_is_copied_without_what_could_run(builder: ModelBuilder, tmp_path: Path) -> None:
+    source = write_llama(builder.inputs / "mine")
     canary = tmp_path / "fired"
     (source / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(canary)))
     (source / "modeling_mine.py").write_text(f"open({str(canary)!r}, 'w')")
-    folder = fetch(folder_model(), "llm", check_llm, workshop)
+    folder = fetch(folder_model(), "llm", check_llm, builder)
     names = {path.name for path in folder.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "about.json"} <= names
     assert not {"pytorch_model.bin", "modeling_mine.py"} & names
@@ -63,23 +63,23 @@ def test_a_folder_is_copied_without_what_could_run(workshop: ModelBuilder, tmp_p
     assert not (source / "config.json").samefile(folder / "config.json")
 
 
-def test_only_a_pickle_is_refused_unread(workshop: ModelBuilder, tmp_path: Path) -> None:
-    source = write_llama(workshop.inputs / "mine")
+def test_only_a_pickle_is_refused_unread(builder: ModelBuilder, tmp_path: Path) -> None:
+    source = write_llama(builder.inputs / "mine")
     (source / "model.safetensors").unlink()
     (source / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(tmp_path / "fired")))
     with pytest.raises(ConfigurationError, match=r"only pytorch_model\.bin, which may run code"):
-        fetch(folder_model(), "llm", check_llm, workshop)
+        fetch(folder_model(), "llm", check_llm, builder)
     assert not (tmp_path / "fired").exists()
 
 
-def test_code_beside_a_model_is_never_run(workshop: ModelBuilder, tmp_path: Path) -> None:
-    source = write_llama(workshop.inputs / "mine")
+def test_code_beside_a_model_is_never_run(builder: ModelBuilder, tmp_path: Path) -> None:
+    source = write_llama(builder.inputs / "mine")
     config = json.loads((source / "config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
     (source / "config.json").write_text(json.dumps(config))
     (source / "mine.py").write_text(f"open({str(tmp_path / 'fired')!r}, 'w')")
     with pytest.raises(ConfigurationError, match="mine cannot be used"):
-        fetch(folder_model(), "llm", check_llm, workshop)
+        fetch(folder_model(), "llm", check_llm, builder)
     assert not (tmp_path / "fired").exists()
 
 
@@ -87,71 +87,71 @@ def test_code_beside_a_model_is_never_run(workshop: ModelBuilder, tmp_path: Path
     ("damage", "message"),
     [("folder", "not found"), ("config.json", r"no config\.json"), ("weights", "no weights")],
 )
-def test_what_is_missing_is_named(workshop: ModelBuilder, damage: str, message: str) -> None:
+def test_what_is_missing_is_named(builder: ModelBuilder, damage: str, message: str) -> None:
     if damage != "folder":
-        source = write_llama(workshop.inputs / "mine")
+        source = write_llama(builder.inputs / "mine")
         (source / ("model.safetensors" if damage == "weights" else damage)).unlink()
     with pytest.raises(ConfigurationError, match=message):
-        fetch(folder_model(), "llm", check_llm, workshop)
+        fetch(folder_model(), "llm", check_llm, builder)
 
 
-def test_a_pointer_in_the_place_of_weights_is_no_model(workshop: ModelBuilder) -> None:
-    source = write_llama(workshop.inputs / "mine")
+def test_a_pointer_in_the_place_of_weights_is_no_model(builder: ModelBuilder) -> None:
+    source = write_llama(builder.inputs / "mine")
     (source / "model.safetensors").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     )
     with pytest.raises(ConfigurationError, match=r"mine cannot be used \(.*header"):
-        fetch(folder_model(), "llm", check_llm, workshop)
+        fetch(folder_model(), "llm", check_llm, builder)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_a_damaged_index_is_named(workshop: ModelBuilder, text: str) -> None:
-    source = write_llama(workshop.inputs / "mine")
+def test_a_damaged_index_is_named(builder: ModelBuilder, text: str) -> None:
+    source = write_llama(builder.inputs / "mine")
     (source / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ConfigurationError, match="index.json is damaged"):
-        fetch(folder_model(), "llm", check_llm, workshop)
+        fetch(folder_model(), "llm", check_llm, builder)
 
 
-def test_a_missing_part_of_the_weights_is_named(workshop: ModelBuilder) -> None:
-    source = write_llama(workshop.inputs / "mine")
+def test_a_missing_part_of_the_weights_is_named(builder: ModelBuilder) -> None:
+    source = write_llama(builder.inputs / "mine")
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ConfigurationError, match="lacks model-00002-of-00002"):
-        fetch(folder_model(), "llm", check_llm, workshop)
+        fetch(folder_model(), "llm", check_llm, builder)
 
 
 @pytest.mark.parametrize("is_in_parts", [False, True])
-def test_weights_that_are_there_twice_are_taken_once(workshop: ModelBuilder, is_in_parts: bool) -> None:
-    source = write_llama(workshop.inputs / "mine")
+def test_weights_that_are_there_twice_are_taken_once(builder: ModelBuilder, is_in_parts: bool) -> None:
+    source = write_llama(builder.inputs / "mine")
     known = weights_in(source)
     shutil.copyfile(source / "model.safetensors", source / "consolidated.safetensors")
     if is_in_parts:
         model = LlamaForCausalLM.from_pretrained(source)
         (source / "model.safetensors").unlink()
         model.save_pretrained(source, max_shard_size="4KB")
-    folder = fetch(folder_model(), "llm", check_llm, workshop)
+    folder = fetch(folder_model(), "llm", check_llm, builder)
     names = [path.name for path in folder.glob("*.safetensors")]
     assert (len(names) > 1) == is_in_parts
     assert "consolidated.safetensors" not in names
     assert weights_in(folder) == read_json(folder / "about.json")["parameters"] == known
 
 
-def test_a_language_model_is_no_clip(workshop: ModelBuilder) -> None:
-    write_llama(workshop.inputs / "mine")
+def test_a_language_model_is_no_clip(builder: ModelBuilder) -> None:
+    write_llama(builder.inputs / "mine")
     with pytest.raises(ConfigurationError, match="a model of type llama; expected one of clip"):
-        fetch(folder_model(), "clip", check_clip, workshop)
+        fetch(folder_model(), "clip", check_clip, builder)
 
 
-def test_changed_weights_are_another_model(workshop: ModelBuilder) -> None:
-    write_llama(workshop.inputs / "mine")
-    first = fetch(folder_model(), "llm", check_llm, workshop)
-    assert fetch(folder_model(), "llm", check_llm, workshop) == first
-    write_llama(workshop.inputs / "mine")
-    assert fetch(folder_model(), "llm", check_llm, workshop) != first
+def test_changed_weights_are_another_model(builder: ModelBuilder) -> None:
+    write_llama(builder.inputs / "mine")
+    first = fetch(folder_model(), "llm", check_llm, builder)
+    assert fetch(folder_model(), "llm", check_llm, builder) == first
+    write_llama(builder.inputs / "mine")
+    assert fetch(folder_model(), "llm", check_llm, builder) != first
 
 
-def test_a_released_llama_loads(workshop: ModelBuilder, shared: Path) -> None:
-    released = replace(workshop, inputs=shared / "data" / "models")
+def test_a_released_llama_loads(builder: ModelBuilder, shared: Path) -> None:
+    released = replace(builder, inputs=shared / "data" / "models")
     folder = fetch(folder_model("stories260K"), "llm", check_llm, released)
     encoder = load_text_encoder(
         folder, attention="bidirectional", pooling="mean", template="{text}", max_tokens=64

@@ -25,13 +25,13 @@ SIZE = replace(TINY, vocabulary=len(WORDS) + 3)
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> ModelBuilder:
+def builder(tmp_path: Path) -> ModelBuilder:
     return ModelBuilder(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
 
 
 @pytest.fixture
-def source(workshop: ModelBuilder) -> Path:
-    return workshop.inputs / "mine"
+def source(builder: ModelBuilder) -> Path:
+    return builder.inputs / "mine"
 
 
 def words_like_clips() -> PreTrainedTokenizerFast:
@@ -46,11 +46,11 @@ def words_like_clips() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
 
 
-def test_an_eva02_checkpoint_is_converted_in_the_copy(workshop: ModelBuilder, source: Path) -> None:
+def test_an_eva02_checkpoint_is_converted_in_the_copy(builder: ModelBuilder, source: Path) -> None:
     write(source, eva_checkpoint(SIZE), EVA_CONFIG, "open_clip_config.json")
     words_like_clips().save_pretrained(source)
     before = {path.name: sha256_of(path) for path in source.iterdir()}
-    folder = fetch(MINE, "clip", check_clip, workshop)
+    folder = fetch(MINE, "clip", check_clip, builder)
     assert {path.name: sha256_of(path) for path in source.iterdir()} == before
     model, tokenizer = load_clip(folder), load_clip_tokenizer(folder)
     assert read_json(folder / "config.json")["model_type"] == "eva02_clip"
@@ -58,14 +58,14 @@ def test_an_eva02_checkpoint_is_converted_in_the_copy(workshop: ModelBuilder, so
     assert read_json(folder / "about.json")["parameters"] == sum(one.numel() for one in model.parameters())
 
 
-def test_an_eva02_tower_alone_is_a_base(workshop: ModelBuilder, source: Path) -> None:
+def test_an_eva02_tower_alone_is_a_base(builder: ModelBuilder, source: Path) -> None:
     write(source, eva_checkpoint(SIZE, with_text=False), EVA_CONFIG)
-    folder = fetch(MINE, "clip", check_clip, workshop)
+    folder = fetch(MINE, "clip", check_clip, builder)
     assert not has_text_tower(folder)
     assert read_json(folder / "config.json")["model_type"] == "eva02_clip_vision_model"
 
 
-def test_of_open_clips_and_timms_files_the_whole_clip_is_taken(workshop: ModelBuilder, source: Path) -> None:
+def test_of_open_clips_and_timms_files_the_whole_clip_is_taken(builder: ModelBuilder, source: Path) -> None:
     whole = eva_checkpoint(SIZE)
     tower = {name: tensor for name, tensor in whole.items() if name.startswith("visual.")}
     write(source, as_timm(tower, ""), TIMM_CONFIG)
@@ -73,7 +73,7 @@ def test_of_open_clips_and_timms_files_the_whole_clip_is_taken(workshop: ModelBu
     write(source, as_timm(whole, "visual.trunk."), {"model_cfg": {}}, "open_clip_config.json")
     (source / "weights.safetensors").rename(source / "open_clip_model.safetensors")
     words_like_clips().save_pretrained(source)
-    folder = fetch(MINE, "clip", check_clip, workshop)
+    folder = fetch(MINE, "clip", check_clip, builder)
     assert has_text_tower(folder)
     assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
     assert read_json(folder / "about.json")["parameters"] == sum(
@@ -81,23 +81,23 @@ def test_of_open_clips_and_timms_files_the_whole_clip_is_taken(workshop: ModelBu
     )
 
 
-def test_an_eva02_with_texts_needs_its_tokenizer(workshop: ModelBuilder, source: Path) -> None:
+def test_an_eva02_with_texts_needs_its_tokenizer(builder: ModelBuilder, source: Path) -> None:
     write(source, eva_checkpoint(SIZE), EVA_CONFIG)
     with pytest.raises(ConfigurationError, match="mine cannot be used .*has no tokenizer that loads"):
-        fetch(MINE, "clip", check_clip, workshop)
+        fetch(MINE, "clip", check_clip, builder)
 
 
-def test_a_pickle_of_eva_clip_is_to_be_converted(workshop: ModelBuilder, source: Path) -> None:
+def test_a_pickle_of_eva_clip_is_to_be_converted(builder: ModelBuilder, source: Path) -> None:
     write(source, eva_checkpoint(SIZE), EVA_CONFIG)
     (source / "weights.safetensors").rename(source / "EVA02_CLIP_B_psz16_s8B.pt")
     with pytest.raises(ConfigurationError, match=r"only EVA02_CLIP_B_psz16_s8B\.pt, .*convert it"):
-        fetch(MINE, "clip", check_clip, workshop)
+        fetch(MINE, "clip", check_clip, builder)
 
 
 @pytest.mark.parametrize("family", ["siglip", "eva02_l14", "clip_l14_336"])
-def test_other_families_are_taken_as_they_are(workshop: ModelBuilder, source: Path, family: str) -> None:
+def test_other_families_are_taken_as_they_are(builder: ModelBuilder, source: Path, family: str) -> None:
     tokenizer = tiny_tokenizer()
     save_clip(tiny_model(family, tokenizer), source)
     tokenizer.save_pretrained(source)
-    folder = fetch(MINE, "clip", check_clip, workshop)
+    folder = fetch(MINE, "clip", check_clip, builder)
     assert sha256_of(folder / "model.safetensors") == sha256_of(source / "model.safetensors")

@@ -23,7 +23,7 @@ PREFIX = "models/mine"
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> ModelBuilder:
+def builder(tmp_path: Path) -> ModelBuilder:
     return ModelBuilder(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
 
 
@@ -48,7 +48,7 @@ def test_the_pin_is_what_sha256sum_prints(tmp_path: Path) -> None:
 
 
 def test_weights_and_words_come_once(
-    workshop: ModelBuilder, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+    builder: ModelBuilder, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_llama(tmp_path / "made")
     (source / "pytorch_model.bin").write_bytes(b"a pickle")
@@ -56,7 +56,7 @@ def test_weights_and_words_come_once(
     (source / "deeper" / "config.json").write_text("{}")
     (source / "consolidated.safetensors").write_bytes((source / "model.safetensors").read_bytes())
     section = uploaded(source, s3)
-    folder = fetch(section, "llm", check_llm, workshop)
+    folder = fetch(section, "llm", check_llm, builder)
     assert {path.name for path in folder.iterdir()} == {
         *(path.name for path in source.iterdir() if path.suffix == ".json"),
         "model.safetensors",
@@ -64,26 +64,24 @@ def test_weights_and_words_come_once(
         "manifest.json",
     }
     assert read_json(folder / "about.json")["uri"] == f"s3://{s3}/{PREFIX}"
-    assert not list((workshop.work / "brought").iterdir())
+    assert not list((builder.work / "brought").iterdir())
     monkeypatch.setattr(bucket_s3, "S3Bucket", None)  # it would not be asked again
-    assert fetch(section, "llm", check_llm, workshop) == folder
+    assert fetch(section, "llm", check_llm, builder) == folder
 
 
-def test_another_model_than_the_pinned_one_is_refused(
-    workshop: ModelBuilder, tmp_path: Path, s3: str
-) -> None:
+def test_another_model_than_the_pinned_one_is_refused(builder: ModelBuilder, tmp_path: Path, s3: str) -> None:
     section = uploaded(write_llama(tmp_path / "made"), s3)
     changed = boto3.resource("s3").Object(s3, f"{PREFIX}/config.json")
     before = changed.get()["Body"].read()
     changed.put(Body=before + b" ")
     with pytest.raises(ConfigurationError, match=rf"{PREFIX} holds 5 files .*expected {section.sha256}"):
-        fetch(section, "llm", check_llm, workshop)
+        fetch(section, "llm", check_llm, builder)
     changed.put(Body=before)  # what was brought before is not taken for this one
-    assert fetch(section, "llm", check_llm, workshop).is_dir()
+    assert fetch(section, "llm", check_llm, builder).is_dir()
 
 
 def test_files_that_came_before_a_kill_are_not_asked_for_again(
-    workshop: ModelBuilder, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+    builder: ModelBuilder, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = uploaded(write_llama(tmp_path / "made"), s3)
     asked: list[str] = []
@@ -97,23 +95,23 @@ def test_files_that_came_before_a_kill_are_not_asked_for_again(
 
     monkeypatch.setattr(bucket_s3.S3Bucket, "download_file", killed)
     with pytest.raises(KeyboardInterrupt):
-        fetch(section, "llm", check_llm, workshop)
-    fetch(section, "llm", check_llm, workshop)
+        fetch(section, "llm", check_llm, builder)
+    fetch(section, "llm", check_llm, builder)
     assert asked.count("config.json") == 1
     assert asked.count("model.safetensors") == 2
 
 
-def test_parts_of_a_sentence_encoder_come(workshop: ModelBuilder, tmp_path: Path, s3: str) -> None:
+def test_parts_of_a_sentence_encoder_come(builder: ModelBuilder, tmp_path: Path, s3: str) -> None:
     parts = ("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors")
     section = uploaded(write_encoder(tmp_path / "made"), s3, *parts, "3_Normalize/config.json")
-    folder = fetch(section, "text_encoders/mine", check_text_encoder, workshop, with_modules=True)
+    folder = fetch(section, "text_encoders/mine", check_text_encoder, builder, with_modules=True)
     assert all((folder / part).is_file() for part in parts)
 
 
-def test_a_bucket_that_holds_no_model_is_told(workshop: ModelBuilder, s3: str) -> None:
+def test_a_bucket_that_holds_no_model_is_told(builder: ModelBuilder, s3: str) -> None:
     empty = BucketModel(kind="bucket", uri=f"s3://{s3}/nothing", sha256=pin_of({}))
     with pytest.raises(ConfigurationError, match=r"nothing has no config\.json"):
-        fetch(empty, "llm", check_llm, workshop)
+        fetch(empty, "llm", check_llm, builder)
     absent = BucketModel(kind="bucket", uri="s3://another-bucket/x", sha256=pin_of({}))
     with pytest.raises(ConfigurationError, match="there is no such bucket"):
-        fetch(absent, "llm", check_llm, workshop)
+        fetch(absent, "llm", check_llm, builder)

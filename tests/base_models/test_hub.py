@@ -27,7 +27,7 @@ LLAMA = HubModel(kind="hub", id="someone/llama", revision=REVISION)
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> ModelBuilder:
+def builder(tmp_path: Path) -> ModelBuilder:
     return ModelBuilder(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
 
 
@@ -38,19 +38,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def test_the_cache_serves_offline(workshop: ModelBuilder, cache: Path, tmp_path: Path) -> None:
+def test_the_cache_serves_offline(builder: ModelBuilder, cache: Path, tmp_path: Path) -> None:
     into_cache(write_llama(tmp_path / "made"), cache, "someone/llama")
-    folder = fetch(LLAMA, "llm", check_llm, workshop)
+    folder = fetch(LLAMA, "llm", check_llm, builder)
     assert read_json(folder / "about.json")["revision"] == REVISION
     assert not [path for path in folder.iterdir() if path.is_symlink()]
     other = HubModel(kind="hub", id="someone/llama", revision="f" * 40)
     with pytest.raises(ConfigurationError, match=r"not in the hub's cache .*without HF_HUB_OFFLINE"):
-        fetch(other, "llm", check_llm, workshop)
+        fetch(other, "llm", check_llm, builder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])  # by sha256, and as git hashes
 def test_a_file_that_is_not_what_its_name_says_is_refused(
-    workshop: ModelBuilder, cache: Path, tmp_path: Path, name: str
+    builder: ModelBuilder, cache: Path, tmp_path: Path, name: str
 ) -> None:
     snapshot = into_cache(write_llama(tmp_path / "made"), cache, "someone/llama")
     blob = (snapshot / name).resolve()
@@ -58,60 +58,60 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
     data[-1] ^= 1
     blob.write_bytes(data)
     with pytest.raises(DataError, match=rf"{name} is damaged in the hub's cache.*remove .*{blob.name}"):
-        fetch(LLAMA, "llm", check_llm, workshop)
+        fetch(LLAMA, "llm", check_llm, builder)
     data[-1] ^= 1
     blob.write_bytes(data)
-    assert fetch(LLAMA, "llm", check_llm, workshop).is_dir()
+    assert fetch(LLAMA, "llm", check_llm, builder).is_dir()
 
 
-def test_a_blob_without_a_hash_is_refused(workshop: ModelBuilder, cache: Path, tmp_path: Path) -> None:
+def test_a_blob_without_a_hash_is_refused(builder: ModelBuilder, cache: Path, tmp_path: Path) -> None:
     snapshot = into_cache(write_llama(tmp_path / "made"), cache, "someone/llama")
     (snapshot / "config.json").resolve().rename(tmp_path / "config.json")
     (snapshot / "config.json").unlink()
     (snapshot / "config.json").symlink_to(tmp_path / "config.json")
     with pytest.raises(DataError, match="expected a blob named by its hash"):
-        fetch(LLAMA, "llm", check_llm, workshop)
+        fetch(LLAMA, "llm", check_llm, builder)
 
 
 def test_a_store_that_repositories_share_is_looked_through(
-    workshop: ModelBuilder, cache: Path, tmp_path: Path
+    builder: ModelBuilder, cache: Path, tmp_path: Path
 ) -> None:
     snapshot = into_cache(write_llama(tmp_path / "made"), cache, "someone/llama")
     blob = (snapshot / "model.safetensors").resolve()
     (cache / "blobs").mkdir()
     blob.rename(cache / "blobs" / "of_xet")
     blob.symlink_to("../../blobs/of_xet")
-    assert fetch(LLAMA, "llm", check_llm, workshop).is_dir()
+    assert fetch(LLAMA, "llm", check_llm, builder).is_dir()
 
 
-def test_a_file_among_links_is_refused(workshop: ModelBuilder, cache: Path, tmp_path: Path) -> None:
+def test_a_file_among_links_is_refused(builder: ModelBuilder, cache: Path, tmp_path: Path) -> None:
     snapshot = into_cache(write_llama(tmp_path / "made"), cache, "someone/llama")
     path = snapshot / "config.json"
     config = path.read_text()
     path.unlink()
     path.write_text(config)  # as an editor does that writes beside and renames
     with pytest.raises(DataError, match=r"config\.json is a file among links in the hub's cache, 1 of \d"):
-        fetch(LLAMA, "llm", check_llm, workshop)
+        fetch(LLAMA, "llm", check_llm, builder)
 
 
 def test_a_cache_of_copies_has_nothing_to_compare(
-    workshop: ModelBuilder, cache: Path, caplog: pytest.LogCaptureFixture
+    builder: ModelBuilder, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_llama(cache / "models--someone--llama" / "snapshots" / REVISION)
-    assert fetch(LLAMA, "llm", check_llm, workshop).is_dir()
+    assert fetch(LLAMA, "llm", check_llm, builder).is_dir()
     assert "no links in the hub's cache, so nothing to compare their hashes with: " in caplog.text
 
 
-def test_parts_below_the_top_come_from_the_cache(workshop: ModelBuilder, cache: Path, tmp_path: Path) -> None:
+def test_parts_below_the_top_come_from_the_cache(builder: ModelBuilder, cache: Path, tmp_path: Path) -> None:
     snapshot = into_cache(write_encoder(tmp_path / "made"), cache, "someone/encoder")
     section = HubModel(kind="hub", id="someone/encoder", revision=REVISION)
     name = "text_encoders/mine"
-    folder = fetch(section, name, check_text_encoder, workshop, with_modules=True)
+    folder = fetch(section, name, check_text_encoder, builder, with_modules=True)
     assert (folder / "1_Pooling" / "config.json").is_file()
     blob = (snapshot / "1_Pooling" / "config.json").resolve()
     blob.write_bytes(blob.read_bytes() + b" ")
     with pytest.raises(DataError, match=r"1_Pooling/config\.json is damaged"):
-        fetch(section, name, check_text_encoder, workshop, with_modules=True)
+        fetch(section, name, check_text_encoder, builder, with_modules=True)
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -149,7 +149,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_no_token_goes_to_a_mirror_over_plain_http(
-    workshop: ModelBuilder, hub: None, monkeypatch: pytest.MonkeyPatch
+    builder: ModelBuilder, hub: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Hub, "answer", (404, "RepoNotFound"))
     monkeypatch.setattr(constants, "ENDPOINT", "http://mirror.invalid:1")
@@ -158,11 +158,11 @@ def test_no_token_goes_to_a_mirror_over_plain_http(
         r"the token of the hub \(HF_TOKEN\) would go to mirror.invalid \(HF_ENDPOINT\) over plain http; "
     )
     with pytest.raises(ConfigurationError, match=message) as fault:
-        fetch(LLAMA, "llm", check_llm, workshop)
+        fetch(LLAMA, "llm", check_llm, builder)
     assert "hunter2" not in str(fault.value)
     monkeypatch.setenv("LLM2CLIP_PLAIN_HTTP_HOSTS", "mirror.invalid")
     with pytest.raises(PipelineError, match="someone/llama"):
-        fetch(LLAMA, "llm", check_llm, workshop)
+        fetch(LLAMA, "llm", check_llm, builder)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_no_token_goes_to_a_mirror_over_plain_http(
     ],
 )
 def test_what_the_hub_answers_is_said(
-    workshop: ModelBuilder,
+    builder: ModelBuilder,
     hub: None,
     monkeypatch: pytest.MonkeyPatch,
     answer: tuple[int, str],
@@ -187,11 +187,11 @@ def test_what_the_hub_answers_is_said(
 ) -> None:
     monkeypatch.setattr(Hub, "answer", answer)
     with pytest.raises(kind, match=message):
-        fetch(LLAMA, "llm", check_llm, workshop)
+        fetch(LLAMA, "llm", check_llm, builder)
 
 
 def test_weights_that_are_there_twice_are_not_asked_for(
-    workshop: ModelBuilder, cache: Path, monkeypatch: pytest.MonkeyPatch
+    builder: ModelBuilder, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["consolidated.safetensors", "model.safetensors", "1_Pooling/config.json"]
 
@@ -204,6 +204,6 @@ def test_weights_that_are_there_twice_are_not_asked_for(
     assert snapshot(LLAMA, with_modules=True) == cache
 
 
-def test_an_id_that_is_none_is_named(workshop: ModelBuilder) -> None:
+def test_an_id_that_is_none_is_named(builder: ModelBuilder) -> None:
     with pytest.raises(ConfigurationError, match="an id of the hub"):
-        fetch(HubModel(kind="hub", id="a/b/c", revision=REVISION), "llm", check_llm, workshop)
+        fetch(HubModel(kind="hub", id="a/b/c", revision=REVISION), "llm", check_llm, builder)

@@ -27,7 +27,7 @@ TEXTS = ["a red circle", "two blue squares and a dog"]
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> ModelBuilder:
+def builder(tmp_path: Path) -> ModelBuilder:
     return ModelBuilder(tmp_path / "work", tmp_path / "inputs", 7, "cpu", 10, Rows())
 
 
@@ -56,17 +56,17 @@ def write_encoder(folder: Path) -> Path:
     return folder
 
 
-def brought(workshop: ModelBuilder) -> Path:
-    return fetch(SECTION, "text_encoders/mine", check_text_encoder, workshop, with_modules=True)
+def brought(builder: ModelBuilder) -> Path:
+    return fetch(SECTION, "text_encoders/mine", check_text_encoder, builder, with_modules=True)
 
 
-def test_all_parts_come_and_give_the_same_vectors(workshop: ModelBuilder, tmp_path: Path) -> None:
-    source = write_encoder(workshop.inputs / "mine")
+def test_all_parts_come_and_give_the_same_vectors(builder: ModelBuilder, tmp_path: Path) -> None:
+    source = write_encoder(builder.inputs / "mine")
     (source / "2_Dense" / "pytorch_model.bin").write_bytes(pickle.dumps("a pickle"))
     (source / "1_Pooling" / "modeling.py").write_text("raise SystemExit")
     (source / "onnx").mkdir()
     (source / "onnx" / "model.safetensors").write_bytes(b"of no part")
-    put_files(brought(workshop), tmp_path / "out")
+    put_files(brought(builder), tmp_path / "out")
     names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
     assert {
         "modules.json",
@@ -97,25 +97,25 @@ def test_all_parts_come_and_give_the_same_vectors(workshop: ModelBuilder, tmp_pa
     ],
 )
 def test_parts_that_are_not_known_are_refused(
-    workshop: ModelBuilder, part: int, change: dict[str, str], message: str
+    builder: ModelBuilder, part: int, change: dict[str, str], message: str
 ) -> None:
-    source = write_encoder(workshop.inputs / "mine")
+    source = write_encoder(builder.inputs / "mine")
     named = json.loads((source / "modules.json").read_text())
     named[part] |= change
     (source / "modules.json").write_text(json.dumps(named))
     with pytest.raises(ConfigurationError, match=message):
-        brought(workshop)
+        brought(builder)
 
 
-def test_a_part_whose_weights_are_a_pickle_is_refused(workshop: ModelBuilder) -> None:
-    dense = write_encoder(workshop.inputs / "mine") / "2_Dense"
+def test_a_part_whose_weights_are_a_pickle_is_refused(builder: ModelBuilder) -> None:
+    dense = write_encoder(builder.inputs / "mine") / "2_Dense"
     (dense / "model.safetensors").rename(dense / "pytorch_model.bin")
     with pytest.raises(ConfigurationError, match="its Dense has no 2_Dense/model.safetensors"):
-        brought(workshop)
+        brought(builder)
 
 
-def test_a_model_as_older_versions_wrote_it_loads(workshop: ModelBuilder) -> None:
-    source = write_encoder(workshop.inputs / "mine")
+def test_a_model_as_older_versions_wrote_it_loads(builder: ModelBuilder) -> None:
+    source = write_encoder(builder.inputs / "mine")
     old = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for number, (path, kind) in enumerate(
@@ -130,7 +130,7 @@ def test_a_model_as_older_versions_wrote_it_loads(workshop: ModelBuilder) -> Non
     }
     (source / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     (source / "sentence_bert_config.json").write_text('{"max_seq_length": 32, "do_lower_case": false}')
-    model = SentenceTransformer(str(brought(workshop)), device="cpu", local_files_only=True)
+    model = SentenceTransformer(str(brought(builder)), device="cpu", local_files_only=True)
     assert (model.encode(TEXTS) ** 2).sum(axis=1) == pytest.approx([1.0, 1.0], abs=1e-5)
 
 
@@ -139,23 +139,23 @@ def without(path: Path, start: str) -> None:
     save_file(kept, path, metadata={"format": "pt"})
 
 
-def test_weights_that_are_missing_are_named_unless_nobody_uses_them(workshop: ModelBuilder) -> None:
-    path = write_encoder(workshop.inputs / "mine") / "model.safetensors"
+def test_weights_that_are_missing_are_named_unless_nobody_uses_them(builder: ModelBuilder) -> None:
+    path = write_encoder(builder.inputs / "mine") / "model.safetensors"
     without(path, "pooler.")
-    assert brought(workshop).is_dir()
+    assert brought(builder).is_dir()
     without(path, "encoder.layer.0.output.dense.")
     message = "2 weights are missing or of another shape, encoder.layer.0.output.dense.bias among them"
     with pytest.raises(ConfigurationError, match=message):
-        brought(workshop)
+        brought(builder)
 
 
 @pytest.mark.parametrize(
     ("text", "message"), [(None, "has no modules.json"), ("[{}]", "modules.json is damaged")]
 )
 def test_a_model_without_its_list_of_parts_is_refused(
-    workshop: ModelBuilder, text: str | None, message: str
+    builder: ModelBuilder, text: str | None, message: str
 ) -> None:
-    path = write_encoder(workshop.inputs / "mine") / "modules.json"
+    path = write_encoder(builder.inputs / "mine") / "modules.json"
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(ConfigurationError, match=f"mine:? {message}"):
-        brought(workshop)
+        brought(builder)

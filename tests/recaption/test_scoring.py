@@ -119,18 +119,6 @@ def test_similarity_is_that_of_the_model_itself(smoke: Params, layout: Layout) -
     assert figures["agreement"]["again / alt"]["chance"] < 1.0
 
 
-def test_only_captions_with_a_special_token_are_scored_again(smoke: Params, layout: Layout) -> None:
-    """Where earlier versions cut them, whose scores a work store may hold."""
-    section = smoke.model_validate(
-        {**smoke.model_dump(), "recaption": {**smoke.model_dump()["recaption"], "scores": {
-            "columns": None, "batch_size": 4, "precision": "fp32"}}}
-    ).recaption.scores  # fmt: skip
-    assert section
-    clip = BaseClip(layout.artifact("base_models"), section, "cpu", 1)
-    assert clip.newer(["a red circle", "two < three"]) == []
-    assert clip.newer(["a red circle", "a <EOS> circle"]) == ["special tokens are text"]
-
-
 def test_bf16_says_nearly_the_same_and_is_another_piece(smoke: Params, layout: Layout) -> None:
     run_with(smoke, layout)
     whole = scores_of(layout, "00000")

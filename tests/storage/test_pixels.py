@@ -28,7 +28,7 @@ def _decode(data: bytes, size: int) -> torch.Tensor:
 
 
 def _pixels(folder: Path, shards: list[KeptShard]) -> Pixels:
-    return decoded(folder, folder / "work", shards, 2, _decode)
+    return decoded(folder, folder / "work", shards, 2, _decode, "c")
 
 
 def test_rows_come_by_number_across_shards(tmp_path: Path) -> None:
