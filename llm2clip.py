@@ -41,7 +41,7 @@ def check() -> list[str]:
     Raises:
         PipelineError: what is missing or wrong, all of it at once.
     """
-    from components.running.check import check
+    from components.cli.check import check
     from components.settings.environment import load_environment
     from components.settings.params import load_params
     from components.storage.layout import PARAMS
@@ -77,9 +77,9 @@ def plan(
     Raises:
         PipelineError: the params are wrong, or a source's rows cannot be counted.
     """
-    from components.running.past_throughput import PastThroughput
-    from components.running.plan_text import plan_lines
-    from components.running.planning import machine_of, plan_stages
+    from components.planning.estimate import machine_of, plan_stages
+    from components.planning.past_throughput import PastThroughput
+    from components.planning.text import plan_lines
     from components.settings.environment import load_environment
     from components.settings.params import load_params
     from components.storage.layout import Layout

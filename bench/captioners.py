@@ -36,14 +36,14 @@ from transformers import (
 )
 
 from bench.measuring import say
-from components.ml.clip import save_clip
-from components.ml.images import decode_images
-from components.ml.pictures import decode_rgb
-from components.ml.tokenizer import SPECIAL_TOKENS, train_bpe
-from components.ml.vision_language import VisionLanguage, load_processor, model_inputs, question_text
-from components.ml.vision_language_answers import Batches, Question, answers
-from components.recaption.base_clip import BaseClip
-from components.recaption.vision_language_writer import THREADS
+from components.ml.captioning.generate import Batches, Question, answers
+from components.ml.captioning.vlm import VisionLanguage, load_processor, model_inputs, question_text
+from components.ml.text.bpe import SPECIAL_TOKENS, train_bpe
+from components.ml.vision.clip import save_clip
+from components.ml.vision.pictures import decode_rgb
+from components.ml.vision.pixels import decode_images
+from components.recaption.captioners.vision_language import THREADS
+from components.recaption.scores.base_clip import BaseClip
 from components.running.workers import usable_cores
 from components.settings.recaption import Scores
 from components.storage.manifest import write_manifest

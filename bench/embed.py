@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import torch
 
 from bench.measuring import KIBIBYTE, say
-from components.ml.llm import encode, load_text_encoder, token_batches, tokenise
+from components.ml.text.encoder import encode, load_text_encoder, token_batches, tokenise
 
 MODEL = "models/stories260K"
 MAX_TOKENS = 512

@@ -25,8 +25,9 @@ import torch
 from transformers import AutoModel, LlamaConfig
 
 from bench.measuring import say
-from components.ml.llm import TextEncoder, encode_tokens, load_text_encoder, tokenise
-from components.ml.tokenizer import train_bpe
+from components.ml.text.bpe import train_bpe
+from components.ml.text.encoder import TextEncoder, encode_tokens, load_text_encoder, tokenise
+from components.planning.tune_llm import passes
 from components.running.precision import resolved
 from components.settings.params import Params, load_params
 from components.settings.tune_llm import TuneLlm
@@ -34,7 +35,6 @@ from components.tune_llm.base_dtype import held_precision
 from components.tune_llm.caption_rows import CaptionRows, Texts
 from components.tune_llm.pairs import PairDraws
 from components.tune_llm.phases import opened
-from components.tune_llm.plan import passes
 from components.tune_llm.saving import save_tuned
 from components.tune_llm.tuning import phase_run
 

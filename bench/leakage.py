@@ -19,10 +19,10 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from components.audit.comparison import Alike
-from components.audit.duplicates import find_duplicates
-from components.audit.fingerprint import Fingerprint, fingerprint
-from components.audit.fingerprints import joined, write_fingerprints
+from components.audit.near_duplicates.comparison import Alike
+from components.audit.near_duplicates.duplicates import find_duplicates
+from components.audit.near_duplicates.fingerprint import Fingerprint, fingerprint
+from components.audit.near_duplicates.fingerprints import joined, write_fingerprints
 from components.settings.params import load_params
 
 DOWNLOADED_QUALITY = 92  # as download writes them

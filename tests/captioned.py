@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
-from components.ml.tokenizer import train_bpe
-from components.sources.scenes import COLUMN_LANGUAGES, draw_scenes, scene_captions, scene_labels
+from components.ml.text.bpe import train_bpe
+from components.sources.scenes.scene import COLUMN_LANGUAGES, draw_scenes, scene_captions, scene_labels
 from components.storage.atomic import write_json
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest

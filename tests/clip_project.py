@@ -13,15 +13,15 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from components.ml.clip import load_clip_tokenizer, save_clip
-from components.ml.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel
-from components.ml.tfidf import words
-from components.ml.tokenizer import train_bpe
-from components.ml.vision import save_vision_encoder, vision_encoder_of
+from components.ml.text.bpe import train_bpe
+from components.ml.text.lexical import words
+from components.ml.vision.clip import load_clip_tokenizer, save_clip
+from components.ml.vision.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel
+from components.ml.vision.towers import save_vision_encoder, vision_encoder_of
 from components.running.embedding_headers import llm_header
 from components.settings.params import Params, load_params
 from components.settings.train_clip import Validation
-from components.sources.scenes import (
+from components.sources.scenes.scene import (
     COLUMN_LANGUAGES,
     draw_scenes,
     render,

@@ -17,13 +17,13 @@ import pytest
 from ruamel.yaml import YAML
 
 from components.audit.stage import run as audit
+from components.cli.check import check
 from components.download.stage import run as download
 from components.embed_captions.sources import caption_shards, zero_shot_prompts
 from components.errors import ConfigurationError, DataError, Stopped
 from components.evaluate.stage import run as evaluate
-from components.ml.images import decode_image
+from components.ml.vision.pixels import decode_image
 from components.recaption.stage import run as recaption
-from components.running.check import check
 from components.running.entry import start
 from components.running.held_out import HeldOut, read_held_out, read_jpegs
 from components.running.rows import Rows
@@ -37,11 +37,11 @@ from components.storage.manifest import read_manifest
 from components.storage.pixels import decoded
 from components.storage.shards import shards_of
 from components.train_clip.stage import run as train_clip
+from tests.cli.test_main import dvc_without_git
 from tests.clip_project import make_artifacts, small
 from tests.conftest import ROOT
 from tests.s3_proxy import Exchange, proxy
 from tests.storage.test_bulk import delete, objects, overwrite, puts, watched
-from tests.test_cli import dvc_without_git
 
 LAYOUT = Layout(Path(".work"))
 SIZE = 32  # pixels

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from components.cli import app
+from components.cli.main import app
 from components.settings.params import Params, load_params
 from components.settings.recaption import PromptedCaptioner
 from tests.project import ROOT

@@ -117,7 +117,7 @@ def test_every_default_is_a_value_that_its_key_may_have() -> None:
     """pydantic does not check defaults."""
     seen: list[type[BaseModel]] = [Params]
     for model in seen:
-        for name, field in model.model_fields.items():
+        for field in model.model_fields.values():
             seen += [found for found in _models(field.annotation) if found not in seen]
             if not field.is_required():
                 value = field.get_default(call_default_factory=True)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import llm2clip
-from components.cli import app
+from components.cli.main import app
 from components.errors import ConfigurationError
 from tests.conftest import ROOT
 

@@ -25,7 +25,7 @@ from transformers import (
     T5Config,
 )
 
-from components.ml.tokenizer import SPECIAL_TOKENS, train_bpe
+from components.ml.text.bpe import SPECIAL_TOKENS, train_bpe
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 WORDS = ["a red circle on a white beach", "two small dogs run over the green grass.", "describe the image"]

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.audit.images import split_places
-from components.ml.words import WORD
+from components.ml.text.words import WORD
 from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
 from components.running.workers import pieces_by_content

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from components.audit.dropped import Drop, Dropped
+from components.audit.curation.dropped import Drop, Dropped
 from components.audit.images import Images
 from components.running.page import inline_picture, page_environment
 from components.storage.atomic import write_bytes

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from components.audit.captions import Captions
-from components.audit.dropped import Dropped
-from components.audit.duplicates import Duplicates
+from components.audit.curation.dropped import Dropped
 from components.audit.host_stats import HostStats, success_gates
 from components.audit.images import SPLITS, Images
+from components.audit.near_duplicates.duplicates import Duplicates
 from components.audit.verdict import Gate
 from components.settings.audit import Audit
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from components.audit.dropped import Dropped
+from components.audit.curation.dropped import Dropped
 from components.audit.images import Images
 from components.storage.side_tables import write_keys, write_table
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from components.audit.captions import Captions
-from components.audit.dropped import Dropped
-from components.audit.duplicates import Duplicates
+from components.audit.curation.dropped import Dropped
+from components.audit.curation.score_table import ScoreTable
 from components.audit.images import SIZES, SPLITS, Images
-from components.audit.score_table import ScoreTable
+from components.audit.near_duplicates.duplicates import Duplicates
 
 
 def described_rows(

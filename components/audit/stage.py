@@ -20,20 +20,20 @@ from typing import Any
 
 from components.audit.caption_figures import Table, caption_figures
 from components.audit.captions import Captions
-from components.audit.comparison import Alike
-from components.audit.curation import Curator
+from components.audit.curation.dropped import Dropped
+from components.audit.curation.score_table import read_scored
+from components.audit.curation.select import Curator
 from components.audit.drift import drift_gates, read_reference
-from components.audit.dropped import Dropped
-from components.audit.duplicates import find_duplicates
-from components.audit.fingerprints import read_fingerprints
 from components.audit.gallery import ShardFiles, chosen_keys, write_gallery
 from components.audit.gates import gates, kept_gate
 from components.audit.host_stats import HostStats, read_attempts
 from components.audit.images import Images
 from components.audit.keys import write_shard_keys
+from components.audit.near_duplicates.comparison import Alike
+from components.audit.near_duplicates.duplicates import find_duplicates
+from components.audit.near_duplicates.fingerprints import read_fingerprints
 from components.audit.report import write_report
 from components.audit.report_rows import described_rows
-from components.audit.score_table import read_scored
 from components.audit.summary import summary_tree
 from components.audit.verdict import explain, verdict_tree
 from components.errors import GateError

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.audit.captions import Captions
+from components.audit.curation.score_table import ScoreTable
 from components.audit.images import Images
-from components.audit.score_table import ScoreTable
 
 FORMAT_VERSION = 1  # raised by hand when a bin or a feature gets another meaning
 PER_OCTAVE = 8  # bins of sizes and lengths: a ninth wide

@@ -11,7 +11,7 @@ from torch import Tensor
 from components.base_models.clip import draw_captions
 from components.base_models.material import SceneSet, read_scene_sets
 from components.base_models.model_builder import ModelBuilder, write_about
-from components.ml.captioner import (
+from components.ml.captioning.small import (
     CELL_STD,
     Captioner,
     CaptionerConfig,
@@ -22,11 +22,11 @@ from components.ml.captioner import (
     write_texts,
 )
 from components.ml.schedule import batch_rows
-from components.ml.tokenizer import train_bpe
+from components.ml.text.bpe import train_bpe
 from components.settings.base_models import MadeCaptioner
-from components.sources.scene_scores import fact_scores
-from components.sources.scene_space import BACKGROUNDS, COLOURS, FILLS, PLACES, SHAPES, SIZES
-from components.sources.scenes import Scene, scene_facts
+from components.sources.scenes.scene import Scene, scene_facts
+from components.sources.scenes.scores import fact_scores
+from components.sources.scenes.space import BACKGROUNDS, COLOURS, FILLS, PLACES, SHAPES, SIZES
 
 KINDS = ("short", "dense")
 NOTHING = ""  # the value of an attribute where a place is empty

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from components.base_models.material import Captions, SceneSet, read_scene_sets, read_texts
 from components.base_models.model_builder import ModelBuilder, write_about
-from components.ml.clip import image_embeddings, save_clip, text_embeddings
-from components.ml.contrastive import clip_loss
-from components.ml.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel
+from components.ml.losses.contrastive import clip_loss
 from components.ml.schedule import batch_rows
-from components.ml.tokenizer import train_bpe
+from components.ml.text.bpe import train_bpe
+from components.ml.vision.clip import image_embeddings, save_clip, text_embeddings
+from components.ml.vision.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel
 from components.settings.base_models import MadeClip
 
 MLP_EXPANSION = 4

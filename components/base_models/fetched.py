@@ -97,7 +97,7 @@ def check_llm(folder: Path) -> None:
     Raises:
         ValueError: it is not.
     """
-    from components.ml.decoder import check_decoder
+    from components.ml.text.decoder import check_decoder
 
     check_decoder(folder)
 
@@ -110,8 +110,8 @@ def check_clip(folder: Path) -> None:
     Raises:
         ValueError: they do not.
     """
-    from components.ml.clip import has_text_tower, load_base, load_clip_tokenizer, text_embeddings
-    from components.ml.eva02_checkpoints import convert_folder
+    from components.ml.vision.clip import has_text_tower, load_base, load_clip_tokenizer, text_embeddings
+    from components.ml.vision.eva02_convert import convert_folder
 
     convert_folder(folder)
     model = load_base(folder)
@@ -125,7 +125,7 @@ def check_vision_language(folder: Path) -> None:
     Raises:
         ValueError: they are not.
     """
-    from components.ml.vision_language import load_processor
+    from components.ml.captioning.vlm import load_processor
 
     load_processor(folder)
 
@@ -139,7 +139,7 @@ def check_text_encoder(folder: Path) -> None:
     """
     from transformers import AutoTokenizer
 
-    from components.ml.decoder import absent_weights
+    from components.ml.text.decoder import absent_weights
 
     AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if absent := [name for name in absent_weights(folder) if not name.startswith(UNUSED)]:

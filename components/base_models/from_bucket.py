@@ -10,7 +10,7 @@ from components.errors import ConfigurationError
 from components.running.model_weights import check_bucket_files
 from components.settings.base_models import BucketModel
 from components.storage.atomic import content_key, link_or_copy, remove, sha256_of
-from components.storage.bucket import Bucket, open_bucket
+from components.storage.buckets.bucket import Bucket, open_bucket
 
 
 def bring(section: BucketModel, work: Path, folder: Path, role: str, *, with_modules: bool) -> None:

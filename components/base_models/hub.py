@@ -10,8 +10,8 @@ from pathlib import Path
 
 from components.base_models.model_files import WORDS
 from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError
+from components.http.retry import STATUSES
 from components.running.model_weights import WEIGHTS
-from components.running.retryable import STATUSES
 from components.settings.base_models import HubModel
 from components.settings.environment import PLAIN_HTTP_HOSTS, load_environment, plain_http_host
 

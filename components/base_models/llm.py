@@ -15,10 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from components.base_models.material import Texts, read_texts
 from components.base_models.model_builder import ModelBuilder, write_about
 from components.errors import ConfigurationError
-from components.ml.cooccurrence import cooccurrence_embeddings
-from components.ml.plain_text import framed_ids, text_ids
 from components.ml.schedule import batch_rows
-from components.ml.tokenizer import train_bpe
+from components.ml.text.bpe import train_bpe
+from components.ml.text.cooccurrence import cooccurrence_embeddings
+from components.ml.text.plain_text import framed_ids, text_ids
 from components.settings.base_models import MadeLlm
 
 HELD_OUT_BATCH = 16

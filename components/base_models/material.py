@@ -11,10 +11,10 @@ from torch import Tensor
 
 from components.base_models.model_builder import ModelBuilder
 from components.errors import DataError
-from components.ml.images import square_of
+from components.ml.vision.pixels import square_of
 from components.settings.sources import Scenes, TextSource
 from components.sources.rows import Rejection, read_rows
-from components.sources.scenes import Scene, draw_scenes, render, scene_captions
+from components.sources.scenes.scene import Scene, draw_scenes, render, scene_captions
 from components.storage.atomic import content_key
 
 Captions = dict[str, list[str]]  # by column

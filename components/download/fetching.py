@@ -19,7 +19,7 @@ from components.download.addresses import PublicResolver, checked_url
 from components.download.answers import REDIRECTS, Body, Elsewhere, Saving, Take, elsewhere, image_body
 from components.download.heads import MAX_FIELDS, MAX_HEAD_BYTES, ForgivingConnector
 from components.download.refusal import Refused, may_pass
-from components.running.proxies import LOGIN_WANTED, Proxies
+from components.http.proxies import LOGIN_WANTED, Proxies
 from components.settings.download import Fetch
 
 NAME_SECONDS = 300  # that a looked-up name is used for

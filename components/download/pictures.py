@@ -13,9 +13,8 @@ import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from components.download.refusal import Refused
-from components.ml.images import shrunk
-from components.ml.picture_formats import format_of
-from components.ml.pictures import (
+from components.ml.vision.picture_formats import format_of
+from components.ml.vision.pictures import (
     FORMATS,
     UPRIGHT,
     Pixels,
@@ -24,6 +23,7 @@ from components.ml.pictures import (
     rgb_on_white,
     strips,
 )
+from components.ml.vision.pixels import shrunk
 from components.settings.download import Images
 
 MOVING_FORMATS = ("PNG", "WEBP", "GIF")

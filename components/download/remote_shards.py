@@ -24,7 +24,7 @@ from components.settings.sources import Shards
 from components.sources.shard_rows import shard_contents
 from components.sources.source_requirements import Inputs, is_far
 from components.storage.atomic import new_file, remove
-from components.storage.bucket import Bucket, open_bucket
+from components.storage.buckets.bucket import Bucket, open_bucket
 
 if TYPE_CHECKING:
     from components.download.fetching import Fetcher

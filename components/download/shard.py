@@ -11,14 +11,14 @@ from typing import Any, Self
 from components.download.ledger import Entry, entry_of, stats_of, write_ledger
 from components.download.previous_attempt import came_without_network, is_lacking, known_rows
 from components.download.spool import Spool
-from components.ml.picture_formats import PNG_HEAD_BYTES, preparation_of
+from components.ml.vision.picture_formats import PNG_HEAD_BYTES, preparation_of
 from components.running.jobs import ProgressReporter
 from components.settings.download import Download
 from components.sources.rows import ImageFile, ImageMember, ImageScene, Rejection, Row
-from components.sources.texts import without_hash
+from components.sources.values import without_hash
 from components.storage.atomic import content_key, read_json, sha256_of, write_json
 from components.storage.attempts import Attempts, mark_for_retry
-from components.storage.bucket import open_bucket
+from components.storage.buckets.bucket import open_bucket
 from components.storage.bulk import forget_lost, keep_remote
 from components.storage.computed import FETCHED, code_of
 from components.storage.shards import Pair, write_shard

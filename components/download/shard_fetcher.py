@@ -27,7 +27,7 @@ from components.settings.download import Download
 from components.sources.drafts import kind_of
 from components.sources.row import without_credentials
 from components.sources.rows import Image, ImageFile, ImageMember, ImageScene, ImageUrl, Rejection, Row
-from components.sources.scenes import render
+from components.sources.scenes.scene import render
 
 FILES_IN_MEMORY = 4
 OF_THE_MACHINE = frozenset(  # errors of which every row would die

@@ -15,7 +15,8 @@ from components.embed_captions.embedding import Embedder
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.encoders import encoders_of
 from components.embed_captions.sources import CaptionShard, Prompt, caption_files, prompts_file
-from components.embed_captions.survey import Missing, title
+from components.embed_captions.survey import Missing
+from components.planning.embed_captions import title
 from components.running.gpus import gpu_of, gpus_in_use, share_of, use_only
 from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
@@ -29,7 +30,7 @@ from components.storage.layout import Layout
 STAGE = "embed_captions"
 TEXTS_A_PROCESS = 5_000  # fewer are embedded here before another process has started
 MEMORY_A_PROCESS = 500_000_000  # bytes, besides the model
-MODULES = Modules(imported=("components.embed_captions.embed_job", "components.ml.llm"))
+MODULES = Modules(imported=("components.embed_captions.embed_job", "components.ml.text.encoder"))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from components.errors import ConfigurationError, DataError
 from components.running.spent import Spent, keep_spent, kept_spent, together
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import content_key, remove, write_json
-from components.storage.bucket import Bucket
+from components.storage.buckets.bucket import Bucket
 from components.storage.bulk import forget_lost, keep_remote, local_copy
 from components.storage.computed import FETCHED, code_of
 from components.storage.embeddings import read_vectors, write_embeddings

@@ -16,7 +16,7 @@ from components.storage.layout import Layout
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from components.ml.llm import TextEncoder
+    from components.ml.text.encoder import TextEncoder
 
 ALONE = 1  # batch_tokens of the check: every text is a batch of its own, so nothing is padded
 
@@ -34,7 +34,7 @@ class Llm:
 
     @cached_property
     def _encoder(self) -> TextEncoder:
-        from components.ml.llm import load_text_encoder
+        from components.ml.text.encoder import load_text_encoder
 
         try:
             return load_text_encoder(
@@ -50,7 +50,7 @@ class Llm:
 
     def encode(self, texts: list[str], progress: Progress) -> Encoded:
         """See `Encoder`."""
-        from components.ml.llm import encode_tokens, tokenise
+        from components.ml.text.encoder import encode_tokens, tokenise
 
         try:
             rows = tokenise(self._encoder, texts)
@@ -62,7 +62,7 @@ class Llm:
 
     def encode_alone(self, texts: list[str]) -> Tensor:
         """See `Encoder`."""
-        from components.ml.llm import encode
+        from components.ml.text.encoder import encode
 
         return encode(self._encoder, texts, ALONE, self._params.precision)
 
@@ -70,7 +70,7 @@ class Llm:
         """See `Encoder`."""
         from transformers import AutoTokenizer
 
-        from components.ml.template import wrap
+        from components.ml.text.template import wrap
 
         tokenizer = AutoTokenizer.from_pretrained(
             self._folder, local_files_only=True, trust_remote_code=False

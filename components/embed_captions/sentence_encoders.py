@@ -14,7 +14,7 @@ from components.storage.layout import Layout
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from components.ml.sentence_encoder import SentenceEncoder
+    from components.ml.text.sentence_encoder import SentenceEncoder
 
 ALONE = 1  # batch_tokens: every text is a batch of its own
 
@@ -31,7 +31,7 @@ class OtherSentenceEncoder:
 
     @cached_property
     def _encoder(self) -> SentenceEncoder:
-        from components.ml.sentence_encoder import SentenceEncoder
+        from components.ml.text.sentence_encoder import SentenceEncoder
 
         try:
             return SentenceEncoder(self._folder, self._device, self._section.precision)

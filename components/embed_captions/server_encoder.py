@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from components.embed_captions.encoder import Encoded, Progress
 from components.errors import ConfigurationError, InfrastructureError
+from components.http.client import Connection, Failed, Server
 from components.running.embedding_headers import other_header
-from components.running.endpoint import Connection, Failed, Server
 from components.running.signals import run_or_stop
 from components.settings.embed_captions import EndpointEncoder
 from components.storage.layout import Layout

@@ -14,7 +14,7 @@ from components.embed_captions.embedding import Embedder, distinct
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import CaptionShard, TextFile
 from components.errors import InfrastructureError
-from components.running.past_throughput import PastThroughput, Run
+from components.planning.past_throughput import Run
 
 SAMPLED_TEXTS, TEXTS_A_FILE = 512, 16  # for the count of tokens
 HALF_BYTES = 2
@@ -70,16 +70,6 @@ def survey(
     """Add what each encoder lacks of a shard's files, or of the prompts, to what is found so far."""
     for embedder, missing in zip(embedders, found, strict=True):
         missing.add(shard, [file for file in files if not embedder.is_there(file)], embedder.seen)
-
-
-def last_run(measured: PastThroughput, names: list[str]) -> Run | None:
-    """Return the last run with encoders of these names, if it says how fast they are here."""
-    return measured.worked("embed_captions", lambda worked: worked.get(title(names), 0))
-
-
-def title(names: Sequence[str]) -> str:
-    """Return what the work of these encoders is called."""
-    return f"embed_captions by {', '.join(names)}"
 
 
 def tell_time(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from components.evaluate.models import Model, class_embeddings
-from components.ml.retrieval import (
+from components.ml.metrics import (
     Interval,
     chance_of_hit,
     distinct,
@@ -20,7 +20,7 @@ from components.ml.retrieval import (
     top,
     true_ranks,
 )
-from components.ml.tfidf import word_ranks
+from components.ml.text.lexical import word_ranks
 from components.running.held_out import HeldOut, TaskCaptions, label_truth
 from components.running.held_out_vectors import HeldOutVectors
 from components.settings.evaluate import Evaluate, ZeroShotTask

@@ -10,8 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.ml.adapter import load_adapter
-from components.ml.clip import are_cut, image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
-from components.ml.vision import encode_images, load_vision_encoder
+from components.ml.vision.clip import (
+    are_cut,
+    image_embeddings,
+    load_clip,
+    load_clip_tokenizer,
+    text_embeddings,
+)
+from components.ml.vision.towers import encode_images, load_vision_encoder
 from components.running.held_out import HeldOut
 from components.running.held_out_vectors import HeldOutVectors
 from components.settings.evaluate import ZeroShotTask

@@ -28,8 +28,8 @@ from components.evaluate.measure import ArmResult, measure_arm, measure_captions
 from components.evaluate.models import LlmModel, OwnTextModel
 from components.evaluate.plots import write_plot_tables
 from components.evaluate.report import write_report
-from components.ml.clip import has_text_tower, load_base
-from components.ml.vision import image_size_of
+from components.ml.vision.clip import has_text_tower, load_base
+from components.ml.vision.towers import image_size_of
 from components.running.held_out import (
     HeldOut,
     TaskCaptions,

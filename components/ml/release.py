@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from components.ml.adapter import TextAdapter, load_adapter
-from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
-from components.ml.llm import TextEncoder, encode, load_text_encoder
-from components.ml.pictures import Picture
 from components.ml.precision import DTYPES
 from components.ml.release_inputs import squares, texts_of
-from components.ml.vision import embedding_width, encode_images, image_size_of, load_vision_encoder
+from components.ml.text.encoder import TextEncoder, encode, load_text_encoder
+from components.ml.vision.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
+from components.ml.vision.pictures import Picture
+from components.ml.vision.towers import embedding_width, encode_images, image_size_of, load_vision_encoder
 
 BATCH_IMAGES = 64
 BATCH_TEXTS = 64  # of a CLIP's own text tower
@@ -38,7 +38,7 @@ class LlmRelease:
     def embed_images(self, images: Picture | Iterable[Picture]) -> Tensor:
         """Embed one picture or many, of any size: (N, D) float32 on the CPU, rows of length 1.
 
-        They are made upright RGB on white first, as for training (`components.ml.pictures`).
+        They are made upright RGB on white first, as for training (`components.ml.vision.pictures`).
 
         Args:
             images: A path (str or Path), the bytes of a file, a PIL image or a numpy array (H, W, 3) uint8,

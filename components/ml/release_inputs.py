@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.ml.images import square_of
-from components.ml.pictures import Picture, rgb_of
+from components.ml.vision.pictures import Picture, rgb_of
+from components.ml.vision.pixels import square_of
 
 PICTURES = "a path, the bytes of a file, a PIL image or a numpy array, or a list of such"
 TEXTS = "a str or a list of str"

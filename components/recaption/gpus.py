@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from components.recaption.back_ends import captioners_of
+from components.recaption.captioners.choose import captioners_of
 from components.recaption.shard import Shard, check_columns, drafts_of, source_captions
 from components.running.gpus import gpu_of, gpus_in_use, share_of, use_only
 from components.running.jobs import Modules, ProgressReporter
@@ -23,7 +23,7 @@ from components.storage.layout import Layout
 from components.storage.manifest import Entry
 
 ELSEWHERE = ("columns", "endpoint")  # take no GPU of this machine
-MODULES = Modules(imported=("components.recaption.gpus", "components.recaption.scoring"))
+MODULES = Modules(imported=("components.recaption.gpus", "components.recaption.scores.scoring"))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Filling:
         slow = slow_captioners(section)
         scorer = None
         if section.scores:
-            from components.recaption.scoring import Scorer
+            from components.recaption.scores.scoring import Scorer
 
             scorer = Scorer(section.scores, layout, env, tell.advance)
         download = layout.artifact("download")

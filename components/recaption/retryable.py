@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.running.retryable import MAY_PASS
+from components.http.retry import MAY_PASS
 from components.storage.side_tables import Draft
 
 

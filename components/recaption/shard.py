@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from components.errors import ConfigurationError, DataError
-from components.recaption.captioner import Captioner, Part
+from components.recaption.captioners.captioner import Captioner, Part
 from components.recaption.retryable import may_pass, settled
 from components.recaption.row_progress import Counts, RowProgress
 from components.recaption.source_captions import CAPTIONS, PIXELS, is_storable, write_source

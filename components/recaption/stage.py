@@ -23,17 +23,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import ConfigurationError, DataError, InfrastructureError
-from components.recaption.back_ends import captioners_of
-from components.recaption.captioner import Captioner
-from components.recaption.columns_captioner import FromSources
-from components.recaption.filters import Filters
+from components.http.retry import MAY_PASS
+from components.recaption.captioners.captioner import Captioner
+from components.recaption.captioners.choose import captioners_of
+from components.recaption.captioners.columns import FromSources
+from components.recaption.filters.divide import Filters
+from components.recaption.filters.repeated_captions import RepeatedCaptions
 from components.recaption.gpus import fill, gpus_of, slow_captioners
-from components.recaption.quality import Quality
-from components.recaption.repeated_captions import RepeatedCaptions
+from components.recaption.scores.quality import Quality
 from components.recaption.shard import Shard, check_columns, drafts_of, is_lacking, rounds_of, source_captions
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
-from components.running.retryable import MAY_PASS
 from components.running.rows import Rows
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -45,7 +45,7 @@ from components.storage.shards import shards_of
 from components.storage.side_tables import Caption, Draft, write_captions, write_drafts
 
 if TYPE_CHECKING:
-    from components.recaption.scoring import Scorer
+    from components.recaption.scores.scoring import Scorer
 
 
 def run(params: Params, env: Environment) -> None:
@@ -160,7 +160,7 @@ def _check_rows(
 def _scorer(section: Recaption, layout: Layout, env: Environment, entries: list[Entry]) -> Scorer | None:
     if section.scores is None:
         return None
-    from components.recaption.scoring import Scorer
+    from components.recaption.scores.scoring import Scorer
 
     images = sum(entry.rows or 0 for entry in entries)
     progress = Progress(layout.work("recaption"), "recaption scores", images, "images")

@@ -26,7 +26,7 @@ processor = AutoImageProcessor.from_pretrained("vision_encoder", backend="pil")
 ```"""
 PLAIN = {"clip_vision_model": "CLIPVisionModelWithProjection", "siglip_vision_model": "SiglipVisionModel"}
 OWN_VISION = """The vision tower alone, `vision_encoder/`, loads by
-`components.ml.vision.load_vision_encoder`. Its model type is one of this pipeline,
+`components.ml.vision.towers.load_vision_encoder`. Its model type is one of this pipeline,
 which plain transformers refuses to load."""
 OWN_TEXT = """This is a control: a CLIP that keeps its own text tower, in `clip/`."""
 LLM_TEXT = """`vision_encoder/` is CLIP's vision tower, trained whole. `llm/` is the language model, frozen

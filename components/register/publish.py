@@ -19,7 +19,7 @@ from components.register.lineage import code_key
 from components.running.progress import Progress
 from components.settings.environment import Environment
 from components.storage.atomic import read_json
-from components.storage.bucket import Bucket, open_bucket
+from components.storage.buckets.bucket import Bucket, open_bucket
 from components.storage.layout import MANIFEST, Layout
 from components.storage.manifest import read_manifest
 

@@ -25,7 +25,7 @@ from components.running.output import output, write_metrics
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import link_or_copy, read_json, remove, write_bytes, write_json
-from components.storage.bucket import open_bucket
+from components.storage.buckets.bucket import open_bucket
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from components.errors import ConfigurationError, DataError
-from components.ml.images import decode_image
+from components.ml.vision.pixels import decode_image
 from components.running.rows import Rows
 from components.settings.evaluate import RetrievalTask
 from components.settings.tune_llm import CaptionRetrieval

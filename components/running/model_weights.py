@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components.errors import ConfigurationError
-from components.storage.bucket import Bucket
+from components.storage.buckets.bucket import Bucket
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2}  # of a weight in memory, whatever it is stored in
 CONFIGS = ("config.json", "open_clip_config.json")  # either; EVA02 has the second on the hub

@@ -19,7 +19,7 @@ from components.sources.files import check_pin, named_files
 from components.sources.image_names import ImageNames, image_names
 from components.sources.row import Image, ImageUrl, Rejection, Row
 from components.sources.source_requirements import images_folder
-from components.sources.texts import Rejected, captions_of, normal_key, whole_text
+from components.sources.values import Rejected, captions_of, normal_key, whole_text
 from components.storage.file_kinds import HEAD_BYTES, file_kind
 
 Tree = dict[str, Any]

@@ -17,7 +17,7 @@ from components.sources.annotations import (
     row_of,
 )
 from components.sources.row import Rejection, Row
-from components.sources.texts import rejection
+from components.sources.values import rejection
 
 
 def read_coco(source: Coco, inputs: Path) -> Iterator[Row | Rejection]:

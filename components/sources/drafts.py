@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from components.errors import PipelineError
 from components.sources.row import Rejection, Row
-from components.sources.texts import Rejected, rejection
+from components.sources.values import Rejected, rejection
 
 PLACES_LOGGED = 10  # of each kind of exception, the first one with its traceback
 ERRORS_OF_ONE_FILE = frozenset(

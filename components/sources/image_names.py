@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from components.sources.row import ImageFile
-from components.sources.texts import Rejected, file_below
+from components.sources.values import Rejected, file_below
 
 HEAD_NAMES = 100  # that decide
 

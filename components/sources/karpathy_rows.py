@@ -17,7 +17,7 @@ from components.sources.annotations import (
     row_of,
 )
 from components.sources.row import Rejection, Row
-from components.sources.texts import Rejected, rejection
+from components.sources.values import Rejected, rejection
 
 
 def read_karpathy(source: Karpathy, inputs: Path) -> Iterator[Row | Rejection]:

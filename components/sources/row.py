@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.sources.scene_space import Scene
+from components.sources.scenes.space import Scene
 from components.storage.side_tables import Caption
 
 CREDENTIALS = re.compile(r"//[^/?#]*@")

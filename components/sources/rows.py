@@ -17,7 +17,7 @@ from components.settings.sources import (
 from components.sources.coco_rows import read_coco
 from components.sources.karpathy_rows import read_karpathy
 from components.sources.row import Image, ImageFile, ImageMember, ImageScene, ImageUrl, Rejection, Row
-from components.sources.scene_rows import read_scenes
+from components.sources.scenes.rows import read_scenes
 from components.sources.shard_rows import read_shards
 from components.sources.sidecar_rows import read_sidecars
 from components.sources.table_rows import read_table_rows

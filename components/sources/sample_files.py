@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from components.settings.sources import Members
 from components.sources.drafts import RowDraft, row_or_rejection
 from components.sources.row import Image, Rejection, Row
-from components.sources.texts import Rejected, captions_of, normal_key, split_of
+from components.sources.values import Rejected, captions_of, normal_key, split_of
 
 IMAGE_KINDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 TEXT_KINDS = ("txt", "json")

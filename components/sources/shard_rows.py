@@ -30,7 +30,7 @@ from components.sources.sample_files import (
     row_of,
     samples_by_stem,
 )
-from components.sources.texts import Rejected, whole_text
+from components.sources.values import Rejected, whole_text
 from components.storage.tar_index import Member, tar_index
 
 NAMES_LOGGED = 5

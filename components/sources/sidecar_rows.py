@@ -20,7 +20,7 @@ from components.sources.sample_files import (
     row_of,
     samples_by_stem,
 )
-from components.sources.texts import Rejected, file_below, lies_below, whole_text
+from components.sources.values import Rejected, file_below, lies_below, whole_text
 
 
 def read_sidecars(source: Sidecars, inputs: Path) -> Iterator[Row | Rejection]:

@@ -18,7 +18,7 @@ from components.sources.records import Record
 from components.sources.row import Image, ImageUrl, Rejection, Row
 from components.sources.source_requirements import images_folder
 from components.sources.tables import KINDS, read_tables
-from components.sources.texts import (
+from components.sources.values import (
     Rejected,
     captions_of,
     normal_key,

@@ -13,7 +13,7 @@ from components.errors import ConfigurationError, DataError
 from components.sources.json_lines import read_json_lines
 from components.sources.records import Record, check_columns
 from components.sources.text_tables import read_text
-from components.sources.texts import Rejected
+from components.sources.values import Rejected
 from components.storage.file_kinds import GZIP, HEAD_BYTES, PARQUET, TEXT, file_kind
 
 BATCH_ROWS = 1024

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from components.errors import ConfigurationError, DataError, InfrastructureError
 from components.storage.atomic import link_or_copy, new_folder, remove
-from components.storage.bucket import Bucket, open_bucket
+from components.storage.buckets.bucket import Bucket, open_bucket
 from components.storage.manifest import (
     EMBEDDINGS,
     SHARD_SUFFIX,

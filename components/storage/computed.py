@@ -14,7 +14,7 @@ from components.storage.atomic import read_json, write_json
 from components.storage.code import code_hash
 
 MAKERS: dict[str, dict[str, tuple[str, ...]]] = {  # by stage and result
-    "download": {"scenes": ("components.sources.scene_drawing", "components.ml.pictures")},
+    "download": {"scenes": ("components.sources.scenes.drawing", "components.ml.vision.pictures")},
     "base_models": {
         "llm": ("components.base_models.llm",),
         "clip": ("components.base_models.clip",),
@@ -22,18 +22,18 @@ MAKERS: dict[str, dict[str, tuple[str, ...]]] = {  # by stage and result
     },
     "recaption": {
         "source_captions": ("components.recaption.source_captions",),
-        "model": ("components.recaption.model_captioner",),
-        "columns": ("components.recaption.columns_captioner",),
-        "vision_language": ("components.recaption.vision_language_writer",),
-        "vllm": ("components.recaption.vllm_writer",),
-        "image_embeddings": ("components.recaption.base_clip",),
-        "similarities": ("components.recaption.scoring",),
+        "model": ("components.recaption.captioners.made",),
+        "columns": ("components.recaption.captioners.columns",),
+        "vision_language": ("components.recaption.captioners.vision_language",),
+        "vllm": ("components.recaption.captioners.vllm",),
+        "image_embeddings": ("components.recaption.scores.base_clip",),
+        "similarities": ("components.recaption.scores.scoring",),
     },
     "audit": {
-        "fingerprints": ("components.audit.fingerprints",),
+        "fingerprints": ("components.audit.near_duplicates.fingerprints",),
         "caption_figures": ("components.audit.caption_figures",),
-        "similar_images": ("components.audit.similar",),
-        "near_images": ("components.audit.near_images",),
+        "similar_images": ("components.audit.near_duplicates.similar",),
+        "near_images": ("components.audit.curation.near_images",),
     },
     "tune_llm": {"llm": ("components.tune_llm.phases",)},
     "embed_captions": {
@@ -45,9 +45,9 @@ MAKERS: dict[str, dict[str, tuple[str, ...]]] = {  # by stage and result
     },
     "train_clip": {
         "arms": ("components.train_clip.training",),
-        "pixels": ("components.ml.images", "components.storage.pixels"),
+        "pixels": ("components.ml.vision.pixels", "components.storage.pixels"),
     },
-    "evaluate": {"pixels": ("components.ml.images", "components.storage.pixels")},
+    "evaluate": {"pixels": ("components.ml.vision.pixels", "components.storage.pixels")},
 }
 FETCHED = {  # versions, raised by hand: a raised one fetches everything of its kind again
     "shard": 4,  # pictures of urls, and shards of others

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from components.errors import ConfigurationError
 from components.ml.adapter import AdapterConfig, TextAdapter, save_adapter
-from components.ml.clip import (
+from components.ml.vision.clip import (
     image_embeddings,
     load_base,
     load_clip,
@@ -23,7 +23,7 @@ from components.ml.clip import (
     text_tokens,
     with_context,
 )
-from components.ml.vision import (
+from components.ml.vision.towers import (
     embedding_width,
     encode_images,
     save_vision_encoder,

@@ -24,10 +24,10 @@ import pyarrow as pa
 import torch
 
 from components.errors import ConfigurationError, DataError
-from components.ml.augmentation import MAX_SHRINK
-from components.ml.clip import load_base
-from components.ml.images import decode_image
-from components.ml.vision import image_size_of
+from components.ml.vision.augmentation import MAX_SHRINK
+from components.ml.vision.clip import load_base
+from components.ml.vision.pixels import decode_image
+from components.ml.vision.towers import image_size_of
 from components.running.held_out import read_held_out, task_captions
 from components.running.held_out_vectors import HeldOutVectors
 from components.running.output import output, write_metrics

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from components.ml.contrastive import NegativeMask
+from components.ml.losses.contrastive import NegativeMask
 from components.running.embedding_headers import check_header
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.embeddings import read_embeddings

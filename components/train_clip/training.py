@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.ml.augmentation import augment
-from components.ml.contrastive import NegativeMask, captions_loss
+from components.ml.losses.contrastive import NegativeMask, captions_loss
 from components.ml.precision import autocast
 from components.ml.schedule import batch_rows, warmup_cosine
+from components.ml.vision.augmentation import augment
 from components.running.spent import Spent
 from components.running.training import Run, clip_gradients, train
 from components.settings.train_clip import Arm as ArmSettings

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from components.ml.metrics import true_ranks
 from components.ml.precision import autocast
-from components.ml.retrieval import true_ranks
 from components.running.held_out import HeldOut, TaskCaptions
 from components.running.held_out_vectors import HeldOutVectors
 from components.settings.train_clip import TrainClip

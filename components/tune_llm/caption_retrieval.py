@@ -11,9 +11,9 @@ from torch import Tensor
 
 from components.errors import ConfigurationError
 from components.ml.alignment_uniformity import alignment, uniformity
-from components.ml.llm import TextEncoder, encode
-from components.ml.retrieval import distinct, true_ranks
-from components.ml.tfidf import word_ranks
+from components.ml.metrics import distinct, true_ranks
+from components.ml.text.encoder import TextEncoder, encode
+from components.ml.text.lexical import word_ranks
 from components.settings.tune_llm import CaptionRetrieval
 from components.tune_llm.caption_rows import CaptionRows
 

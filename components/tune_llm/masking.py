@@ -10,10 +10,10 @@ from torch import Tensor
 
 from components.errors import ConfigurationError
 from components.ml.distributed import all_reduce_sum, sum_gradients
-from components.ml.llm import TextEncoder, tokenise
-from components.ml.mntp import load_head, mask_token, masked_loss, with_gaps
 from components.ml.precision import autocast
 from components.ml.schedule import batch_rows
+from components.ml.text.encoder import TextEncoder, tokenise
+from components.ml.text.mntp import load_head, mask_token, masked_loss, with_gaps
 from components.running.training import Run
 from components.settings.tune_llm import Mntp, TuneLlm
 from components.tune_llm.caption_rows import CaptionRows, Texts

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components.ml.distributed import gather, rank, world_size
-from components.ml.llm import TextEncoder, encode_tokens, tokenise
-from components.ml.retrieval import distinct
+from components.ml.metrics import distinct
+from components.ml.text.encoder import TextEncoder, encode_tokens, tokenise
 from components.running.progress import Progress
 from components.running.ranks import wait_for_all
 from components.running.spent import Spent, keep_spent, kept_spent

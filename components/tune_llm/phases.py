@@ -9,11 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.errors import ConfigurationError
-from components.ml.attention import attention_that_learns
 from components.ml.distributed import shard, without_process_group, world_size
-from components.ml.frozen_weights import frozen_in_bf16
-from components.ml.joined import check_joinable, joined
-from components.ml.llm import TextEncoder, load_text_encoder
+from components.ml.text.attention import attention_that_learns
+from components.ml.text.encoder import TextEncoder, load_text_encoder
+from components.ml.text.ensemble import check_joinable, joined
+from components.ml.text.frozen_weights import frozen_in_bf16
 from components.running.spent import Spent, together
 from components.running.training import train
 from components.settings.environment import Environment

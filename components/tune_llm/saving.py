@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from components.errors import DataError
-from components.ml.llm import TextEncoder, encode, load_text_encoder
-from components.ml.sentence_transformers_layout import write_layout
+from components.ml.text.encoder import TextEncoder, encode, load_text_encoder
+from components.ml.text.sentence_transformers_export import write_layout
 from components.settings.tune_llm import TuneLlm
 from components.storage.atomic import read_json, write_json
 from components.tune_llm.caption_rows import Texts

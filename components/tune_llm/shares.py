@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from components.errors import ConfigurationError
 from components.ml.distributed import share_of, world_size
-from components.ml.template import Tokens
+from components.ml.text.template import Tokens
 
 Row = TypeVar("Row", bound=Tokens)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import GateError
-from components.ml.llm import TextEncoder
+from components.ml.text.encoder import TextEncoder
 from components.running.output import output, write_metrics
 from components.running.ranks import train_apart
 from components.running.spent import tell_spent

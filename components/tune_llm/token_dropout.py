@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from components.ml.llm import draw_tokens
-from components.ml.template import Tokens
+from components.ml.text.encoder import draw_tokens
+from components.ml.text.template import Tokens
 
 
 def with_dropout(rows: list[Tokens], share: float) -> list[Tokens]:

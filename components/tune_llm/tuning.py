@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import ConfigurationError
-from components.ml.contrastive import NegativeMask, caption_loss
-from components.ml.gradient_cache import backward
-from components.ml.llm import TextEncoder, embed, tokenise
+from components.ml.losses.contrastive import NegativeMask, caption_loss
+from components.ml.losses.gradient_cache import backward
 from components.ml.precision import autocast
 from components.ml.schedule import warmup_cosine
-from components.ml.template import Tokens
+from components.ml.text.encoder import TextEncoder, embed, tokenise
+from components.ml.text.template import Tokens
 from components.running.training import Run, clip_gradients
 from components.settings.tune_llm import Lora, Mntp, Phase, TuneLlm
 from components.tune_llm.pairs import NOBODY, Batch, PairDraws

@@ -17,7 +17,7 @@ from components.audit.captions import Captions
 from components.audit.host_stats import LEDGER
 from components.audit.images import SIZES, SPLITS, Images
 from components.running.output import output
-from components.sources.scenes import draw_scenes, render, scene_captions
+from components.sources.scenes.scene import draw_scenes, render, scene_captions
 from components.storage.layout import Layout
 from components.storage.scores import EMBEDDED_IMAGES, SCORES, write_image_embeddings
 from components.storage.shards import Pair, write_shard

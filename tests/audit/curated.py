@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from components.audit.curation import Curator
-from components.audit.dropped import Drop
-from components.audit.score_table import ScoreTable
+from components.audit.curation.dropped import Drop
+from components.audit.curation.score_table import ScoreTable
+from components.audit.curation.select import Curator
 from components.settings.audit import Curation
 from components.storage.layout import Layout
 from tests.audit.conftest import images_of

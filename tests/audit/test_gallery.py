@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from components.audit.dropped import Drop, Dropped
+from components.audit.curation.dropped import Drop, Dropped
 from components.audit.gallery import ShardFiles, chosen_keys, shown, write_gallery
 from components.storage.manifest import write_manifest
 from components.storage.scores import SCORES

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from components.audit.caption_figures import count_words
-from components.audit.duplicates import Duplicates
 from components.audit.gates import gates
 from components.audit.host_stats import LEDGER, HostStats, host_of, success_gates
+from components.audit.near_duplicates.duplicates import Duplicates
 from components.audit.verdict import Gate, explain, verdict_tree
 from components.settings.audit import Audit
 from components.settings.params import Params

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.leakage import MAX_FALSE_POSITIVES, REQUIRED, measure
-from components.audit.comparison import Alike
+from components.audit.near_duplicates.comparison import Alike
 from components.settings.params import Params
 
 PHOTOGRAPHS = 400

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from components.audit import caption_figures, near_images
+from components.audit import caption_figures
+from components.audit.curation import near_images
 from components.audit.stage import run
 from components.errors import ConfigurationError, DataError, GateError, Stopped
 from components.running.progress import Progress

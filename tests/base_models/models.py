@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components.ml.tokenizer import train_bpe
+from components.ml.text.bpe import train_bpe
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

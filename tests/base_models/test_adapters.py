@@ -18,15 +18,15 @@ from transformers import AutoModelForCausalLM
 from components.base_models import fetched
 from components.base_models.fetched import check_llm, fetch
 from components.base_models.model_builder import ModelBuilder
+from components.cli.check import check
 from components.errors import ConfigurationError
-from components.running.check import check
 from components.running.model_weights import MERGE
 from components.running.rows import Rows
 from components.settings.base_models import BucketModel, FolderModel, HubModel
 from components.settings.environment import Environment
 from components.settings.params import Params
 from tests.base_models.models import REVISION, into_cache, write_llama
-from tests.test_cli import dvc_without_git
+from tests.cli.test_main import dvc_without_git
 
 HUB = HubModel(kind="hub", id="someone/lora", revision=REVISION)
 TOLD = "is a LoRA adapter of .*base, without that model's weights; expected a whole model: merge the two"

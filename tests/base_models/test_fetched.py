@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from components.base_models.fetched import check_clip, check_llm, fetch
 from components.base_models.model_builder import ModelBuilder
 from components.errors import ConfigurationError
-from components.ml.llm import encode, load_text_encoder
+from components.ml.text.encoder import encode, load_text_encoder
 from components.running.model_weights import weights_in
 from components.running.rows import Rows
 from components.settings.base_models import FolderModel

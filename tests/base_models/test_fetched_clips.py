@@ -12,7 +12,13 @@ from transformers import PreTrainedTokenizerFast
 from components.base_models.fetched import check_clip, fetch
 from components.base_models.model_builder import ModelBuilder
 from components.errors import ConfigurationError
-from components.ml.clip import has_text_tower, load_clip, load_clip_tokenizer, save_clip, text_embeddings
+from components.ml.vision.clip import (
+    has_text_tower,
+    load_clip,
+    load_clip_tokenizer,
+    save_clip,
+    text_embeddings,
+)
 from components.running.rows import Rows
 from components.settings.base_models import FolderModel
 from components.storage.atomic import read_json, sha256_of

@@ -14,8 +14,8 @@ from components.base_models.model_builder import ModelBuilder
 from components.errors import ConfigurationError
 from components.running.rows import Rows
 from components.settings.base_models import BucketModel
-from components.storage import bucket_s3
 from components.storage.atomic import read_json, sha256_of
+from components.storage.buckets.s3 import S3Bucket
 from tests.base_models.models import write_llama
 from tests.base_models.test_text_encoders import write_encoder
 
@@ -65,7 +65,7 @@ def test_weights_and_words_come_once(
     }
     assert read_json(folder / "about.json")["uri"] == f"s3://{s3}/{PREFIX}"
     assert not list((builder.work / "brought").iterdir())
-    monkeypatch.setattr(bucket_s3, "S3Bucket", None)  # it would not be asked again
+    monkeypatch.setattr("components.storage.buckets.s3.S3Bucket", None)  # it would not be asked again
     assert fetch(section, "llm", check_llm, builder) == folder
 
 
@@ -85,15 +85,15 @@ def test_files_that_came_before_a_kill_are_not_asked_for_again(
 ) -> None:
     section = uploaded(write_llama(tmp_path / "made"), s3)
     asked: list[str] = []
-    download = bucket_s3.S3Bucket.download_file
+    download = S3Bucket.download_file
 
-    def killed(self: bucket_s3.S3Bucket, name: str, path: Path, digest: str | None) -> None:
+    def killed(self: S3Bucket, name: str, path: Path, digest: str | None) -> None:
         asked.append(name)
         if asked.count("model.safetensors") == 1 and name == "model.safetensors":
             raise KeyboardInterrupt
         download(self, name, path, digest)
 
-    monkeypatch.setattr(bucket_s3.S3Bucket, "download_file", killed)
+    monkeypatch.setattr(S3Bucket, "download_file", killed)
     with pytest.raises(KeyboardInterrupt):
         fetch(section, "llm", check_llm, builder)
     fetch(section, "llm", check_llm, builder)

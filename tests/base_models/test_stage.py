@@ -12,11 +12,11 @@ from torch import Tensor
 from components.base_models import captioner as captioner_module
 from components.base_models.stage import run
 from components.errors import ConfigurationError, DataError, Stopped
-from components.ml.captioner import load_captioner, write_texts
-from components.ml.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
-from components.ml.llm import encode, load_text_encoder
+from components.ml.captioning.small import load_captioner, write_texts
+from components.ml.captioning.vlm import load_vision_language
 from components.ml.schedule import batch_rows
-from components.ml.vision_language import load_vision_language
+from components.ml.text.encoder import encode, load_text_encoder
+from components.ml.vision.clip import image_embeddings, load_clip, load_clip_tokenizer, text_embeddings
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json

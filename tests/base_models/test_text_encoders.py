@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel
 from components.base_models.fetched import check_text_encoder, fetch
 from components.base_models.model_builder import ModelBuilder
 from components.errors import ConfigurationError
-from components.ml.tokenizer import train_bpe
+from components.ml.text.bpe import train_bpe
 from components.running.rows import Rows
 from components.settings.base_models import FolderModel
 from components.storage.atomic import read_json

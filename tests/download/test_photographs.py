@@ -19,7 +19,7 @@ from components.download.stage import run
 from components.settings.environment import Environment
 from components.settings.params import Params, load_params
 from components.settings.sources import CaptionColumn, UrlList
-from components.sources.texts import normal_key
+from components.sources.values import normal_key
 from components.storage.atomic import read_json
 from components.storage.manifest import read_manifest
 from components.storage.shards import read_pairs, shards_of

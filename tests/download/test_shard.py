@@ -14,11 +14,11 @@ from components.settings.environment import Environment
 from components.settings.params import Params
 from components.sources import table_rows
 from components.sources.rows import Image, ImageFile, ImageMember, ImageUrl, Row
-from components.sources.texts import normal_key, without_hash
+from components.sources.values import normal_key, without_hash
 from components.storage.side_tables import Caption
 from tests.download.server import Server, body
 from tests.download.test_stage import hashes, jpeg, pairs, row, url_source, with_sources
-from tests.ml.test_pictures import FILES
+from tests.ml.vision.test_pictures import FILES
 from tests.sources.reading import read, urls
 
 RENEWED = {

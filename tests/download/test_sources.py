@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
+from components.cli.check import check
 from components.download.stage import run
 from components.errors import ConfigurationError, InfrastructureError
-from components.running.check import check
 from components.settings.download import Fetch
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.sources import CaptionColumn, Coco, Shards, Sidecars, UrlList
-from components.sources.texts import normal_key
+from components.sources.values import normal_key
 from components.storage.atomic import read_json
 from components.storage.shards import read_pairs, shards_of
 from components.storage.side_tables import read_table
+from tests.cli.test_main import dvc_without_git
 from tests.download.server import Server, body
 from tests.download.test_stage import OUT, hashes, jpeg, ledger, pairs, row, url_source, with_sources
 from tests.storage.test_tar_index import tar
-from tests.test_cli import dvc_without_git
 
 INPUTS = Path("inputs/demo")
 TXT = [CaptionColumn(column="txt", name="alt", language="en")]

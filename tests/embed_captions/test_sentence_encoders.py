@@ -17,7 +17,7 @@ from components.embed_captions import stage
 from components.embed_captions.stage import run
 from components.embed_captions.survey import check_room
 from components.errors import ConfigurationError
-from components.ml.sentence_encoder import SentenceEncoder
+from components.ml.text.sentence_encoder import SentenceEncoder
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.embeddings import read_embeddings

@@ -13,8 +13,8 @@ from components.embed_captions.embedding import distinct
 from components.embed_captions.llms import Llm
 from components.embed_captions.stage import run
 from components.errors import ConfigurationError, DataError
-from components.ml.llm import encode, load_text_encoder
-from components.ml.tokenizer_template import MARK, frame_tokenizer
+from components.ml.text.encoder import encode, load_text_encoder
+from components.ml.text.tokenizer_template import MARK, frame_tokenizer
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json, remove, write_json
@@ -56,7 +56,7 @@ def no_llm(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("an LLM was loaded")
 
-    monkeypatch.setattr("components.ml.llm.load_text_encoder", refuse)
+    monkeypatch.setattr("components.ml.text.encoder.load_text_encoder", refuse)
 
 
 def test_every_kept_caption_has_its_own_embedding(tuned: Layout, smoke: Params, env: Environment) -> None:

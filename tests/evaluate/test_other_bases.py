@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from components.errors import ConfigurationError
 from components.evaluate import stage as evaluate
 from components.ml.release import load_release
-from components.ml.vision import load_vision_encoder
+from components.ml.vision.towers import load_vision_encoder
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json

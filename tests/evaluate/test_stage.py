@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from components.cli.check_release import figures_of
 from components.errors import ConfigurationError, DataError, GateError
 from components.evaluate import stage
-from components.running.check_release import figures_of
 from components.settings.environment import Environment
 from components.settings.evaluate import RetrievalTask, ZeroShotTask
 from components.settings.params import Params

@@ -10,8 +10,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from components.ml.attention import hidden_states
-from components.ml.llm import TextEncoder, embed, encode, load_text_encoder, tokenise
+from components.ml.text.attention import hidden_states
+from components.ml.text.encoder import TextEncoder, embed, encode, load_text_encoder, tokenise
 from tests.language_models import FAMILIES, LAYERS, WINDOW
 
 TEXTS = [

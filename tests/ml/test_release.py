@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from components.ml.adapter import AdapterConfig, TextAdapter, save_adapter
-from components.ml.clip import save_clip
-from components.ml.pictures import decode_rgb
 from components.ml.release import Release, load_release
-from components.ml.vision import save_vision_encoder, vision_encoder_of
+from components.ml.vision.clip import save_clip
+from components.ml.vision.pictures import decode_rgb
+from components.ml.vision.towers import save_vision_encoder, vision_encoder_of
 from tests.captioned import write_llm
-from tests.ml.test_pictures import FILES
 from tests.ml.towers import tiny_model, tiny_tokenizer
+from tests.ml.vision.test_pictures import FILES
 
 WIDTHS = {"clip": 8, "siglip": 16, "llm": 8}
 TEXTS = ["a red circle", "two blue squares"]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
-from components.ml.eva02 import Eva02CLIPConfig, Eva02CLIPModel
-from components.ml.tokenizer import train_bpe
+from components.ml.text.bpe import train_bpe
+from components.ml.vision.eva02 import Eva02CLIPConfig, Eva02CLIPModel
 
 TEXTS = ["a red circle", "two blue squares on white", "one"]
 CONTEXT = 16

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.ml.captioner import Captioner, CaptionerConfig, save_captioner
-from components.ml.tokenizer import train_bpe
-from components.recaption.prompted_captioner import Order, Reply
-from components.recaption.vision_language_writer import TransformersWriter
-from components.sources.scenes import draw_scenes, scene_captions
+from components.ml.captioning.small import Captioner, CaptionerConfig, save_captioner
+from components.ml.text.bpe import train_bpe
+from components.recaption.captioners.prompted import Order, Reply
+from components.recaption.captioners.vision_language import TransformersWriter
+from components.sources.scenes.scene import draw_scenes, scene_captions
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.storage.shards import write_shard

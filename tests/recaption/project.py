@@ -8,7 +8,7 @@ from typing import Any
 from components.recaption.stage import run
 from components.settings.environment import Environment
 from components.settings.params import Params
-from components.sources.scenes import draw_scenes, render, scene_captions
+from components.sources.scenes.scene import draw_scenes, render, scene_captions
 from components.storage.atomic import read_json
 from components.storage.layout import Layout
 from components.storage.shards import Pair

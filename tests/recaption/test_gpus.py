@@ -13,9 +13,9 @@ import torch
 
 from components.errors import ConfigurationError
 from components.recaption import stage
+from components.recaption.captioners.vision_language import TransformersWriter
 from components.recaption.gpus import fill, gpus_of, shares_of
 from components.recaption.stage import run
-from components.recaption.vision_language_writer import TransformersWriter
 from components.running.gpus import gpu_of
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -24,7 +24,7 @@ from components.storage.manifest import Entry
 from components.storage.shards import shards_of
 from tests.recaption.project import COLUMNS, TINY, with_captioners
 from tests.recaption.prompted import FAR, NEAR, bring_llava
-from tests.recaption.test_scoring import layout  # noqa: F401 - a fixture
+from tests.recaption.scores.test_scoring import layout  # noqa: F401 - a fixture
 
 DRAWN = {**NEAR, "temperature": 1.0}
 PARTS = 4  # of the captioner NEAR: two kinds, two splits
@@ -66,7 +66,7 @@ def test_many_processes_leave_what_the_stage_would_write_itself(
     env = Environment(work_store=made.work_store, processes=2)
     fill(params, env, shards_of(made.artifact("download")), PARTS, 2)
     forbid(monkeypatch, TransformersWriter, "replies")
-    monkeypatch.setattr("components.recaption.base_clip.BaseClip.embed_images", None)
+    monkeypatch.setattr("components.recaption.scores.base_clip.BaseClip.embed_images", None)
     run(params, env)
     assert contents(made) == expected
     assert not list(made.work("recaption").rglob(".*.part"))

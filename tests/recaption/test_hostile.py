@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from components.errors import DataError
-from components.recaption.captioner import Part
-from components.recaption.columns_captioner import FromColumns
+from components.recaption.captioners.captioner import Part
+from components.recaption.captioners.columns import FromColumns
 from components.settings.params import Params
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest

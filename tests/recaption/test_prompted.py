@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from components.errors import ConfigurationError, DataError, Stopped
-from components.recaption.prompted_captioner import Order, Reply
-from components.recaption.vision_language_writer import TransformersWriter
+from components.recaption.captioners.prompted import Order, Reply
+from components.recaption.captioners.vision_language import TransformersWriter
 from components.settings.params import Params
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from components.errors import ConfigurationError, DataError, Stopped
-from components.recaption.captioner import Part
-from components.recaption.columns_captioner import FromColumns
-from components.recaption.model_captioner import FromPixels
+from components.recaption.captioners.captioner import Part
+from components.recaption.captioners.columns import FromColumns
+from components.recaption.captioners.made import FromPixels
 from components.settings.params import Params
 from components.settings.recaption import ModelCaptioner
 from components.storage.layout import Layout

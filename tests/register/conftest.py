@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from components.ml.adapter import AdapterConfig, TextAdapter, save_adapter
-from components.ml.clip import load_clip, load_clip_tokenizer, save_clip
-from components.ml.vision import save_vision_encoder, vision_encoder_of
+from components.ml.vision.clip import load_clip, load_clip_tokenizer, save_clip
+from components.ml.vision.towers import save_vision_encoder, vision_encoder_of
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import write_json

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from components.ml.vision import save_vision_encoder, vision_encoder_of
+from components.ml.vision.towers import save_vision_encoder, vision_encoder_of
 from components.register.card import vision_text
 from components.storage.atomic import read_json
 from tests.ml.towers import tiny_model, tiny_tokenizer

@@ -17,7 +17,7 @@ from components.register.stage import run
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json, sha256_of
-from components.storage.bucket import Bucket, FolderBucket, open_bucket
+from components.storage.buckets.bucket import Bucket, FolderBucket, open_bucket
 from components.storage.layout import MANIFEST, Layout
 from components.storage.manifest import read_manifest
 from tests.register.conftest import with_register

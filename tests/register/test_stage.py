@@ -14,10 +14,10 @@ from PIL import Image
 
 from components.errors import ConfigurationError, DataError, GateError
 from components.ml.adapter import load_adapter
-from components.ml.images import decode_images
-from components.ml.llm import encode, load_text_encoder
 from components.ml.release import ClipRelease, LlmRelease, load_release
-from components.ml.vision import encode_images, load_vision_encoder
+from components.ml.text.encoder import encode, load_text_encoder
+from components.ml.vision.pixels import decode_images
+from components.ml.vision.towers import encode_images, load_vision_encoder
 from components.register.stage import run
 from components.settings.environment import Environment
 from components.settings.params import Params

@@ -11,7 +11,7 @@ import pytest
 from components.errors import ConfigurationError, DataError
 from components.settings.sources import Coco, Karpathy
 from components.sources.rows import ImageFile, ImageUrl, Rejection, Row
-from components.sources.texts import normal_key
+from components.sources.values import normal_key
 from tests.sources.reading import COLUMNS, columns, good, read, told
 
 SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}

@@ -13,7 +13,7 @@ import pytest
 from components.errors import DataError
 from components.sources import drafts
 from components.sources.rows import Rejection, Row
-from components.sources.texts import captions_of
+from components.sources.values import captions_of
 from tests.sources.reading import COLUMNS, columns, read, texts, told, urls
 from tests.sources.test_annotations import coco, karpathy
 from tests.sources.test_shard_rows import sample, shards

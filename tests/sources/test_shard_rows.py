@@ -11,7 +11,7 @@ import pytest
 from components.errors import ConfigurationError, DataError
 from components.settings.sources import Shards
 from components.sources.rows import ImageMember, Rejection, Row
-from components.sources.texts import normal_key
+from components.sources.values import normal_key
 from components.storage.atomic import sha256_of
 from tests.sources.reading import columns, good, read, told
 from tests.storage.test_tar_index import tar

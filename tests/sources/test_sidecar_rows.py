@@ -16,7 +16,7 @@ import pytest
 from components.errors import ConfigurationError, DataError
 from components.settings.sources import Sidecars
 from components.sources.rows import ImageFile, Rejection, Row
-from components.sources.texts import Rejected, file_below, normal_key
+from components.sources.values import Rejected, file_below, normal_key
 from tests.sources.reading import columns, good, read, told
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from components.errors import ConfigurationError, DataError
 from components.sources.rows import ImageUrl, Row
-from components.sources.texts import INVISIBLE, NONCHARACTER
+from components.sources.values import INVISIBLE, NONCHARACTER
 from tests.sources.reading import good, read, texts, told, urls
 
 CC3M = {"columns": ["caption", "url"]}

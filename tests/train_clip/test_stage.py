@@ -16,10 +16,10 @@ from components.errors import ConfigurationError, DataError, GateError, Stopped
 from components.evaluate.models import LlmModel, Model, OwnTextModel
 from components.ml import precision
 from components.ml.adapter import load_adapter
-from components.ml.clip import load_clip, load_clip_tokenizer
-from components.ml.contrastive import captions_loss
-from components.ml.retrieval import true_ranks
-from components.ml.vision import load_vision_encoder
+from components.ml.losses.contrastive import captions_loss
+from components.ml.metrics import true_ranks
+from components.ml.vision.clip import load_clip, load_clip_tokenizer
+from components.ml.vision.towers import load_vision_encoder
 from components.running.held_out import read_held_out, task_captions
 from components.running.held_out_vectors import HeldOutVectors
 from components.running.precision import resolved

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel
 
 from components.errors import ConfigurationError
-from components.ml.llm import TextEncoder
+from components.ml.text.encoder import TextEncoder
 from components.running import training
 from components.running.training import Run
 from components.settings.environment import Environment

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from components.ml.distributed import full_tensor, is_sharded
-from components.ml.llm import load_text_encoder
+from components.ml.text.encoder import load_text_encoder
 from components.settings.params import load_params
 from components.settings.tune_llm import Mntp, TuneLlm
 from components.tune_llm.caption_rows import CaptionRows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from components.ml.llm import encode
+from components.ml.text.encoder import encode
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.tune_llm import Mntp

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.ml import distributed
-from components.ml.template import Tokens
+from components.ml.text.template import Tokens
 from components.tune_llm import shares
 from components.tune_llm.shares import own_parts, shared_order
 

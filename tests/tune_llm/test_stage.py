@@ -19,7 +19,7 @@ from torch import Tensor
 
 from components.errors import ConfigurationError, DataError, GateError, Stopped
 from components.ml import precision
-from components.ml.llm import TextEncoder, encode, load_text_encoder
+from components.ml.text.encoder import TextEncoder, encode, load_text_encoder
 from components.running.precision import resolved
 from components.running.progress import Progress
 from components.running.spent import Spent, spent_figures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from components.ml.template import Tokens
+from components.ml.text.template import Tokens
 from components.tune_llm.token_dropout import with_dropout
 
 BEFORE, AFTER = (1, 2), (3,)  # of a template

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize
 
-from components.ml.contrastive import NegativeMask, caption_loss
-from components.ml.llm import TextEncoder, embed, load_text_encoder, tokenise
-from components.ml.template import Tokens
+from components.ml.losses.contrastive import NegativeMask, caption_loss
+from components.ml.text.encoder import TextEncoder, embed, load_text_encoder, tokenise
+from components.ml.text.template import Tokens
 from components.settings.params import Params
 from components.settings.tune_llm import CaptionRetrieval, Lora, TuneLlm
 from components.tune_llm import tuning

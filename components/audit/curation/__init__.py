@@ -1,0 +1,1 @@
+"""Drop images by what models think of them."""

@@ -1,0 +1,1 @@
+"""Find duplicate and nearly equal images."""

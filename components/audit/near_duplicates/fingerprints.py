@@ -1,0 +1,173 @@
+"""Fingerprints of all images, one process a shard, kept as finished results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from components.audit.images import SIZES, Images, Thumbnails, split_places
+from components.audit.near_duplicates.fingerprint import (
+    THUMBNAIL_BYTES,
+    Fingerprint,
+    fingerprint,
+    undecodable,
+)
+from components.errors import DataError
+from components.running.jobs import Modules, ProgressReporter
+from components.running.progress import Progress
+from components.running.workers import pieces_by_content
+from components.storage.atomic import content_key, write_bytes
+from components.storage.computed import code_of
+from components.storage.manifest import Entry
+from components.storage.result_cache import get_or_build
+from components.storage.shards import read_pairs
+from components.storage.side_tables import read_table, write_table
+
+DECODE_DEADLINE_SECONDS = 60.0  # download gave up earlier on what takes so long
+TABLE, THUMBNAILS = "fingerprints.parquet", "thumbnails.bin"
+FINGERPRINTS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("sha256", pa.binary(32)),
+        ("difference_hash", pa.uint64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("bytes", pa.int64()),
+    ]
+)
+MODULES = Modules(imported=("components.audit.near_duplicates.fingerprints",), refused=("pandas", "torch"))
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Of all images, by row number.
+
+    Attributes:
+        images: What they are.
+        digests: (N, 2) the first 16 bytes of their sha256: by chance no two are equal.
+        hashes: (N,) difference hashes.
+        thumbnails: On disk.
+    """
+
+    images: Images
+    digests: NDArray[np.uint64]
+    hashes: NDArray[np.uint64]
+    thumbnails: Thumbnails
+
+
+@dataclass(frozen=True)
+class ShardFingerprints:
+    """The fingerprints of one shard; can be made in another process.
+
+    Attributes:
+        download: The artifact.
+        entry: Of the shard.
+        work: The stage's.
+        deadly: Numbers of images that ended a process before.
+    """
+
+    download: Path
+    entry: Entry
+    work: Path
+    deadly: frozenset[int] = frozenset()
+
+    def __call__(self, tell: ProgressReporter) -> Path:
+        """Return the finished piece."""
+        store, code = self.work / "fingerprints", code_of(self.work, "audit", "fingerprints")
+        key = content_key([code, self.entry.sha256])
+        made = get_or_build(store, key, lambda folder: self._make(folder, tell))
+        tell.advance(self.entry.rows or 0)
+        return made
+
+    def without(self, unit: int) -> Self:
+        """Return the same job, which refuses an image by its number."""
+        return replace(self, deadly=self.deadly | {unit})
+
+    def _make(self, folder: Path, tell: ProgressReporter) -> None:
+        counted = tell.uncounted()
+        found = []
+        for number, pair in enumerate(read_pairs(self.download, self.entry, self.work)):
+            if number in self.deadly:
+                raise undecodable(pair.key, "it crashes the decoder, or takes too long")
+            with counted.at(number, DECODE_DEADLINE_SECONDS):
+                found.append(fingerprint(pair.jpeg, pair.key, pair.metadata["split"]))
+        write_fingerprints(folder, found)
+
+
+def read_fingerprints(download: Path, shards: Sequence[Entry], work: Path, processes: int) -> Fingerprints:
+    """Return the fingerprints of all shards' images in order, made unless an earlier run has.
+
+    Args:
+        download: The artifact.
+        shards: Its shards.
+        work: The stage's folder in the work store.
+        processes: How many to work with.
+
+    Raises:
+        DataError: a shard is damaged, or two images have one key.
+    """
+    jobs = {entry.sha256: ShardFingerprints(download, entry, work) for entry in shards}
+    progress = Progress(work, "audit", sum(job.entry.rows or 0 for job in jobs.values()), "images")
+    made = pieces_by_content(jobs, processes, progress, MODULES, work / "fingerprints")
+    found = joined([made[entry.sha256] for entry in shards], [entry.name for entry in shards])
+    _refuse_equal_keys(found.images.keys)
+    return found
+
+
+def _refuse_equal_keys(keys: pa.ChunkedArray) -> None:
+    if pc.count_distinct(keys).as_py() == len(keys):
+        return
+    counts = keys.value_counts()
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    raise DataError(
+        f"{len(twice)} keys stand more than once in download's shards, {twice[0]} first; expected each once: "
+        "one shard is another's copy, `llm2clip forget download shards --shard NAME` has it made again"
+    )
+
+
+def write_fingerprints(folder: Path, found: Iterable[Fingerprint]) -> None:
+    """Write the fingerprints of a shard's images, in the shard's order."""
+    rows = list(found)
+    columns = {name: [getattr(one, name) for one in rows] for name in FINGERPRINTS.names}
+    write_table(folder / TABLE, pa.table(columns, FINGERPRINTS))
+    write_bytes(folder / THUMBNAILS, b"".join(one.thumbnail.tobytes() for one in rows))
+
+
+def joined(folders: Sequence[Path], names: Sequence[str]) -> Fingerprints:
+    """Return the fingerprints of several shards as one; only the thumbnails stay on disk."""
+    keys, splits, digests, hashes = [], [], [], []
+    sizes = [pa.schema([FINGERPRINTS.field(name) for name in SIZES]).empty_table()]
+    for folder in folders:
+        table = read_table(folder / TABLE, FINGERPRINTS)
+        keys.append(table["key"].combine_chunks())
+        splits.append(split_places(table["split"], folder))
+        digests.append(_beginnings(table["sha256"]))
+        hashes.append(table["difference_hash"].to_numpy())
+        sizes.append(table.select(SIZES))
+    images = Images(
+        pa.chunked_array(keys, pa.string()),
+        np.concatenate([np.empty(0, np.uint8), *splits]),
+        pa.concat_tables(sizes),
+        names,
+    )
+    paths, counts = [folder / THUMBNAILS for folder in folders], [len(one) for one in splits]
+    return Fingerprints(
+        images,
+        np.concatenate([np.empty((0, 2), np.uint64), *digests]),
+        np.concatenate([np.empty(0, np.uint64), *hashes]),
+        Thumbnails(paths, counts, THUMBNAIL_BYTES),
+    )
+
+
+def _beginnings(digests: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """Return (n, 2), the first 16 of 32 bytes."""
+    raw = b"".join(digests.to_pylist())
+    return np.frombuffer(raw, np.uint64).reshape(len(digests), 4)[:, :2].copy()

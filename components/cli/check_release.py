@@ -1,0 +1,50 @@
+"""Whether the gates of a release name figures that evaluate will write."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from components.cli.problems import Problem, advice
+from components.settings.params import Params
+
+BASE = "base_clip"  # the arm that evaluate adds
+FIGURES = ("value", "low", "high", "chance")
+DIFFERENCES = ("value", "low", "high")
+DIRECTIONS = ("text_to_image", "image_to_text")
+COUNTS = ("rows_in", "rows_out")
+
+
+def check_release(params: Params) -> list[Problem]:
+    """Return a problem for each gate whose metric evaluate does not write."""
+    known = figures_of(params)
+    return [
+        Problem(
+            ("register", "gates", place, "metric"),
+            f"evaluate writes no figure {gate.metric}: {advice(gate.metric, known)}",
+        )
+        for place, gate in enumerate(params.register.gates)
+        if gate.metric not in known and not gate.metric.startswith("rejected.")
+    ]
+
+
+def figures_of(params: Params) -> set[str]:
+    """Return the names of all numbers of metrics/evaluate.json but those of rejected rows."""
+    own = params.evaluate
+    trained = {arm.name: arm.text == "own" for arm in params.train_clip.arms}
+    recalls = [f"recall_at_{k}" for k in own.recall_at]
+    found = set(COUNTS)
+    for arm, is_own in (trained | {BASE: True}).items():
+        for task, way, recall, figure in product(own.retrieval, DIRECTIONS, recalls, FIGURES):
+            found.add(f"arms.{arm}.retrieval.{task.name}.{way}.{recall}.{figure}")
+        for zero_shot, figure in product(own.zero_shot, FIGURES):
+            found.add(f"arms.{arm}.zero_shot.{zero_shot.name}.{figure}")
+        if is_own:
+            found |= {f"arms.{arm}.truncated_share.{task.name}" for task in own.retrieval}
+    for of_captions, name, figure in product(
+        own.caption_retrieval, ("tfidf", *params.embed_captions.names), FIGURES
+    ):
+        found.add(f"caption_retrieval.{of_captions.name}.{name}.{figure}")
+    subject, *others = trained
+    for arm, task, way, figure in product([*others, BASE], own.retrieval, DIRECTIONS, DIFFERENCES):
+        found.add(f"differences.{subject}.{arm}.{task.name}.{way}.{figure}")
+    return found | {f"tasks.{task.name}.{what}" for task in own.retrieval for what in ("images", "captions")}

@@ -1,0 +1,1 @@
+"""HTTP clients: proxies, endpoints, and which errors are worth a retry."""

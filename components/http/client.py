@@ -1,0 +1,189 @@
+"""One answer from a server over HTTP: bounded in time and bytes, whatever the server does."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import aiohttp
+from pydantic import SecretStr
+from yarl import URL
+
+from components.errors import ConfigurationError
+from components.http.proxies import LOGIN_WANTED, Proxies
+from components.http.retry import MAY_PASS
+from components.settings.requests import HttpRequests
+
+Answer = TypeVar("Answer")
+VALID = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?#\[\]]|%[0-9A-Fa-f]{2})*")  # RFC 3986
+
+
+class Failed(Exception):
+    """No answer came that could be read; the reason is the text."""
+
+    def __init__(
+        self, reason: str, retry_after_seconds: float = 0.0, at_last: Exception | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.reason, self.retry_after_seconds = reason, retry_after_seconds
+        self._at_last = at_last
+        self.may_pass = reason in MAY_PASS
+
+    @property
+    def at_last(self) -> Exception:
+        """What is raised after the last attempt."""
+        return self._at_last or self
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server, and how messages name it.
+
+    Attributes:
+        endpoint: The base URL, up to and with `/v1`.
+        key: Sent as a bearer token where it is not empty, to this address only.
+        variable: The environment variable that says where it is.
+        key_variable: That of its key.
+        section: The params section that needs it.
+        model: That is asked for.
+    """
+
+    endpoint: str
+    key: SecretStr
+    variable: str
+    key_variable: str
+    section: str
+    model: str
+
+    def url(self, *path: str) -> URL:
+        """Return an address below the base URL.
+
+        Raises:
+            ConfigurationError: it is none, or holds a password or a query, which logs of servers would show.
+        """
+        is_valid = VALID.fullmatch(self.endpoint) is not None  # and sent as it stands, escapes and all
+        try:
+            url = URL(self.endpoint, encoded=is_valid)
+            is_address = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
+        except (ValueError, IndexError):
+            is_address = False
+        if not is_address:
+            raise ConfigurationError(
+                f"{self.variable} is no http(s) address; {self.section} of kind endpoint need one, such as "
+                "https://host/v1"
+            )
+        if url.user or url.password or url.query_string or url.fragment:
+            raise ConfigurationError(
+                f"{self.variable} holds more than scheme, host and path; expected no secret in it: put the "
+                f"key in {self.key_variable}"
+            )
+        return url.joinpath(*path, encoded=is_valid)
+
+
+class Connection:
+    """Asks within one event loop.
+
+    Args:
+        server: Whom.
+        url: Where, of `Server.url`.
+        what: That is expected there, for messages.
+        requests: From params.
+        max_answer_bytes: More is no answer.
+    """
+
+    def __init__(
+        self, server: Server, url: URL, what: str, requests: HttpRequests, max_answer_bytes: int
+    ) -> None:
+        self._server, self._url, self._what = server, url, what
+        self._requests, self._max_answer_bytes = requests, max_answer_bytes
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=requests.connections),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            headers={"Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+        self._proxy = Proxies().of(url)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def ask(self, body: dict[str, Any], read: Callable[[bytes], Answer]) -> Answer:
+        """Return what `read` finds in the answer to a body.
+
+        Raises:
+            Failed: with the reason, after the retries that params allow; `read` may raise it as well.
+            ConfigurationError: the key, the address or the model is refused, or a proxy wants a login.
+            InfrastructureError: the proxy that the environment names does not answer.
+        """
+        requests = self._requests
+        try:
+            async with asyncio.timeout(requests.deadline_seconds):
+                for attempt in range(requests.retries + 1):
+                    try:
+                        return read(await self._post(body))
+                    except Failed as failed:
+                        if not failed.may_pass or attempt == requests.retries:
+                            raise failed.at_last from None
+                        asked_seconds = min(failed.retry_after_seconds, requests.max_retry_after_seconds)
+                    await asyncio.sleep(max(requests.backoff_seconds * 2**attempt, asked_seconds))
+        except TimeoutError:
+            if self._proxy and not await asyncio.to_thread(self._proxy.answers):
+                raise self._proxy.no_answer() from None
+            raise Failed("timeout") from None
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _post(self, body: dict[str, Any]) -> bytes:
+        key = self._server.key.get_secret_value()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            async with self._session.post(
+                self._url,
+                json=body,
+                headers=headers,
+                allow_redirects=False,
+                proxy=self._proxy.url if self._proxy else None,
+            ) as response:
+                self._check(response)
+                answer = bytearray()
+                async for chunk in response.content.iter_any():
+                    answer += chunk
+                    if len(answer) > self._max_answer_bytes:
+                        raise Failed("answer_too_large")
+                return bytes(answer)
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> Exception:
+        """Return what an error of the client means."""
+        if self._proxy and isinstance(error, aiohttp.ClientError) and self._proxy.is_cause_of(error):
+            return Failed("connection_failed", at_last=self._proxy.no_answer())
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            if self._proxy and error.status == LOGIN_WANTED:
+                return self._proxy.no_login()
+            return Failed(f"http_{error.status}")
+        return Failed("connection_failed")
+
+    def _check(self, response: aiohttp.ClientResponse) -> None:
+        status, where, server = response.status, self._url.origin(), self._server
+        if status == 200:
+            return
+        if self._proxy and status == LOGIN_WANTED:
+            raise self._proxy.no_login()
+        if status in (401, 403):
+            raise ConfigurationError(
+                f"{where} answers {status}; expected a key that it accepts: set {server.key_variable}"
+            )
+        if status in (404, 405) or 300 <= status < 400:
+            raise ConfigurationError(
+                f"{where} answers {status} to {self._url.path}; expected {self._what} there, and that it "
+                f"knows model {server.model}: mend {server.variable} or {server.section}"
+            )
+        after = response.headers.get("Retry-After", "")
+        raise Failed(f"http_{status}", float(after) if re.fullmatch(r"\d{1,12}", after.strip()) else 0.0)

@@ -1,0 +1,174 @@
+"""Answers of a vision-language model to questions about images, batched by a token budget."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessorList
+
+from components.ml.captioning.per_row_sampler import SeededDraws
+from components.ml.captioning.vlm import VisionLanguage, model_inputs, question_text
+from components.ml.prefetch import ahead
+from components.ml.text.encoder import token_batches
+from components.ml.vision.pictures import decode_rgb
+
+OF_TEXT = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"}
+WINDOW_BATCHES = 4  # so many are sorted by length among themselves
+ROWS_AHEAD = 64  # prepared while the model writes
+
+
+@dataclass(frozen=True)
+class Question:
+    """One caption asked for.
+
+    Equal questions draw equal random numbers whatever they are batched with, and equal batches have equal
+    answers. In another batch the logits may differ in their last bits, for matrix products sum in another
+    order, and a token that is nearly tied with another may come out as that one.
+    """
+
+    image: bytes  # of a JPEG, PNG or WebP file
+    prompt: str
+    max_new_tokens: int
+    seed: int  # of the draws, where there are any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model wrote; `is_cut` where it had not come to an end after all its tokens."""
+
+    text: str
+    is_cut: bool
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How questions are put together.
+
+    Attributes:
+        tokens: At most so many a batch, those of image, answer and padding included; a longer question is a
+            batch of its own.
+        threads: Prepare so many images at a time, also while the model writes.
+    """
+
+    tokens: int
+    threads: int
+
+
+def answers(
+    asked: VisionLanguage, questions: Iterable[Question], batches: Batches, temperature: float
+) -> Iterator[tuple[int, Answer]]:
+    """Yield the number of each question and its answer, batch by batch.
+
+    Args:
+        asked: The model.
+        questions: In any order; taken as they are needed.
+        batches: Their size.
+        temperature: 0 takes the likeliest token; above it tokens are drawn by the question's seed.
+
+    Raises:
+        ValueError: an image cannot be decoded.
+    """
+    for window in _windows(asked, questions, batches):
+        for batch in token_batches([row.tokens for row in window], batches.tokens):
+            rows = [window[place] for place in batch]
+            yield from zip([row.number for row in rows], _write(asked, rows, temperature), strict=True)
+
+
+@dataclass(frozen=True)
+class _Row:
+    number: int
+    question: Question
+    inputs: dict[str, Tensor]
+
+    @property
+    def tokens(self) -> int:
+        return self.inputs["input_ids"].shape[1] + self.question.max_new_tokens
+
+
+def _row(asked: VisionLanguage, posed: tuple[int, Question, str]) -> _Row:
+    number, question, text = posed
+    image = decode_rgb(question.image)
+    with asked.of_ones_own() as own:
+        return _Row(number, question, model_inputs(own, image, text))
+
+
+def _posed(asked: VisionLanguage, questions: Iterable[Question]) -> Iterator[tuple[int, Question, str]]:
+    """Yield each question with its number and its text, which is that of all questions of one prompt."""
+    texts: dict[str, str] = {}
+    for number, question in enumerate(questions):
+        if question.prompt not in texts:
+            texts[question.prompt] = question_text(asked, question.prompt)
+        yield number, question, texts[question.prompt]
+
+
+def _windows(asked: VisionLanguage, questions: Iterable[Question], batches: Batches) -> Iterator[list[_Row]]:
+    """Yield rows of a few batches at a time, so that the pixels of a whole shard are never held."""
+    window: list[_Row] = []
+    tokens = 0
+    for row in ahead(partial(_row, asked), _posed(asked, questions), batches.threads, ROWS_AHEAD):
+        window.append(row)
+        tokens += row.tokens
+        if tokens >= WINDOW_BATCHES * batches.tokens:
+            yield window
+            window, tokens = [], 0
+    if window:
+        yield window
+
+
+def _batch(rows: list[dict[str, Tensor]], pad_id: int, *, pads_left: bool) -> dict[str, Tensor]:
+    """Put rows together: texts are padded on a side, images of fewer parts by zeros at the end.
+
+    A decoder goes on at the right end of its text; an encoder may count its positions from the left one.
+    """
+    batch = {}
+    for name in rows[0]:
+        tensors = [row[name] for row in rows]
+        sizes = torch.tensor([list(tensor.shape[1:]) for tensor in tensors]).amax(0).tolist()
+        fill = pad_id if name == "input_ids" else 0
+        padded = []
+        for tensor in tensors:
+            lacking = [size - own for size, own in zip(sizes, tensor.shape[1:], strict=True)]
+            is_left = pads_left and name in OF_TEXT
+            sides = [(lack, 0) if is_left else (0, lack) for lack in reversed(lacking)]
+            padded.append(nn.functional.pad(tensor, [side for pair in sides for side in pair], value=fill))
+        batch[name] = torch.cat(padded)
+    return batch
+
+
+@torch.inference_mode()
+def _write(asked: VisionLanguage, rows: list[_Row], temperature: float) -> list[Answer]:
+    model, tokenizer = asked.model, asked.processor.tokenizer
+    pad_id = next(one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if one is not None)
+    questions = [row.question for row in rows]
+    batch = _batch([row.inputs for row in rows], pad_id, pads_left=not model.config.is_encoder_decoder)
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    if "pixel_values" in batch:
+        batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
+    longest = max(question.max_new_tokens for question in questions)
+    config = _generation(asked, longest, pad_id)
+    draws = LogitsProcessorList()
+    if temperature > 0:
+        draws.append(SeededDraws([question.seed for question in questions], longest, temperature))
+    ids = model.generate(**batch, generation_config=config, logits_processor=draws)
+    first = 1 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
+    ends = set(config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id])
+    found = []
+    for question, row in zip(questions, ids[:, first:].tolist(), strict=True):
+        end = next((place for place, token in enumerate(row) if token in ends), len(row))
+        is_cut = end >= question.max_new_tokens
+        text = tokenizer.decode(row[: min(end, question.max_new_tokens)], skip_special_tokens=True)
+        found.append(Answer(text, is_cut))
+    return found
+
+
+def _generation(asked: VisionLanguage, max_new_tokens: int, pad_id: int) -> GenerationConfig:
+    config = copy.deepcopy(asked.model.generation_config)
+    if config.eos_token_id is None:
+        config.eos_token_id = asked.processor.tokenizer.eos_token_id
+    config.update(max_new_tokens=max_new_tokens, max_length=None, pad_token_id=pad_id)
+    return config

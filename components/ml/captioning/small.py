@@ -1,0 +1,192 @@
+"""A small captioner: convolutional encoder, cross-attention decoder, greedy decoding with a cache."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
+
+from components.ml.captioning.cross_attention import DecoderLayer
+from components.ml.text.plain_text import text_ids
+from components.ml.vision.conv_stem import conv_stem, grid_side
+from components.ml.vision.normalisation import CLIP, normalised
+
+MODEL_TYPE = "conv_stem_captioner"
+IGNORED = -100  # cross_entropy's own mark of a place that has no target
+INIT_STD = 0.02  # of embeddings; the output layer shares the token embedding
+# of the cells' positions: as loud as what the cells show, else attention learns late which cell is where
+CELL_STD = 0.5
+
+
+@dataclass(frozen=True)
+class CaptionerConfig:
+    """What decides the shape of a captioner.
+
+    `kinds` are the kinds of captions it can write, each with a control token of its own that starts the
+    caption. `attributes` gives the number of values of each attribute that the encoder is asked for, in
+    training alone.
+    """
+
+    image_size: int  # pixels
+    stem_channels: list[int]
+    layers: int
+    width: int
+    heads: int
+    max_tokens: int  # of a caption, its end included
+    vocabulary_size: int
+    end_id: int
+    kinds: list[str]
+    attributes: list[int]
+
+
+class Captioner(nn.Module):
+    """From pixels to captions of several kinds."""
+
+    def __init__(self, config: CaptionerConfig) -> None:
+        super().__init__()
+        self.config = config
+        cells = grid_side(config.image_size, config.stem_channels) ** 2
+        self.stem = conv_stem(config.stem_channels, config.width)
+        self.cell_positions = nn.Parameter(CELL_STD * torch.randn(cells, config.width))
+        self.image_norm = nn.LayerNorm(config.width)
+        self.attribute_head = nn.Linear(cells * config.width, sum(config.attributes))
+        self.tokens = nn.Embedding(config.vocabulary_size + len(config.kinds), config.width)
+        self.positions = nn.Embedding(config.max_tokens, config.width)
+        self.layers = nn.ModuleList(DecoderLayer(config.width, config.heads) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        for table in (self.tokens, self.positions):
+            nn.init.normal_(table.weight, std=INIT_STD)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the image's cells (B, cells, width) of uint8 (B, 3, H, W)."""
+        cells = self.stem(normalised(images, CLIP)).flatten(2).transpose(1, 2)  # (B, cells, width)
+        return self.image_norm(cells + self.cell_positions)
+
+    def attribute_logits(self, cells: Tensor) -> tuple[Tensor, ...]:
+        """Return logits (B, values) of each attribute, seen from the encoder alone."""
+        return self.attribute_head(cells.flatten(1)).split(self.config.attributes, dim=-1)
+
+    def image_keys_values(self, cells: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return each layer's keys and values of the image."""
+        return [layer.get_submodule("cross_attention").keys_values(cells) for layer in self.layers]  # type: ignore[operator]
+
+    def decode(
+        self,
+        ids: Tensor,
+        image: list[tuple[Tensor, Tensor]],
+        past: list[tuple[Tensor, Tensor]] | None = None,
+        first: int = 0,
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Return logits (B, T, vocabulary) of the tokens that follow `ids` (B, T), and the new past.
+
+        Args:
+            ids: A whole caption from its control token on, or one token where there is a past.
+            image: What `image_keys_values` gave.
+            past: What the step before returned.
+            first: How many tokens the past holds.
+        """
+        states = self.tokens(ids) + self.positions.weight[first : first + ids.shape[1]]
+        kept = []
+        for number, layer in enumerate(self.layers):
+            states, keys_values = layer(states, image[number], None if past is None else past[number])
+            kept.append(keys_values)
+        return self.norm(states) @ self.tokens.weight[: self.config.vocabulary_size].T, kept
+
+    def control_id(self, kind: str) -> int:
+        """Return the control token that starts a caption of a kind."""
+        return self.config.vocabulary_size + self.config.kinds.index(kind)
+
+
+def caption_ids(captioner: Captioner, tokenizer: Any, texts: list[str], kind: str) -> Tensor:  # noqa: ANN401
+    """Return captions as tokens (B, T): control token, text, end; `IGNORED` after it. Long ones are cut."""
+    room = captioner.config.max_tokens - 1
+    rows = text_ids(tokenizer, texts, room)
+    ids = [[captioner.control_id(kind), *row, captioner.config.end_id] for row in rows]
+    return nn.utils.rnn.pad_sequence(
+        [torch.tensor(row) for row in ids], batch_first=True, padding_value=IGNORED
+    )
+
+
+def caption_loss(captioner: Captioner, cells: Tensor, ids: Tensor) -> Tensor:
+    """Return the mean cross-entropy of a caption's tokens.
+
+    Args:
+        captioner: The model.
+        cells: (B, cells, width), what `encode` gave.
+        ids: (B, T), what `caption_ids` gave.
+    """
+    inputs = ids[:, :-1].masked_fill(ids[:, :-1] == IGNORED, captioner.config.end_id)
+    logits, _ = captioner.decode(inputs, captioner.image_keys_values(cells))
+    return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=IGNORED)
+
+
+def attribute_loss(captioner: Captioner, cells: Tensor, values: Tensor) -> Tensor:
+    """Return the mean cross-entropy over attributes, whose true values are (B, attributes)."""
+    logits = captioner.attribute_logits(cells)
+    losses = [F.cross_entropy(part.float(), values[:, number]) for number, part in enumerate(logits)]
+    return torch.stack(losses).mean()
+
+
+@torch.inference_mode()
+def greedy(captioner: Captioner, images: Tensor, kind: str) -> list[list[int]]:
+    """Return for each image uint8 (B, 3, H, W) the tokens of a caption, without control token and end."""
+    image = captioner.image_keys_values(captioner.encode(images))
+    ids = torch.full((len(images), 1), captioner.control_id(kind), device=images.device)
+    ended = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    past: list[tuple[Tensor, Tensor]] | None = None
+    chosen: list[Tensor] = []
+    for number in range(captioner.config.max_tokens):
+        logits, past = captioner.decode(ids, image, past, first=number)
+        ids = logits[:, -1:].argmax(-1)  # (B, 1)
+        chosen.append(ids[:, 0])
+        ended |= ids[:, 0] == captioner.config.end_id
+        if ended.all():
+            break
+    end = captioner.config.end_id
+    rows = torch.stack(chosen, dim=1).tolist()
+    return [row[: row.index(end)] if end in row else row for row in rows]
+
+
+def write_texts(captioner: Captioner, tokenizer: Any, images: Tensor, kind: str) -> list[str]:  # noqa: ANN401
+    """Write a caption of a kind for each image uint8 (B, 3, H, W), from its pixels alone."""
+    texts: list[str] = tokenizer.batch_decode(greedy(captioner, images, kind), skip_special_tokens=True)
+    return texts
+
+
+def save_captioner(captioner: Captioner, tokenizer: Any, folder: Path) -> None:  # noqa: ANN401
+    """Save weights, config and tokenizer."""
+    tree = {"model_type": MODEL_TYPE, **asdict(captioner.config)}
+    (folder / "config.json").write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in captioner.state_dict().items()},
+        folder / "model.safetensors",
+    )
+    tokenizer.save_pretrained(folder)
+
+
+def load_captioner(folder: Path) -> tuple[Captioner, Any]:
+    """Load what `save_captioner` saved, in evaluation mode: the captioner and its tokenizer.
+
+    Raises:
+        ValueError: the folder holds no such captioner, or weights of another shape.
+    """
+    path = folder / "config.json"
+    tree = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if tree.pop("model_type", None) != MODEL_TYPE:
+        raise ValueError(f"{folder} holds no {MODEL_TYPE}; expected one that base_models made")
+    captioner = Captioner(CaptionerConfig(**tree))
+    try:
+        captioner.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        found = str(error).splitlines()[0]
+        raise ValueError(f"{folder} has other weights than its config says: {found}") from None
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    return captioner.eval(), tokenizer

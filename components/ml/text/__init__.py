@@ -1,0 +1,1 @@
+"""Language models as text encoders, their tokenizers, and text compared by words."""

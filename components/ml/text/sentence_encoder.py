@@ -1,0 +1,83 @@
+"""A sentence encoder of others, run by sentence-transformers (an extra), in batches of so many tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.ml.precision import DTYPES, autocast
+from components.ml.text.encoder import token_batches
+from components.ml.text.plain_text import spelled_out
+
+
+class SentenceEncoder:
+    """A model in sentence-transformers layout; prompts and the length of vectors are as its files say.
+
+    Args:
+        folder: With `modules.json`; no remote code runs.
+        device: Where it works.
+        precision: `fp32` or `bf16`, of weights and products.
+
+    Raises:
+        ImportError: sentence-transformers is not installed.
+        ValueError: the folder holds no such model.
+    """
+
+    def __init__(self, folder: Path, device: str, precision: str) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            self._model: Any = SentenceTransformer(
+                str(folder),
+                device=device,
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"dtype": DTYPES[precision]},  # else that of the file: `fp32` would be half
+            ).eval()
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{folder} holds no sentence encoder that loads: {first}") from None
+        self._device, self._precision = torch.device(device), precision
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of an embedding."""
+        return int(self._model.get_embedding_dimension())
+
+    def lengths(self, texts: list[str]) -> tuple[list[int], list[bool]]:
+        """Return the tokens of each text, cut to what the model reads, and which texts are cut."""
+        texts = spelled_out(self._model.tokenizer, texts)
+        most = self._model.max_seq_length or self._model.tokenizer.model_max_length
+        whole = [
+            len(ids) for ids in self._model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+        ]
+        return [min(length, most) for length in whole], [length > most for length in whole]
+
+    def encode(self, texts: list[str], batch_tokens: int, progress: Callable[[int], None]) -> Tensor:
+        """Embed texts in batches of about equal length: (N, d) float32 on the CPU, in their order.
+
+        Special tokens in a text are text; those of the model's own prompts count.
+
+        Args:
+            texts: To embed.
+            batch_tokens: At most so many tokens a batch, padding included; a longer text is one of its own.
+            progress: Called with the number of texts of each finished batch.
+        """
+        vectors = torch.empty(len(texts), self.dimension)
+        texts = spelled_out(self._model.tokenizer, texts)
+        lengths, _ = self.lengths(texts) if texts else ([], [])
+        with autocast(self._device, self._precision):
+            for batch in token_batches(lengths, batch_tokens):
+                some = self._model.encode(
+                    [texts[row] for row in batch],
+                    batch_size=len(batch),
+                    convert_to_tensor=True,
+                    show_progress_bar=False,
+                )
+                vectors[batch] = some.float().cpu()
+                progress(len(batch))
+        return vectors

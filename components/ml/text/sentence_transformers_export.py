@@ -1,0 +1,198 @@
+"""A text encoder's folder made to load as a sentence-transformers model that gives the same vectors.
+
+Only parts that sentence-transformers has itself are named: it needs neither this package nor remote code.
+What they cannot say is said by the tokenizer of the folder (`framed_tokenizer`):
+
+- it puts bos, template header and footer around a text, and a cut leaves them whole;
+- a mean leaves out the tokens of a prompt, so each text gets one: a mark that the tokenizer drops again.
+  sentence-transformers takes for the prompt's length how many tokens the mark alone becomes, which are header
+  and footer, but for a special one at their end. That is the header's length where the footer is one token,
+  which is named special for it, or none;
+- a query prompt ends in the mark, across which no tokens merge.
+
+`load_text_encoder` and AutoModel read the folder as before. A text that the tokenizer's normaliser leaves
+nothing of has the vector of an unknown token here, and there that of the footer, or zeros.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from components.ml.text.encoder import TextEncoder, tokenise
+from components.ml.text.template import wrap
+from components.ml.text.tokenizer_template import MARK, frame_tokenizer
+
+POOLING = {"mean": "mean", "last": "lasttoken"}
+# before them, a model that attends both ways would be read as a causal one
+REQUIREMENTS = {"sentence-transformers": ">=6.2", "transformers": ">=5.2"}
+READ_BY_TOKENIZER = ("config.json", "tokenizer.json", "tokenizer_config.json")
+# for some types of models AutoTokenizer builds a class of its own, whatever the files say; for this one it
+# does not
+AS_IT_IS, TYPE_AS_IT_IS = "TokenizersBackend", "granite"
+NAMED_TOKENS = ("bos_token", "unk_token", "sep_token", "cls_token", "mask_token")
+TOP, POOLING_FOLDER = "", "1_Pooling"
+TYPES = {
+    TOP: "sentence_transformers.base.modules.transformer.Transformer",
+    POOLING_FOLDER: "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+}
+
+
+def write_layout(folder: Path, encoder: TextEncoder) -> str | None:
+    """Write what sentence-transformers reads beside a saved model and tokenizer.
+
+    Its vectors are the encoder's, un-normalised. A query prompt goes by its own name (`prompt_name`), and
+    where there is but one also by `encode_query`; all other texts go without. Token ids are compared before
+    anything is written.
+
+    Args:
+        folder: Of model and tokenizer, as transformers saved them; the tokenizer's files are rewritten.
+        encoder: What was saved there.
+
+    Returns:
+        None, or why sentence-transformers cannot give the same vectors; then the folder is left as it was.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        return "the tokenizer is not saved as tokenizer.json"
+    start, end = _frame(encoder)
+    is_mean = encoder.pooling == "mean"
+    prompts = _prompts(encoder, MARK if start and is_mean else "")
+    if is_mean and len(end) > 1 and any(prompts.values()):
+        return (
+            f"the template ends in {len(end)} tokens, and sentence-transformers leaves a header out of the "
+            "mean only where one token or none follows the text"
+        )
+    special = _special_token(encoder, end)
+    if special is None:
+        return "the tokenizer names no special token to pad with"
+    how = _tokenizer_settings(encoder, special)
+    with TemporaryDirectory() as name:
+        trial = Path(name)
+        for file in READ_BY_TOKENIZER:
+            shutil.copyfile(folder / file, trial / file)
+        frame_tokenizer(trial, start, end)
+        if type(_tokenizer(trial)).__name__ != AS_IT_IS:
+            how["tokenizer_type"] = TYPE_AS_IT_IS
+        if found := _difference(encoder, _tokenizer(trial), _tokenizer(trial, **how), prompts):
+            return found
+        for file in READ_BY_TOKENIZER[1:]:
+            shutil.copyfile(trial / file, folder / file)
+    _write_modules(folder, encoder, how, prompts)
+    return None
+
+
+def _queries(encoder: TextEncoder) -> dict[str, str]:
+    """Return what the encoder puts before a text, by the names that sentence-transformers has for it."""
+    different = {*encoder.query_prompts.values()}
+    query = different.pop() if len(different) == 1 else ""
+    return {**encoder.query_prompts, "document": "", "query": query}
+
+
+def _frame(encoder: TextEncoder) -> tuple[list[int], list[int]]:
+    """Return the tokens before and after a text."""
+    text = encoder.tokenizer("a", add_special_tokens=False)["input_ids"]
+    (row,) = tokenise(encoder, ["a"])
+    return [*row.ids[: row.text_start]], [*row.ids[row.text_start + len(text) :]]
+
+
+def _prompts(encoder: TextEncoder, document: str) -> dict[str, str]:
+    """Return what sentence-transformers shall put before a text, by name.
+
+    A normaliser that strips a text's end does so no more where the mark is its end.
+    """
+    written = {"": document}
+    for prompt in encoder.query_prompts.values():
+        bare = prompt.rstrip()
+        tokens, of_bare = (
+            encoder.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, bare)
+        )
+        written[prompt] = (bare if tokens == of_bare else prompt) + MARK
+    return {name: written[prompt] for name, prompt in _queries(encoder).items()}
+
+
+def _special_token(encoder: TextEncoder, end: list[int]) -> str | None:
+    """Return the token that shall count as special: the footer, or one that nothing before a text ends in."""
+    tokenizer = encoder.tokenizer
+    rows = [tokenise(encoder, ["a"], prompt)[0] for prompt in _queries(encoder).values()]
+    last = {row.ids[row.text_start - 1] for row in rows if row.text_start}
+    named = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
+    found = end if len(end) == 1 else [one for one in named if one is not None and one not in last]
+    return str(tokenizer.convert_ids_to_tokens(found[0])) if found else None
+
+
+def _tokenizer_settings(encoder: TextEncoder, special: str) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(NAMED_TOKENS),
+        "pad_token": special,
+        "eos_token": special,
+        "extra_special_tokens": [],
+        "split_special_tokens": True,  # in a text they are plain text
+        "model_max_length": encoder.max_tokens,
+        "padding_side": "right",  # sentence-transformers counts positions over padding as well
+        "truncation_side": "right",
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+
+
+def _difference(encoder: TextEncoder, ours: Any, theirs: Any, prompts: dict[str, str]) -> str | None:  # noqa: ANN401
+    """Return what the rewritten tokenizer does otherwise than the encoder, read by us or by them."""
+    texts = _probes(encoder)
+    for name, query in _queries(encoder).items():
+        expected = tokenise(encoder, texts, query)
+        if wrap(ours, texts, encoder.template, query, encoder.max_tokens) != expected:
+            return f"with the template in tokenizer.json this package would read a {name} otherwise"
+        found = theirs([prompts[name] + text for text in texts], truncation=True)["input_ids"]
+        for text, row, ids in zip(texts, expected, found, strict=True):
+            if ids != [*row.ids]:
+                return f"its tokenizer would give other tokens for the {name} {text!r:.60}"
+        alone = theirs(prompts[name])["input_ids"] if prompts[name] else []
+        left_out = len(alone) - (bool(alone) and alone[-1] in theirs.all_special_ids)
+        if encoder.pooling == "mean" and left_out != expected[0].text_start:
+            return (
+                f"of a {name} it would leave {left_out} tokens out of the mean, not {expected[0].text_start}"
+            )
+    return None
+
+
+def _probes(encoder: TextEncoder) -> list[str]:
+    return [
+        "A red circle.",
+        "  two\tspaces before, one after ",
+        "\nline\n\nbreaks",
+        "'s 12345 (and) so: on",
+        "a \U0001f469\u200d\U0001f467 \u0645\u0631\u062d\u0628\u0627 \u0301e \u6f22\u5b57",
+        f"a {' '.join(encoder.tokenizer.all_special_tokens)} {encoder.template} b",
+        "long words and more of them " * encoder.max_tokens,
+    ]
+
+
+def _tokenizer(folder: Path, **how: Any) -> Any:  # noqa: ANN401
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **how)
+
+
+def _write_modules(folder: Path, encoder: TextEncoder, how: dict[str, Any], prompts: dict[str, str]) -> None:
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": kind}
+        for number, (path, kind) in enumerate(TYPES.items())
+    ]
+    pooling = {"embedding_dimension": encoder.dimension, "pooling_mode": POOLING[encoder.pooling]}
+    config = {
+        "model_type": "SentenceTransformer",
+        "prompts": prompts,
+        "default_prompt_name": "document" if prompts["document"] else None,
+        "similarity_fn_name": "cosine",
+        "requirements": REQUIREMENTS,
+    }
+    (folder / POOLING_FOLDER).mkdir(exist_ok=True)
+    for name, tree in (
+        ("modules.json", modules),
+        ("sentence_bert_config.json", {"processor_kwargs": how}),
+        (f"{POOLING_FOLDER}/config.json", {**pooling, "include_prompt": False}),
+        ("config_sentence_transformers.json", config),
+    ):
+        (folder / name).write_text(f"{json.dumps(tree, indent=2, sort_keys=True)}\n", "utf-8")

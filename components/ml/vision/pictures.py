@@ -1,0 +1,245 @@
+"""Prepare pictures: upright RGB on white, the same for download, training and releases.
+
+- The orientation that EXIF gives is applied, or XMP's where EXIF gives none, as Pillow reads them.
+- What is transparent is white; half transparent pixels are blended with it.
+- 16 bits of grey become 8 by scale. Pillow's modes I and F are read as 16 bits as well: 65535 is white.
+- A moving picture is its first frame, or the one that a picture of Pillow stands at.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from components.ml.vision.picture_formats import format_of
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (H, W, 3), RGB
+Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+MAX_PIXELS = 64_000_000  # a larger picture is taken for a decompression bomb
+WHITE = (255, 255, 255)
+ORIENTATION_TAG = 0x0112
+UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: pixels[::-1].transpose(1, 0, 2),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: pixels[:, ::-1].transpose(1, 0, 2),
+}
+WIDE_MODES = ("I", "F")  # and all that start with `I;16`
+MOST = 65535  # of 16 bits
+FEW_BITS = {"L;2": 3, "L;4": 15}  # largest grey of a PNG, by how Pillow names its rows
+WIDE_RGB, LOW_BYTES = "RGB;16B", "RGB;16L"
+STRIP_PIXELS = 1 << 20
+DECODING_ERRORS = (  # what Pillow is known to raise
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def decode_rgb(data: bytes) -> Image.Image:
+    """Decode one file as an upright RGB picture on white, at its own size.
+
+    Args:
+        data: A whole JPEG, PNG, WebP, GIF or BMP file.
+
+    Raises:
+        ValueError: the bytes are no such file, are cut, or are of more than `MAX_PIXELS` pixels.
+    """
+    with opened(data) as image:
+        return upright_rgb(image)
+
+
+def rgb_of(picture: Picture) -> Image.Image:
+    """Return whatever a user calls a picture as an upright RGB picture on white.
+
+    Args:
+        picture: A path, the bytes of a file, a picture of Pillow, or an array: (H, W) uint8, uint16 or bool,
+            (H, W, 3) or (H, W, 4) uint8.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError: it is nothing of that.
+        ValueError: it cannot be decoded.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return _rgb_of_file(Path(picture))
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return decode_rgb(bytes(picture))
+    if isinstance(picture, np.ndarray):
+        picture = _of_array(picture)
+    if not isinstance(picture, Image.Image):
+        raise TypeError(
+            f"a picture is of type {type(picture).__name__}; expected a path, the bytes of a file, a "
+            "PIL image or a numpy array"
+        )
+    try:
+        if 0 in picture.size:
+            raise ValueError(f"{picture.width} x {picture.height} pixels")
+        return upright_rgb(picture)
+    except DECODING_ERRORS as error:  # Pillow decodes only now
+        name, why = getattr(picture, "filename", "") or "a PIL image", str(error) or type(error).__name__
+        raise ValueError(f"{name} cannot be decoded ({why}); expected a whole picture, still open") from None
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an upright RGB copy of a picture on white, which says nothing of orientation any more."""
+    image = loaded(image)
+    rgb, orientation = rgb_on_white(image), orientation_of(image)
+    if orientation in UPRIGHT:
+        rgb = Image.fromarray(np.ascontiguousarray(UPRIGHT[orientation](np.asarray(rgb))))
+    rgb.info = {}
+    return rgb
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """Open a file's bytes; what goes wrong within, such as decoding, is a ValueError too.
+
+    Raises:
+        ValueError: see `decode_rgb`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels")
+            yield image
+    except DECODING_ERRORS as error:
+        name = format_of(data)
+        raise ValueError(
+            f"{len(data)} bytes that are no readable image ({f'format {name}' if name else error}); "
+            f"expected a whole {', '.join(FORMATS)} file of at most {MAX_PIXELS} pixels"
+        ) from None
+
+
+def loaded(image: Image.Image) -> Image.Image:
+    """Decode a picture, unless it is, so that `rgb_on_white` finds what is transparent.
+
+    Of a PNG that names a transparent colour, Pillow compares neither greys of 2 or 4 bits nor colours of 16
+    bits rightly: the former are scaled here, the latter made white before the low bytes are lost.
+    """
+    rows = _rows_of(image)
+    transparent = image.info.get("transparency")
+    if rows in FEW_BITS and isinstance(transparent, int):
+        image.load()
+        image.info["transparency"] = transparent * 255 // FEW_BITS[rows]
+    elif rows == WIDE_RGB and isinstance(transparent, tuple):
+        return _white_where(image, transparent)
+    else:
+        image.load()
+    return image
+
+
+def rgb_on_white(image: Image.Image) -> Image.Image:
+    """Return a picture, or a part of one, in RGB on white, not turned; it has been `loaded`."""
+    if image.mode in WIDE_MODES or image.mode.startswith("I;16"):
+        return _of_wide_grey(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode == "La":  # brightness that was multiplied by alpha
+        image = image.convert("LA")
+    transparent = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > WHITE[0]:
+        # 16 bits whose low bytes are gone: somebody else has decoded the picture
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    picture = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, (*WHITE, 255)), picture).convert("RGB")
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the orientation 1 to 8 that EXIF gives, or XMP; 1 where it is odd or damaged."""
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # damaged metadata does not spoil the pixels
+        return 1
+    return orientation if orientation in UPRIGHT else 1
+
+
+def strips(image: Image.Image, multiple: int = 1) -> list[tuple[int, int, int, int]]:
+    """Return boxes over the whole width of a picture, each a multiple of rows high but the last."""
+    rows = multiple * max(1, STRIP_PIXELS // (multiple * image.width))
+    return [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+
+
+def _rgb_of_file(path: Path) -> Image.Image:
+    try:
+        return decode_rgb(path.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} not found; expected a file of an image") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _of_array(array: np.ndarray[Any, Any]) -> Image.Image:
+    if array.ndim == 2 and array.dtype in (np.uint8, np.uint16, np.bool_):
+        return Image.fromarray(np.ascontiguousarray(array))
+    if array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(array))
+    raise TypeError(
+        f"a picture is an array of {array.dtype} {array.shape}; expected (H, W) uint8, uint16 or bool, or "
+        "(H, W, 3) or (H, W, 4) uint8"
+    )
+
+
+def _rows_of(image: Image.Image) -> str | None:
+    """Return how Pillow names the rows of a PNG that is not decoded yet."""
+    tiles = getattr(image, "tile", None)
+    return str(tiles[0].args) if image.format == "PNG" and tiles else None
+
+
+def _white_where(image: Any, transparent: tuple[int, ...]) -> Image.Image:  # noqa: ANN401 - of a file
+    """Decode a PNG of 16 bits a colour twice, for high and low bytes, and make one colour of it white."""
+    position = image.fp.tell()
+    image.fp.seek(0)
+    data = image.fp.read()
+    image.fp.seek(position)
+    high, low = (Image.open(BytesIO(data), formats=["PNG"]) for _ in range(2))
+    low.tile = [low.tile[0]._replace(args=LOW_BYTES)]
+    for half in (high, low):
+        half.load()
+    for box in strips(high):
+        first, second = (np.asarray(half.crop(box)).astype(np.uint16) for half in (high, low))
+        is_transparent = ((first << 8 | second) == np.array(transparent)).all(axis=2)
+        high.paste(WHITE, box, Image.fromarray(is_transparent))
+    del high.info["transparency"]
+    return high
+
+
+def _of_wide_grey(image: Image.Image) -> Image.Image:
+    """Scale a picture of one band of 16 bits to 8; the value that a file calls transparent becomes white."""
+    values = np.asarray(image)
+    transparent = image.info.get("transparency")
+    is_transparent = values == transparent if isinstance(transparent, int) else None
+    if values.dtype.kind != "u":
+        values = np.clip(np.nan_to_num(values), 0, MOST)
+    grey = ((values.astype(np.uint32) * 255 + MOST // 2) // MOST).astype(np.uint8)
+    if is_transparent is not None:
+        grey[is_transparent] = WHITE[0]
+    return Image.fromarray(grey).convert("RGB")

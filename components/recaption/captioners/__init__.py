@@ -1,0 +1,1 @@
+"""Whatever writes captions, behind one interface."""

@@ -1,0 +1,1 @@
+"""What is a caption and what is none."""

@@ -1,0 +1,189 @@
+"""Scores beside the captions: similarity to the image under the base CLIP, and agreement between writers.
+
+Image embeddings and the similarities of one column are finished pieces: a captioner added scores its own
+captions only, and no image is decoded again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+
+from components.errors import ConfigurationError
+from components.recaption.scores.agreement import Agreement
+from components.recaption.scores.base_clip import BaseClip
+from components.running.workers import usable_cores
+from components.settings.environment import Environment
+from components.settings.recaption import Scores
+from components.storage.atomic import content_key, read_json, write_json
+from components.storage.computed import code_of
+from components.storage.layout import Layout
+from components.storage.result_cache import get_or_build, put_files
+from components.storage.scores import (
+    EMBEDDED_IMAGES,
+    IMAGES_FOLDER,
+    SCORES,
+    SCORES_FOLDER,
+    read_image_embeddings,
+    write_image_embeddings,
+)
+from components.storage.side_tables import Caption, read_table, write_table
+
+if TYPE_CHECKING:
+    from components.recaption.shard import Shard
+
+SIMILARITIES = pa.schema([field for field in SCORES if field.name != "agreement"])
+TABLE, FIGURES = "similarities.parquet", "figures.json"
+
+
+class Scorer:
+    """Scores the captions of one shard after the other.
+
+    Args:
+        section: Params of the scores.
+        layout: With the base CLIP.
+        env: Where to run it.
+        progress: Told the number of images of each finished batch.
+    """
+
+    def __init__(
+        self, section: Scores, layout: Layout, env: Environment, progress: Callable[[int], None]
+    ) -> None:
+        self._columns, self._progress = section.columns, progress
+        threads = env.processes or usable_cores()
+        self._clip = BaseClip(layout.artifact("base_models"), section, env.device, threads)
+        self._work = layout.work("recaption")
+        self._pieces = self._work / "pieces"
+        self._agreement = Agreement()
+        self._sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+
+    def write(self, shard: Shard, captions: list[Caption], folder: Path) -> None:
+        """Write a shard's image embeddings and the scores of its captions below a folder."""
+        images = self.image_piece(shard)
+        put_files(images, folder / IMAGES_FOLDER)
+        parts = [SIMILARITIES.empty_table()]
+        for column in sorted({caption.column for caption in captions}):
+            of_column = [caption for caption in captions if caption.column == column]
+            if self._columns is not None and column not in self._columns:
+                parts.append(_not_asked(of_column))
+                continue
+            scored = self._column_piece(images, of_column)
+            parts.append(read_table(scored / TABLE, SIMILARITIES))
+            for name, value in read_json(scored / FIGURES).items():
+                self._sums[column][name] += value
+        table = pa.concat_tables(parts)
+        agreed = self._agreement.add(captions)
+        lines = zip(*(table[name].to_pylist() for name in ("key", "column", "number")), strict=True)
+        agreement = pa.array([agreed.get(line) for line in lines], pa.float32())
+        table = table.append_column(SCORES.field("agreement"), agreement)
+        write_table(folder / SCORES_FOLDER / f"{shard.entry.name}.parquet", table)
+
+    def figures(self) -> dict[str, Any]:
+        """Return mean similarity by column, mean agreement by pair of columns, and what chance would give.
+
+        A CLIP that gives captions of other images the same similarity knows nothing about these captions.
+
+        Raises:
+            ConfigurationError: no caption is of a column that params name.
+        """
+        if absent := sorted(set(self._columns or []) - self._sums.keys()):
+            raise ConfigurationError(
+                f"recaption.scores.columns names {', '.join(absent)}, and no image has a caption of it; "
+                "expected columns of the source or of a captioner: correct params"
+            )
+        similarity = {
+            column: {
+                "captions": int(sums["captions"]),
+                "mean": _mean(sums["similarity"], sums["captions"]),
+                "chance": _mean(sums["chance"], sums["chance_captions"]),
+                "cut_share": _mean(sums["cut"], sums["captions"]),
+            }
+            for column, sums in sorted(self._sums.items())
+        }
+        return {"similarity": similarity, "agreement": self._agreement.figures()}
+
+    def image_piece(self, shard: Shard) -> Path:
+        """Return the finished piece of a shard's image embeddings, made now unless it is there."""
+        about = {**self._clip.identity, "dtype": "float16"}
+
+        unseen = shard.entry.rows or 0
+
+        def progress(images: int) -> None:
+            nonlocal unseen
+            unseen -= images
+            self._progress(images)
+
+        def make(folder: Path) -> None:
+            pairs = shard.pairs
+            columns = {
+                "key": [pair.key for pair in pairs],
+                "split": [pair.metadata["split"] for pair in pairs],
+                "row": range(len(pairs)),
+            }
+            embeddings = self._clip.embed_images([pair.jpeg for pair in pairs], progress)
+            table = pa.table(columns, schema=EMBEDDED_IMAGES)
+            write_image_embeddings(folder, shard.entry.name, about, table, embeddings)
+
+        code = code_of(self._work, "recaption", "image_embeddings")
+        key = content_key({"shard": shard.entry.sha256, "name": shard.entry.name, "code": code, **about})
+        made = get_or_build(self._pieces / IMAGES_FOLDER, key, make)
+        self._progress(unseen)  # all, where an earlier run made it
+        return made
+
+    def _column_piece(self, images: Path, captions: list[Caption]) -> Path:
+        """Return the similarities of one column's captions to their images."""
+
+        def make(folder: Path) -> None:
+            table, figures = self._similarities(images, captions)
+            write_table(folder / TABLE, table)
+            write_json(folder / FIGURES, figures)
+
+        lines = [[caption.key, caption.number, caption.text] for caption in captions]
+        code = code_of(self._work, "recaption", "similarities")
+        key = content_key([code, images.name, captions[0].column, lines])
+        return get_or_build(self._pieces / SCORES_FOLDER, key, make)
+
+    def _similarities(self, images: Path, captions: list[Caption]) -> tuple[pa.Table, dict[str, float]]:
+        keys, vectors = read_image_embeddings(next(images.glob("*.safetensors")))
+        row_of = {key: row for row, key in enumerate(keys)}
+        texts = list(dict.fromkeys(caption.text for caption in captions))
+        place = {text: number for number, text in enumerate(texts)}
+        of_text = torch.tensor([place[caption.text] for caption in captions])
+        text_vectors = self._clip.embed_texts(texts)[of_text]
+        rows = torch.tensor([row_of[caption.key] for caption in captions])
+        similarity = _cosines(vectors[rows], text_vectors)
+        other = (rows + 1) % len(keys)  # the image after
+        cut = self._clip.are_cut(texts)
+        is_cut = [cut[number] for number in of_text.tolist()]
+        table = _lines(captions, similarity.tolist(), is_cut)
+        others = len(captions) if len(keys) > 1 else 0
+        return table, {
+            "captions": len(captions),
+            "similarity": float(similarity.sum()),
+            "chance": float(_cosines(vectors[other], text_vectors).sum()) if others else 0.0,
+            "chance_captions": others,
+            "cut": sum(is_cut),
+        }
+
+
+def _not_asked(captions: list[Caption]) -> pa.Table:
+    return _lines(captions, [None] * len(captions), [None] * len(captions))
+
+
+def _lines(captions: list[Caption], similarity: list[Any], is_cut: list[Any]) -> pa.Table:
+    columns = {name: [getattr(one, name) for one in captions] for name in ("key", "column", "number")}
+    return pa.table({**columns, "similarity": similarity, "is_cut": is_cut}, schema=SIMILARITIES)
+
+
+def _cosines(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """Return (N,) of rows of length 1, those of images rounded to fp16."""
+    return torch.nn.functional.cosine_similarity(images.float(), texts, dim=1)
+
+
+def _mean(total: float, count: float) -> float | None:
+    return round(total / count, 6) if count else None

@@ -1,0 +1,1 @@
+"""Procedural scenes: drawn facts, their picture, their captions in two languages."""
