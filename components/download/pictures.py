@@ -13,11 +13,11 @@ import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from components.download.refusal import Refused
-from components.ml.vision.picture_formats import format_of
 from components.ml.vision.pictures import (
     FORMATS,
     UPRIGHT,
     Pixels,
+    format_of,
     loaded,
     orientation_of,
     rgb_on_white,

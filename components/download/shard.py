@@ -11,7 +11,7 @@ from typing import Any, Self
 from components.download.ledger import Entry, entry_of, stats_of, write_ledger
 from components.download.previous_attempt import came_without_network, is_lacking, known_rows
 from components.download.spool import Spool
-from components.ml.vision.picture_formats import PNG_HEAD_BYTES, preparation_of
+from components.ml.vision.pictures import PNG_HEAD_BYTES, preparation_of
 from components.running.jobs import ProgressReporter
 from components.settings.download import Download
 from components.sources.rows import ImageFile, ImageMember, ImageScene, Rejection, Row

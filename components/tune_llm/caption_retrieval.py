@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from components.errors import ConfigurationError
-from components.ml.alignment_uniformity import alignment, uniformity
-from components.ml.metrics import distinct, true_ranks
+from components.ml.metrics import alignment, distinct, true_ranks, uniformity
 from components.ml.text.encoder import TextEncoder, encode
 from components.ml.text.lexical import word_ranks
 from components.settings.tune_llm import CaptionRetrieval

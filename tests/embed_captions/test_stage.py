@@ -14,7 +14,7 @@ from components.embed_captions.llms import Llm
 from components.embed_captions.stage import run
 from components.errors import ConfigurationError, DataError
 from components.ml.text.encoder import encode, load_text_encoder
-from components.ml.text.tokenizer_template import MARK, frame_tokenizer
+from components.ml.text.sentence_transformers_export import MARK, frame_tokenizer
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json, remove, write_json

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from components.ml import metrics
 from components.ml.metrics import (
+    alignment,
     chance_of_hit,
     distinct,
     ranks_from_scores,
@@ -18,6 +19,7 @@ from components.ml.metrics import (
     recalls,
     top,
     true_ranks,
+    uniformity,
 )
 
 
@@ -154,3 +156,20 @@ def test_chance_levels() -> None:
     assert chance_of_hit(4, torch.tensor([2]), 2) == pytest.approx(1 - 1 / 6)
     assert chance_of_hit(3, torch.tensor([1]), 10) == 1.0
     assert chance_of_hit(10, torch.tensor([2, 3]), 1) == pytest.approx(0.25)  # mean of labels / classes
+
+
+def test_alignment_is_the_mean_squared_distance() -> None:
+    first = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert alignment(first, first) == 0
+    assert alignment(first, -first) == pytest.approx(4)
+    assert alignment(first, first.flip(0)) == pytest.approx(2)
+
+
+def test_uniformity_of_one_point_and_of_a_cross(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert uniformity(torch.tensor([[1.0, 0.0]]).repeat(5, 1)) == pytest.approx(0, abs=1e-6)
+    cross = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    # each row sees one at squared distance 4 and two at 2
+    expected = math.log((math.exp(-8) + 2 * math.exp(-4)) / 3)
+    assert uniformity(cross) == pytest.approx(expected)
+    monkeypatch.setattr(metrics, "CHUNK_ROWS", 3)
+    assert uniformity(cross) == pytest.approx(expected)

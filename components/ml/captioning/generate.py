@@ -9,9 +9,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from components.ml.captioning.per_row_sampler import SeededDraws
 from components.ml.captioning.vlm import VisionLanguage, model_inputs, question_text
 from components.ml.prefetch import ahead
 from components.ml.text.encoder import token_batches
@@ -172,3 +171,32 @@ def _generation(asked: VisionLanguage, max_new_tokens: int, pad_id: int) -> Gene
         config.eos_token_id = asked.processor.tokenizer.eos_token_id
     config.update(max_new_tokens=max_new_tokens, max_length=None, pad_token_id=pad_id)
     return config
+
+
+class SeededDraws(LogitsProcessor):
+    """Draws each row's next token by the row's own random numbers, and leaves that token alone.
+
+    A row's number u in [0, 1) picks the token at which the cumulated softmax passes u. transformers' own
+    sampling takes one generator for the whole batch: what an image gets would depend on its neighbours.
+
+    Args:
+        seeds: One a row.
+        steps: At most so many tokens.
+        temperature: Logits are divided by it.
+    """
+
+    def __init__(self, seeds: list[int], steps: int, temperature: float) -> None:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._numbers = torch.stack(
+            [torch.rand(steps, generator=generator, dtype=torch.float64) for generator in generators]
+        )  # (B, steps)
+        self._temperature = temperature
+        self._step = 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return scores (B, V) of which one a row is 0 and all others are minus infinity."""
+        cumulated = (scores.double() / self._temperature).softmax(-1).cumsum(-1)  # (B, V)
+        numbers = self._numbers[:, self._step, None].to(scores.device) * cumulated[:, -1:]
+        self._step += 1
+        chosen = torch.searchsorted(cumulated, numbers, right=True).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)

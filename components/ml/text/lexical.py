@@ -1,8 +1,7 @@
-"""TF-IDF, the control for text that meets text: what counting words alone achieves."""
+"""Compare texts by their words alone: TF-IDF retrieval, the control for text encoders, and word overlap."""
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections import Counter
 
@@ -13,41 +12,11 @@ from components.ml.metrics import CHUNK_SCORES, ranks_by_chunks
 from components.ml.text.words import WORD
 
 
-class TfIdf:
-    """Weights of words by how few of the texts searched hold them.
-
-    Term frequency times ln((1 + n) / (1 + df)) + 1, rows of length 1 (Manning, Raghavan and Schütze,
-    Introduction to Information Retrieval, chapter 6, smoothed).
-
-    Args:
-        texts: The collection that is searched.
-    """
-
-    def __init__(self, texts: list[str]) -> None:
-        holders = Counter(word for text in texts for word in set(words(text)))
-        self.columns = {word: number for number, word in enumerate(sorted(holders))}
-        self.weights = [math.log((1 + len(texts)) / (1 + holders[word])) + 1 for word in self.columns]
-
-    def vectors(self, texts: list[str]) -> Tensor:
-        """Return (N, V), sparse, rows of length 1, or 0 where no word of the text is in the collection."""
-        rows: list[int] = []
-        columns: list[int] = []
-        values: list[float] = []
-        for row, text in enumerate(texts):
-            counts = Counter(self.columns[word] for word in words(text) if word in self.columns)
-            weights = [count * self.weights[column] for column, count in counts.items()]
-            length = math.hypot(*weights)
-            rows += [row] * len(counts)
-            columns += counts
-            values += [weight / length for weight in weights]
-        places, size = torch.tensor([rows, columns], dtype=torch.long), (len(texts), len(self.columns))
-        return torch.sparse_coo_tensor(places, torch.tensor(values), size, check_invariants=True).coalesce()
-
-
 def word_ranks(queries: list[str], searched: list[str], groups: Tensor) -> Tensor:
     """Return the rank of what each query should find among texts, by the cosine of their TF-IDF vectors.
 
-    Most words stand in few texts, so that of the weights only those are held that are not 0.
+    Term frequency times ln((1 + n) / (1 + df)) + 1, rows of length 1 (Manning, Raghavan and Schütze,
+    Introduction to Information Retrieval, chapter 6, smoothed). Words of no searched text count for nothing.
 
     Args:
         queries: (Q,).
@@ -55,18 +24,53 @@ def word_ranks(queries: list[str], searched: list[str], groups: Tensor) -> Tenso
         groups: (Q,) the number of the text that each query should find.
 
     Returns:
-        (Q,) integers, 0 for the first place, as `ml.retrieval.true_ranks` counts them.
+        (Q,) integers, 0 for the first place, as `ml.metrics.true_ranks` counts them.
     """
-    index = TfIdf(searched)
-    candidates = index.vectors(searched)
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(analyzer=words)
+    no_words = not any(map(words, searched))  # of which scikit-learn makes no vocabulary
+    candidates = None if no_words else vectorizer.fit_transform(searched).T.tocsr()
 
     def cosines(part: slice) -> Tensor:
-        return torch.sparse.mm(candidates, index.vectors(queries[part]).to_dense().T).T
+        if candidates is None:
+            return torch.zeros(len(queries[part]), len(searched))
+        return torch.from_numpy((vectorizer.transform(queries[part]) @ candidates).toarray())
 
-    chunk = max(1, CHUNK_SCORES // max(1, *candidates.shape))
+    chunk = max(1, CHUNK_SCORES // max(1, len(searched)))
     return ranks_by_chunks(cosines, chunk, groups, torch.arange(len(searched)))
 
 
 def words(text: str) -> list[str]:
     """Split a text into lower-case words."""
     return WORD.findall(unicodedata.normalize("NFKC", text).lower())
+
+
+def word_counts(text: str) -> Counter[str]:
+    """Return how often a text has each word."""
+    return Counter(words(text))
+
+
+def word_overlap(first: Counter[str], second: Counter[str]) -> float | None:
+    """Return the share of the shorter text's words that the longer one has too, each as often (0..1).
+
+    The overlap coefficient (Szymkiewicz and Simpson) of two bags of words: ROUGE-1's clipped count (Lin
+    2004) divided by the shorter text, not by both. A dense caption that holds the whole short one gets 1,
+    where an F score would measure that their lengths differ. Words such as `a` count, so texts of different
+    images overlap too: a mean says something only beside that of such pairs.
+
+    Args:
+        first: Of one text.
+        second: Of the other.
+
+    Returns:
+        None where a text has no word.
+
+    Example:
+        >>> word_overlap(word_counts("a red dog"), word_counts("a dog on a red sofa"))
+        1.0
+        >>> word_overlap(word_counts("a red dog"), word_counts("two cats"))
+        0.0
+    """
+    shorter = min(first.total(), second.total())
+    return (first & second).total() / shorter if shorter else None

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPTextConfig
 
 from components.ml.vision.eva02 import (
     Eva02CLIPConfig,
     Eva02CLIPModel,
     Eva02VisionConfig,
     Eva02VisionModelWithProjection,
+    rotations,
 )
-from components.ml.vision.eva02_names import NAMED, Converted, convert
-from components.ml.vision.eva02_sizes import config_of
 from components.ml.vision.normalisation import CLIP, Normalisation, set_normalisation, write_preprocessor
-from components.ml.vision.rope_2d import rotations
 
 CONFIGS = ("config.json", "open_clip_config.json")
 WEIGHTS = "model.safetensors"
@@ -118,3 +120,241 @@ def _config_of(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{path} holds no object; expected the config of a model")
         tree |= found
     return tree
+
+
+TEXT_HEAD = 64  # width, of every text tower of EVA-CLIP
+# width, layers, patch: heads and rotary grid. EVA02-CLIP-B-16, -L-14, -L-14-336 in model_configs of EVA-CLIP,
+# eva02_base_patch16_clip_224, eva02_large_patch14_clip_224 and _336 in timm
+PUBLISHED = {(768, 12, 16): (12, 16), (1024, 24, 14): (16, 16)}
+
+
+def config_of(converted: Converted, tree: dict[str, Any]) -> Eva02CLIPConfig | Eva02VisionConfig:
+    """Return the config of converted weights.
+
+    Args:
+        converted: Only the shapes are read.
+        tree: The config that lies beside the checkpoint, as JSON.
+
+    Raises:
+        ValueError: shapes that no ViT has, or a size whose heads are not known.
+    """
+    vision = _vision_config(converted.tensors, tree)
+    if not converted.has_text:
+        return vision
+    text = _text_config(converted.tensors, tree)
+    return Eva02CLIPConfig(
+        vision_config=vision.to_dict(), text_config=text.to_dict(), projection_dim=vision.projection_dim
+    )
+
+
+def _vision_config(tensors: dict[str, Tensor], tree: dict[str, Any]) -> Eva02VisionConfig:
+    patches = _tensor(tensors, "vision_model.embeddings.patch_embedding.weight")  # (width, 3, patch, patch)
+    positions = _tensor(tensors, "vision_model.embeddings.position_embedding.weight")  # (1 + patches, width)
+    gate = _tensor(tensors, "vision_model.encoder.layers.0.mlp.gate_proj.weight")  # (inner, width)
+    projection = _tensor(tensors, "visual_projection.weight")  # (D, width)
+    width, patch, layers = patches.shape[0], patches.shape[-1], _layers(tensors, "vision_model.")
+    side = round((len(positions) - 1) ** 0.5)
+    if side**2 + 1 != len(positions):
+        raise ValueError(f"{len(positions)} positions; expected one and a square number: one class token")
+    heads, grid = _heads_and_grid(width, layers, patch, tree)
+    if heads < 1 or width % (4 * heads):
+        raise ValueError(
+            f"width {width} and {heads} heads; expected heads of a multiple of 4, which positions turn"
+        )
+    return Eva02VisionConfig(
+        hidden_size=width,
+        intermediate_size=gate.shape[0],
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        image_size=side * patch,
+        patch_size=patch,
+        projection_dim=projection.shape[0],
+        rotary_grid=grid,
+    )
+
+
+def _heads_and_grid(width: int, layers: int, patch: int, tree: dict[str, Any]) -> tuple[int, int]:
+    published = PUBLISHED.get((width, layers, patch), (None, None))
+    vision = tree.get("model_cfg", tree).get("vision_cfg", {})
+    arguments = tree.get("model_args", {})
+    head_width, shape = vision.get("head_width"), arguments.get("ref_feat_shape", published[1])
+    heads = width // head_width if head_width else arguments.get("num_heads", published[0])
+    grid = vision.get("pt_hw_seq_len", shape[0] if isinstance(shape, list | tuple) else shape)
+    if not isinstance(heads, int) or not isinstance(grid, int):
+        raise ValueError(
+            f"an EVA02 of width {width}, {layers} layers and patches of {patch} pixels is none that was "
+            "published, and no config tells its heads and the grid of its rotary positions; expected "
+            "vision_cfg with head_width and pt_hw_seq_len, or model_args with num_heads and ref_feat_shape"
+        )
+    return heads, grid
+
+
+def _text_config(tensors: dict[str, Tensor], tree: dict[str, Any]) -> CLIPTextConfig:
+    """Return the config of the text tower, which pools at the highest token: the end in CLIP's vocabulary."""
+    settings = tree.get("model_cfg", tree)
+    words = _tensor(tensors, "text_model.embeddings.token_embedding.weight")  # (vocabulary, width)
+    inner = _tensor(tensors, "text_model.encoder.layers.0.mlp.fc1.weight")
+    projection = _tensor(tensors, "text_projection.weight")
+    heads = settings.get("text_cfg", {}).get("heads", max(words.shape[1] // TEXT_HEAD, 1))
+    return CLIPTextConfig(
+        vocab_size=words.shape[0],
+        hidden_size=words.shape[1],
+        intermediate_size=inner.shape[0],
+        num_hidden_layers=_layers(tensors, "text_model."),
+        num_attention_heads=heads,
+        max_position_embeddings=len(_tensor(tensors, "text_model.embeddings.position_embedding.weight")),
+        projection_dim=projection.shape[0],
+        hidden_act="quick_gelu" if settings.get("quick_gelu") else "gelu",
+        bos_token_id=words.shape[0] - 2,
+        eos_token_id=words.shape[0] - 1,
+        pad_token_id=0,
+    )
+
+
+def _layers(tensors: dict[str, Tensor], prefix: str) -> int:
+    start = f"{prefix}encoder.layers."
+    numbers = [int(name[len(start) :].split(".")[0]) for name in tensors if name.startswith(start)]
+    return 1 + max(numbers, default=-1)
+
+
+def _tensor(tensors: dict[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise ValueError(f"an EVA02 CLIP without {name}; expected a whole checkpoint, its projection with it")
+    return tensors[name]
+
+
+VISION_PREFIXES = ("visual.trunk.", "visual.", "trunk.", "")
+TEXT_PREFIXES = ("text.", "")
+NAMED = 5
+
+_BLOCK = r"blocks\.(\d+)\."
+_LAYER = r"vision_model.encoder.layers.\1."
+_RESIDUAL = r"transformer\.resblocks\.(\d+)\."
+_TEXT_LAYER = r"text_model.encoder.layers.\1."
+
+VISION_RULES = (
+    (r"cls_token", "vision_model.embeddings.class_embedding"),
+    (r"pos_embed", "vision_model.embeddings.position_embedding.weight"),
+    (r"patch_embed\.proj\.(weight|bias)", r"vision_model.embeddings.patch_embedding.\1"),
+    (rf"{_BLOCK}norm([12])\.(weight|bias)", rf"{_LAYER}layer_norm\2.\3"),
+    (rf"{_BLOCK}attn\.([qkv])_proj\.weight", rf"{_LAYER}self_attn.\2_proj.weight"),
+    (rf"{_BLOCK}attn\.([qv])(?:_bias|_proj\.bias)", rf"{_LAYER}self_attn.\2_proj.bias"),
+    (rf"{_BLOCK}attn\.(?:inner_attn_ln|norm)\.(weight|bias)", rf"{_LAYER}self_attn.inner_norm.\2"),
+    (rf"{_BLOCK}attn\.proj\.(weight|bias)", rf"{_LAYER}self_attn.out_proj.\2"),
+    (rf"{_BLOCK}mlp\.(?:w1|fc1_g)\.(weight|bias)", rf"{_LAYER}mlp.gate_proj.\2"),
+    (rf"{_BLOCK}mlp\.(?:w2|fc1_x)\.(weight|bias)", rf"{_LAYER}mlp.up_proj.\2"),
+    (rf"{_BLOCK}mlp\.(?:ffn_ln|norm)\.(weight|bias)", rf"{_LAYER}mlp.inner_norm.\2"),
+    (rf"{_BLOCK}mlp\.(?:w3|fc2)\.(weight|bias)", rf"{_LAYER}mlp.down_proj.\2"),
+    (r"norm\.(weight|bias)", r"vision_model.post_layernorm.\1"),
+    (r"head\.(weight|bias)", r"visual_projection.\1"),
+)
+TEXT_RULES = (
+    (r"token_embedding\.weight", "text_model.embeddings.token_embedding.weight"),
+    (r"positional_embedding", "text_model.embeddings.position_embedding.weight"),
+    (rf"{_RESIDUAL}ln_([12])\.(weight|bias)", rf"{_TEXT_LAYER}layer_norm\2.\3"),
+    (rf"{_RESIDUAL}attn\.in_proj_(weight|bias)", rf"{_TEXT_LAYER}self_attn.QKV_proj.\2"),
+    (rf"{_RESIDUAL}attn\.out_proj\.(weight|bias)", rf"{_TEXT_LAYER}self_attn.out_proj.\2"),
+    (rf"{_RESIDUAL}mlp\.c_fc\.(weight|bias)", rf"{_TEXT_LAYER}mlp.fc1.\2"),
+    (rf"{_RESIDUAL}mlp\.c_proj\.(weight|bias)", rf"{_TEXT_LAYER}mlp.fc2.\2"),
+    (r"ln_final\.(weight|bias)", r"text_model.final_layer_norm.\1"),
+    (r"text_projection", "text_projection.weight"),
+)
+LEFT_OUT = {
+    r"(blocks\.\d+\.attn\.)?rope\.freqs_(cos|sin)": "the angles of the rotary positions, which are computed",
+    r"attn_mask": "the causal mask of the text tower, which is computed",
+}
+SCALE = "logit_scale"
+TEXT = "text_"  # what our names of the text tower start with
+ROTARY = "rope.freqs_cos"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Weights under our names, and what was not taken."""
+
+    tensors: dict[str, Tensor]
+    left_out: dict[str, str]  # why, by the name in the checkpoint
+    rotary: Tensor | None  # (patches, head width), the cosines that the checkpoint keeps
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text tower."""
+        return any(name.startswith(TEXT) for name in self.tensors)
+
+
+def convert(tensors: Mapping[str, Tensor]) -> Converted:
+    """Bring the weights of a checkpoint under our names.
+
+    Args:
+        tensors: Of an EVA02 CLIP, whole or its vision tower alone, in one of the two layouts; no number is
+            read, so they may lie on the meta device.
+
+    Raises:
+        ValueError: names of no such checkpoint; the first five are told.
+    """
+    prefix = _vision_prefix(tensors)
+    found: dict[str, Tensor] = {}
+    left_out: dict[str, str] = {}
+    odd: list[str] = []
+    for name, tensor in tensors.items():
+        if reason := _reason(name, prefix):
+            left_out[name] = reason
+        elif name in {SCALE, f"text.{SCALE}"}:
+            found[SCALE] = tensor.reshape(())
+        elif target := _renamed(name, prefix):
+            found.update(_laid_out(target, tensor))
+        else:
+            odd.append(name)
+    if odd:
+        raise ValueError(
+            f"{len(odd)} weights have names that an EVA02 CLIP does not have "
+            f"({', '.join(sorted(odd)[:NAMED])}); expected those of EVA-CLIP or of timm's eva02_*_clip_*"
+        )
+    if not any(name.startswith(TEXT) for name in found) and found.pop(SCALE, None) is not None:
+        left_out[SCALE] = "the logit scale, which a vision tower alone does not have"
+    return Converted(found, left_out, tensors.get(f"{prefix}{ROTARY}"))
+
+
+def _vision_prefix(tensors: Mapping[str, Tensor]) -> str:
+    for prefix in VISION_PREFIXES:
+        if f"{prefix}cls_token" in tensors and f"{prefix}blocks.0.attn.q_proj.weight" in tensors:
+            return prefix
+    names = ", ".join(sorted(tensors)[:NAMED]) or "none"
+    raise ValueError(
+        f"no weights of an EVA02 vision tower (first names: {names}); expected cls_token and "
+        "blocks.0.attn.q_proj.weight, by themselves or after visual. or visual.trunk."
+    )
+
+
+def _reason(name: str, prefix: str) -> str | None:
+    bare = [name.removeprefix(one) for one in (prefix, *TEXT_PREFIXES)]
+    for pattern, reason in LEFT_OUT.items():
+        if any(re.fullmatch(pattern, one) for one in bare):
+            return reason
+    return None
+
+
+def _renamed(name: str, prefix: str) -> str | None:
+    if name.startswith(prefix) and (target := _by_rules(name.removeprefix(prefix), VISION_RULES)):
+        return target
+    return _by_rules(name.removeprefix("text."), TEXT_RULES)
+
+
+def _by_rules(name: str, rules: tuple[tuple[str, str], ...]) -> str | None:
+    for pattern, target in rules:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(target)
+    return None
+
+
+def _laid_out(target: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Return a weight in the shape that we keep it in, that of queries, keys and values as three."""
+    if "QKV" in target:
+        parts = tensor.chunk(3)
+        return {target.replace("QKV", part): one for part, one in zip("qkv", parts, strict=True)}
+    shape: Callable[[Tensor], Tensor] = {
+        "vision_model.embeddings.class_embedding": lambda one: one.reshape(-1),
+        "vision_model.embeddings.position_embedding.weight": lambda one: one.reshape(-1, one.shape[-1]),
+        "text_projection.weight": lambda one: one.T,
+    }.get(target, lambda one: one)
+    return {target: shape(tensor)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
-from components.ml.text.word_overlap import word_counts, word_overlap
+from components.ml.text.lexical import word_counts, word_overlap
 from components.storage.side_tables import Caption
 
 Counted = tuple[Caption, Counter[str]]

@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.ml.captioning.generate import Answer, Batches, Question, answers
-from components.ml.captioning.per_row_sampler import SeededDraws
+from components.ml.captioning.generate import Answer, Batches, Question, SeededDraws, answers
 from components.ml.captioning.vlm import (
     VisionLanguage,
     load_processor,

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from components.ml.vision.clip import has_text_tower, image_embeddings, load_base, load_clip
 from components.ml.vision.eva02 import Eva02CLIPConfig, Eva02VisionConfig
-from components.ml.vision.eva02_convert import check_complete, convert_folder
-from components.ml.vision.eva02_names import convert
-from components.ml.vision.eva02_sizes import config_of
+from components.ml.vision.eva02_convert import check_complete, config_of, convert, convert_folder
 from components.ml.vision.towers import encode_images, load_vision_encoder
 from tests.ml.slow_eva02 import EVA_CONFIG, TIMM_CONFIG, eva_checkpoint, write
 from tests.ml.towers import PUBLISHED, TINY, as_timm, eva_clip_shapes, pictures, text_shapes
