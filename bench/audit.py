@@ -30,8 +30,7 @@ from ruamel.yaml import YAML
 
 from bench.measuring import Cost, run_measured, say
 from components.audit.host_stats import LEDGER
-from components.audit.near_duplicates.fingerprint import Fingerprint
-from components.audit.near_duplicates.fingerprints import read_fingerprints, write_fingerprints
+from components.audit.near_duplicates.fingerprints import Fingerprint, read_fingerprints, write_fingerprints
 from components.running.workers import stop_server
 from components.storage.atomic import content_key, write_bytes
 from components.storage.computed import code_of

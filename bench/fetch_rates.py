@@ -20,7 +20,7 @@ from pathlib import Path
 from bench.download import pictures, run_ours, served, url_of, write_list
 from bench.measuring import say
 from bench.rates import QUALITY, ROOT, SIZE, made_captions
-from components.download.ledger import SUCCESS, Entry
+from components.download.ledger import SUCCESS, LedgerEntry
 from components.download.pictures import picture_of
 from components.settings.params import load_params
 from components.storage.shards import Pair, write_shard
@@ -79,7 +79,7 @@ def _around(path: Path) -> None:
 
 def _metadata(row: int, captions: dict[str, list[str]]) -> dict[str, object]:
     url = f"https://photographs.example.org/images/2014/10/{row:032d}.jpg"
-    entry = Entry(
+    entry = LedgerEntry(
         url, captions["raw"][row], f"cc3m_{row:09d}", SUCCESS, None, SIZE, 192, 1024, 768,
         json.dumps({"Orientation": 1}), 64 * "0", 157_000, None, False, "train", "cc3m",
     )  # fmt: skip

@@ -31,10 +31,9 @@ from components.planning.tune_llm import passes
 from components.running.precision import resolved
 from components.settings.params import Params, load_params
 from components.settings.tune_llm import TuneLlm
-from components.tune_llm.base_dtype import held_precision
-from components.tune_llm.caption_rows import CaptionRows, Texts
+from components.tune_llm.caption_rows import CaptionRows, CaptionTexts
 from components.tune_llm.pairs import PairDraws
-from components.tune_llm.phases import opened
+from components.tune_llm.phases import held_precision, opened
 from components.tune_llm.saving import save_tuned
 from components.tune_llm.tuning import phase_run
 
@@ -155,7 +154,7 @@ def _tune(
         del run
         _forget_peak(options.device)
         start_seconds = time.monotonic()
-        save_tuned(folder / "tuned", encoder, adapter, own, Texts(caption_rows, caption_rows.columns))
+        save_tuned(folder / "tuned", encoder, adapter, own, CaptionTexts(caption_rows, caption_rows.columns))
         seconds = time.monotonic() - start_seconds
         say(f"merging, saving and proving it: {seconds:.0f} s{_peak(options.device)}")
 

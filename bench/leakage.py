@@ -21,8 +21,7 @@ from PIL import Image, ImageOps
 
 from components.audit.near_duplicates.comparison import Alike
 from components.audit.near_duplicates.duplicates import find_duplicates
-from components.audit.near_duplicates.fingerprint import Fingerprint, fingerprint
-from components.audit.near_duplicates.fingerprints import joined, write_fingerprints
+from components.audit.near_duplicates.fingerprints import Fingerprint, fingerprint, joined, write_fingerprints
 from components.settings.params import load_params
 
 DOWNLOADED_QUALITY = 92  # as download writes them

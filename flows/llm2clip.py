@@ -27,7 +27,7 @@ from flows.connection import exit_code, server_in_use
 from flows.graph import between, upstream
 from flows.leash import die_with
 from flows.processes import Groups, GroupsStopped
-from flows.run import Run, child_environment
+from flows.run import PipelineRun, child_environment
 from flows.verdict import Verdict, table
 from flows.workspace import PRESETS, bring, claimed_workspace, fill
 
@@ -63,7 +63,7 @@ def llm2clip(
         die_with(os.getppid())  # a run without its worker could no longer be cancelled
     try:
         with claimed_workspace(root, _name()) as folder:
-            run = Run(folder, child_environment(root), groups)
+            run = PipelineRun(folder, child_environment(root), groups)
             log.info("workspace %s, work store %s", folder, run.layout.work_store)
             fill(root, run, None if preset == COMMITTED else preset, log.warning)
             run.components("check", log.info)
@@ -88,7 +88,7 @@ def llm2clip(
     persist_result=False,
     retry_condition_fn=lambda _task, _run, state: isinstance(state.data, InfrastructureError),
 )
-def run_stage(stage: str, run: Run, push: bool) -> Verdict | State[Any]:
+def run_stage(stage: str, run: PipelineRun, push: bool) -> Verdict | State[Any]:
     """Bring one stage up to date by DVC, with its log and progress in view."""
     log = get_run_logger()
     try:
@@ -105,7 +105,7 @@ def run_stage(stage: str, run: Run, push: bool) -> Verdict | State[Any]:
     return verdict
 
 
-def _reproduce(run: Run, stages: list[str], *, push: bool) -> list[Verdict]:
+def _reproduce(run: PipelineRun, stages: list[str], *, push: bool) -> list[Verdict]:
     """Submit each stage when those it reads from are done, so that a failure leaves none that never ran."""
     graph = run.graph()
     waiting, running, done = list(stages), dict[str, PrefectFuture[Any]](), dict[str, PrefectFuture[Any]]()
@@ -133,7 +133,7 @@ def _say(log: Log, line: str) -> None:
     log.log(logging.getLevelNamesMapping()[level], line)
 
 
-def _progress(run: Run, stage: str) -> Callable[[], None]:
+def _progress(run: PipelineRun, stage: str) -> Callable[[], None]:
     """Return what looks at the stage's progress.json and keeps a progress bar in the UI."""
     path = run.layout.work(stage) / "progress.json"
     seen: list[float] = []  # when the file was last written
@@ -158,7 +158,7 @@ def _progress(run: Run, stage: str) -> Callable[[], None]:
     return look
 
 
-def _require_remote(run: Run, *, push: bool) -> None:
+def _require_remote(run: PipelineRun, *, push: bool) -> None:
     _, lines = run.dvc("config", "core.remote") if push else (0, [""])
     if not lines:
         raise ConfigurationError(
@@ -167,7 +167,7 @@ def _require_remote(run: Run, *, push: bool) -> None:
         )
 
 
-def _show(run: Run, verdicts: list[Verdict], log: Log) -> None:
+def _show(run: PipelineRun, verdicts: list[Verdict], log: Log) -> None:
     layout = run.layout
     places = {
         "report": layout.artifact("evaluate") / "report.html",

@@ -40,7 +40,7 @@ ADVICE = ("To track the changes", "git add ", "To enable auto staging", "dvc con
 Say = Callable[[str], None]
 
 
-class Run:
+class PipelineRun:
     """One run of the pipeline.
 
     Args:

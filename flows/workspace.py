@@ -13,7 +13,7 @@ from pathlib import Path
 from components.errors import ConfigurationError
 from components.storage.atomic import remove, write_bytes
 from components.storage.layout import INPUTS, PARAMS
-from flows.run import LOCK, Run, Say
+from flows.run import LOCK, PipelineRun, Say
 
 RUNS = Path("runs")
 KEPT_RUNS = 3  # finished ones; their reports and releases stay readable
@@ -40,7 +40,7 @@ def claimed_workspace(root: Path, name: str) -> Iterator[Path]:
         yield folder
 
 
-def fill(root: Path, run: Run, preset: str | None, say: Say) -> None:
+def fill(root: Path, run: PipelineRun, preset: str | None, say: Say) -> None:
     """Give a workspace the preset, and the checkout's dvc.lock, inputs and DVC cache.
 
     Args:
@@ -62,7 +62,7 @@ def fill(root: Path, run: Run, preset: str | None, say: Say) -> None:
     local = root / ".dvc" / "config.local"
     if local.is_file():
         shutil.copy(local, folder / ".dvc" / local.name)
-    _, lines = Run(root, run.environment, run.groups).dvc("cache", "dir")
+    _, lines = PipelineRun(root, run.environment, run.groups).dvc("cache", "dir")
     run.dvc("cache", "dir", "--local", lines[-1])
     (folder / INPUTS).mkdir(exist_ok=True)
     for path in sorted((root / INPUTS).glob("*")):
@@ -81,7 +81,7 @@ def _use(folder: Path, preset: str) -> None:
     write_bytes(folder / PARAMS, path.read_bytes())
 
 
-def bring(root: Path, run: Run, stages: list[str]) -> None:
+def bring(root: Path, run: PipelineRun, stages: list[str]) -> None:
     """Check out stages that a run builds on but does not run, and see that they are up to date.
 
     Every dvc.lock at hand is tried: the checkout's, then those of the kept runs.

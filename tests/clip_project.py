@@ -20,7 +20,7 @@ from components.ml.vision.conv_stem import ConvStemCLIPConfig, ConvStemCLIPModel
 from components.ml.vision.towers import save_vision_encoder, vision_encoder_of
 from components.running.embedding_headers import llm_header
 from components.settings.params import Params, load_params
-from components.settings.train_clip import Validation
+from components.settings.train_clip import ValidationSettings
 from components.sources.scenes.scene import (
     COLUMN_LANGUAGES,
     draw_scenes,
@@ -55,7 +55,7 @@ def small(smoke: Params) -> Params:
             "batch_size": 8,
             "checkpoint_steps": 2,
             "projection_dim": 16,
-            "validation": Validation(steps=None, recall_at=1, keep="last", retrieval=[]),
+            "validation": ValidationSettings(steps=None, recall_at=1, keep="last", retrieval=[]),
         }
     )
     return smoke.model_copy(update={"train_clip": train_clip})

@@ -58,7 +58,7 @@ def normalised(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Table:
+class CaptionTable:
     """A table of captions and its figures.
 
     Attributes:
@@ -152,7 +152,7 @@ def _figures(text: str) -> tuple[int, int, int]:
     return count_words(text), digest_of(unicodedata.normalize("NFC", text)), digest_of(plain)
 
 
-def read_figures(table: Table) -> tuple[pa.ChunkedArray, NDArray[np.uint8], pa.Table]:
+def read_figures(table: CaptionTable) -> tuple[pa.ChunkedArray, NDArray[np.uint8], pa.Table]:
     """Return the keys of a table's rows, their splits, and its lines."""
     rows = read_table(table.figures / ROWS_FILE, ROWS)
     lines = read_table(table.figures / LINES_FILE, LINES).combine_chunks()

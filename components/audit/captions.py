@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.audit.caption_figures import Table, places_by_name, read_figures
-from components.audit.images import SPLITS, Images
+from components.audit.caption_figures import CaptionTable, places_by_name, read_figures
+from components.audit.images import SPLITS, AuditImages
 from components.errors import DataError
 from components.storage.atomic import remove
 from components.storage.duplicate_counter import DuplicateCounter
@@ -55,7 +55,7 @@ class Captions:
         DataError: a table is damaged or has captions of an image that is not there.
     """
 
-    def __init__(self, tables: Sequence[Table], images: Images, samples: int, work: Path) -> None:
+    def __init__(self, tables: Sequence[CaptionTable], images: AuditImages, samples: int, work: Path) -> None:
         self._tables, self._images, self._samples = tables, images, samples
         self._words: dict[str, list[int]] = defaultdict(lambda: [0, 0])  # sum, count
         self._repeated: dict[str, tuple[float, int]] = {}
@@ -190,7 +190,7 @@ class Captions:
                     means,
                 )
 
-    def _rows_of(self, table: Table, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+    def _rows_of(self, table: CaptionTable, keys: pa.ChunkedArray) -> NDArray[np.int64]:
         rows = self._images.find(table.shard or "", keys)
         if (rows < 0).any():
             key = keys[int(np.argmin(rows))].as_py()

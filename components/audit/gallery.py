@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from components.audit.curation.dropped import Drop, Dropped
-from components.audit.images import Images
+from components.audit.images import AuditImages
 from components.running.page import inline_picture, page_environment
 from components.storage.atomic import write_bytes
 from components.storage.manifest import Entry
@@ -48,7 +48,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Card:
+class ImageCard:
     """One image with the captions it came with and those that were written."""
 
     key: str
@@ -70,7 +70,7 @@ class ShardFiles:
     scores: Path  # need not be there
 
 
-def chosen_keys(images: Images, dropped: Dropped, count: int) -> dict[str, Chosen]:
+def chosen_keys(images: AuditImages, dropped: Dropped, count: int) -> dict[str, Chosen]:
     """Return by shard the train images whose keys have the smallest sha256: the same ones in every run.
 
     Args:
@@ -122,7 +122,7 @@ def shown(text: str) -> list[tuple[bool, str]]:
     return [*parts, (False, text[end:])] if end < len(text) else parts
 
 
-def _cards(shard: ShardFiles, chosen: Chosen) -> Iterator[Card]:
+def _cards(shard: ShardFiles, chosen: Chosen) -> Iterator[ImageCard]:
     captions: dict[str, list[Caption]] = {}
     for caption in read_captions(shard.captions):
         if caption.key in chosen:
@@ -137,13 +137,13 @@ def _cards(shard: ShardFiles, chosen: Chosen) -> Iterator[Card]:
 
 def _card(
     pair: Pair, captions: list[Caption], scores: dict[tuple[str, str, int], Any], drop: Drop | None
-) -> Card:
+) -> ImageCard:
     given = {(caption["column"], caption["number"]) for caption in pair.metadata.get("captions", [])}
     old = [caption for caption in captions if (caption.column, caption.number) in given]
     new = [caption for caption in captions if (caption.column, caption.number) not in given]
     size = f"{pair.metadata.get('width', '?')} x {pair.metadata.get('height', '?')}"
     picture = inline_picture(pair.jpeg, PICTURE_PIXELS)
-    return Card(pair.key, picture, size, drop, _texts(old, scores), _texts(new, scores))
+    return ImageCard(pair.key, picture, size, drop, _texts(old, scores), _texts(new, scores))
 
 
 def _texts(captions: Iterable[Caption], scores: dict[tuple[str, str, int], Any]) -> list[Text]:

@@ -9,15 +9,15 @@ import numpy as np
 from components.audit.captions import Captions
 from components.audit.curation.dropped import Dropped
 from components.audit.host_stats import HostStats, success_gates
-from components.audit.images import SPLITS, Images
+from components.audit.images import SPLITS, AuditImages
 from components.audit.near_duplicates.duplicates import Duplicates
-from components.audit.verdict import Gate
+from components.audit.verdict import GateResult
 from components.settings.audit import Audit
 
 
 def gates(
-    images: Images, duplicates: Duplicates, captions: Captions, attempts: HostStats, limits: Audit
-) -> list[Gate]:
+    images: AuditImages, duplicates: Duplicates, captions: Captions, attempts: HostStats, limits: Audit
+) -> list[GateResult]:
     """Return all gates.
 
     Args:
@@ -38,25 +38,25 @@ def gates(
     ]
 
 
-def kept_gate(images: Images, dropped: Dropped, limits: Audit) -> Gate:
+def kept_gate(images: AuditImages, dropped: Dropped, limits: Audit) -> GateResult:
     """Return the gate on the train images that curation leaves."""
     kept = int(np.count_nonzero(images.are("train") & ~dropped.rows))
     of, param = "train images that go on", "audit.min_rows"
-    return Gate("kept_train", float(kept), limits.min_rows, "at_least", kept, of, param)
+    return GateResult("kept_train", float(kept), limits.min_rows, "at_least", kept, of, param)
 
 
-def _enough_rows(split: str, rows: int, limits: Audit) -> Gate:
+def _enough_rows(split: str, rows: int, limits: Audit) -> GateResult:
     figure = float(rows) if rows else None
-    return Gate(f"rows_{split}", figure, limits.min_rows, "at_least", rows, "images", "audit.min_rows")
+    return GateResult(f"rows_{split}", figure, limits.min_rows, "at_least", rows, "images", "audit.min_rows")
 
 
 def _duplicate_gate(
     name: str,
-    images: Images,
+    images: AuditImages,
     originals: Mapping[int, int],
     split: str | None,
     limits: Audit,
-) -> Gate:
+) -> GateResult:
     param = f"max_{name.removesuffix('s')}_share"
     found = np.fromiter(originals, np.int64, len(originals))
     if split:
@@ -68,20 +68,20 @@ def _duplicate_gate(
         for row in found[: limits.samples].tolist()
     ]
     of = f"{split} images" if split else "images"
-    return Gate(name, share, getattr(limits, param), "at_most", rows, of, f"audit.{param}", samples)
+    return GateResult(name, share, getattr(limits, param), "at_most", rows, of, f"audit.{param}", samples)
 
 
-def _repeated_captions(captions: Captions, limits: Audit) -> Gate:
+def _repeated_captions(captions: Captions, limits: Audit) -> GateResult:
     known = {
         column: found for column, found in captions.repeated_shares().items() if found[1] >= limits.min_rows
     }
     column, (share, rows) = max(known.items(), key=lambda item: item[1], default=("train", (None, 0)))
     limit = limits.max_repeated_caption_share
     of, param = f"{column} captions", "audit.max_repeated_caption_share"
-    return Gate("repeated_captions", share, limit, "at_most", rows, of, param)
+    return GateResult("repeated_captions", share, limit, "at_most", rows, of, param)
 
 
-def _caption_overlap(captions: Captions, limits: Audit) -> list[Gate]:
+def _caption_overlap(captions: Captions, limits: Audit) -> list[GateResult]:
     if limits.max_caption_overlap_share is None:
         return []
     overlaps = {
@@ -93,4 +93,4 @@ def _caption_overlap(captions: Captions, limits: Audit) -> list[Gate]:
     share, rows, samples = (worst.share, worst.rows, worst.samples) if worst else (None, 0, [])
     limit, param = limits.max_caption_overlap_share, "audit.max_caption_overlap_share"
     of = f"test captions {kind}" if worst else "test captions"
-    return [Gate("caption_overlap", share, limit, "at_most", rows, of, param, samples)]
+    return [GateResult("caption_overlap", share, limit, "at_most", rows, of, param, samples)]

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from components.audit.verdict import Gate
+from components.audit.verdict import GateResult
 from components.settings.audit import Audit
 from components.storage.side_tables import read_table
 
@@ -79,21 +79,23 @@ def read_attempts(ledgers: Iterable[Path], samples: int) -> HostStats:
     return attempts
 
 
-def success_gates(attempts: HostStats, limits: Audit) -> list[Gate]:
+def success_gates(attempts: HostStats, limits: Audit) -> list[GateResult]:
     """Return the gates on the share of images that came, over all and of the worst host."""
     share = attempts.successes / attempts.rows if attempts.rows >= limits.min_rows else None
     param, limit = "audit.min_success_share", limits.min_success_share
-    found = [Gate("success", share, limit, "at_least", attempts.rows, "images", param, attempts.failures)]
+    found = [
+        GateResult("success", share, limit, "at_least", attempts.rows, "images", param, attempts.failures)
+    ]
     if limits.min_host_success_share is not None and attempts.host_rows:
         found.append(_host_gate(attempts, limits, limits.min_host_success_share))
     return found
 
 
-def _host_gate(attempts: HostStats, limits: Audit, limit: float) -> Gate:
+def _host_gate(attempts: HostStats, limits: Audit, limit: float) -> GateResult:
     worst = attempts.worst_hosts(limits.min_host_rows, limits.samples)
     share, rows = (worst[0]["success_share"], worst[0]["rows"]) if worst else (None, 0)
     of = f"images of {worst[0]['host']}" if worst else "images of one host"
     param = "audit.min_host_success_share"
     failing = [host for host in worst if host["success_share"] < limit]
     unknown = f"no host has {limits.min_host_rows} rows"
-    return Gate("host_success", share, limit, "at_least", rows, of, param, failing, unknown)
+    return GateResult("host_success", share, limit, "at_least", rows, of, param, failing, unknown)

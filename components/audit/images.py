@@ -20,7 +20,7 @@ SIZES = ("width", "height", "bytes")
 
 
 @dataclass(frozen=True)
-class Images:
+class AuditImages:
     """Keys, splits and sizes by row number; about 50 bytes an image.
 
     Attributes:

@@ -16,25 +16,25 @@ Writes:
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
-from components.audit.caption_figures import Table, caption_figures
+import pyarrow as pa
+
+from components.audit.caption_figures import CaptionTable, caption_figures
 from components.audit.captions import Captions
 from components.audit.curation.dropped import Dropped
 from components.audit.curation.score_table import read_scored
 from components.audit.curation.select import Curator
-from components.audit.drift import drift_gates, read_reference
+from components.audit.drift import drift_gates, read_reference, summary_tree
 from components.audit.gallery import ShardFiles, chosen_keys, write_gallery
 from components.audit.gates import gates, kept_gate
 from components.audit.host_stats import HostStats, read_attempts
-from components.audit.images import Images
-from components.audit.keys import write_shard_keys
+from components.audit.images import AuditImages
 from components.audit.near_duplicates.comparison import Alike
 from components.audit.near_duplicates.duplicates import find_duplicates
 from components.audit.near_duplicates.fingerprints import read_fingerprints
-from components.audit.report import write_report
-from components.audit.report_rows import described_rows
-from components.audit.summary import summary_tree
+from components.audit.report import described_rows, write_report
 from components.audit.verdict import explain, verdict_tree
 from components.errors import GateError
 from components.running.output import output, write_metrics
@@ -48,6 +48,7 @@ from components.storage.atomic import remove, replace_folder, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import Entry, read_manifest
 from components.storage.scores import SCORES_FOLDER
+from components.storage.side_tables import write_keys, write_table
 
 log = logging.getLogger("llm2clip")
 
@@ -102,7 +103,7 @@ def run(params: Params, env: Environment) -> None:
     write_metrics(layout, "audit", {**counts, **_figures(limits, verdict, captions, attempts)})
 
 
-def _count(params: Params, layout: Layout, images: Images, texts: int, dropped: Dropped) -> Rows:
+def _count(params: Params, layout: Layout, images: AuditImages, texts: int, dropped: Dropped) -> Rows:
     """Return the account of all rows, those of text among them; none but images are dropped."""
     rows = Rows()
     counts = dropped.counts()
@@ -113,7 +114,9 @@ def _count(params: Params, layout: Layout, images: Images, texts: int, dropped: 
     return rows
 
 
-def _captions(layout: Layout, files: list[Entry], images: Images, samples: int, processes: int) -> Captions:
+def _captions(
+    layout: Layout, files: list[Entry], images: AuditImages, samples: int, processes: int
+) -> Captions:
     """Return the figures of all captions: those of images as recaption left them, the others as they came.
 
     Args:
@@ -133,7 +136,7 @@ def _captions(layout: Layout, files: list[Entry], images: Images, samples: int, 
     named = [(folder / entry.uri, entry.sha256) for folder, entry in (*of_images, *of_texts)]
     shards = [*(entry.name for _, entry in of_images), *(None for _ in of_texts)]
     made = caption_figures(named, work, processes)
-    tables = [Table(*one) for one in zip((path for path, _ in named), made, shards, strict=True)]
+    tables = [CaptionTable(*one) for one in zip((path for path, _ in named), made, shards, strict=True)]
     return Captions(tables, images, samples, work / "digests")
 
 
@@ -160,3 +163,34 @@ def _figures(
         "repeated_captions": {column: share for column, (share, _) in captions.repeated_shares().items()},
         "caption_overlap": overlaps,
     }
+
+
+DROPPED = pa.schema(
+    [
+        ("key", pa.string()),
+        ("reason", pa.string()),  # a head's name, or one of `settings.audit.REASONS`
+        ("value", pa.float64()),  # the figure that decided; null for a leak
+        ("like", pa.string()),  # the image it is like, of a leak or a near image
+    ]
+)
+
+
+def write_shard_keys(folder: Path, images: AuditImages, dropped: Dropped) -> None:
+    """Write `kept/<shard>.parquet` and `dropped/<shard>.parquet` below a folder.
+
+    Args:
+        folder: Where to.
+        images: Of all shards.
+        dropped: Of `images`.
+    """
+    for number, name in enumerate(images.shards):
+        rows = images.rows_in(number)
+        gone = dropped.rows[rows.start : rows.stop]
+        keys = images.keys.chunk(number)
+        lost = [
+            {"key": keys[row - rows.start].as_py(), **vars(dropped.drop(row))}
+            for row in rows
+            if gone[row - rows.start]
+        ]
+        write_keys(folder / "kept" / f"{name}.parquet", keys.filter(pa.array(~gone)))
+        write_table(folder / "dropped" / f"{name}.parquet", pa.Table.from_pylist(lost, DROPPED))

@@ -14,7 +14,7 @@ TOLD = 2  # samples in a message; verdict.json has more
 
 
 @dataclass(frozen=True)
-class Gate:
+class GateResult:
     """One gate; `figure` is None where it cannot be known, for the reason `unknown`."""
 
     name: str
@@ -60,7 +60,7 @@ class Gate:
         return f"{self.wants.replace('_', ' ')} {self.limit:g}"
 
 
-def verdict_tree(found: list[Gate], limits: Audit) -> dict[str, Any]:
+def verdict_tree(found: list[GateResult], limits: Audit) -> dict[str, Any]:
     """Return verdict.json: whether training may start, and why."""
     failed = [gate.name for gate in found if gate.verdict == "failed"]
     unknown = [gate.name for gate in found if gate.verdict == "unknown"]
@@ -73,7 +73,7 @@ def verdict_tree(found: list[Gate], limits: Audit) -> dict[str, Any]:
     }
 
 
-def explain(found: list[Gate], limits: Audit, report: Path) -> str:
+def explain(found: list[GateResult], limits: Audit, report: Path) -> str:
     """Return the message of a failed audit: figures, limits, failing rows, and where the report lies."""
     stops = [
         gate

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from components.base_models.clip import draw_captions
-from components.base_models.material import SceneSet, read_scene_sets
 from components.base_models.model_builder import ModelBuilder, write_about
+from components.base_models.training_data import SceneSet, read_scene_sets
 from components.ml.captioning.small import (
     CELL_STD,
-    Captioner,
-    CaptionerConfig,
+    SmallCaptioner,
+    SmallCaptionerConfig,
     attribute_loss,
     caption_ids,
     caption_loss,
@@ -51,7 +51,7 @@ def make_captioner(section: MadeCaptioner, builder: ModelBuilder) -> Path:
         torch.manual_seed(builder.seed)
         texts = [text for captions in train.captions for kind in KINDS for text in captions[kind]]
         tokenizer = train_bpe(texts, section.vocabulary_size, section.max_tokens)
-        model = Captioner(_config(section, tokenizer)).to(builder.device)
+        model = SmallCaptioner(_config(section, tokenizer)).to(builder.device)
         loss = _train(model, tokenizer, section, train, identity, builder)
         save_captioner(model, tokenizer, folder)
         write_about(folder, model, section.training, loss, _held_out(model, tokenizer, held_out))
@@ -65,8 +65,8 @@ def attribute_values(scene: Scene) -> list[int]:
     return [values.index(facts.get(attribute, NOTHING)) for attribute, values in ATTRIBUTES.items()]
 
 
-def _config(section: MadeCaptioner, tokenizer: Any) -> CaptionerConfig:  # noqa: ANN401 - a tokenizer
-    return CaptionerConfig(
+def _config(section: MadeCaptioner, tokenizer: Any) -> SmallCaptionerConfig:  # noqa: ANN401 - a tokenizer
+    return SmallCaptionerConfig(
         image_size=section.scenes.image_size,
         stem_channels=section.stem_channels,
         layers=section.layers,
@@ -81,7 +81,7 @@ def _config(section: MadeCaptioner, tokenizer: Any) -> CaptionerConfig:  # noqa:
 
 
 def _train(
-    model: Captioner,
+    model: SmallCaptioner,
     tokenizer: Any,  # noqa: ANN401
     section: MadeCaptioner,
     scenes: SceneSet,
@@ -104,7 +104,7 @@ def _train(
     return builder.train("captioner", model, section.training, identity, loss_at)
 
 
-def _held_out(model: Captioner, tokenizer: Any, scenes: SceneSet) -> dict[str, Any] | None:  # noqa: ANN401
+def _held_out(model: SmallCaptioner, tokenizer: Any, scenes: SceneSet) -> dict[str, Any] | None:  # noqa: ANN401
     if not scenes.scenes:
         return None
     pictures = scenes.pictures.to(next(model.parameters()).device)

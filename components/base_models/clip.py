@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.base_models.material import Captions, SceneSet, read_scene_sets, read_texts
 from components.base_models.model_builder import ModelBuilder, write_about
+from components.base_models.training_data import Captions, SceneSet, read_scene_sets, read_texts
 from components.ml.losses.contrastive import clip_loss
 from components.ml.schedule import batch_rows
 from components.ml.text.bpe import train_bpe

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components.base_models.material import Texts, read_texts
 from components.base_models.model_builder import ModelBuilder, write_about
+from components.base_models.training_data import TrainingTexts, read_texts
 from components.errors import ConfigurationError
 from components.ml.schedule import batch_rows
 from components.ml.text.bpe import train_bpe
@@ -64,7 +64,7 @@ def token_blocks(tokenizer: Any, texts: list[str], length: int) -> Tensor:  # no
 
 
 @torch.no_grad()
-def _start_from_cooccurrence(model: Any, tokenizer: Any, texts: Texts, deviation: float) -> None:  # noqa: ANN401
+def _start_from_cooccurrence(model: Any, tokenizer: Any, texts: TrainingTexts, deviation: float) -> None:  # noqa: ANN401
     """Set the embeddings of tokens that stand in captions; all others stay random."""
     ids = iter(text_ids(tokenizer, texts.train, None))
     documents = ([token for row in islice(ids, size) for token in row] for size in texts.row_sizes)

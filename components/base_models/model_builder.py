@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from components.ml.schedule import warmup_cosine
 from components.running.rows import Rows
-from components.running.training import Run, train
+from components.running.training import TrainingRun, train
 from components.settings.base_models import Schedule
 from components.storage.atomic import content_key, write_json
 from components.storage.computed import code_of
@@ -80,7 +80,9 @@ class ModelBuilder:
 
         model.train()
         rate = warmup_cosine(schedule.warmup_steps, schedule.steps)
-        run = Run(f"base_models {name}", {name: model}, optimizer, rate, schedule.steps, step, self.seed)
+        run = TrainingRun(
+            f"base_models {name}", {name: model}, optimizer, rate, schedule.steps, step, self.seed
+        )
         history = train(run, self.work, {**identity, "seed": self.seed}, self.checkpoint_steps)
         model.eval()
         return history[-1]["loss"]

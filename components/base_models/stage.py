@@ -7,8 +7,8 @@ Reads:
 Writes:
     artifacts/base_models/llm/: an LLM and its tokenizer, Hugging Face layout.
     artifacts/base_models/clip/: a CLIP, SigLIP or EVA-CLIP and its tokenizer, or a vision tower alone, in
-        Hugging Face layout (with the model types of `ml.conv_stem` and `ml.eva02`).
-    artifacts/base_models/captioner/: the captioner of `ml.captioner`, unless params say null.
+        Hugging Face layout (with the model types of `ml.vision.conv_stem` and `ml.vision.eva02`).
+    artifacts/base_models/captioner/: the captioner of `ml.captioning.small`, unless params say null.
     artifacts/base_models/vision_language/<name>/: captioners of others, Hugging Face layout.
     artifacts/base_models/text_encoders/<name>/: sentence encoders of others, sentence-transformers layout.
     artifacts/base_models/about.json: where each is from, its size and how good it is.

@@ -8,11 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from components.cli.check_columns import check_columns
+from components.cli.check_gates import check_release, gate_lines
 from components.cli.check_models import absent_buckets, absent_models, absent_programs
 from components.cli.check_paths import check_paths
-from components.cli.check_release import check_release
 from components.cli.check_sources import look_at_sources
-from components.cli.gate_lines import gate_lines
 from components.cli.problems import refuse
 from components.errors import ConfigurationError, InfrastructureError
 from components.running.gpus import gpus_in_use, known_gpus

@@ -10,7 +10,7 @@ from components.cli.problems import Problem
 from components.errors import ConfigurationError
 from components.running.model_weights import check_bucket_files, check_folder_files
 from components.settings.base_models import BucketModel, FolderModel
-from components.settings.embed_captions import EndpointEncoder, SentenceEncoder
+from components.settings.embed_captions import EndpointEncoder, SentenceTransformersModel
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.recaption import EndpointCaptioner, ModelCaptioner, VllmCaptioner
@@ -64,7 +64,7 @@ def absent_programs(params: Params, env: Environment) -> Iterator[Problem]:
         location = ("embed_captions", "others", number)
         if isinstance(encoder, EndpointEncoder) and not env.embedding_endpoint:
             yield _without_address(location, encoder.name, "LLM2CLIP_EMBEDDING_ENDPOINT")
-        if isinstance(encoder, SentenceEncoder) and find_spec("sentence_transformers") is None:
+        if isinstance(encoder, SentenceTransformersModel) and find_spec("sentence_transformers") is None:
             yield Problem(
                 location,
                 f"{encoder.name} needs sentence-transformers, which is not installed; expected it: "

@@ -20,7 +20,7 @@ from components.cli.caption_groups import Group, groups_of_rows, possible_groups
 from components.cli.check_paths import is_there
 from components.cli.problems import Problem, advice, listed
 from components.errors import ConfigurationError, DataError, PipelineError
-from components.planning.row_counts import rows_of
+from components.planning.images import rows_of
 from components.settings.base_models import MadeClip, MadeLlm
 from components.settings.params import Params
 from components.settings.sources import (

@@ -50,7 +50,7 @@ def use(
     """Put a shipped preset in params.yaml."""
 
     def work() -> list[str]:
-        from components.cli.presets import use_preset
+        from components.cli.params import use_preset
 
         changed = use_preset(preset, force=force)
         return [f"params.yaml is {'now ' if changed else ''}the preset {preset}"]
@@ -100,7 +100,7 @@ def plan(
     """Say what stages will take: rows, bytes, hours, memory, and where each figure is from."""
 
     def work() -> list[str]:
-        from components.cli.presets import preset_path
+        from components.cli.params import preset_path
         from llm2clip import plan
 
         return plan(

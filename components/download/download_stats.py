@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from components.download.ledger import SUCCESS, Entry, read_ledger, read_stats, reasons_of
+from components.download.ledger import SUCCESS, LedgerEntry, read_ledger, read_stats, reasons_of
 from components.download.refusal import CONNECTION_REASONS, may_pass
 from components.errors import DataError, InfrastructureError
 from components.running.rows import Rows
@@ -95,7 +95,7 @@ class DownloadStats:
             "shard_bytes": self.shard_bytes,
         }
 
-    def _refuse_dead_network(self, entries: list[Entry]) -> None:
+    def _refuse_dead_network(self, entries: list[LedgerEntry]) -> None:
         """Stop at a shard of many failed connections and no image; have all its like asked for again.
 
         Once images came from urls, the failed ones must be to many hosts.
@@ -158,7 +158,7 @@ class DownloadStats:
                 if entry.reason and entry.reason not in self.rows.firsts:
                     self.rows.firsts[entry.reason] = self._described(entry)
 
-    def _described(self, entry: Entry) -> str:
+    def _described(self, entry: LedgerEntry) -> str:
         """Return for a message which image an entry is of: its url, or the path that was looked for."""
         source = self._sources.get(entry.source)
         name = entry.url or entry.key

@@ -45,7 +45,7 @@ LEDGER = pa.schema(
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """One row of the ledger; sides in pixels."""
 
     url: str | None
@@ -71,12 +71,12 @@ class Entry:
         return (self.error_message or "").partition(":")[0]
 
 
-def read_ledger(path: Path) -> list[Entry]:
+def read_ledger(path: Path) -> list[LedgerEntry]:
     """Read one shard's ledger."""
-    return [Entry(**row) for row in read_table(path, LEDGER).to_pylist()]
+    return [LedgerEntry(**row) for row in read_table(path, LEDGER).to_pylist()]
 
 
-def write_ledger(path: Path, entries: Sequence[Entry]) -> None:
+def write_ledger(path: Path, entries: Sequence[LedgerEntry]) -> None:
     """Write one shard's ledger."""
     write_table(path, pa.Table.from_pylist([asdict(entry) for entry in entries], schema=LEDGER))
 
@@ -92,10 +92,10 @@ def reasons_of(stats: dict[str, Any]) -> dict[str, int]:
     return {reason: count for reason, count in stats["status_dict"].items() if reason != SUCCESS}
 
 
-def entry_of(row: Row | Rejection, taken: FetchResult) -> Entry:
+def entry_of(row: Row | Rejection, taken: FetchResult) -> LedgerEntry:
     """Return what the ledger says of a row."""
     where = f": {row.where}" if isinstance(row, Rejection) else ""
-    return Entry(
+    return LedgerEntry(
         url=_address(row),
         caption=row.captions[0].text if isinstance(row, Row) else None,
         key=row.key,
@@ -123,7 +123,7 @@ def _address(row: Row | Rejection) -> str | None:
     return row.image.name if isinstance(row.image, ImageFile | ImageMember) else None
 
 
-def stats_of(entries: Sequence[Entry]) -> dict[str, Any]:
+def stats_of(entries: Sequence[LedgerEntry]) -> dict[str, Any]:
     """Return the figures of a shard, as img2dataset has them and some of ours."""
     statuses = Counter(entry.status for entry in entries)
     good = [entry for entry in entries if entry.status == SUCCESS]

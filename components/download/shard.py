@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from components.download.ledger import Entry, entry_of, stats_of, write_ledger
-from components.download.previous_attempt import came_without_network, is_lacking, known_rows
+from components.download.ledger import (
+    SUCCESS,
+    LedgerEntry,
+    entry_of,
+    read_ledger,
+    read_stats,
+    reasons_of,
+    stats_of,
+    write_ledger,
+)
+from components.download.refusal import CONNECTION_REASONS, may_pass
 from components.download.spool import Spool
 from components.ml.vision.pictures import PNG_HEAD_BYTES, preparation_of
 from components.running.jobs import ProgressReporter
@@ -21,7 +31,10 @@ from components.storage.attempts import Attempts, mark_for_retry
 from components.storage.buckets.bucket import open_bucket
 from components.storage.bulk import forget_lost, keep_remote
 from components.storage.computed import FETCHED, code_of
-from components.storage.shards import Pair, write_shard
+from components.storage.shards import Pair, read_pairs, shards_of, write_shard
+
+if TYPE_CHECKING:
+    from components.download.shard_fetcher import FetchResult
 
 DRAWN = 1  # stands for what draws a scene, whose hash lies beside the shard, for it decides no other row
 DRAWN_BY = "drawn_by.json"  # of a finished shard, and of no output
@@ -29,7 +42,7 @@ SPEED_ONLY = {"connections", "connections_per_host"}
 
 
 @dataclass(frozen=True)
-class Shard:
+class DownloadShard:
     """A shard to be made; it can be sent to another process.
 
     Attributes:
@@ -156,7 +169,7 @@ def _identity(row: Row | Rejection, max_bytes: int) -> Any:  # noqa: ANN401 - pl
     return [row.key, row.split, row.source, captions, row.labels, image]
 
 
-def _metadata(row: Row, entry: Entry) -> dict[str, Any]:
+def _metadata(row: Row, entry: LedgerEntry) -> dict[str, Any]:
     captions = [
         {
             "column": one.column,
@@ -168,3 +181,40 @@ def _metadata(row: Row, entry: Entry) -> dict[str, Any]:
         for one in row.captions
     ]
     return {**asdict(entry), "labels": row.labels, "captions": captions}
+
+
+def is_lacking(finished: Path, name: str) -> bool:
+    """Say whether a row of a shard failed for a reason that may pass."""
+    return any(may_pass(reason) for reason in reasons_of(read_stats(finished, name)))
+
+
+def came_without_network(finished: Path, name: str) -> bool:
+    """Say whether a shard has not one image and connections failed: it is worth asking again."""
+    stats = read_stats(finished, name)
+    return stats["successes"] == 0 and bool(CONNECTION_REASONS & stats["status_dict"].keys())
+
+
+def known_rows(finished: Path, work: Path, spool: Spool) -> dict[int, FetchResult]:
+    """Return the rows of an earlier round whose fate is settled, by number; pictures go to the spool."""
+    from components.download.shard_fetcher import FetchResult
+
+    (shard,) = shards_of(finished)
+    places = {pair.key: spool.put(pair.jpeg) for pair in read_pairs(finished, shard, work)}
+    return {
+        number: FetchResult(
+            one.status,
+            one.reason,
+            one.sha256,
+            one.original_bytes,
+            one.final_url,
+            places[one.key] if one.status == SUCCESS else None,
+            one.width,
+            one.height,
+            one.original_width,
+            one.original_height,
+            json.loads(one.exif)["Orientation"] if one.exif else None,
+            one.is_animated,
+        )
+        for number, one in enumerate(read_ledger(finished / f"{shard.name}.parquet"))
+        if not may_pass(one.reason)
+    }

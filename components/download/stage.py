@@ -13,15 +13,19 @@ Writes:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from math import ceil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from components.download.download_stats import DownloadStats
 from components.download.remote_shards import bring_shards
-from components.download.shard import DRAWN_BY, Shard
+from components.download.shard import DRAWN_BY, DownloadShard
 from components.download.survey import each_url_once, groups, image_rows, survey, text_rows
-from components.download.texts import write_texts
 from components.running.jobs import Modules
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
@@ -33,10 +37,11 @@ from components.settings.params import Params
 from components.sources.input_paths import check_seen_by_dvc, paths_of_download
 from components.sources.rows import Rejection, Row
 from components.sources.source_requirements import Inputs
-from components.storage.atomic import remove
+from components.storage.atomic import new_file, remove
 from components.storage.bulk import open_data_root
 from components.storage.layout import Layout
 from components.storage.result_cache import put_files
+from components.storage.side_tables import CAPTIONS
 
 STAGE = "download"
 MODULES = Modules(imported=("components.download.shard_fetcher", "webdataset"), refused=("pandas",))
@@ -86,7 +91,7 @@ def run(params: Params, env: Environment) -> None:
 
 def _jobs(
     rows: Iterator[Row | Rejection], download: Download, store: Path, processes: int
-) -> Iterator[Shard]:
+) -> Iterator[DownloadShard]:
     """Yield a job for each shard; the connections that params allow are shared out over the processes."""
     fetch = download.fetch
     share = {
@@ -95,9 +100,34 @@ def _jobs(
     }
     own = download.model_copy(update={"fetch": fetch.model_copy(update=share)})
     for number, group in enumerate(groups(rows, download.shard_rows)):
-        yield Shard(shard_name(number), group, own, store)
+        yield DownloadShard(shard_name(number), group, own, store)
 
 
 def shard_name(number: int) -> str:
     """Return the name of a shard: `00003`."""
     return f"{number:05d}"
+
+
+GROUP_ROWS = 10_000
+
+
+def write_texts(path: Path, rows: Iterable[Row | Rejection]) -> tuple[Rows, Counter[str]]:
+    """Write the captions of text rows, ten thousand rows in memory at a time.
+
+    Returns:
+        The count of rows, and the rows that went out per split.
+    """
+    count = Rows()
+    splits: Counter[str] = Counter()
+    with new_file(path) as part, pq.ParquetWriter(part, CAPTIONS, compression="zstd") as writer:
+        for group in groups(rows, GROUP_ROWS):
+            captions = []
+            for row in group:
+                if isinstance(row, Rejection):
+                    count.reject(row.reason, first=row.described())
+                    continue
+                count.accept()
+                splits[row.split] += 1
+                captions += [asdict(caption) for caption in row.captions]
+            writer.write_table(pa.Table.from_pylist(captions, schema=CAPTIONS))
+    return count, splits

@@ -11,8 +11,7 @@ from pathlib import Path
 from components.errors import ConfigurationError, DataError
 from components.settings.download import Download
 from components.settings.sources import SceneTexts, TextTable, Weighted
-from components.sources.mixture import mixed
-from components.sources.rows import ImageUrl, Rejection, Row, read_rows
+from components.sources.rows import ImageUrl, Rejection, Row, mixed, read_rows
 from components.sources.source_requirements import Inputs
 from components.storage.atomic import remove
 from components.storage.duplicate_counter import DuplicateCounter, Repeated

@@ -34,7 +34,7 @@ MODULES = Modules(imported=("components.embed_captions.embed_job", "components.m
 
 
 @dataclass(frozen=True)
-class Filling:
+class EmbedJob:
     """The shards of one process; a job.
 
     Attributes:
@@ -126,7 +126,7 @@ def _fill_by(
     gpus = [gpu_of(place) for place in range(parts)] if env.device == "cuda" else [None] * parts
     threads = env.threads or max(1, usable_cores() // parts)
     jobs = (
-        Filling(
+        EmbedJob(
             params,
             share_of(env, parts),
             {name: shards[place::parts] for name, shards in here},

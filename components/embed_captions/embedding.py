@@ -17,7 +17,7 @@ import pyarrow as pa
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import TextFile
 from components.errors import ConfigurationError, DataError
-from components.running.spent import Spent, keep_spent, kept_spent, together
+from components.running.costs import Spent, keep_spent, kept_spent, together
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import content_key, remove, write_json
 from components.storage.buckets.bucket import Bucket

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from components.embed_captions.encoder import Encoded, Progress
 from components.errors import ConfigurationError, DataError
 from components.running.embedding_headers import other_header
-from components.settings.embed_captions import SentenceEncoder as Section
+from components.settings.embed_captions import SentenceTransformersModel
 from components.storage.layout import Layout
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class OtherSentenceEncoder:
 
     made_by: str | None = "sentence_encoder"
 
-    def __init__(self, section: Section, layout: Layout, device: str) -> None:
+    def __init__(self, section: SentenceTransformersModel, layout: Layout, device: str) -> None:
         self.name, self._section, self._device = section.name, section, device
         self._folder = layout.artifact("base_models") / "text_encoders" / section.model
         self.about = other_header(layout, section, verify=True)

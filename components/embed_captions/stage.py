@@ -28,9 +28,9 @@ from components.embed_captions.sources import (
 from components.embed_captions.survey import Missing, check_room, survey, tell, tell_time
 from components.planning.embed_captions import last_run
 from components.planning.past_throughput import PastThroughput
+from components.running.costs import SECONDS, Spent, kept_spent, tell_spent, together
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
-from components.running.spent import SECONDS, Spent, kept_spent, tell_spent, together
 from components.settings.embed_captions import EmbedCaptions
 from components.settings.environment import Environment
 from components.settings.params import Params

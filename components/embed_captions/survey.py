@@ -14,7 +14,7 @@ from components.embed_captions.embedding import Embedder, distinct
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import CaptionShard, TextFile
 from components.errors import InfrastructureError
-from components.planning.past_throughput import Run
+from components.planning.past_throughput import PastRun
 
 SAMPLED_TEXTS, TEXTS_A_FILE = 512, 16  # for the count of tokens
 HALF_BYTES = 2
@@ -73,7 +73,7 @@ def survey(
 
 
 def tell_time(
-    encoders: Sequence[Encoder], found: Sequence[Missing], earlier: Run | None, *, can_try: bool
+    encoders: Sequence[Encoder], found: Sequence[Missing], earlier: PastRun | None, *, can_try: bool
 ) -> None:
     """Log how long all will take: by an earlier run, or by the sample, embedded where much is to be done.
 

@@ -69,7 +69,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ArmComparison:
     """The subject and its best control on one task."""
 
     task: str
@@ -84,7 +84,7 @@ class Comparison:
     untuned: Figure | None  # of the arm that reads the LLM as it was before tuning
 
 
-def compare(findings: Findings) -> list[Comparison]:
+def compare(findings: Findings) -> list[ArmComparison]:
     """Compare the subject with its best control, task by task; no comparison where there is no control."""
     found = []
     untuned = findings.untuned_control()
@@ -94,7 +94,7 @@ def compare(findings: Findings) -> list[Comparison]:
         difference = findings.differences[control][task.name][FORWARD]
         verdict = "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "open"
         found.append(
-            Comparison(
+            ArmComparison(
                 task=task.name,
                 language=task.captions[0].language,
                 captions=len(task.captions),

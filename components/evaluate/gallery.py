@@ -33,7 +33,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Card:
+class RetrievedCard:
     """One caption."""
 
     caption: Caption
@@ -42,18 +42,18 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Section:
+class GallerySection:
     """The cards of one task."""
 
     task: str
     language: str
     control: str | None  # none where the subject is the only arm
-    cards: list[Card]
+    cards: list[RetrievedCard]
 
 
 def gallery(
     findings: Findings, held_out: HeldOut, read: Callable[[set[str]], dict[str, bytes]]
-) -> list[Section]:
+) -> list[GallerySection]:
     """Choose captions of each task and collect what the subject and the best control found for them."""
     chosen = {task.name: _choose(findings, task, findings.settings.gallery_rows) for task in findings.tasks}
     arms = {task.name: _shown(findings, task.name) for task in findings.tasks}
@@ -71,9 +71,9 @@ def gallery(
         for number in chosen[task.name]:
             caption = task.captions[number]
             rows = [_found(findings, held_out, task, arm, number, thumbs) for arm in arms[task.name]]
-            cards.append(Card(caption, len(task.images), rows))
+            cards.append(RetrievedCard(caption, len(task.images), rows))
         control = arms[task.name][1] if findings.controls else None
-        sections.append(Section(task.name, task.captions[0].language, control, cards))
+        sections.append(GallerySection(task.name, task.captions[0].language, control, cards))
     return [section for section in sections if section.cards]
 
 

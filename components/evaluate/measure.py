@@ -21,8 +21,7 @@ from components.ml.metrics import (
     true_ranks,
 )
 from components.ml.text.lexical import word_ranks
-from components.running.held_out import HeldOut, TaskCaptions, label_truth
-from components.running.held_out_vectors import HeldOutVectors
+from components.running.held_out import HeldOut, HeldOutVectors, TaskCaptions, label_truth
 from components.settings.evaluate import Evaluate, ZeroShotTask
 from components.storage.side_tables import Caption
 

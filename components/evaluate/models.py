@@ -18,8 +18,7 @@ from components.ml.vision.clip import (
     text_embeddings,
 )
 from components.ml.vision.towers import encode_images, load_vision_encoder
-from components.running.held_out import HeldOut
-from components.running.held_out_vectors import HeldOutVectors
+from components.running.held_out import HeldOut, HeldOutVectors
 from components.settings.evaluate import ZeroShotTask
 from components.storage.side_tables import Caption
 

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from components.evaluate.findings import RECALL, Findings, at_chance, best_of, compare
-from components.evaluate.gallery import Section
+from components.evaluate.gallery import GallerySection
 from components.evaluate.measure import ArmResult, Figure
 from components.evaluate.plots import DIRECTIONS, loss_plot, recall_plot, validation_plot
 from components.running.page import page_environment
@@ -31,7 +31,7 @@ class Cell:
     is_best: bool
 
 
-def write_report(path: Path, findings: Findings, gallery: list[Section]) -> None:
+def write_report(path: Path, findings: Findings, gallery: list[GallerySection]) -> None:
     """Write the page."""
     environment = page_environment(Path(__file__).parent)
     environment.filters["percent"] = percent

@@ -32,13 +32,13 @@ from components.ml.vision.clip import has_text_tower, load_base
 from components.ml.vision.towers import image_size_of
 from components.running.held_out import (
     HeldOut,
+    HeldOutVectors,
     TaskCaptions,
     caption_pairs,
     read_held_out,
     read_jpegs,
     task_captions,
 )
-from components.running.held_out_vectors import HeldOutVectors
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
 from components.running.rows import Rows

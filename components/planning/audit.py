@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from components.planning.estimate import SECONDS_PER_HOUR, Bound, Estimate, Machine, network_bound
-from components.planning.images import planned_images
+from components.planning.images import planned_images, shard_size
 from components.planning.past_throughput import Figure, PastThroughput
-from components.planning.shard_sizes import shard_size
 from components.settings.params import Params
 
 BENCH, ROWS = "`python -m bench.audit`", "`python -m bench.rates`"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from math import ceil
 
 from components.planning.estimate import SECONDS_PER_HOUR, Bound, Estimate, Machine, cpu_bound, network_bound
-from components.planning.images import PlannedImages, planned_images
+from components.planning.images import PlannedImages, original_size, planned_images, shard_size
 from components.planning.past_throughput import Figure, PastThroughput
-from components.planning.shard_sizes import original_size, shard_size
 from components.settings.params import Params
 from components.sources.source_requirements import is_far
 

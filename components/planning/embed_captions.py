@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from components.planning.estimate import SECONDS_PER_HOUR, Bound, Estimate, Machine
 from components.planning.images import PlannedImages, planned_images
 from components.planning.language_model import EMBEDDING_SHARES, gpu_hours, llm_weights, llm_width
-from components.planning.past_throughput import Figure, PastThroughput, Run
+from components.planning.past_throughput import Figure, PastRun, PastThroughput
 from components.running.model_weights import WEIGHT_BYTES
 from components.settings.params import Params
 
@@ -61,7 +61,7 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
     )
 
 
-def last_run(measured: PastThroughput, names: list[str]) -> Run | None:
+def last_run(measured: PastThroughput, names: list[str]) -> PastRun | None:
     """Return the last run with encoders of these names, if it says how fast they are here."""
     return measured.worked("embed_captions", lambda worked: worked.get(title(names), 0))
 
@@ -71,7 +71,7 @@ def title(names: Sequence[str]) -> str:
     return f"embed_captions by {', '.join(names)}"
 
 
-def _hours_as_before(captions: float, run: Run) -> tuple[Bound, str]:
+def _hours_as_before(captions: float, run: PastRun) -> tuple[Bound, str]:
     hours = captions * run.seconds_per_row / SECONDS_PER_HOUR
     return Bound("the encoders", hours), f"{run.seconds_per_row:.2g} s a distinct caption: {run.origin}"
 

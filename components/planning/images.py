@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.planning.past_throughput import Figure, PastThroughput, Run
-from components.planning.row_counts import rows_of
+from components.errors import ConfigurationError, DataError
+from components.planning.past_throughput import Figure, PastRun, PastThroughput
+from components.settings.download import Download
 from components.settings.params import Params
 from components.settings.recaption import Captioner
 from components.settings.sources import (
     Captioned,
     Coco,
     Karpathy,
+    Scenes,
     SceneTexts,
     Source,
     SplitByColumn,
+    Table,
     TextTable,
 )
-from components.sources.source_requirements import is_fetched
+from components.sources.files import named_files
+from components.sources.source_requirements import is_far, is_fetched
 
 SENTENCES = 5  # of an image of COCO, Flickr8k or Flickr30k
 # urls die: the share that still answers with an image is that of whoever tried last and told of it
@@ -67,7 +71,7 @@ class PlannedImages:
 
     sources: list[PlannedSource]
     texts: float  # rows without an image
-    run: Run | None
+    run: PastRun | None
 
     @property
     def rows(self) -> float:
@@ -147,7 +151,7 @@ def planned_images(params: Params, measured: PastThroughput) -> PlannedImages:
     )
 
 
-def _planned(source: Source, inputs: Path, run: Run | None) -> PlannedSource:
+def _planned(source: Source, inputs: Path, run: PastRun | None) -> PlannedSource:
     comes = _comes(source, run) if is_fetched(source) else HERE
     return PlannedSource(
         source.name,
@@ -159,7 +163,7 @@ def _planned(source: Source, inputs: Path, run: Run | None) -> PlannedSource:
     )
 
 
-def _comes(source: Source, run: Run | None) -> Figure:
+def _comes(source: Source, run: PastRun | None) -> Figure:
     if run is None:
         return ANSWERS.get(source.name, UNKNOWN_ANSWERS)
     images = run.metrics["images"]
@@ -181,3 +185,100 @@ def possible_splits(source: Source) -> frozenset[str] | None:
     if isinstance(source, SplitByColumn) and source.split:
         return frozenset({source.split})
     return None
+
+
+TEXT_TABLES = (".csv", ".tsv")
+BLOCK_BYTES = 1 << 24
+
+
+def rows_of(source: Source, inputs: Path) -> Figure:
+    """Return the rows of a source; a file is looked at only where params give no limit.
+
+    Args:
+        source: From params.
+        inputs: The folder its paths are relative to.
+
+    Raises:
+        ConfigurationError: it has neither a limit nor files whose rows can be counted.
+        DataError: a file is damaged.
+    """
+    if isinstance(source, Scenes | SceneTexts):
+        counts = source.counts
+        return Figure(counts.train + counts.validation + counts.test, "as params count them")
+    if source.limit is not None:
+        return Figure(source.limit, "as params limit them, the files may hold fewer")
+    return Figure(sum(_counted(source, path) for path in _tables(source, inputs)), "counted in the files")
+
+
+def _tables(source: Captioned, inputs: Path) -> Iterator[Path]:
+    try:
+        if is_far(source):
+            raise ConfigurationError("its shards are elsewhere; bring them here")
+        yield from named_files(inputs, source.path, (".parquet", *TEXT_TABLES)).paths
+    except ConfigurationError as fault:
+        raise ConfigurationError(
+            f"nobody can say how many rows download.sources {source.name} has: {fault}, or set its limit to "
+            "its number of rows"
+        ) from None
+
+
+def _counted(source: Captioned, path: Path) -> int:
+    """Return the rows of a table: of parquet what its footer says, of text its lines."""
+    if path.suffix.lower() == ".parquet":
+        return _footer_rows(path)
+    if path.suffix.lower() not in TEXT_TABLES:
+        raise ConfigurationError(
+            f"download.sources {source.name}: the rows of {path.name} cannot be counted without "
+            "reading it; expected parquet, csv or tsv, or a limit: set its limit to its number of rows"
+        )
+    with path.open("rb") as file:
+        lines = sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK_BYTES), b""))
+    has_header = not (isinstance(source, Table) and source.columns)
+    return max(0, lines - has_header)
+
+
+def _footer_rows(path: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        what = str(error).splitlines()[0]
+        raise DataError(f"{path} is damaged ({what}); fetch it again") from None
+
+
+PICTURE_BYTES = Figure(
+    157e3, "assumed, as `python -m bench.fetch_rates` serves: 1024 x 768 pixels at 1.6 bits each"
+)
+MEASURED_SIZE, MEASURED_QUALITY = 256, 95
+JPEG_BYTES = 30.4e3  # of 200 photographs, most of 400 to 640 pixels
+TEXT_BYTES = 4.1e3  # of tar headers, ledger fields and three captions as long as DreamLIP's
+
+
+def original_size(images: PlannedImages) -> Figure:
+    """Return the bytes of an image that comes over HTTP."""
+    if images.run:
+        figures = images.run.metrics["images"]
+        if figures.get("original_bytes"):
+            return Figure(figures["original_bytes"] / figures["rows_out"], images.run.origin)
+    return PICTURE_BYTES
+
+
+def shard_size(images: PlannedImages, download: Download) -> Figure:
+    """Return the bytes of an image in a shard, its captions with it."""
+    if images.run:
+        figures = images.run.metrics["images"]
+        if figures.get("shard_bytes"):
+            return Figure(figures["shard_bytes"] / figures["rows_out"], images.run.origin)
+    size, quality = download.images.size, download.images.jpeg_quality
+    origin = (
+        f"{JPEG_BYTES / 1e3:g} kB of a JPEG of {MEASURED_SIZE} pixels and quality {MEASURED_QUALITY} "
+        f"(200 photographs of COCO and Flickr8k), {TEXT_BYTES / 1e3:g} kB beside it: "
+        "`python -m bench.fetch_rates`"
+    )
+    if size != MEASURED_SIZE:
+        origin += f"; taken to grow with the area to {size} pixels"
+    if quality != MEASURED_QUALITY:
+        origin += f"; quality {quality} was not measured"
+    return Figure(JPEG_BYTES * (size / MEASURED_SIZE) ** 2 + TEXT_BYTES, origin)

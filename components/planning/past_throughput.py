@@ -22,7 +22,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Run:
+class PastRun:
     """What an earlier run of a stage on a machine of this kind left behind."""
 
     rows: int
@@ -57,7 +57,7 @@ class PastThroughput:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
 
-    def run(self, stage: str, rows: Callable[[dict[str, Any]], int]) -> Run | None:
+    def run(self, stage: str, rows: Callable[[dict[str, Any]], int]) -> PastRun | None:
         """Return the last run of a stage, if it was long enough and on a machine of this kind.
 
         Args:
@@ -70,7 +70,7 @@ class PastThroughput:
         metrics = read_json(metrics_path)
         return self._run(stage, lambda _: rows(metrics), metrics)
 
-    def worked(self, stage: str, rows: Callable[[dict[str, int]], int]) -> Run | None:
+    def worked(self, stage: str, rows: Callable[[dict[str, int]], int]) -> PastRun | None:
         """Return the last run of a stage by what it did itself, whatever it found done.
 
         DVC removes metrics before a stage runs, but no costs: a running stage has these alone.
@@ -82,7 +82,9 @@ class PastThroughput:
         """
         return self._run(stage, lambda costs: rows(costs["worked"]), {})
 
-    def _run(self, stage: str, rows: Callable[[dict[str, Any]], int], metrics: dict[str, Any]) -> Run | None:
+    def _run(
+        self, stage: str, rows: Callable[[dict[str, Any]], int], metrics: dict[str, Any]
+    ) -> PastRun | None:
         path = self.layout.costs(stage)
         if not path.is_file():
             return None
@@ -91,6 +93,6 @@ class PastThroughput:
             count = rows(costs)
             if count < MIN_ROWS or costs["machine"] != platform.machine():
                 return None
-            return Run(count, costs["seconds"], costs["cpu_seconds"], metrics)
+            return PastRun(count, costs["seconds"], costs["cpu_seconds"], metrics)
         except KeyError:  # of another version
             return None

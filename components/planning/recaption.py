@@ -15,9 +15,8 @@ from components.planning.estimate import (
     cpu_bound,
     network_bound,
 )
-from components.planning.images import PlannedImages, planned_images
-from components.planning.past_throughput import Figure, PastThroughput, Run
-from components.planning.shard_sizes import shard_size
+from components.planning.images import PlannedImages, planned_images, shard_size
+from components.planning.past_throughput import Figure, PastRun, PastThroughput
 from components.running.model_weights import weights_in
 from components.settings.base_models import FolderModel
 from components.settings.params import Params
@@ -91,7 +90,7 @@ def _rows_of(metrics: dict[str, Any], names: list[str], given: set[str]) -> int:
     return metrics["rows_in"] - judged if sorted(columns.keys() - given) == names else 0
 
 
-def _cpu(images: PlannedImages, by_columns: float, written: float, run: Run | None) -> tuple[float, str]:
+def _cpu(images: PlannedImages, by_columns: float, written: float, run: PastRun | None) -> tuple[float, str]:
     if run:
         own = run.cpu_per_row
         return written * own.value, f"{own.value:.2g} CPU ms a caption written: {own.origin}"
@@ -103,7 +102,11 @@ def _cpu(images: PlannedImages, by_columns: float, written: float, run: Run | No
 
 
 def _models(
-    captions: Mapping[str, float], params: Params, machine: Machine, measured: PastThroughput, run: Run | None
+    captions: Mapping[str, float],
+    params: Params,
+    machine: Machine,
+    measured: PastThroughput,
+    run: PastRun | None,
 ) -> tuple[list[Bound], list[str]]:
     """Return how long captioners that are models take, one after another, and in words why."""
     models = [one for one in params.recaption.captioners if not isinstance(one, ColumnsCaptioner)]
@@ -124,7 +127,7 @@ def _models(
 
 
 def _scores(
-    scores: Scores, images: float, machine: Machine, run: Run | None
+    scores: Scores, images: float, machine: Machine, run: PastRun | None
 ) -> tuple[list[Bound], list[str]]:
     """Return how long the base CLIP takes for all images, and in words why."""
     if run:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.planning.estimate import Bound, Estimate, Machine
-from components.planning.images import planned_images
+from components.planning.images import planned_images, shard_size
 from components.planning.language_model import config_in, llm_width
 from components.planning.past_throughput import Figure, PastThroughput
-from components.planning.shard_sizes import shard_size
 from components.settings.base_models import FolderModel, MadeClip
 from components.settings.params import Params
 

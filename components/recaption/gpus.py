@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from components.recaption.captioners.choose import captioners_of
-from components.recaption.shard import Shard, check_columns, drafts_of, source_captions
+from components.recaption.shard import RecaptionShard, check_columns, drafts_of, source_captions
 from components.running.gpus import gpu_of, gpus_in_use, share_of, use_only
 from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
@@ -27,7 +27,7 @@ MODULES = Modules(imported=("components.recaption.gpus", "components.recaption.s
 
 
 @dataclass(frozen=True)
-class Filling:
+class DraftJob:
     """The shards of one GPU; a job for a process of its own.
 
     Attributes:
@@ -56,7 +56,7 @@ class Filling:
             scorer = Scorer(section.scores, layout, env, tell.advance)
         download = layout.artifact("download")
         for entry in self.entries:
-            shard = Shard(download, entry, layout.work("recaption"))
+            shard = RecaptionShard(download, entry, layout.work("recaption"))
             source = source_captions(shard)
             check_columns(captioners, source)
             for captioner in captioners:
@@ -101,7 +101,7 @@ def fill(params: Params, env: Environment, entries: Sequence[Entry], parts: int,
     progress = Progress(work, f"recaption by {gpus} GPUs", total, "rows")
     share = share_of(env, gpus)
     jobs = (
-        Filling(params, share, mine, gpu_of(place)) for place, mine in enumerate(shares_of(entries, gpus))
+        DraftJob(params, share, mine, gpu_of(place)) for place, mine in enumerate(shares_of(entries, gpus))
     )
     with finished_pieces(jobs, gpus, progress, MODULES, work / "pieces") as ended:
         list(ended)

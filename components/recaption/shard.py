@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from components.errors import ConfigurationError, DataError
+from components.http.retry import MAY_PASS
 from components.recaption.captioners.captioner import Captioner, Part
-from components.recaption.retryable import may_pass, settled
-from components.recaption.row_progress import Counts, RowProgress
 from components.recaption.source_captions import CAPTIONS, PIXELS, is_storable, write_source
 from components.storage.atomic import content_key, read_json
 from components.storage.attempts import Attempts
@@ -29,7 +30,7 @@ DRAFTS = "drafts.parquet"
 
 
 @dataclass(frozen=True)
-class Shard:
+class RecaptionShard:
     """One shard of download."""
 
     download: Path
@@ -66,7 +67,7 @@ class Shard:
         return pixels
 
 
-def source_captions(shard: Shard) -> list[Caption]:
+def source_captions(shard: RecaptionShard) -> list[Caption]:
     """Return the captions that the source gave a shard's rows."""
     return read_captions(shard.source / CAPTIONS)
 
@@ -88,7 +89,7 @@ def check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
         taken |= captioner.columns()
 
 
-def rounds_of(shard: Shard, captioner: Captioner, part: Part) -> Attempts:
+def rounds_of(shard: RecaptionShard, captioner: Captioner, part: Part) -> Attempts:
     """Return the pieces of what a captioner's part writes for a shard: decided by what it reads of it."""
     seen = {split: shard.pixels.get(split) for split in sorted(part.splits)}
     decided_by = {
@@ -101,7 +102,7 @@ def rounds_of(shard: Shard, captioner: Captioner, part: Part) -> Attempts:
 
 
 def drafts_of(
-    shard: Shard, captioner: Captioner, source: list[Caption], progress: Counts | None = None
+    shard: RecaptionShard, captioner: Captioner, source: list[Caption], progress: Counts | None = None
 ) -> list[Draft]:
     """Return what a captioner wrote for a shard; written now unless finished pieces are there.
 
@@ -137,7 +138,7 @@ def is_lacking(finished: Path) -> bool:
 
 
 def _written(
-    shard: Shard,
+    shard: RecaptionShard,
     captioner: Captioner,
     part: Part,
     source: list[Caption],
@@ -166,7 +167,7 @@ def _storable(draft: Draft) -> Draft:
     return Draft(replace(draft.caption, text=spelled), "control_characters")
 
 
-def _check_complete(shard: Shard, captioner: Captioner, part: Part, drafts: list[Draft]) -> None:
+def _check_complete(shard: RecaptionShard, captioner: Captioner, part: Part, drafts: list[Draft]) -> None:
     """Check that each row got its drafts and no other row's: none lost, none shifted."""
     splits = {pair.key: pair.metadata["split"] for pair in shard.pairs}
     wanted = {(key, column) for key, own in splits.items() for column, split in part.columns if split == own}
@@ -177,3 +178,41 @@ def _check_complete(shard: Shard, captioner: Captioner, part: Part, drafts: list
             f"recaption: {captioner.name} wrote {len(found)} of {len(wanted)} captions asked for in shard "
             f"{shard.entry.name}, {len(found - wanted) + len(wrong)} of them unasked for: please report this"
         )
+
+
+def may_pass(drafts: Sequence[Draft]) -> bool:
+    """Say whether another round may bring a caption that lacks."""
+    return any(draft.reason in MAY_PASS for draft in drafts)
+
+
+def settled(drafts: Sequence[Draft]) -> list[Draft]:
+    """Return the drafts of those rows that need not be asked for again."""
+    again = {draft.caption.key for draft in drafts if draft.reason in MAY_PASS}
+    return [draft for draft in drafts if draft.caption.key not in again]
+
+
+class Counts(Protocol):
+    """Something that counts rows: the progress of a stage, or of a process that tells it."""
+
+    def advance(self, count: int = 1, /) -> None:
+        """Count rows that are done."""
+
+
+class RowProgress:
+    """The rows that a part has something written for, told one by one."""
+
+    def __init__(self, progress: Counts | None) -> None:
+        self._progress, self._keys = progress, set[str]()
+
+    def of(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
+        """Yield drafts as they come."""
+        for draft in drafts:
+            if self._progress and draft.caption.key not in self._keys:
+                self._keys.add(draft.caption.key)
+                self._progress.advance()
+            yield draft
+
+    def end(self, rows: int) -> None:
+        """Report all other rows."""
+        if self._progress and (left := rows - len(self._keys)) > 0:
+            self._progress.advance(left)

@@ -27,11 +27,17 @@ from components.http.retry import MAY_PASS
 from components.recaption.captioners.captioner import Captioner
 from components.recaption.captioners.choose import captioners_of
 from components.recaption.captioners.columns import FromSources
-from components.recaption.filters.divide import Filters
-from components.recaption.filters.repeated_captions import RepeatedCaptions
+from components.recaption.filters.divide import Filters, RepeatedCaptions
 from components.recaption.gpus import fill, gpus_of, slow_captioners
 from components.recaption.scores.quality import Quality
-from components.recaption.shard import Shard, check_columns, drafts_of, is_lacking, rounds_of, source_captions
+from components.recaption.shard import (
+    RecaptionShard,
+    check_columns,
+    drafts_of,
+    is_lacking,
+    rounds_of,
+    source_captions,
+)
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
 from components.running.rows import Rows
@@ -112,7 +118,7 @@ def _write_drafts(
 
 
 def _judged(
-    judging: Filters, captioners: list[Captioner], given: FromSources, shard: Shard
+    judging: Filters, captioners: list[Captioner], given: FromSources, shard: RecaptionShard
 ) -> tuple[list[Caption], list[Draft]]:
     """Return all captions of a shard, those of the source first, and what a model wrote that is none."""
     source = source_captions(shard)
@@ -127,7 +133,7 @@ def _judged(
 
 
 def _check_rows(
-    rows: Rows, params: Params, layout: Layout, captioners: list[Captioner], shards: Iterator[Shard]
+    rows: Rows, params: Params, layout: Layout, captioners: list[Captioner], shards: Iterator[RecaptionShard]
 ) -> None:
     """Check balance and limit; where they do not hold, the next run asks again for what may come by then.
 
@@ -182,13 +188,13 @@ def _entries(download: Path) -> list[Entry]:
     return entries
 
 
-def _shards(download: Path, entries: list[Entry], work: Path) -> Iterator[Shard]:
+def _shards(download: Path, entries: list[Entry], work: Path) -> Iterator[RecaptionShard]:
     """Yield each shard anew: one keeps the pairs it has read, and few may be in memory."""
     for entry in entries:
-        yield Shard(download, entry, work)
+        yield RecaptionShard(download, entry, work)
 
 
-def _check_sources(captioners: list[Captioner], shards: Iterator[Shard]) -> None:
+def _check_sources(captioners: list[Captioner], shards: Iterator[RecaptionShard]) -> None:
     """Stop before any captioner works where one reads a column that no row of a split has.
 
     A split without rows is no mistake. Shards are only read where a captioner reads columns.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import DataError
-from components.settings.embed_captions import LLMS, EmbedCaptions, EndpointEncoder, SentenceEncoder
+from components.settings.embed_captions import LLMS, EmbedCaptions, EndpointEncoder, SentenceTransformersModel
 from components.storage.atomic import content_key, read_json
 from components.storage.embeddings import Embeddings
 from components.storage.layout import Layout
@@ -39,7 +39,7 @@ def llm_header(layout: Layout, name: str, params: EmbedCaptions, *, verify: bool
 
 
 def other_header(
-    layout: Layout, section: SentenceEncoder | EndpointEncoder, *, verify: bool
+    layout: Layout, section: SentenceTransformersModel | EndpointEncoder, *, verify: bool
 ) -> dict[str, Any]:
     """Return what the embeddings of another encoder are made by; see `llm_header`.
 

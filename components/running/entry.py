@@ -15,14 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from components.errors import InfrastructureError, PipelineError, Stopped
-from components.running.costs import Costs
+from components.running.costs import SPENT, Costs
 from components.running.gpus import gpus_in_use
 from components.running.lock import one_writer
 from components.running.precision import resolved
 from components.running.progress import WORKED
-from components.running.reasons import REJECTED
+from components.running.rows import REJECTED
 from components.running.signals import die_with_parent, ignore_stop_signals, raise_on_stop_signals
-from components.running.spent import SPENT
 from components.running.workers import stop_server
 from components.settings.environment import Environment, load_environment
 from components.settings.params import Params, load_params

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from components.errors import DataError, Stopped
 from components.ml.distributed import all_reduce_any, full_tensor, is_agreed, placed_like, rank
 from components.ml.schedule import SEED_STRIDE
+from components.running.costs import Spent
 from components.running.progress import Progress
 from components.running.ranks import wait_for_all
 from components.running.signals import deferred_stop
-from components.running.spent import Spent
 from components.storage.atomic import content_key
 from components.storage.checkpoint import Checkpoints
 
@@ -27,7 +27,7 @@ KEY_DIGITS = 15  # hexadecimal, so that a number of 63 bits holds them
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """What one training run consists of.
 
     `step(number)` does forward, backward and `optimizer.step()` of one optimizer update and returns the loss.
@@ -63,7 +63,9 @@ class Best:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int) -> list[dict[str, float]]:
+def train(
+    run: TrainingRun, work: Path, identity: dict[str, Any], checkpoint_steps: int
+) -> list[dict[str, float]]:
     """Train to the last step and return the history: step and loss every tenth step, figures where measured.
 
     A checkpoint holds the seconds so far (`run.spent`), so that a step is counted once however often a run is
@@ -116,12 +118,12 @@ def train(run: Run, work: Path, identity: dict[str, Any], checkpoint_steps: int)
 
 
 @torch.no_grad()
-def _take_best(run: Run, best: Best) -> None:
+def _take_best(run: TrainingRun, best: Best) -> None:
     for name, tensor in _weights(run):
         tensor.copy_(best.weights.get(name, tensor))
 
 
-def _remember_best(run: Run, points: list[dict[str, float]], best: Best) -> None:
+def _remember_best(run: TrainingRun, points: list[dict[str, float]], best: Best) -> None:
     """Copy the weights, if they were measured and did better than any before."""
     for point in points:
         if run.best_by and point.get(run.best_by, -math.inf) > best.value:
@@ -129,7 +131,7 @@ def _remember_best(run: Run, points: list[dict[str, float]], best: Best) -> None
             best.weights = {name: tensor.detach().clone() for name, tensor in _weights(run)}
 
 
-def _points(run: Run, number: int, loss: float) -> list[dict[str, float]]:
+def _points(run: TrainingRun, number: int, loss: float) -> list[dict[str, float]]:
     """Return the line of a step in the history, if it has one."""
     is_last = number == run.steps - 1
     figures = {}
@@ -173,7 +175,9 @@ def clip_gradients(name: str, number: int, weights: Iterable[Tensor], largest: f
         )
 
 
-def _save(run: Run, checkpoints: Checkpoints, step: int, history: list[dict[str, float]], best: Best) -> None:
+def _save(
+    run: TrainingRun, checkpoints: Checkpoints, step: int, history: list[dict[str, float]], best: Best
+) -> None:
     tensors = _tensors(run, best)  # all processes have a part in it
     if rank() == 0:
         state = {"best_step": best.step, "best_value": best.value} if best.weights else {}
@@ -181,7 +185,7 @@ def _save(run: Run, checkpoints: Checkpoints, step: int, history: list[dict[str,
     wait_for_all()
 
 
-def _resume(run: Run, checkpoints: Checkpoints, best: Best) -> tuple[int, list[dict[str, float]]]:
+def _resume(run: TrainingRun, checkpoints: Checkpoints, best: Best) -> tuple[int, list[dict[str, float]]]:
     wait_for_all()  # the first may have cleared away checkpoints of other params
     found = checkpoints.load()
     _check_agreement(run, checkpoints, found[0] if found else 0)
@@ -212,7 +216,7 @@ def _resume(run: Run, checkpoints: Checkpoints, best: Best) -> tuple[int, list[d
     return step, state["history"]
 
 
-def _check_agreement(run: Run, checkpoints: Checkpoints, step: int) -> None:
+def _check_agreement(run: TrainingRun, checkpoints: Checkpoints, step: int) -> None:
     """Refuse to train with processes that see something else: their gradients would be of other models."""
     key = int(content_key(checkpoints.identity)[:KEY_DIGITS], 16)
     if not is_agreed(key, step):
@@ -222,7 +226,7 @@ def _check_agreement(run: Run, checkpoints: Checkpoints, step: int) -> None:
         )
 
 
-def _tensors(run: Run, best: Best) -> dict[str, Tensor]:
+def _tensors(run: TrainingRun, best: Best) -> dict[str, Tensor]:
     """Return copies of all that is saved, in the process that writes it; no device holds them all at once."""
     named = [(f"module.{name}", tensor) for name, tensor in _weights(run)]
     named += [(f"best.{name}", tensor) for name, tensor in best.weights.items()]
@@ -236,7 +240,7 @@ def _tensors(run: Run, best: Best) -> dict[str, Tensor]:
     return tensors
 
 
-def _weights(run: Run) -> Iterator[tuple[str, Tensor]]:
+def _weights(run: TrainingRun) -> Iterator[tuple[str, Tensor]]:
     """Yield what training changes: parameters that learn, and buffers (BatchNorm's statistics)."""
     for prefix, module in sorted(run.modules.items()):
         for name, parameter in module.named_parameters():

@@ -42,7 +42,7 @@ CRASHES = {
 
 
 @dataclass
-class _Run(Generic[Result]):
+class _RunningJob(Generic[Result]):
     """A job under way; the parent's end of its pipe is read until it closes."""
 
     job: Job[Result]
@@ -71,7 +71,7 @@ def in_order(
     context.set_forkserver_preload(["__main__", *modules.imported])
     waiting = iter(jobs)
     warned: set[str] = set()
-    runs: deque[_Run[Result]] = deque()
+    runs: deque[_RunningJob[Result]] = deque()
     try:
         while True:
             while sum(not run.outcome for run in runs) < processes and len(runs) < 2 * processes:
@@ -130,14 +130,14 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _start(context: ForkServerContext, job: Job[Result], modules: Modules) -> _Run[Result]:
+def _start(context: ForkServerContext, job: Job[Result], modules: Modules) -> _RunningJob[Result]:
     ours, theirs = context.Pipe()
     unit = context.RawValue(c_int64, NOTHING)
     process = context.Process(target=work, args=(job, theirs, unit, modules, dict(os.environ)))
     with _import_path():
         process.start()
     theirs.close()
-    return _Run(job, process, ours, unit)
+    return _RunningJob(job, process, ours, unit)
 
 
 @contextmanager
@@ -157,13 +157,13 @@ def _import_path() -> Iterator[None]:
 
 def _listen(
     context: ForkServerContext,
-    runs: deque[_Run[Result]],
+    runs: deque[_RunningJob[Result]],
     progress: Progress,
     modules: Modules,
     warned: set[str],
 ) -> None:
     """Wait until a job counts, warns, ends or dies; of each kind of warning the first one is logged."""
-    by_pipe: dict[Any, _Run[Result]] = {run.pipe: run for run in runs if not run.outcome}
+    by_pipe: dict[Any, _RunningJob[Result]] = {run.pipe: run for run in runs if not run.outcome}
     for pipe in wait(list(by_pipe)):
         run = by_pipe[pipe]
         try:
@@ -188,7 +188,7 @@ def _listen(
             run.process.join()
 
 
-def _after_death(run: _Run[Result]) -> Job[Result]:
+def _after_death(run: _RunningJob[Result]) -> Job[Result]:
     """Return what to do in the place of a job whose process is gone."""
     run.pipe.close()
     run.process.join()
@@ -202,7 +202,7 @@ def _after_death(run: _Run[Result]) -> Job[Result]:
     raise InfrastructureError(f"a worker process ended with {what}; what is finished is kept, run again")
 
 
-def _result(run: _Run[Result]) -> Result:
+def _result(run: _RunningJob[Result]) -> Result:
     kind, value = run.outcome[0]
     if kind == "raised":
         raise value

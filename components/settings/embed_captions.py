@@ -13,7 +13,7 @@ LLMS = ("base", "tuned")
 RESERVED = {*LLMS, "own"}  # what an arm's `text` says besides
 
 
-class SentenceEncoder(Section):
+class SentenceTransformersModel(Section):
     """A model of `base_models.text_encoders`; needs the extra `sentence-transformers`."""
 
     kind: Literal["sentence_transformers"]
@@ -37,7 +37,7 @@ class EndpointEncoder(Section):
     requests: HttpRequests
 
 
-OtherEncoder = Annotated[SentenceEncoder | EndpointEncoder, Field(discriminator="kind")]
+OtherEncoder = Annotated[SentenceTransformersModel | EndpointEncoder, Field(discriminator="kind")]
 
 
 class EmbedCaptions(Section):

@@ -19,7 +19,7 @@ from components.errors import ConfigurationError
 from components.settings.audit import Audit
 from components.settings.base_models import BaseModels
 from components.settings.download import Download
-from components.settings.embed_captions import EmbedCaptions, SentenceEncoder
+from components.settings.embed_captions import EmbedCaptions, SentenceTransformersModel
 from components.settings.evaluate import Evaluate
 from components.settings.recaption import Recaption, VisionLanguageCaptioner, VllmCaptioner
 from components.settings.register import Register
@@ -72,7 +72,7 @@ class Params(Section):
     def _encoders_have_their_models(self) -> Self:
         there = [model.name for model in self.base_models.text_encoders]
         for one in self.embed_captions.others:
-            if isinstance(one, SentenceEncoder) and one.model not in there:
+            if isinstance(one, SentenceTransformersModel) and one.model not in there:
                 raise ValueError(
                     f"embed_captions.others {one.name} needs {one.model} in base_models.text_encoders"
                 )

@@ -37,7 +37,7 @@ class Arm(Section):
     logit_scale: LogitScale
 
 
-class Adapter(Section):
+class AdapterSettings(Section):
     """The residual-MLP text adapter (docs/method.md, 3)."""
 
     blocks: Count = 4
@@ -55,7 +55,7 @@ class Augmentation(Section):
     picture_size: Positive | None = None  # pixels of a side that crops are cut from; None: the tower's
 
 
-class Validation(Section):
+class ValidationSettings(Section):
     """Retrieval on the validation split, measured on the way."""
 
     steps: Positive | None = None  # every so many, and after the last; None: never
@@ -90,12 +90,12 @@ class TrainClip(Section):
         default_factory=lambda: [0.9, 0.999]
     )  # of AdamW's two moving averages
     max_gradient_norm: Rate = 5.0
-    adapter: Adapter = Field(default_factory=Adapter)
+    adapter: AdapterSettings = Field(default_factory=AdapterSettings)
     augmentation: Augmentation = Field(default_factory=Augmentation)
     precision: Literal["fp32", "bf16", "auto"] = (
         "auto"  # auto: bf16 where the device is known to be fast at it
     )
-    validation: Validation = Field(default_factory=Validation)
+    validation: ValidationSettings = Field(default_factory=ValidationSettings)
     checkpoint_steps: Positive = 100
 
     @field_validator("arms")

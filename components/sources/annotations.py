@@ -7,19 +7,20 @@ large as COCO's captions_train2017.json (97 MB, 118,287 images) took 390 MB; lar
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from components.errors import ConfigurationError, DataError
 from components.settings.sources import Coco, Karpathy
 from components.sources.drafts import RowDraft, row_or_rejection
-from components.sources.files import check_pin, named_files
-from components.sources.image_names import ImageNames, image_names
+from components.sources.files import ImageNames, check_pin, image_names, named_files
 from components.sources.row import Image, ImageUrl, Rejection, Row
 from components.sources.source_requirements import images_folder
-from components.sources.values import Rejected, captions_of, normal_key, whole_text
+from components.sources.values import Rejected, captions_of, normal_key, rejection, whole_text
 from components.storage.file_kinds import HEAD_BYTES, file_kind
 
 Tree = dict[str, Any]
@@ -131,3 +132,91 @@ def _parsed(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
         return json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no whole JSON in UTF-8 ({error}); fetch it again") from None
+
+
+def read_coco(source: Coco, inputs: Path) -> Iterator[Row | Rejection]:
+    """Yield images in the order of the file, then a rejection for each annotation that names none of them.
+
+    Args:
+        source: From params.
+        inputs: The folder its paths are relative to.
+
+    Raises:
+        ConfigurationError: the file or the folder of images is missing, or the file holds no captions.
+        DataError: the file is damaged, not the pinned one, or two images have one id.
+    """
+    lists = read_annotations(source, inputs, ("images", "annotations"))
+    check_fields(source, inputs, "annotation", lists["annotations"])
+    captions: dict[str, list[Tree]] = {}
+    for annotation in lists["annotations"]:
+        captions.setdefault(_id(annotation.get("image_id")), []).append(annotation)
+    yield from islice(_coco_rows(source, inputs, lists["images"], captions), source.limit)
+
+
+def _coco_rows(
+    source: Coco, inputs: Path, images: list[Tree], captions: dict[str, list[Tree]]
+) -> Iterator[Row | Rejection]:
+    path = inputs / source.path
+    names = names_of(source, inputs, (_coco_name(image) for image in images))
+    seen = set[str]()
+    for image in images:
+        key = _id(image.get("id"))
+        if key and key in seen:  # one without an id is a rejected row
+            raise DataError(f"{path} has two images of id {key}; expected one: remove the other")
+        seen.add(key)
+        name, url = _coco_name(image), str(image.get(source.url_field or "") or "")
+        where = f"{path.name} image {key}"
+        yield row_of(
+            source, names, AnnotatedImage(key, source.split, captions.get(key, []), name, url, where)
+        )
+    for orphan in (one for key, found in captions.items() if key not in seen for one in found):
+        key, where = _id(orphan.get("image_id")), f"{path.name} annotation {orphan.get('id')}"
+        yield rejection(source.name, f"{source.name}_{key}", source.split, "no_such_image", where)
+
+
+def _coco_name(image: Tree) -> str:
+    return str(image.get("file_name") or "")
+
+
+def _id(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def read_karpathy(source: Karpathy, inputs: Path) -> Iterator[Row | Rejection]:
+    """Yield images in the order of the file; those of a split that params leave out are passed over.
+
+    Args:
+        source: From params.
+        inputs: The folder its paths are relative to.
+
+    Raises:
+        ConfigurationError: the file or the folder of images is missing, or the file is of another kind.
+        DataError: the file is damaged, or not the pinned one.
+    """
+    images = read_annotations(source, inputs, ("images",))["images"]
+    check_fields(source, inputs, "sentence", [one for image in images for one in _sentences(image)])
+    yield from islice(_karpathy_rows(source, inputs, images), source.limit)
+
+
+def _karpathy_rows(source: Karpathy, inputs: Path, images: list[Tree]) -> Iterator[Row | Rejection]:
+    names = names_of(
+        source, inputs, (_karpathy_name(one) for one in images if source.splits.get(str(one.get("split"))))
+    )
+    for number, image in enumerate(images):
+        name = _karpathy_name(image)
+        key, where = Path(name).stem, f"{Path(source.path).name} image {number}"
+        theirs = str(image.get("split"))
+        if theirs not in source.splits:
+            yield rejection(source.name, f"{source.name}_{key}", "", Rejected("unknown_split", theirs), where)
+        elif (split := source.splits[theirs]) is not None:
+            url = f"{source.url_prefix or ''}{quote(name, errors='replace')}" if image.get("filename") else ""
+            yield row_of(source, names, AnnotatedImage(key, split, _sentences(image), name, url, where))
+
+
+def _karpathy_name(image: Tree) -> str:
+    return "/".join(str(image[part]) for part in ("filepath", "filename") if image.get(part))
+
+
+def _sentences(image: Tree) -> list[Tree]:
+    found = image.get("sentences")
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []

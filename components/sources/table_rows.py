@@ -12,8 +12,7 @@ from typing import Any
 from components.errors import ConfigurationError, DataError
 from components.settings.sources import Folder, TextTable, UrlList
 from components.sources.drafts import RowDraft, row_or_rejection
-from components.sources.files import check_pin, named_files
-from components.sources.image_names import ImageNames, image_names
+from components.sources.files import ImageNames, check_pin, image_names, named_files
 from components.sources.records import Record
 from components.sources.row import Image, ImageUrl, Rejection, Row
 from components.sources.source_requirements import images_folder

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.errors import ConfigurationError, DataError
-from components.sources.json_lines import read_json_lines
 from components.sources.records import Record, check_columns
-from components.sources.text_tables import read_text
+from components.sources.text_tables import read_json_lines, read_text
 from components.sources.values import Rejected
 from components.storage.file_kinds import GZIP, HEAD_BYTES, PARQUET, TEXT, file_kind
 

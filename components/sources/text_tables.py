@@ -8,14 +8,18 @@ stops the stage. A field is a text here; `texts.captions_of` says which texts ar
 from __future__ import annotations
 
 import csv
+import gzip
+import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from components.errors import ConfigurationError, DataError
-from components.sources.csv_quote_check import looks_swallowed
-from components.sources.lines import MAX_LINE_BYTES, Lines, open_lines
 from components.sources.records import Record, check_columns
 
 HEADER_WORDS = frozenset(
@@ -124,3 +128,127 @@ def _check_span(path: Path, fields: list[str], line: int, columns: int) -> None:
                 f"{path}: the quoted field that begins in line {line} holds {field.count(chr(10))} further "
                 "lines that look like rows; close the quote, or write line breaks in captions as spaces"
             )
+
+
+def read_json_lines(path: Path, wanted: Sequence[str]) -> Iterator[Record]:
+    """Yield the records of a file with one object a line; an object may lack a column.
+
+    Args:
+        path: A UTF-8 file, packed by gzip if its name ends in .gz.
+        wanted: The columns to take.
+
+    Raises:
+        ConfigurationError: no object has a column.
+        DataError: there is no line, or the file is cut.
+    """
+    seen: dict[str, None] = {}  # in order
+    with open_lines(path) as lines:
+        for line in lines:
+            where = f"{path.name} line {lines.number}"
+            if lines.bad:
+                lines.bad.clear()
+                yield Record(where, {}, "bad_utf8")
+            elif line.strip():
+                tree = _object(line)
+                if tree is None:
+                    yield Record(where, {}, "bad_json")
+                else:
+                    seen |= dict.fromkeys(tree)
+                    yield Record(where, {column: tree[column] for column in wanted if column in tree})
+        if lines.number == 0:
+            raise DataError(f"{path} has no line; expected a JSON object a line")
+    check_columns(path, list(seen), wanted)
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        tree = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return tree if isinstance(tree, dict) else None
+
+
+MAX_LINE_BYTES = 10_000_000
+BOM = b"\xef\xbb\xbf"
+
+
+@contextmanager
+def open_lines(path: Path) -> Iterator[Lines]:
+    """Open a file of UTF-8 lines, packed by gzip if its name ends in .gz."""
+    with path.open("rb") as file:
+        yield Lines(path, gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file)
+
+
+class Lines:
+    """Decodes lines, counts them from 1, and puts those that are no UTF-8 aside."""
+
+    def __init__(self, path: Path, file: BufferedIOBase) -> None:
+        self.path, self.number, self.bad = path, 0, list[int]()
+        self._file = file
+
+    def __iter__(self) -> Iterator[str]:
+        while data := self._read():
+            self.number += 1
+            data = data.removeprefix(BOM) if self.number == 1 else data
+            data = data.removesuffix(b"\n").removesuffix(b"\r")
+            try:
+                yield data.decode()
+            except UnicodeDecodeError:
+                self.bad.append(self.number)
+                yield data.decode(errors="replace")  # a quote in it counts all the same
+
+    def _read(self) -> bytes:
+        try:
+            data = self._file.readline(MAX_LINE_BYTES + 1)
+        except (EOFError, OSError, zlib.error) as error:
+            raise DataError(
+                f"{self.path} is cut or damaged after {self.number} lines ({error}); fetch it again"
+            ) from None
+        if len(data) > MAX_LINE_BYTES:
+            raise DataError(
+                f"{self.path} line {self.number + 1} is longer than {MAX_LINE_BYTES} bytes; expected a row"
+            )
+        return data
+
+
+ADDRESS = "://"
+FILE = re.compile(r"\w\.[a-z]\w{1,3}$", re.IGNORECASE | re.ASCII)  # ends as cat.jpg does
+
+
+def looks_swallowed(fields: Sequence[str], place: int, columns: int) -> bool:
+    r"""Say whether a field of several lines is more likely rows than one caption.
+
+    The field is read as if its quotes were letters: its first line ends the row that began before it, its
+    last line begins the row that goes on behind it. If more than half of these lines are rows, of as many
+    fields as the table has and alike in those that no caption is (a url, a file, a number), quotes have
+    swallowed them. A table without such a column, above all one of captions alone, gives no evidence.
+
+    Example: the field at place 1 of `["http://a/1", "a cat\nhttp://a/2,a dog"]` with 2 columns is two rows;
+    that of `["http://a/1", "A cat.\nNext to it, a dog."]` is one caption.
+
+    Args:
+        fields: Of one row as the csv module read it.
+        place: That of the field among them.
+        columns: Of the table.
+    """
+    lines = [line.split(",") for line in fields[place].split("\n")]
+    lines[0] = [*fields[:place], *lines[0]]
+    lines[-1] = [*lines[-1], *fields[place + 1 :]]
+    known = {other: _shape(value) for other, value in enumerate(fields) if other != place}
+    if len(lines[0]) == columns > 1 and ADDRESS in lines[0][place]:
+        known[place] = _shape(lines[0][place])
+    names = {other: shape for other, shape in known.items() if not shape[0] and any(shape)}
+    rows = sum(
+        len(line) == columns and all(_shape(line[other]) == shape for other, shape in names.items())
+        for line in lines
+    )
+    return bool(names) and 2 * rows > len(lines)
+
+
+def _shape(value: str) -> tuple[bool, bool, bool]:
+    """Return whether a value holds white space, digits, and a slash or a file's suffix."""
+    return (
+        any(map(str.isspace, value)),
+        any(map(str.isdigit, value)),
+        "/" in value or bool(FILE.search(value)),
+    )

@@ -1,7 +1,15 @@
-"""Convert values to keys, splits, names and captions, or reject the row."""
+"""Convert values to keys, splits, names and captions, or reject the row.
+
+Lists of captions written as text: `DataFrame.to_csv`, img2dataset and others write a list as Python or numpy
+prints it; other tools write JSON. Only a flat list of strings, `null`, `None` and `nan` is read as one; `[]`
+holds no caption, as an empty list of parquet holds none. `[12]`, `['a', 3]` and `[laughs] a cat` are captions
+as they stand.
+"""
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +20,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from components.settings.sources import CaptionColumn, Split
-from components.sources.list_literals import strings_listed_in
 from components.sources.row import ImageFile, Rejection
 from components.storage.side_tables import Caption
 
@@ -23,7 +30,7 @@ MAX_VALUE_CHARACTERS = 80  # of a value in a message
 SPLITS = get_args(Split)
 CAPTION_TYPES = (str, bytes, type(None), Number)  # a truth value is a number to Python, and no caption
 INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]")
-NONCHARACTER = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # `ml.framed_tokenizer` marks a text by one
+NONCHARACTER = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # a template marks a text by one
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON and file names can hold half a character, UTF-8 cannot
 CACHED = re.compile("/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # below cache.dir, as DVC 3 lays it out
 KEY = re.compile(rf"[a-z0-9_-]{{1,{MAX_KEY_CHARACTERS}}}")
@@ -200,3 +207,37 @@ def lies_below(folder: Path, name: str) -> bool:
         return True
     is_added = path.is_symlink() and path.parent.resolve().is_relative_to(folder)
     return is_added and bool(CACHED.search(target.as_posix()))
+
+
+MAX_CHARACTERS = 1_000_000
+ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""  # as `repr` writes them
+STRING = rf"""u?(?:'(?:[^'\\\n]|{ESCAPE})*+'|"(?:[^"\\\n]|{ESCAPE})*+")"""
+ITEM = rf"(?:{STRING}|np\.str_\({STRING}\)|None|nan)"
+PYTHON_LIST = re.compile(rf"\[\s*+(?:{ITEM}(?:\s*+,\s*+{ITEM})*+(?:\s*+,)?\s*+)?\]")  # linear: no way back
+NUMPY_LIST = re.compile(rf"\[\s*+{ITEM}(?:\s++{ITEM})++\s*+\]")  # Python would join such strings to one
+STRINGS = re.compile(STRING)
+
+
+def strings_listed_in(text: str) -> list[str] | None:
+    """Return the strings of a list that is written as text, or None for any other text.
+
+    Args:
+        text: E.g. `["a cat", "a dog"]`, `['a cat', 'a dog']`, or numpy's `['a cat' 'a dog']`.
+    """
+    text = text.strip()
+    if not text.startswith("[") or not text.endswith("]") or len(text) > MAX_CHARACTERS:
+        return None
+    strings = _strings_in_json(text)
+    if strings is None and (PYTHON_LIST.fullmatch(text) or NUMPY_LIST.fullmatch(text)):
+        strings = [ast.literal_eval(string) for string in STRINGS.findall(text)]
+    return strings
+
+
+def _strings_in_json(text: str) -> list[str] | None:
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_nothing = [item is None or item != item for item in items]
+    strings = [item for item, nothing in zip(items, is_nothing, strict=True) if not nothing]
+    return strings if all(isinstance(item, str) for item in strings) else None

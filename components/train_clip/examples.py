@@ -21,7 +21,6 @@ from components.storage.audited_rows import KeptShard
 from components.storage.caption_index import column_lines
 from components.storage.embeddings import Embeddings
 from components.storage.pixels import Pixels
-from components.train_clip.mix import CaptionMix
 
 DIGEST_LINES = 1 << 14
 NOTHING, ZERO_BYTE = pa.scalar("", pa.large_string()), pa.scalar("\0", pa.large_string())
@@ -160,3 +159,30 @@ def _check_columns(shards: list[KeptShard], weights: dict[str, float]) -> None:
             f"train_clip.caption_mix names {', '.join(missing)}, which no training row has; "
             f"the columns are {', '.join(sorted(present)) or 'none'}: correct the mix or recaption.captioners"
         )
+
+
+class CaptionMix:
+    """Draws captions for rows.
+
+    Args:
+        counts: (N, C) captions of each row in each column; they are numbered row by row, column by column.
+        weights: (C,) of the columns; renormalised over those a row has. Each row has one of weight above 0.
+    """
+
+    def __init__(self, counts: Tensor, weights: Tensor) -> None:
+        self.counts = counts
+        flat = counts.flatten()
+        self.first = (flat.cumsum(0) - flat).view_as(counts)  # (N, C) number of the first caption
+        shares = (counts > 0) * weights.double()
+        self.edges = (shares / shares.sum(dim=1, keepdim=True)).cumsum(dim=1)  # (N, C)
+
+    def draw(self, rows: Tensor) -> Tensor:
+        """Return a caption number (B,) for each of the rows (B,), by torch's global generator."""
+        edges = self.edges[rows]
+        spot = (
+            torch.rand(len(rows), 1, dtype=torch.double) * edges[:, -1:]
+        )  # the last edge is 1 but for rounding
+        column = torch.searchsorted(edges, spot, right=True).clamp(max=edges.shape[1] - 1)[:, 0]
+        count = self.counts[rows, column]
+        number = (torch.rand(len(rows), dtype=torch.double) * count).long()
+        return self.first[rows, column] + number

@@ -28,17 +28,15 @@ from components.ml.vision.augmentation import MAX_SHRINK
 from components.ml.vision.clip import load_base
 from components.ml.vision.pixels import decode_image
 from components.ml.vision.towers import image_size_of
-from components.running.held_out import read_held_out, task_captions
-from components.running.held_out_vectors import HeldOutVectors
+from components.running.costs import SECONDS, keep_spent, kept_spent, tell_spent
+from components.running.held_out import HeldOutVectors, read_held_out, task_captions
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
-from components.running.spent import SECONDS, keep_spent, kept_spent, tell_spent
 from components.running.training import history_csv
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.train_clip import Arm as ArmSettings
-from components.settings.train_clip import TrainClip
-from components.settings.train_clip import Validation as ValidationSettings
+from components.settings.train_clip import TrainClip, ValidationSettings
 from components.storage.atomic import content_key, read_json, remove, write_bytes, write_json
 from components.storage.audited_rows import kept_shards, require_verdict
 from components.storage.computed import code_of

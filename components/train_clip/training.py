@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.ml.losses.contrastive import NegativeMask, captions_loss
 from components.ml.precision import autocast
 from components.ml.schedule import batch_rows, warmup_cosine
 from components.ml.vision.augmentation import augment
-from components.running.spent import Spent
-from components.running.training import Run, clip_gradients, train
+from components.running.costs import Spent
+from components.running.training import TrainingRun, clip_gradients, train
 from components.settings.train_clip import Arm as ArmSettings
 from components.settings.train_clip import TrainClip
 from components.train_clip.arms import Arm
 from components.train_clip.examples import Examples
-from components.train_clip.optimizer import build_optimizer
 from components.train_clip.texts import CachedTexts, FalseNegativeFilter, PlainTexts
 from components.train_clip.validation import MEAN, Validation
 
@@ -30,7 +30,7 @@ FORWARD_AND_BACKWARD = 3  # a backward pass computes twice what the forward pass
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """What a step learns from.
 
     Attributes:
@@ -46,7 +46,9 @@ class Batch:
     negative_rows: Tensor
 
 
-def draw_batch(examples: Examples, arm: ArmSettings, settings: TrainClip, seed: int, step: int) -> Batch:
+def draw_batch(
+    examples: Examples, arm: ArmSettings, settings: TrainClip, seed: int, step: int
+) -> TrainingBatch:
     """Draw a step's batch by torch's global generator, which is seeded by the step.
 
     The first caption of each image and the images' looks are drawn before anything else, so all arms of one
@@ -60,7 +62,9 @@ def draw_batch(examples: Examples, arm: ArmSettings, settings: TrainClip, seed: 
     captions += [examples.mix.draw(rows) for _ in range(arm.captions_per_image - 1)]
     negative_rows = torch.randint(len(examples), (arm.caption_negatives,))
     negatives = examples.mix.draw(negative_rows)
-    return Batch(images, torch.cat([torch.stack(captions, dim=1).flatten(), negatives]), rows, negative_rows)
+    return TrainingBatch(
+        images, torch.cat([torch.stack(captions, dim=1).flatten(), negatives]), rows, negative_rows
+    )
 
 
 def train_arm(
@@ -111,7 +115,7 @@ def train_arm(
         _update(own, number, arm, optimizer, settings)
         return loss
 
-    run = Run(
+    run = TrainingRun(
         name=own.name,
         modules={"arm": arm},
         optimizer=optimizer,
@@ -152,7 +156,7 @@ def flops_of_step(
 
 
 def _excluded(
-    batch: Batch, captions_each: int, guide: FalseNegativeFilter | None, device: torch.device
+    batch: TrainingBatch, captions_each: int, guide: FalseNegativeFilter | None, device: torch.device
 ) -> NegativeMask | None:
     """Return which captions are no negatives of which images: those a guide finds near, and its own.
 
@@ -176,3 +180,50 @@ def _update(
     optimizer.step()
     with torch.no_grad():
         arm.log_logit_scale.clamp_(0, math.log(own.logit_scale.maximum))
+
+
+EPSILON = 1e-8
+BLOCK = re.compile(r"encoder\.layers\.(\d+)\.")
+FIRST = ("embeddings.", "pre_layrnorm.")  # transformers spells it so
+
+
+def build_optimizer(arm: Arm, rates: ArmSettings, settings: TrainClip) -> torch.optim.Optimizer:
+    """Return AdamW whose groups carry their peak rate as `peak`.
+
+    The vision tower's rate is multiplied by layer_decay once for each layer above (docs/method.md, 3:
+    L + 1 - i); the text side and the logit scale have rates of their own. One-dimensional weights and
+    positions are not decayed.
+    """
+    vision = arm.vision_parameters()
+    of_vision = {id(parameter): name for name, parameter in vision.items()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in arm.named_parameters():
+        peak = rates.text_learning_rate
+        if id(parameter) in of_vision:
+            above = arm.vision_layers() + 1 - layer_of(of_vision[id(parameter)], arm.vision_layers())
+            peak = rates.vision_learning_rate * settings.layer_decay**above
+        elif parameter is arm.log_logit_scale:
+            peak = rates.logit_scale.learning_rate
+        decay = settings.weight_decay if _is_decayed(name, parameter) else 0.0
+        groups.setdefault((peak, decay), []).append(parameter)
+    first, second = settings.betas
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}
+            for (peak, decay), parameters in groups.items()
+        ],
+        betas=(first, second),
+        eps=EPSILON,
+        fused=True,  # one pass over the weights
+    )
+
+
+def layer_of(name: str, layers: int) -> int:
+    """Return the depth of a vision parameter: 0 before the first block, layers + 1 after the last."""
+    if match := BLOCK.search(name):
+        return int(match[1]) + 1
+    return 0 if any(part in name for part in FIRST) else layers + 1
+
+
+def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and not name.endswith("bias") and "position_embedding" not in name

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from components.ml.metrics import true_ranks
 from components.ml.precision import autocast
-from components.running.held_out import HeldOut, TaskCaptions
-from components.running.held_out_vectors import HeldOutVectors
+from components.running.held_out import HeldOut, HeldOutVectors, TaskCaptions
 from components.settings.train_clip import TrainClip
 from components.storage.atomic import content_key
 

@@ -30,7 +30,7 @@ def llm_recalls(
 def llm_figures(
     encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: CaptionRows
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Return the recalls, and alignment and uniformity of each task's captions (`ml.spread`).
+    """Return the recalls, and alignment and uniformity of each task's captions (`ml.metrics`).
 
     They are in the precision in which the weights are held.
     """

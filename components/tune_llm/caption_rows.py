@@ -73,7 +73,7 @@ class CaptionRows:
         return counts
 
 
-class Texts:
+class CaptionTexts:
     """All captions of some columns, in the order of rows, of columns as they are named, and of numbers."""
 
     def __init__(self, rows: CaptionRows, columns: Sequence[str]) -> None:

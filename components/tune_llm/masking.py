@@ -14,9 +14,9 @@ from components.ml.precision import autocast
 from components.ml.schedule import batch_rows
 from components.ml.text.encoder import TextEncoder, tokenise
 from components.ml.text.mntp import load_head, mask_token, masked_loss, with_gaps
-from components.running.training import Run
+from components.running.training import TrainingRun
 from components.settings.tune_llm import Mntp, TuneLlm
-from components.tune_llm.caption_rows import CaptionRows, Texts
+from components.tune_llm.caption_rows import CaptionRows, CaptionTexts
 from components.tune_llm.shares import check_shares, own_parts, shared_order
 from components.tune_llm.tuning import llm_run
 
@@ -29,7 +29,7 @@ def masking_run(
     rows: CaptionRows,
     name: str,
     seed: int,
-) -> Run:
+) -> TrainingRun:
     """Return the training run that predicts masked tokens of captions.
 
     Args:
@@ -44,7 +44,7 @@ def masking_run(
     Raises:
         ConfigurationError: no caption to learn from, no head, or a mask that is no token.
     """
-    texts = Texts(rows, mntp.columns)
+    texts = CaptionTexts(rows, mntp.columns)
     if not len(texts):
         raise ConfigurationError(
             f"tune_llm.mntp: no train row has a caption of {', '.join(mntp.columns)}; expected some"

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from components.ml.distributed import gather, rank, world_size
 from components.ml.metrics import distinct
 from components.ml.text.encoder import TextEncoder, encode_tokens, tokenise
+from components.running.costs import Spent, keep_spent, kept_spent
 from components.running.progress import Progress
 from components.running.ranks import wait_for_all
-from components.running.spent import Spent, keep_spent, kept_spent
 from components.settings.tune_llm import MinedNegatives, PairKind
 from components.storage.atomic import content_key, remove
 from components.storage.result_cache import get_or_build, is_intact

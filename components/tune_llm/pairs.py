@@ -19,7 +19,7 @@ NOBODY = -1
 
 
 @dataclass(frozen=True)
-class Batch:
+class PairBatch:
     """The pairs of one step, all of one kind, and texts that answer none of them.
 
     Attributes:
@@ -77,7 +77,7 @@ class PairDraws:
             f"{kind.first}-{kind.second}": len(rows) for kind, rows in zip(self.kinds, self.rows, strict=True)
         }
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> PairBatch:
         """Return the pairs of a step."""
         number = self.kind_at[step]
         kind, rows = self.kinds[number], self.rows[number]
@@ -87,7 +87,7 @@ class PairDraws:
         places = rows[chosen.numpy()].tolist()
         pairs = [_draw(self.all_rows, place, kind, generator) for place in places]
         negatives = self._written(places, kind, generator) + self._mined(number, chosen, generator)
-        return Batch(
+        return PairBatch(
             first=[first for first, _ in pairs],
             second=[second for _, second in pairs],
             query_prompt=kind.query_prompt,

@@ -14,22 +14,26 @@ from components.ml.text.attention import attention_that_learns
 from components.ml.text.encoder import TextEncoder, load_text_encoder
 from components.ml.text.ensemble import check_joinable, joined
 from components.ml.text.frozen_weights import frozen_in_bf16
-from components.running.spent import Spent, together
+from components.running.costs import Spent, together
 from components.running.training import train
 from components.settings.environment import Environment
 from components.settings.tune_llm import TuneLlm
-from components.tune_llm.base_dtype import held_precision
 from components.tune_llm.caption_retrieval import llm_recalls
 from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.masking import masking_run
 from components.tune_llm.mining import mined
-from components.tune_llm.saving import Adapter, encoding_of, lora_tensors
+from components.tune_llm.saving import LoraAdapter, encoding_of, lora_tensors
 from components.tune_llm.training_data import TrainingData
 from components.tune_llm.tuning import open_weights, phase_run
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from components.running.model_weights import is_stored_in_bf16
 
 STAGE = "tune_llm"
 History = list[dict[str, float]]
@@ -48,7 +52,7 @@ class Trained:
     """
 
     encoder: TextEncoder
-    adapter: Adapter | None
+    adapter: LoraAdapter | None
     histories: list[History]
     masking: History
     spent: Spent
@@ -100,7 +104,7 @@ def tuned_members(material: TrainingData, encoder: TextEncoder, env: Environment
 
 
 def join(members: list[Trained]) -> Trained:
-    """Return the only member, or all, which are on the CPU, as one model that is there too (`ml.joined`)."""
+    """Return the only member, or all of them merged (`ml.text.ensemble`), on the CPU."""
     first = members[0]
     if len(members) == 1:
         return first
@@ -129,7 +133,7 @@ def _tuned(material: TrainingData, encoder: TextEncoder, env: Environment, membe
     with opened(encoder, own, env.training_layout, params.seed) as adapter:
         histories, spent = _phases(material, encoder, member)
     encoder.model.zero_grad(set_to_none=True)  # those of the last step take as much memory as the weights
-    lora = Adapter(adapter, merged) if adapter is not None else None
+    lora = LoraAdapter(adapter, merged) if adapter is not None else None
     return Trained(encoder, lora, histories, masking, together([of_masking, *spent]))
 
 
@@ -195,3 +199,21 @@ def _measured(encoder: TextEncoder, own: TuneLlm, rows: CaptionRows) -> dict[str
     recalls = llm_recalls(encoder, own.caption_retrieval, rows, own.precision)
     encoder.model.train()
     return {f"recall_at_1 {name}": recall for name, recall in recalls.items()}
+
+
+def held_precision(own: TuneLlm, llm: Path) -> str:
+    """Return `bf16` where that loses nothing, else `fp32`.
+
+    Weights beside a LoRA do not learn, so those that were published in bf16 need no more bytes at any time.
+    (PEFT then starts a LoRA's A from the same draws, rounded to bf16.)
+    What MNTP merges into them would be lost in bf16, and what learns itself needs float32.
+
+    Args:
+        own: How it is tuned.
+        llm: Folder of the base model.
+    """
+    is_frozen = own.method == "lora" and own.mntp is None
+    try:
+        return "bf16" if is_frozen and own.precision == "bf16" and is_stored_in_bf16(llm) else "fp32"
+    except SafetensorError:  # who loads it says what is wrong
+        return "fp32"

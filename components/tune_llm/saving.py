@@ -15,7 +15,7 @@ from components.ml.text.encoder import TextEncoder, encode, load_text_encoder
 from components.ml.text.sentence_transformers_export import write_layout
 from components.settings.tune_llm import TuneLlm
 from components.storage.atomic import read_json, write_json
-from components.tune_llm.caption_rows import Texts
+from components.tune_llm.caption_rows import CaptionTexts
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -27,7 +27,7 @@ MOST_MOVE = 1e-3  # of the largest value; merging a LoRA rounds at about 1e-6
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoraAdapter:
     """The LoRA of a tuned language model.
 
     Attributes:
@@ -52,7 +52,7 @@ def encoding_of(params: TuneLlm) -> dict[str, Any]:
 
 
 def save_tuned(
-    folder: Path, encoder: TextEncoder, adapter: Adapter | None, params: TuneLlm, texts: Texts
+    folder: Path, encoder: TextEncoder, adapter: LoraAdapter | None, params: TuneLlm, texts: CaptionTexts
 ) -> None:
     """Save `llm/`, `encoding.json` and, for LoRA, `adapter/`, in float32, and prove what was saved.
 
@@ -102,7 +102,7 @@ def lora_tensors(adapter: PeftModel) -> dict[str, torch.Tensor]:
     return {name: one.to("cpu", copy=True) for name, one in get_peft_model_state_dict(adapter).items()}
 
 
-def _save_adapter(folder: Path, adapter: Adapter, encoding: dict[str, Any]) -> None:
+def _save_adapter(folder: Path, adapter: LoraAdapter, encoding: dict[str, Any]) -> None:
     """Save one adapter of the base model; that of `mntp` stands beside the other in the same matrices."""
     adapter.wrapper.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)

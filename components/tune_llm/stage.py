@@ -16,9 +16,9 @@ from typing import Any
 
 from components.errors import GateError
 from components.ml.text.encoder import TextEncoder
+from components.running.costs import tell_spent
 from components.running.output import output, write_metrics
 from components.running.ranks import train_apart
-from components.running.spent import tell_spent
 from components.running.training import history_csv
 from components.settings.environment import Environment
 from components.settings.params import Params
@@ -27,7 +27,7 @@ from components.storage.atomic import write_bytes, write_json
 from components.storage.audited_rows import require_verdict
 from components.storage.layout import Layout
 from components.tune_llm.caption_retrieval import llm_figures, tfidf_recalls
-from components.tune_llm.caption_rows import Texts
+from components.tune_llm.caption_rows import CaptionTexts
 from components.tune_llm.pairs import PairDraws
 from components.tune_llm.phases import STAGE, History, Trained, join, load_base, tuned_members
 from components.tune_llm.saving import load_tuned, save_tuned, trained_share
@@ -51,7 +51,7 @@ def run(params: Params, env: Environment) -> None:
     trained, draws = join(members), material.draws * len(members)
     tell_spent(layout.work(STAGE), {"tuned": trained.spent})
     with output(layout, STAGE) as out:
-        texts = Texts(held_out, held_out.columns)
+        texts = CaptionTexts(held_out, held_out.columns)
         save_tuned(out.folder, trained.encoder, trained.adapter, own, texts)
         saved = load_tuned(out.folder, env.device, held)
         recalls["tuned"], spread["tuned"] = llm_figures(saved, tasks, held_out)

@@ -16,14 +16,16 @@ from components.ml.precision import autocast
 from components.ml.schedule import warmup_cosine
 from components.ml.text.encoder import TextEncoder, embed, tokenise
 from components.ml.text.template import Tokens
-from components.running.training import Run, clip_gradients
+from components.running.training import TrainingRun, clip_gradients
 from components.settings.tune_llm import Lora, Mntp, Phase, TuneLlm
-from components.tune_llm.pairs import NOBODY, Batch, PairDraws
+from components.tune_llm.pairs import NOBODY, PairBatch, PairDraws
 from components.tune_llm.shares import check_shares, own_parts, shared_order
-from components.tune_llm.token_dropout import with_dropout
 
 if TYPE_CHECKING:
     from peft import PeftModel
+from dataclasses import replace
+
+from components.ml.text.encoder import draw_tokens
 
 ROWS_FROM = 1 << 40  # identities of rows are numbered from here, those of texts from 0
 
@@ -65,7 +67,7 @@ def _check_targets(model: nn.Module, targets: list[str]) -> None:
 
 def phase_run(
     encoder: TextEncoder, params: TuneLlm, phase: Phase, pairs: PairDraws, name: str, seed: int
-) -> Run:
+) -> TrainingRun:
     """Return one phase as a training run.
 
     Raises:
@@ -90,7 +92,7 @@ def llm_run(
     name: str,
     seed: int,
     backward_at: Callable[[int, Sequence[Tensor]], Tensor],
-) -> Run:
+) -> TrainingRun:
     """Return the training run of an encoder's open weights.
 
     Args:
@@ -112,7 +114,7 @@ def llm_run(
         optimizer.step()
         return loss
 
-    return Run(
+    return TrainingRun(
         name=name,
         modules={"llm": encoder.model},
         optimizer=optimizer,
@@ -137,7 +139,9 @@ def parameter_groups(model: nn.Module, rate: float, embedding_rate_factor: float
     return [group for group in groups if group["params"]]
 
 
-def batch_backward(encoder: TextEncoder, params: TuneLlm, batch: Batch, weights: Sequence[Tensor]) -> Tensor:
+def batch_backward(
+    encoder: TextEncoder, params: TuneLlm, batch: PairBatch, weights: Sequence[Tensor]
+) -> Tensor:
     """Add the gradients of a batch's contrastive loss to `weights`; return the loss."""
     queries = tokenise(encoder, batch.first, batch.query_prompt)
     candidates = tokenise(encoder, batch.second + batch.negatives)
@@ -169,7 +173,11 @@ def _part(encoder: TextEncoder, rows: list[Tokens], precision: str) -> Tensor:
 
 
 def _excluded(
-    batch: Batch, queries: list[Tokens], candidates: list[Tokens], margin: float | None, device: torch.device
+    batch: PairBatch,
+    queries: list[Tokens],
+    candidates: list[Tokens],
+    margin: float | None,
+    device: torch.device,
 ) -> NegativeMask:
     """Say what is no negative: texts that the model reads as equal, without prompts, and those of a row."""
     numbers: dict[tuple[int, ...], int] = {}
@@ -188,3 +196,21 @@ def _excluded(
     return NegativeMask(
         torch.tensor(pairs, device=device), torch.tensor(pairs + others, device=device), margin=margin
     )
+
+
+def with_dropout(rows: list[Tokens], share: float) -> list[Tokens]:
+    """Leave out tokens of texts, each with a chance of `share`, by torch's global generator.
+
+    Word dropout of deep averaging networks (Iyyer et al. 2015, section 2.3). Template and prompt stay whole,
+    and a text that would lose all its tokens.
+    """
+    if not share:
+        return rows
+    return [_shortened(row, left_out) for row, left_out in zip(rows, draw_tokens(rows, share), strict=True)]
+
+
+def _shortened(row: Tokens, left_out: list[bool]) -> Tokens:
+    text = row.ids[row.text_start : row.text_end]
+    kept = [one for one, is_out in zip(text, left_out, strict=True) if not is_out] or text
+    end = row.text_start + len(kept)
+    return replace(row, ids=(*row.ids[: row.text_start], *kept, *row.ids[row.text_end :]), text_end=end)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from components.audit.caption_figures import Table, write_figures
+from components.audit.caption_figures import CaptionTable, write_figures
 from components.audit.captions import Captions
 from components.audit.host_stats import LEDGER
-from components.audit.images import SIZES, SPLITS, Images
+from components.audit.images import SIZES, SPLITS, AuditImages
 from components.running.output import output
 from components.sources.scenes.scene import draw_scenes, render, scene_captions
 from components.storage.layout import Layout
@@ -34,10 +34,10 @@ def jpeg(image: Image.Image, quality: int = 95) -> bytes:
     return stream.getvalue()
 
 
-def images_of(keys: list[str], splits: list[str], shard_rows: int = SHARD_ROWS) -> Images:
+def images_of(keys: list[str], splits: list[str], shard_rows: int = SHARD_ROWS) -> AuditImages:
     """Return images of no bytes, in shards of so many rows."""
     starts = range(0, len(keys), shard_rows)
-    return Images(
+    return AuditImages(
         pa.chunked_array([pa.array(keys[start : start + shard_rows]) for start in starts], pa.string()),
         np.array([SPLITS.index(split) for split in splits], np.uint8),
         pa.table({name: pa.array([64] * len(keys)) for name in SIZES}),
@@ -45,12 +45,12 @@ def images_of(keys: list[str], splits: list[str], shard_rows: int = SHARD_ROWS) 
     )
 
 
-def captions_of(folder: Path, rows: list[Caption], images: Images, samples: int = 5) -> Captions:
+def captions_of(folder: Path, rows: list[Caption], images: AuditImages, samples: int = 5) -> Captions:
     """Return the figures of captions of rows without images."""
     write_captions(folder / "captions.parquet", rows)
     (folder / "figures").mkdir()
     write_figures(folder / "captions.parquet", folder / "figures")
-    tables = [Table(folder / "captions.parquet", folder / "figures", None)]
+    tables = [CaptionTable(folder / "captions.parquet", folder / "figures", None)]
     return Captions(tables, images, samples, folder / "digests")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from components.audit.caption_figures import (
     LINES_FILE,
-    Table,
+    CaptionTable,
     _figures,
     caption_figures,
     count_words,
@@ -68,7 +68,7 @@ def test_figures_are_those_of_counting(
     assert sum(lengths.values(), Counter()) == Counter(count_words(text) for _, text in train)
 
 
-def two_shards(folder: Path) -> list[Table]:
+def two_shards(folder: Path) -> list[CaptionTable]:
     """Captions of a and b (00000), c and d (00001), and of two texts; those of d come before those of c."""
 
     def of(key: str, column: str, number: int, text: str, split: str = "train") -> Caption:
@@ -84,7 +84,9 @@ def two_shards(folder: Path) -> list[Table]:
         write_captions(folder / f"{name}.parquet", captions)
         (folder / name).mkdir()
         write_figures(folder / f"{name}.parquet", folder / name)
-        found.append(Table(folder / f"{name}.parquet", folder / name, None if name == "texts" else name))
+        found.append(
+            CaptionTable(folder / f"{name}.parquet", folder / name, None if name == "texts" else name)
+        )
     return found
 
 
@@ -149,7 +151,7 @@ def test_memory_is_that_of_one_table_and_not_of_all(tmp_path: Path, monkeypatch:
         shifted = [replace(one, key=f"{number}_{one.key}", text=f"{one.text} {number}") for one in captions]
         write_captions(tmp_path / f"{number}.parquet", shifted)
         write_figures(tmp_path / f"{number}.parquet", tmp_path / str(number))
-        tables.append(Table(tmp_path / f"{number}.parquet", tmp_path / str(number), None))
+        tables.append(CaptionTable(tmp_path / f"{number}.parquet", tmp_path / str(number), None))
     peaks = []
     for part in (tables[:2], tables):
         tracemalloc.start()

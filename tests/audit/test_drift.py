@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.audit.drift import drift_gates, read_reference, stability_index
-from components.audit.summary import FORMAT_VERSION, _octaves, _units
-from components.audit.verdict import Gate
+from components.audit.drift import (
+    FORMAT_VERSION,
+    _octaves,
+    _units,
+    drift_gates,
+    read_reference,
+    stability_index,
+)
+from components.audit.verdict import GateResult
 from components.errors import ConfigurationError, DataError
 from components.settings.audit import Reference
 from components.settings.params import Params
@@ -23,7 +29,7 @@ Feature = dict[str, Any]
 EVEN: Feature = {"values": 100, "missing": 0, "bins": {"0": 50, "1": 50}}
 
 
-def gate(smoke: Params, now: Feature | None, before: Feature | None) -> Gate:
+def gate(smoke: Params, now: Feature | None, before: Feature | None) -> GateResult:
     reference = Reference(summary="summary.json", features=["width"], max_psi=0.1)
     limits = smoke.audit.model_copy(update={"min_rows": 50})
     trees = [{"width": feature} if feature else {"height": EVEN} for feature in (now, before)]

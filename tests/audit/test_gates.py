@@ -13,7 +13,7 @@ from components.audit.caption_figures import count_words
 from components.audit.gates import gates
 from components.audit.host_stats import LEDGER, HostStats, host_of, success_gates
 from components.audit.near_duplicates.duplicates import Duplicates
-from components.audit.verdict import Gate, explain, verdict_tree
+from components.audit.verdict import GateResult, explain, verdict_tree
 from components.settings.audit import Audit
 from components.settings.params import Params
 from components.storage.side_tables import Caption
@@ -30,7 +30,7 @@ def found(
     texts: tuple[str, ...] = tuple("abcdefghij"),
     failed: int = 0,
     test_texts: tuple[str, ...] = tuple("klmnopqrst"),
-) -> dict[str, Gate]:
+) -> dict[str, GateResult]:
     keys = [f"key{number}" for number in range(len(splits))]
     images = images_of(keys, splits)
     rows = [Caption(f"key{n}", "train", "short", "en", 0, text, "t") for n, text in enumerate(texts)]

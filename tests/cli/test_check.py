@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from components.cli.check import check
-from components.cli.gate_lines import gate_lines
+from components.cli.check_gates import gate_lines
 from components.errors import ConfigurationError
 from components.running import gpus
 from components.running.workers import usable_cores

@@ -10,7 +10,7 @@ import pytest
 
 from components.cli.caption_groups import Column, Group, groups_of_rows, possible_groups, with_captioners
 from components.cli.check_columns import check_columns
-from components.cli.check_release import check_release
+from components.cli.check_gates import check_release
 from components.settings.params import Params, load_params
 from components.sources.rows import Row, read_rows
 from tests.project import ROOT

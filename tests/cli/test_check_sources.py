@@ -20,8 +20,8 @@ from components.settings.params import Params
 from components.settings.sources import CaptionColumn, Folder, Source
 from tests.sources.reading import COLUMNS, columns, texts, urls
 from tests.sources.test_annotations import annotated, coco, karpathy
+from tests.sources.test_sample_files import sidecars
 from tests.sources.test_shard_rows import shards
-from tests.sources.test_sidecar_rows import sidecars
 
 ENGLISH = frozenset({"en"})
 

@@ -9,8 +9,7 @@ import pytest
 
 from components.cli.results import results
 from components.errors import DataError
-from components.running.costs import Costs
-from components.running.spent import Spent, tell_spent
+from components.running.costs import Costs, Spent, tell_spent
 from components.storage.atomic import read_json, write_json
 from components.storage.layout import STAGES, Layout
 

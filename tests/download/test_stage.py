@@ -26,7 +26,7 @@ from components.download.fetching import Fetcher
 from components.download.ledger import LEDGER, read_ledger
 from components.download.pictures import Picture, picture_of
 from components.download.refusal import Refused
-from components.download.shard import Shard, shard_key
+from components.download.shard import DownloadShard, shard_key
 from components.download.spool import Place, Spool
 from components.download.stage import run
 from components.errors import ConfigurationError, DataError, InfrastructureError
@@ -414,7 +414,7 @@ def test_a_body_that_many_urls_answer_with_is_no_picture(
     assert len(pairs()) == 26
 
 
-class CrashingShard(Shard):
+class CrashingShard(DownloadShard):
     """One whose decoder crashes at an image, as a bug in a library would have it."""
 
     def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
@@ -427,7 +427,7 @@ class CrashingShard(Shard):
         super()._make(folder, before, tell)
 
 
-class HangingShard(Shard):
+class HangingShard(DownloadShard):
     """One whose decoder never ends at an image, and never lets go of the interpreter's lock."""
 
     def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
@@ -443,7 +443,7 @@ def _for_ever() -> Picture:
         pass
 
 
-class SurprisingShard(Shard):
+class SurprisingShard(DownloadShard):
     """One in which every third picture, and the fetching of one, fails as nobody foresaw."""
 
     def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
@@ -464,7 +464,7 @@ class SurprisingShard(Shard):
         super()._make(folder, before, tell)
 
 
-class FullDiskShard(Shard):
+class FullDiskShard(DownloadShard):
     """One that cannot keep a picture."""
 
     def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
@@ -475,7 +475,7 @@ class FullDiskShard(Shard):
         super()._make(folder, before, tell)
 
 
-class CutOffShard(Shard):
+class CutOffShard(DownloadShard):
     """One for which no name can be looked up from the twelfth row on."""
 
     def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
@@ -493,7 +493,7 @@ class CutOffShard(Shard):
 @pytest.mark.parametrize("kind", [CrashingShard, HangingShard])
 def test_an_image_that_crashes_or_hangs_the_decoder_costs_its_own_row(
     smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch, kind: type[Shard],
+    monkeypatch: pytest.MonkeyPatch, kind: type[DownloadShard],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(stage, "Shard", kind)
     images = smoke.download.images.model_copy(update={"decode_deadline_seconds": 2.0})
@@ -585,7 +585,7 @@ def test_a_network_that_dies_in_the_middle_stops_the_stage_and_costs_no_row(
     monkeypatch.setattr(stage, "Shard", CutOffShard)
     with pytest.raises(InfrastructureError, match="no network: 8 connections failed"):
         run(with_sources(smoke, [url_source(web)], patient, max_reject_share=1.0), env)
-    monkeypatch.setattr(stage, "Shard", Shard)
+    monkeypatch.setattr(stage, "Shard", DownloadShard)
     run(with_sources(smoke, [url_source(web)], patient, max_reject_share=1.0), env)
     assert hashes() == expected
 
@@ -598,7 +598,7 @@ def test_a_finished_shard_of_failed_connections_alone_is_asked_for_again(
     monkeypatch.setattr(stage, "Shard", CutOffShard)
     run(params, env)
     assert len(pairs()) == 12
-    monkeypatch.setattr(stage, "Shard", Shard)
+    monkeypatch.setattr(stage, "Shard", DownloadShard)
     run(params, env)
     assert [pair.key for pair in pairs()] == [one["id"] for one in web]
     assert set(server.hits.values()) == {1}

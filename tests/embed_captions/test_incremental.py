@@ -13,8 +13,8 @@ from components.embed_captions import embedding
 from components.embed_captions.encoder import Encoded, Progress
 from components.embed_captions.llms import Llm
 from components.embed_captions.stage import run
+from components.running.costs import SECONDS, spent_figures
 from components.running.progress import worked
-from components.running.spent import SECONDS, spent_figures
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import read_json

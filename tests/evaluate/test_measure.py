@@ -17,8 +17,14 @@ from components.evaluate.gallery import _choose
 from components.evaluate.measure import ArmResult, measure_arm, measure_captions, measure_difference
 from components.evaluate.models import Model, class_embeddings
 from components.evaluate.report import percent
-from components.running.held_out import HeldOut, TaskCaptions, caption_pairs, label_truth, task_captions
-from components.running.held_out_vectors import HeldOutVectors
+from components.running.held_out import (
+    HeldOut,
+    HeldOutVectors,
+    TaskCaptions,
+    caption_pairs,
+    label_truth,
+    task_captions,
+)
 from components.settings.evaluate import Evaluate, RetrievalTask, ZeroShotTask
 from components.settings.params import Params
 from components.settings.tune_llm import CaptionRetrieval

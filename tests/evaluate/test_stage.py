@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.cli.check_release import figures_of
+from components.cli.check_gates import figures_of
 from components.errors import ConfigurationError, DataError, GateError
 from components.evaluate import stage
 from components.settings.environment import Environment

@@ -8,13 +8,13 @@ import pytest
 
 from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError
 from flows.processes import Groups
-from flows.run import Run, child_environment
+from flows.run import PipelineRun, child_environment
 from tests.flows.conftest import Project
 
 
 @pytest.fixture
-def run(project: Project) -> Run:
-    return Run(project.folder, child_environment(project.folder), Groups())
+def run(project: Project) -> PipelineRun:
+    return PipelineRun(project.folder, child_environment(project.folder), Groups())
 
 
 def _silent(*_: object) -> None:
@@ -22,7 +22,7 @@ def _silent(*_: object) -> None:
 
 
 def test_a_stage_runs_is_skipped_is_stale_for_a_named_reason_and_is_pushed(
-    project: Project, run: Run
+    project: Project, run: PipelineRun
 ) -> None:
     lines: list[str] = []
     first = run.reproduce("download", lines.append, _silent)
@@ -49,7 +49,7 @@ def test_a_stage_runs_is_skipped_is_stale_for_a_named_reason_and_is_pushed(
 
 @pytest.mark.parametrize("code", ["NoSuchBucket", "SignatureDoesNotMatch", "Forbidden"])
 def test_a_push_that_is_refused_is_not_tried_again(
-    run: Run, monkeypatch: pytest.MonkeyPatch, code: str
+    run: PipelineRun, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     said = [f"ERROR: failed to push data to the cloud - An error occurred ({code}) when calling PutObject"]
     monkeypatch.setattr(run, "dvc", lambda *_arguments: (255, said))
@@ -57,14 +57,14 @@ def test_a_push_that_is_refused_is_not_tried_again(
         run.push("download")
 
 
-def test_a_failure_is_the_stage_s_own(project: Project, run: Run) -> None:
+def test_a_failure_is_the_stage_s_own(project: Project, run: PipelineRun) -> None:
     project.plan(base_models=[3])
     with pytest.raises(DataError, match="^base_models: planned 3$"):
         run.reproduce("base_models", _silent, _silent)
     assert project.started() == ["base_models"]
 
 
-def test_a_stage_without_last_words_was_killed(project: Project, run: Run) -> None:
+def test_a_stage_without_last_words_was_killed(project: Project, run: PipelineRun) -> None:
     (project.store / "base_models").mkdir()
     (project.store / "base_models" / "exit.json").write_text('{"exit_code": 4, "message": "an older run"}')
     project.plan(base_models=["kill"])
@@ -74,7 +74,7 @@ def test_a_stage_without_last_words_was_killed(project: Project, run: Run) -> No
     assert "-9" in str(caught.value)
 
 
-def test_what_dvc_refuses_is_told_in_its_words(project: Project, run: Run) -> None:
+def test_what_dvc_refuses_is_told_in_its_words(project: Project, run: PipelineRun) -> None:
     with pytest.raises(ConfigurationError, match="^recaption: .*No such file.*artifacts/download"):
         run.reproduce("recaption", _silent, _silent)  # its inputs were not made
     (project.folder / "dvc.yaml").write_text("stages: {download: {cmd: x, no_such_key: 1}}")

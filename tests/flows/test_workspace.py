@@ -10,13 +10,13 @@ import pytest
 
 from components.errors import ConfigurationError
 from flows.processes import Groups
-from flows.run import Run, child_environment
+from flows.run import PipelineRun, child_environment
 from flows.workspace import KEPT_RUNS, bring, claimed_workspace, fill
 from tests.flows.conftest import Project
 
 
-def _run(project: Project, folder: Path) -> Run:
-    return Run(folder, child_environment(project.folder), Groups())
+def _run(project: Project, folder: Path) -> PipelineRun:
+    return PipelineRun(folder, child_environment(project.folder), Groups())
 
 
 def test_a_workspace_has_the_committed_code_the_preset_the_inputs_and_the_cache(project: Project) -> None:

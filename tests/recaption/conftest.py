@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.ml.captioning.small import Captioner, CaptionerConfig, save_captioner
+from components.ml.captioning.small import SmallCaptioner, SmallCaptionerConfig, save_captioner
 from components.ml.text.bpe import train_bpe
 from components.recaption.captioners.prompted import Order, Reply
 from components.recaption.captioners.vision_language import TransformersWriter
@@ -36,10 +36,10 @@ def layout(workspace: Path) -> Layout:
     words = [" ".join(scene_captions(scene)["dense"]) for scene in draw_scenes("words", "train", 20, 1)]
     tokenizer = train_bpe(words, 200, 24)
     torch.manual_seed(3)
-    config = CaptionerConfig(
+    config = SmallCaptionerConfig(
         32, [8, 16], 1, 16, 2, 24, len(tokenizer), tokenizer.eos_token_id, ["short", "dense"], [2]
     )
-    save_captioner(Captioner(config), tokenizer, made)
+    save_captioner(SmallCaptioner(config), tokenizer, made)
     write_manifest(made.parent)
     return layout
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from components.recaption.captioners.columns import FromColumns, FromSources
-from components.recaption.filters.divide import Filters
-from components.recaption.filters.repeated_captions import RepeatedCaptions
+from components.recaption.filters.divide import Filters, RepeatedCaptions
 from components.recaption.stage import run
 from components.settings.environment import Environment
 from components.settings.params import Params, load_params

@@ -10,8 +10,8 @@ import pytest
 
 from components.errors import DataError
 from components.running.embedding_headers import check_header, llm_header, other_header
-from components.running.held_out_vectors import HeldOutVectors
-from components.settings.embed_captions import EmbedCaptions, EndpointEncoder, SentenceEncoder
+from components.running.held_out import HeldOutVectors
+from components.settings.embed_captions import EmbedCaptions, EndpointEncoder, SentenceTransformersModel
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.atomic import write_json
@@ -90,7 +90,7 @@ def test_a_server_is_known_by_model_and_revision_and_another_encoder_by_its_file
         {"kind": "endpoint", "name": "far", "model": "m", "revision": "1", "dimensions": 4,
          "asks_dimensions": True, "batch_size": 2, "max_characters": 9, "requests": requests}
     )  # fmt: skip
-    mine = SentenceEncoder.model_validate(
+    mine = SentenceTransformersModel.model_validate(
         {"kind": "sentence_transformers", "name": "mine", "model": "m", "batch_tokens": 1,
          "precision": "fp32"}
     )  # fmt: skip

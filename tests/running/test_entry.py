@@ -15,9 +15,9 @@ import torch
 
 from components.download import stage as download
 from components.errors import DataError, GateError, Stopped
+from components.running.costs import Spent, tell_spent
 from components.running.entry import outcome_of, start
 from components.running.progress import Progress
-from components.running.spent import Spent, tell_spent
 from components.settings.environment import Environment
 from components.settings.params import Params
 from tests.conftest import ROOT

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import DataError
-from components.running.reasons import RULES, UNKNOWN, rule
-from components.running.rows import Rows
+from components.running.rows import RULES, UNKNOWN, Rows, rule
 from components.settings.params import Params
 from components.storage.atomic import read_json
 from components.storage.layout import Layout

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from components.errors import DataError, Stopped
 from components.ml.schedule import batch_rows, warmup_cosine
 from components.running import training
-from components.running.spent import Spent
-from components.running.training import Run, clip_gradients, history_csv, train
+from components.running.costs import Spent
+from components.running.training import TrainingRun, clip_gradients, history_csv, train
 from components.storage.atomic import read_json, write_json
 from components.storage.manifest import write_manifest
 
@@ -36,7 +36,7 @@ class Model(nn.Module):
 
 def fresh_run(
     stop_at: int | None = None, nan_at: int | None = None, measures: list[float] | None = None
-) -> Run:
+) -> TrainingRun:
     """Return a run; with `measures` it is measured every third step, by turns as they say."""
     torch.manual_seed(0)
     model, data = Model(), torch.randn(32, 4)
@@ -55,14 +55,16 @@ def fresh_run(
             os.kill(os.getpid(), signal.SIGTERM)
         return loss
 
-    run = Run("toy", {"model": model}, optimizer, warmup_cosine(3, STEPS), STEPS, step, seed=5)
+    run = TrainingRun("toy", {"model": model}, optimizer, warmup_cosine(3, STEPS), STEPS, step, seed=5)
     if measures:
         run.measure = lambda: {"recall": measures[steps[-1] // 3]}
         run.measure_steps, run.best_by = 3, "recall"
     return run
 
 
-def trained(run: Run, work: Path, identity: dict[str, Any] | None = None) -> tuple[dict[str, Tensor], Any]:
+def trained(
+    run: TrainingRun, work: Path, identity: dict[str, Any] | None = None
+) -> tuple[dict[str, Tensor], Any]:
     history = train(run, work, identity or {"learning_rate": 0.05}, checkpoint_steps=5)
     return run.modules["model"].state_dict(), history
 
@@ -129,7 +131,9 @@ def test_nan_stops_before_a_checkpoint_is_overwritten(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "checkpoints" / "toy").iterdir() if p.is_dir()] == ["00000005"]
 
 
-def timed(monkeypatch: pytest.MonkeyPatch, run: Run, step_seconds: float, measure_seconds: float) -> Run:
+def timed(
+    monkeypatch: pytest.MonkeyPatch, run: TrainingRun, step_seconds: float, measure_seconds: float
+) -> TrainingRun:
     """Have each step and each measurement of a run take so long, by a clock that stands still otherwise."""
     clock = [0.0]
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: clock[0]))

@@ -16,8 +16,8 @@ from components.sources.rows import Rejection, Row
 from components.sources.values import captions_of
 from tests.sources.reading import COLUMNS, columns, read, texts, told, urls
 from tests.sources.test_annotations import coco, karpathy
+from tests.sources.test_sample_files import sidecars
 from tests.sources.test_shard_rows import sample, shards
-from tests.sources.test_sidecar_rows import sidecars
 from tests.storage.test_tar_index import tar
 
 WORDS = ["one", "bad", "two"]

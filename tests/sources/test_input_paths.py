@@ -26,8 +26,8 @@ from components.sources.input_paths import (
 )
 from tests.sources.reading import texts
 from tests.sources.test_annotations import coco, karpathy
+from tests.sources.test_sample_files import sidecars
 from tests.sources.test_shard_rows import shards
-from tests.sources.test_sidecar_rows import sidecars
 
 Layout = Callable[[Path, Path], Path]  # of inputs/<name> and a folder elsewhere; returns what changes later
 

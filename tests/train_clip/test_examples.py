@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from components.errors import ConfigurationError, DataError
 from components.running.rows import Rows
@@ -16,7 +17,7 @@ from components.storage.mapped_rows import MappedRows
 from components.storage.pixels import Pixels
 from components.storage.side_tables import CAPTION_TEXTS
 from components.train_clip import examples as module
-from components.train_clip.examples import Examples
+from components.train_clip.examples import CaptionMix, Examples
 
 WEIGHTS = {"long": 0.5, "alt": 0.5}
 SHARDS = [
@@ -124,3 +125,24 @@ def test_a_mix_of_other_columns_and_no_row_at_all_are_refused() -> None:
 def test_images_of_other_rows_are_refused(keys: str) -> None:
     with pytest.raises(DataError, match="decoded images and 4 rows with captions; expected the same keys"):
         Examples(images(keys), [shard(lines) for lines in SHARDS], WEIGHTS, Rows(), 8)
+
+
+def test_weights_are_renormalised_over_what_a_row_has() -> None:
+    torch.manual_seed(0)
+    mix = CaptionMix(torch.tensor([[1, 2, 1], [1, 0, 1], [0, 0, 3]]), torch.tensor([0.25, 0.25, 0.5]))
+    drawn = torch.stack([mix.draw(torch.tensor([0, 1, 2])) for _ in range(4000)])
+    shares = torch.stack([(drawn == number).float().mean(dim=0) for number in range(9)])
+    expected = torch.tensor(
+        [
+            [0.25, 0.125, 0.125, 0.5, 0, 0, 0, 0, 0],
+            [0, 0, 0, 0, 1 / 3, 2 / 3, 0, 0, 0],
+            [0, 0, 0, 0, 0, 0, 1 / 3, 1 / 3, 1 / 3],
+        ]
+    )
+    assert torch.allclose(shares.T, expected, atol=0.03)
+    assert ((shares.T > 0) == (expected > 0)).all()
+
+
+def test_a_column_of_weight_zero_is_never_drawn() -> None:
+    mix = CaptionMix(torch.tensor([[1, 1, 1]]), torch.tensor([0.0, 1.0, 0.0]))
+    assert mix.draw(torch.zeros(500, dtype=torch.long)).unique().tolist() == [1]

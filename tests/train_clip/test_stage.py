@@ -20,15 +20,14 @@ from components.ml.losses.contrastive import captions_loss
 from components.ml.metrics import true_ranks
 from components.ml.vision.clip import load_clip, load_clip_tokenizer
 from components.ml.vision.towers import load_vision_encoder
-from components.running.held_out import read_held_out, task_captions
-from components.running.held_out_vectors import HeldOutVectors
+from components.running.costs import SECONDS, Spent, spent_figures
+from components.running.held_out import HeldOutVectors, read_held_out, task_captions
 from components.running.precision import resolved
 from components.running.rows import Rows
-from components.running.spent import SECONDS, Spent, spent_figures
 from components.settings.environment import Environment
 from components.settings.evaluate import RetrievalTask
 from components.settings.params import Params
-from components.settings.train_clip import Arm, Validation
+from components.settings.train_clip import Arm, ValidationSettings
 from components.storage.atomic import read_json, sha256_of, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest, write_manifest
@@ -274,7 +273,7 @@ TASKS = [RetrievalTask(name=name, column=name, language="en") for name in ("shor
 
 def validated(params: Params, keep: str) -> Params:
     tree = {"steps": 2, "recall_at": 1, "keep": keep, "retrieval": [task.model_dump() for task in TASKS]}
-    return changed(params, validation=Validation.model_validate(tree))
+    return changed(params, validation=ValidationSettings.model_validate(tree))
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
@@ -337,7 +336,7 @@ def test_a_validation_task_without_captions_is_told_before_any_arm_trains(
     project: Layout, params: Params, env: Environment
 ) -> None:
     nobody = RetrievalTask(name="french", column="short_fr", language="fr")
-    validation = Validation(steps=2, recall_at=1, keep="last", retrieval=[nobody])
+    validation = ValidationSettings(steps=2, recall_at=1, keep="last", retrieval=[nobody])
     with pytest.raises(
         ConfigurationError,
         match=r"train_clip\.validation\.retrieval french wants column short_fr in fr, and no validation row",

@@ -10,7 +10,7 @@ import pytest
 from components.running.rows import Rows
 from components.storage.layout import Layout
 from components.storage.side_tables import Caption, write_captions, write_keys
-from components.tune_llm.caption_rows import CaptionRows, Texts, read_caption_rows
+from components.tune_llm.caption_rows import CaptionRows, CaptionTexts, read_caption_rows
 
 HELD = {
     "b": {"short": ["b0", "b1"], "dense": ["B0"]},
@@ -70,13 +70,13 @@ def test_splits_are_apart(layout: Layout) -> None:
 def test_no_rows_have_no_captions(layout: Layout) -> None:
     rows = read_caption_rows(layout, "test", Rows())
     assert (len(rows), rows.columns, rows.counts("short").tolist()) == (0, [], [])
-    assert len(Texts(rows, ["short"])) == 0
+    assert len(CaptionTexts(rows, ["short"])) == 0
 
 
 def test_texts_are_numbered_by_row_and_column(layout: Layout) -> None:
     rows = read_caption_rows(layout, "train", Rows())
     columns = ["short", "dense"]
-    texts = Texts(rows, columns)
+    texts = CaptionTexts(rows, columns)
     expected = [text for key in sorted(HELD) for column in columns for text in HELD[key].get(column, [])]
     assert [texts[place] for place in range(len(texts))] == expected
 

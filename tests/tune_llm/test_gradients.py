@@ -17,7 +17,7 @@ from components.settings.params import load_params
 from components.settings.tune_llm import Mntp, TuneLlm
 from components.tune_llm.caption_rows import CaptionRows
 from components.tune_llm.masking import masking_run
-from components.tune_llm.pairs import NOBODY, Batch
+from components.tune_llm.pairs import NOBODY, PairBatch
 from components.tune_llm.phases import opened
 from components.tune_llm.tuning import batch_backward, parameter_groups
 from tests.captioned import write_llm
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 
 FIRST = ["a red circle", "two dogs play in the snow", "a cat", "a red circle", "blue squares everywhere"]
 SECOND = ["one circle that is red", "dogs", "a cat on a mat with a hat", "Circle, red", "squares, blue ones"]
-BATCH = Batch(FIRST, SECOND, "find: ", list(range(5)), ["a horse that runs", "two cats"], [NOBODY, 2])
+BATCH = PairBatch(FIRST, SECOND, "find: ", list(range(5)), ["a horse that runs", "two cats"], [NOBODY, 2])
 LAYOUTS, CACHED = ("replicated", "sharded"), (False, True)
 CLOSE = 1e-5  # of a gradient's length
 

@@ -8,7 +8,7 @@ import torch
 from components.errors import ConfigurationError
 from components.settings.tune_llm import MinedNegatives, PairKind, Phase
 from components.tune_llm.caption_rows import CaptionRows
-from components.tune_llm.pairs import NOBODY, Batch, PairDraws
+from components.tune_llm.pairs import NOBODY, PairBatch, PairDraws
 
 ROWS = CaptionRows.of(
     {
@@ -39,7 +39,7 @@ def phase(
     )
 
 
-def pairs_of(batch: Batch) -> list[tuple[str, str]]:
+def pairs_of(batch: PairBatch) -> list[tuple[str, str]]:
     return list(zip(batch.first, batch.second, strict=True))
 
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from components.errors import ConfigurationError, DataError, GateError, Stopped
 from components.ml import precision
 from components.ml.text.encoder import TextEncoder, encode, load_text_encoder
+from components.running.costs import Spent, spent_figures
 from components.running.precision import resolved
 from components.running.progress import Progress
-from components.running.spent import Spent, spent_figures
-from components.running.training import Run, train
+from components.running.training import TrainingRun, train
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.tune_llm import MinedNegatives, Mntp, TuneLlm
@@ -33,7 +33,7 @@ from components.storage.manifest import listed, write_manifest
 from components.storage.side_tables import Caption, write_captions
 from components.tune_llm import mining, phases, tuning
 from components.tune_llm.masking import masking_run
-from components.tune_llm.pairs import Batch
+from components.tune_llm.pairs import PairBatch
 from components.tune_llm.stage import run
 from components.tune_llm.tuning import batch_backward
 
@@ -135,7 +135,7 @@ def test_the_seconds_of_all_parts_are_added_and_are_in_no_output(
     parts = 2 * members + (members == 1)  # phases, and masking
 
     def told_and_made(spent: Spent, mining_seconds: int, store: str) -> tuple[Any, dict[str, str]]:
-        def timed(run: Run, *others: Any) -> list[dict[str, float]]:
+        def timed(run: TrainingRun, *others: Any) -> list[dict[str, float]]:
             history = train(run, *others)
             run.spent = spent
             return history
@@ -264,12 +264,12 @@ def test_mntp_mined_negatives_and_measures_on_the_way(
     checkpointing: list[bool] = []
     mined_per_pair: list[float] = []
 
-    def watched(encoder: TextEncoder, *others: Any) -> Run:
+    def watched(encoder: TextEncoder, *others: Any) -> TrainingRun:
         checkpointing.append(encoder.model.is_gradient_checkpointing)  # type: ignore[arg-type]
         return masking_run(encoder, *others)
 
     def watched_backward(
-        encoder: TextEncoder, own: TuneLlm, batch: Batch, weights: Sequence[Tensor]
+        encoder: TextEncoder, own: TuneLlm, batch: PairBatch, weights: Sequence[Tensor]
     ) -> Tensor:
         mined_per_pair.append(len(batch.negatives) / len(batch.first))
         return batch_backward(encoder, own, batch, weights)

@@ -20,10 +20,9 @@ from components.settings.tune_llm import CaptionRetrieval, Lora, TuneLlm
 from components.tune_llm import tuning
 from components.tune_llm.caption_retrieval import captions_of, embed_pairs, tfidf_recalls
 from components.tune_llm.caption_rows import CaptionRows
-from components.tune_llm.pairs import NOBODY, Batch
+from components.tune_llm.pairs import NOBODY, PairBatch
 from components.tune_llm.shares import own_parts
-from components.tune_llm.token_dropout import with_dropout
-from components.tune_llm.tuning import batch_backward, llm_run, open_weights, parameter_groups
+from components.tune_llm.tuning import batch_backward, llm_run, open_weights, parameter_groups, with_dropout
 from tests.captioned import write_llm
 
 FIRST = ["a red circle", "two dogs play in the snow", "a cat", "a red circle", "blue squares everywhere"]
@@ -52,17 +51,17 @@ def load(folder: Path) -> TextEncoder:
     )
 
 
-def batch_of(first: list[str], second: list[str], prompt: str = "", **more: Any) -> Batch:
-    return Batch(first, second, prompt, list(range(len(first))), **more)
+def batch_of(first: list[str], second: list[str], prompt: str = "", **more: Any) -> PairBatch:
+    return PairBatch(first, second, prompt, list(range(len(first))), **more)
 
 
-def loss_of(encoder: TextEncoder, params: TuneLlm, batch: Batch) -> float:
+def loss_of(encoder: TextEncoder, params: TuneLlm, batch: PairBatch) -> float:
     weights = list(encoder.model.requires_grad_(True).parameters())
     encoder.model.zero_grad()
     return batch_backward(encoder, params, batch, weights).item()
 
 
-def gradients(encoder: TextEncoder, params: TuneLlm, batch: Batch) -> dict[str, Tensor]:
+def gradients(encoder: TextEncoder, params: TuneLlm, batch: PairBatch) -> dict[str, Tensor]:
     loss_of(encoder, params, batch)
     return {name: weight.grad for name, weight in encoder.model.named_parameters() if weight.grad is not None}
 
@@ -309,3 +308,29 @@ def test_tfidf_finds_shared_words() -> None:
     )
     task = CaptionRetrieval(name="short_to_dense", first="short", second="dense")
     assert tfidf_recalls([task], rows) == {"short_to_dense": 1.0}
+
+
+BEFORE, AFTER = (1, 2), (3,)  # of a template
+ROWS = [Tokens((*BEFORE, *range(10, 10 + length), *AFTER), 2, 2 + length) for length in (1, 7, 30, 400)]
+
+
+def text_of(row: Tokens) -> tuple[int, ...]:
+    return row.ids[row.text_start : row.text_end]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.99])
+def test_template_and_order_stay(share: float) -> None:
+    torch.manual_seed(1)
+    for before, after in zip(ROWS, with_dropout(ROWS, share), strict=True):
+        assert after.ids == (*BEFORE, *text_of(after), *AFTER)
+        assert text_of(after) == tuple(sorted(text_of(after)))
+        assert {*text_of(after)} <= {*text_of(before)}
+        assert text_of(after)
+    long = len(text_of(after))
+    assert long == pytest.approx(400 * (1 - share), abs=4 * (400 * share * (1 - share)) ** 0.5)
+
+
+def test_without_a_share_nothing_is_drawn() -> None:
+    before = torch.get_rng_state()
+    assert with_dropout(ROWS, 0.0) == ROWS
+    assert torch.equal(torch.get_rng_state(), before)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from components.audit.images import Images
+from components.audit.images import AuditImages
 
 DIGITS = 6  # of a figure as it is written; float32 holds no more
 NONE = -1
@@ -32,7 +32,7 @@ class Dropped:
         rows: (N,) whether each is dropped.
     """
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: AuditImages) -> None:
         self._images = images
         self.rows: NDArray[np.bool_] = np.zeros(len(images), bool)
         self._reasons: list[str] = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from components.audit.images import Images
+from components.audit.images import AuditImages
 from components.errors import ConfigurationError, DataError
 from components.storage.manifest import Entry, read_manifest
 from components.storage.scores import IMAGES_FOLDER, SCORES_FOLDER, read_image_embeddings, read_scores
@@ -36,7 +36,7 @@ class ScoreTable:
     agreement: Scores
 
 
-def read_scored(recaption: Path, images: Images) -> ScoreTable:
+def read_scored(recaption: Path, images: AuditImages) -> ScoreTable:
     """Read all scores; there are none where params of recaption switch them off.
 
     Args:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.audit.curation.dropped import Dropped
-from components.audit.curation.near_captions import keys_of, open_caption_vectors
 from components.audit.curation.near_images import near_images
 from components.audit.curation.score_table import ImageVectors, ScoreTable, open_vectors
-from components.audit.images import Images
+from components.audit.images import AuditImages
 from components.errors import ConfigurationError, DataError
 from components.running.progress import Progress
-from components.settings.audit import Curation, Head, NearImageFilter, SimilarityFilter
+from components.settings.audit import Curation, Head, NearCaptionFilter, NearImageFilter, SimilarityFilter
 from components.storage.computed import code_of
+from components.storage.embeddings import EMBEDDED_CAPTIONS, lines_of, read_listed
 from components.storage.layout import Layout
+from components.storage.manifest import Entry, read_manifest
+from components.storage.side_tables import read_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Curator:
@@ -29,7 +35,7 @@ class Curator:
         leaked: Row numbers of images that are also test images, with that of the test image.
     """
 
-    def __init__(self, images: Images, leaked: Mapping[int, int]) -> None:
+    def __init__(self, images: AuditImages, leaked: Mapping[int, int]) -> None:
         self._images = images
         self.dropped = Dropped(images)
         self.dropped.add(list(leaked), "leaked", likes=list(leaked.values()))
@@ -137,7 +143,7 @@ class Curator:
 
 
 def _too_unlike(
-    rows: NDArray[np.int64], best: NDArray[np.float32], images: Images, settings: SimilarityFilter
+    rows: NDArray[np.int64], best: NDArray[np.float32], images: AuditImages, settings: SimilarityFilter
 ) -> NDArray[np.int64]:
     """Return the rows below the limit, or those after the best share; of equal rows the first key is best."""
     if settings.min_similarity is not None:
@@ -161,3 +167,48 @@ def _best_similarity(columns: list[str], scored: ScoreTable) -> NDArray[np.float
         )
     best: NDArray[np.float32] = np.fmax.reduce([scored.similarity[column] for column in columns])
     return best
+
+
+_MEND = "put the earlier run's folder there again, whole"
+
+
+def keys_of(vectors: ImageVectors) -> set[str]:
+    """Return the images that have a caption, by the tables beside the vectors alone."""
+    tables = (read_table(lines_of(vectors.folder, entry), EMBEDDED_CAPTIONS) for entry in vectors.entries)
+    return {key for table in tables for key in table["key"].to_pylist()}
+
+
+def open_caption_vectors(settings: NearCaptionFilter, inputs: Path, work: Path) -> ImageVectors:
+    """Open what an earlier run's embed_captions made of each image's first caption of a column.
+
+    Args:
+        settings: Say where it is.
+        inputs: The folder of inputs.
+        work: The stage's folder in the work store, where files of a bucket are for a moment.
+
+    Raises:
+        ConfigurationError: it is not there, or has nothing of the column.
+        DataError: a file is missing or damaged.
+    """
+    name, folder = "audit.curation.near_captions", inputs / settings.embeddings
+    if not (folder.parent / "manifest.json").is_file():
+        raise ConfigurationError(
+            f"{name}: {folder.parent} holds no manifest.json; expected an earlier run's "
+            f"artifacts/embed_captions, whole, of which {folder.name} is one encoder: put it there"
+        )
+    below = f"{folder.name}/{settings.column}/"
+    entries = [entry for entry in read_manifest(folder.parent, below) if entry.is_vectors]
+    if not entries:
+        raise ConfigurationError(
+            f"{name}: {folder} has no embeddings of column {settings.column}; expected some: name another "
+            "column or encoder"
+        )
+    return ImageVectors(folder.parent, entries, lambda entry: _first_captions(folder.parent, entry, work))
+
+
+def _first_captions(folder: Path, entry: Entry, work: Path) -> tuple[list[str], Tensor]:
+    """Return the keys of a file, and the embedding (n, D) of the caption of each with the lowest number."""
+    _, vectors, table = read_listed(folder, entry, EMBEDDED_CAPTIONS, _MEND, work)
+    ordered = table.sort_by([("key", "ascending"), ("number", "descending")])
+    rows = dict(zip(ordered["key"].to_pylist(), ordered["row"].to_pylist(), strict=True))
+    return list(rows), vectors[list(rows.values())]

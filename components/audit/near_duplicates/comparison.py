@@ -24,7 +24,7 @@ class Alike:
     difference: float
 
 
-class Comparison:
+class ImageComparison:
     """Compares hashes, and thumbnails where hashes are close."""
 
     def __init__(self, hashes: NDArray[np.uint64], thumbnails: Thumbnails, alike: Alike) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.audit.images import Thumbnails
-from components.audit.near_duplicates.fingerprint import THUMBNAIL_SIDE
+from components.audit.near_duplicates.fingerprints import THUMBNAIL_SIDE
 
 Rows = NDArray[np.int64]
 MIN_CELL_ROWS = 32  # on average; more cells would cost more than they spare

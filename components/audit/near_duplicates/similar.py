@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.audit.images import LEARNED, SPLITS, Thumbnails
-from components.audit.near_duplicates.comparison import NONE, Alike, Comparison
+from components.audit.near_duplicates.comparison import NONE, Alike, ImageComparison
 from components.audit.near_duplicates.hash_buckets import HashBuckets, Rows, contrasts_of
 from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
@@ -84,7 +84,7 @@ class Search:
     def _make(self, folder: Path) -> None:
         order, starts, ids, steps = (self._array(name) for name in ("order", "starts", "ids", "steps"))
         splits = self._array("splits")
-        comparison = Comparison(self._array("hashes"), self.thumbnails, self.alike)
+        comparison = ImageComparison(self._array("hashes"), self.thumbnails, self.alike)
         rows = np.array(order[starts[self.first] : starts[self.last]])
         earlier, across = np.full(len(rows), NONE), np.full(len(rows), NONE)
         for cell in range(self.first, self.last):

@@ -79,7 +79,7 @@ def answers(
 
 
 @dataclass(frozen=True)
-class _Row:
+class _PromptRow:
     number: int
     question: Question
     inputs: dict[str, Tensor]
@@ -89,11 +89,11 @@ class _Row:
         return self.inputs["input_ids"].shape[1] + self.question.max_new_tokens
 
 
-def _row(asked: VisionLanguage, posed: tuple[int, Question, str]) -> _Row:
+def _row(asked: VisionLanguage, posed: tuple[int, Question, str]) -> _PromptRow:
     number, question, text = posed
     image = decode_rgb(question.image)
     with asked.of_ones_own() as own:
-        return _Row(number, question, model_inputs(own, image, text))
+        return _PromptRow(number, question, model_inputs(own, image, text))
 
 
 def _posed(asked: VisionLanguage, questions: Iterable[Question]) -> Iterator[tuple[int, Question, str]]:
@@ -105,9 +105,11 @@ def _posed(asked: VisionLanguage, questions: Iterable[Question]) -> Iterator[tup
         yield number, question, texts[question.prompt]
 
 
-def _windows(asked: VisionLanguage, questions: Iterable[Question], batches: Batches) -> Iterator[list[_Row]]:
+def _windows(
+    asked: VisionLanguage, questions: Iterable[Question], batches: Batches
+) -> Iterator[list[_PromptRow]]:
     """Yield rows of a few batches at a time, so that the pixels of a whole shard are never held."""
-    window: list[_Row] = []
+    window: list[_PromptRow] = []
     tokens = 0
     for row in ahead(partial(_row, asked), _posed(asked, questions), batches.threads, ROWS_AHEAD):
         window.append(row)
@@ -140,7 +142,7 @@ def _batch(rows: list[dict[str, Tensor]], pad_id: int, *, pads_left: bool) -> di
 
 
 @torch.inference_mode()
-def _write(asked: VisionLanguage, rows: list[_Row], temperature: float) -> list[Answer]:
+def _write(asked: VisionLanguage, rows: list[_PromptRow], temperature: float) -> list[Answer]:
     model, tokenizer = asked.model, asked.processor.tokenizer
     pad_id = next(one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if one is not None)
     questions = [row.question for row in rows]

@@ -82,7 +82,7 @@ CELL_STD = 0.5
 
 
 @dataclass(frozen=True)
-class CaptionerConfig:
+class SmallCaptionerConfig:
     """What decides the shape of a captioner.
 
     `kinds` are the kinds of captions it can write, each with a control token of its own that starts the
@@ -102,10 +102,10 @@ class CaptionerConfig:
     attributes: list[int]
 
 
-class Captioner(nn.Module):
+class SmallCaptioner(nn.Module):
     """From pixels to captions of several kinds."""
 
-    def __init__(self, config: CaptionerConfig) -> None:
+    def __init__(self, config: SmallCaptionerConfig) -> None:
         super().__init__()
         self.config = config
         cells = grid_side(config.image_size, config.stem_channels) ** 2
@@ -160,7 +160,7 @@ class Captioner(nn.Module):
         return self.config.vocabulary_size + self.config.kinds.index(kind)
 
 
-def caption_ids(captioner: Captioner, tokenizer: Any, texts: list[str], kind: str) -> Tensor:  # noqa: ANN401
+def caption_ids(captioner: SmallCaptioner, tokenizer: Any, texts: list[str], kind: str) -> Tensor:  # noqa: ANN401
     """Return captions as tokens (B, T): control token, text, end; `IGNORED` after it. Long ones are cut."""
     room = captioner.config.max_tokens - 1
     rows = text_ids(tokenizer, texts, room)
@@ -170,7 +170,7 @@ def caption_ids(captioner: Captioner, tokenizer: Any, texts: list[str], kind: st
     )
 
 
-def caption_loss(captioner: Captioner, cells: Tensor, ids: Tensor) -> Tensor:
+def caption_loss(captioner: SmallCaptioner, cells: Tensor, ids: Tensor) -> Tensor:
     """Return the mean cross-entropy of a caption's tokens.
 
     Args:
@@ -183,7 +183,7 @@ def caption_loss(captioner: Captioner, cells: Tensor, ids: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=IGNORED)
 
 
-def attribute_loss(captioner: Captioner, cells: Tensor, values: Tensor) -> Tensor:
+def attribute_loss(captioner: SmallCaptioner, cells: Tensor, values: Tensor) -> Tensor:
     """Return the mean cross-entropy over attributes, whose true values are (B, attributes)."""
     logits = captioner.attribute_logits(cells)
     losses = [F.cross_entropy(part.float(), values[:, number]) for number, part in enumerate(logits)]
@@ -191,7 +191,7 @@ def attribute_loss(captioner: Captioner, cells: Tensor, values: Tensor) -> Tenso
 
 
 @torch.inference_mode()
-def greedy(captioner: Captioner, images: Tensor, kind: str) -> list[list[int]]:
+def greedy(captioner: SmallCaptioner, images: Tensor, kind: str) -> list[list[int]]:
     """Return for each image uint8 (B, 3, H, W) the tokens of a caption, without control token and end."""
     image = captioner.image_keys_values(captioner.encode(images))
     ids = torch.full((len(images), 1), captioner.control_id(kind), device=images.device)
@@ -210,13 +210,13 @@ def greedy(captioner: Captioner, images: Tensor, kind: str) -> list[list[int]]:
     return [row[: row.index(end)] if end in row else row for row in rows]
 
 
-def write_texts(captioner: Captioner, tokenizer: Any, images: Tensor, kind: str) -> list[str]:  # noqa: ANN401
+def write_texts(captioner: SmallCaptioner, tokenizer: Any, images: Tensor, kind: str) -> list[str]:  # noqa: ANN401
     """Write a caption of a kind for each image uint8 (B, 3, H, W), from its pixels alone."""
     texts: list[str] = tokenizer.batch_decode(greedy(captioner, images, kind), skip_special_tokens=True)
     return texts
 
 
-def save_captioner(captioner: Captioner, tokenizer: Any, folder: Path) -> None:  # noqa: ANN401
+def save_captioner(captioner: SmallCaptioner, tokenizer: Any, folder: Path) -> None:  # noqa: ANN401
     """Save weights, config and tokenizer."""
     tree = {"model_type": MODEL_TYPE, **asdict(captioner.config)}
     (folder / "config.json").write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
@@ -227,7 +227,7 @@ def save_captioner(captioner: Captioner, tokenizer: Any, folder: Path) -> None: 
     tokenizer.save_pretrained(folder)
 
 
-def load_captioner(folder: Path) -> tuple[Captioner, Any]:
+def load_captioner(folder: Path) -> tuple[SmallCaptioner, Any]:
     """Load what `save_captioner` saved, in evaluation mode: the captioner and its tokenizer.
 
     Raises:
@@ -237,7 +237,7 @@ def load_captioner(folder: Path) -> tuple[Captioner, Any]:
     tree = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     if tree.pop("model_type", None) != MODEL_TYPE:
         raise ValueError(f"{folder} holds no {MODEL_TYPE}; expected one that base_models made")
-    captioner = Captioner(CaptionerConfig(**tree))
+    captioner = SmallCaptioner(SmallCaptionerConfig(**tree))
     try:
         captioner.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, RuntimeError, SafetensorError) as error:

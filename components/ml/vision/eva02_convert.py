@@ -1,7 +1,15 @@
 """Convert public EVA02-CLIP checkpoints of EVA-CLIP's or timm's layout.
 
-`ml.eva02_names` renames the weights, `ml.eva02_sizes` tells the size. The table of angles that EVA-CLIP keeps
-has to agree with it. Only safetensors are read: the `.pt` files of EVA-CLIP are pickles.
+Weights are renamed and the size is inferred. The table of angles that EVA-CLIP keeps has to agree with it.
+Only safetensors are read: the `.pt` files of EVA-CLIP are pickles.
+
+Sizes come from the shapes of the weights. What shapes cannot tell, the heads and the grid that the rotary
+positions were learned on, comes from the config beside the checkpoint (`vision_cfg` of EVA-CLIP and
+open_clip, `model_args` of timm), or from the sizes that are published.
+
+Names: EVA-CLIP's own (baaivision/EVA, EVA-CLIP/rei/eva_clip: CLIP, CustomCLIP, EVAVisionTransformer) and
+timm's (Eva with `eva02_*_clip_*`, alone or inside open_clip as `visual.trunk.`). Both have the text tower of
+open_clip.
 """
 
 from __future__ import annotations

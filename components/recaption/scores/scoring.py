@@ -15,7 +15,6 @@ import pyarrow as pa
 import torch
 
 from components.errors import ConfigurationError
-from components.recaption.scores.agreement import Agreement
 from components.recaption.scores.base_clip import BaseClip
 from components.running.workers import usable_cores
 from components.settings.environment import Environment
@@ -35,7 +34,81 @@ from components.storage.scores import (
 from components.storage.side_tables import Caption, read_table, write_table
 
 if TYPE_CHECKING:
-    from components.recaption.shard import Shard
+    from components.recaption.shard import RecaptionShard
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+
+from components.ml.text.lexical import word_counts, word_overlap
+
+Counted = tuple[Caption, Counter[str]]
+
+
+@dataclass
+class Mean:
+    """A mean whose numbers come one by one."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        """Take in a number."""
+        self.total += value
+        self.count += 1
+
+    def value(self) -> float | None:
+        """Return the mean, None of nothing."""
+        return round(self.total / self.count, 6) if self.count else None
+
+
+class Agreement:
+    """Adds up word overlap by pair of columns, shard by shard; only captions of one language are compared."""
+
+    def __init__(self) -> None:
+        self._same: dict[str, Mean] = defaultdict(Mean)
+        self._chance: dict[str, Mean] = defaultdict(Mean)
+
+    def add(self, captions: Sequence[Caption]) -> dict[tuple[str, str, int], float]:
+        """Take in a shard's captions.
+
+        Returns:
+            By key, column and number: the mean overlap with the other writers' captions of the image.
+        """
+        by_key: dict[str, list[Counted]] = defaultdict(list)
+        for caption in captions:
+            by_key[caption.key].append((caption, word_counts(caption.text)))
+        found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+        for of_image in by_key.values():
+            for first, second, overlap in _overlaps(combinations(of_image, 2)):
+                self._same[_pair(first, second)].add(overlap)
+                for caption in (first, second):
+                    found[caption.key, caption.column, caption.number].append(overlap)
+        rows = list(by_key.values())
+        for row, following in zip(rows, rows[1:], strict=False):
+            for first, second, overlap in _overlaps(product(row, following)):
+                self._chance[_pair(first, second)].add(overlap)
+        return {caption: sum(overlaps) / len(overlaps) for caption, overlaps in found.items()}
+
+    def figures(self) -> dict[str, Any]:
+        """Return by pair of columns the mean overlap, and that of captions of neighbouring images."""
+        return {
+            pair: {"pairs": same.count, "mean": same.value(), "chance": self._chance[pair].value()}
+            for pair, same in sorted(self._same.items())
+        }
+
+
+def _overlaps(pairs: Iterator[tuple[Counted, Counted]]) -> Iterator[tuple[Caption, Caption, float]]:
+    for (first, first_words), (second, second_words) in pairs:
+        if first.writer != second.writer and first.language == second.language:
+            overlap = word_overlap(first_words, second_words)
+            if overlap is not None:
+                yield first, second, overlap
+
+
+def _pair(first: Caption, second: Caption) -> str:
+    return " / ".join(sorted((first.column, second.column)))
+
 
 SIMILARITIES = pa.schema([field for field in SCORES if field.name != "agreement"])
 TABLE, FIGURES = "similarities.parquet", "figures.json"
@@ -62,7 +135,7 @@ class Scorer:
         self._agreement = Agreement()
         self._sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
-    def write(self, shard: Shard, captions: list[Caption], folder: Path) -> None:
+    def write(self, shard: RecaptionShard, captions: list[Caption], folder: Path) -> None:
         """Write a shard's image embeddings and the scores of its captions below a folder."""
         images = self.image_piece(shard)
         put_files(images, folder / IMAGES_FOLDER)
@@ -107,7 +180,7 @@ class Scorer:
         }
         return {"similarity": similarity, "agreement": self._agreement.figures()}
 
-    def image_piece(self, shard: Shard) -> Path:
+    def image_piece(self, shard: RecaptionShard) -> Path:
         """Return the finished piece of a shard's image embeddings, made now unless it is there."""
         about = {**self._clip.identity, "dtype": "float16"}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,12 +14,21 @@ from uuid import uuid4
 import boto3
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
-from botocore.exceptions import ClientError, ResponseStreamingError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ResponseStreamingError,
+)
+from s3transfer.exceptions import RetriesExceededError
 
-from components.errors import ConfigurationError, DataError, InfrastructureError
+from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError
 from components.storage.atomic import new_file
 from components.storage.buckets.bucket import check_digest, missing
-from components.storage.buckets.s3_errors import error_code, explained
 
 # The first request decides quickly whether there is anybody. The work rides out what passes: a request that
 # fails by 5xx, reset or time-out is sent 6 times, with up to 1, 2, 4, 8 and 16 seconds between, and a part of
@@ -198,3 +207,77 @@ def _patiently(attempt: Callable[[], T]) -> T:
             pass
         time.sleep(BACKOFF_SECONDS * 2**number)
     return attempt()
+
+
+REFUSED = {
+    "AccessDenied",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "401",
+    "403",
+}
+MISTAKEN = {
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "InvalidBucketName",
+    "MethodNotAllowed",
+    "PermanentRedirect",
+}
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn boto's errors about a place into faults.
+
+    Raises:
+        ConfigurationError: no credentials, refused ones, no such bucket, or a wrong address.
+        DataError: an object's bytes are not those that its checksum in the bucket is of.
+        InfrastructureError: no answer, or one that may be another later.
+    """
+    try:
+        yield
+    except ClientError as error:
+        raise _fault(uri, error_code(error)) from None
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise ConfigurationError(
+            f"{uri}: {str(error).lower()}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        ) from None
+    except (ConnectionError, HTTPClientError, ResponseStreamingError, RetriesExceededError) as error:
+        raise InfrastructureError(
+            f"{uri}: {str(getattr(error, 'last_exception', error)).splitlines()[0]}; "
+            "look at AWS_ENDPOINT_URL_S3 and the network, then run again"
+        ) from None
+    except FlexibleChecksumError:
+        raise DataError(
+            f"{uri} is damaged: its bytes are not those of its checksum; put it there again"
+        ) from None
+    except (BotoCoreError, ValueError) as error:
+        raise ConfigurationError(
+            f"{uri}: {str(error).splitlines()[0]}; correct the AWS variables or the address"
+        ) from None
+
+
+def error_code(error: ClientError) -> str:
+    """Return S3's word for an error, e.g. NoSuchKey."""
+    return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def _fault(uri: str, code: str) -> PipelineError:
+    if code == "NoSuchBucket":
+        return ConfigurationError(
+            f"{uri}: there is no such bucket; make it, or correct the address or AWS_ENDPOINT_URL_S3"
+        )
+    if code in REFUSED:
+        return ConfigurationError(
+            f"{uri}: S3 refused the credentials ({code}); "
+            "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or their rights on this bucket"
+        )
+    if code in MISTAKEN:
+        return ConfigurationError(
+            f"{uri}: S3 answered {code}; correct AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION or the address"
+        )
+    return InfrastructureError(f"{uri}: S3 answered {code}; run it again later")

@@ -11,8 +11,7 @@ from PIL import Image
 
 from components.audit.near_duplicates.comparison import Alike
 from components.audit.near_duplicates.duplicates import Duplicates, Likes, find_duplicates
-from components.audit.near_duplicates.fingerprint import Fingerprint, fingerprint
-from components.audit.near_duplicates.fingerprints import joined, write_fingerprints
+from components.audit.near_duplicates.fingerprints import Fingerprint, fingerprint, joined, write_fingerprints
 from components.settings.params import Params
 from components.sources.scenes.scene import draw_scenes, render
 from tests.audit.conftest import jpeg

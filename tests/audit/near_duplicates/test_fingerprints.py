@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.audit.near_duplicates.fingerprint import difference_hash, fingerprint, thumbnail
-from components.audit.near_duplicates.fingerprints import ShardFingerprints, read_fingerprints
+from components.audit.near_duplicates.fingerprints import (
+    ShardFingerprints,
+    difference_hash,
+    fingerprint,
+    read_fingerprints,
+    thumbnail,
+)
 from components.errors import DataError
 from components.running.jobs import ProgressReporter
 from components.storage.layout import Layout

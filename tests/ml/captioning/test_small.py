@@ -9,8 +9,8 @@ from torch import Tensor
 
 from components.ml.captioning.small import (
     IGNORED,
-    Captioner,
-    CaptionerConfig,
+    SmallCaptioner,
+    SmallCaptionerConfig,
     attribute_loss,
     caption_ids,
     caption_loss,
@@ -31,10 +31,10 @@ def tokenizer() -> Any:
     return train_bpe(SHORT + DENSE, 128, 24)
 
 
-def captioner(tokenizer: Any) -> Captioner:
+def captioner(tokenizer: Any) -> SmallCaptioner:
     torch.manual_seed(0)
-    return Captioner(
-        CaptionerConfig(
+    return SmallCaptioner(
+        SmallCaptionerConfig(
             image_size=16,
             stem_channels=[8, 16],
             layers=2,
@@ -55,7 +55,7 @@ def sheets() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def taught(tokenizer: Any) -> Captioner:
+def taught(tokenizer: Any) -> SmallCaptioner:
     model = captioner(tokenizer).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     values = torch.tensor([[0, 0], [1, 1], [2, 0], [3, 1]])
@@ -71,7 +71,7 @@ def taught(tokenizer: Any) -> Captioner:
     return model.eval()
 
 
-def test_it_learns_what_it_is_shown(taught: Captioner, tokenizer: Any) -> None:
+def test_it_learns_what_it_is_shown(taught: SmallCaptioner, tokenizer: Any) -> None:
     assert write_texts(taught, tokenizer, sheets(), "short") == SHORT
     assert write_texts(taught, tokenizer, sheets(), "dense") == DENSE
     assert taught.attribute_logits(taught.encode(sheets()))[0].argmax(1).tolist() == [0, 1, 2, 3]
@@ -93,7 +93,7 @@ def test_the_cache_changes_no_token(tokenizer: Any) -> None:
             assert len(tokens) == model.config.max_tokens or ids[row, 1 + len(tokens)] == model.config.end_id
 
 
-def test_an_image_is_described_the_same_alone_and_in_a_batch(taught: Captioner, tokenizer: Any) -> None:
+def test_an_image_is_described_the_same_alone_and_in_a_batch(taught: SmallCaptioner, tokenizer: Any) -> None:
     alone = [write_texts(taught, tokenizer, sheets()[row : row + 1], "dense")[0] for row in range(4)]
     assert alone == write_texts(taught, tokenizer, sheets(), "dense")
 
@@ -129,7 +129,7 @@ def test_padding_does_not_change_the_loss(tokenizer: Any) -> None:
     assert torch.allclose(caption_loss(model, cells, ids), caption_loss(model, cells, padded))
 
 
-def test_saved_and_loaded_it_writes_the_same(taught: Captioner, tokenizer: Any, tmp_path: Path) -> None:
+def test_saved_and_loaded_it_writes_the_same(taught: SmallCaptioner, tokenizer: Any, tmp_path: Path) -> None:
     save_captioner(taught, tokenizer, tmp_path)
     loaded, words = load_captioner(tmp_path)
     assert loaded.config == taught.config

@@ -33,7 +33,7 @@ from components.ml.vision.towers import (
     vision_config_of,
     vision_encoder_of,
 )
-from components.train_clip.optimizer import layer_of
+from components.train_clip.training import layer_of
 from tests.ml.towers import CONTEXT, SHAPE, SIZES, TEXTS, pictures, tiny_model, tiny_tokenizer
 
 FAMILIES = list(SIZES)

@@ -10,8 +10,13 @@ import pytest
 from pydantic import SecretStr
 
 from components.errors import ConfigurationError, InfrastructureError, Stopped
-from components.recaption.captioners.chat import MAX_ANSWER_BYTES, Chat, completions_url, server_of
-from components.recaption.captioners.endpoint import EndpointWriter
+from components.recaption.captioners.endpoint import (
+    MAX_ANSWER_BYTES,
+    Chat,
+    EndpointWriter,
+    completions_url,
+    server_of,
+)
 from components.recaption.captioners.prompted import Order, Reply
 from components.running.signals import STOP_SIGNALS, raise_on_stop_signals
 from components.settings.recaption import EndpointCaptioner

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.recaption.captioners.captioner import Asked
-from components.recaption.filters.chat_answers import is_refusal
-from components.recaption.filters.gates import CONTROL, ends_sentence, fault, is_repeated
+from components.recaption.filters.gates import CONTROL, ends_sentence, fault, is_refusal, is_repeated
 from components.recaption.filters.languages import FUNCTION_WORDS, SCRIPTS, other_language
 from components.settings.params import load_params
 from components.settings.recaption import CaptionGates

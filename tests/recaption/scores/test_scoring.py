@@ -21,8 +21,8 @@ from components.ml.vision.clip import (
     text_embeddings,
 )
 from components.ml.vision.pixels import decode_images
-from components.recaption.scores.agreement import Agreement
 from components.recaption.scores.base_clip import BaseClip
+from components.recaption.scores.scoring import Agreement
 from components.recaption.stage import run
 from components.settings.environment import Environment
 from components.settings.params import Params

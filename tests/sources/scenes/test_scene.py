@@ -11,12 +11,12 @@ from PIL import ImageChops, ImageStat
 from components.settings.sources import Scenes, SceneTexts, SplitCounts
 from components.sources.row import ImageScene
 from components.sources.scenes import drawing, german, space
-from components.sources.scenes.rows import read_scenes
 from components.sources.scenes.scene import (
     Scene,
     SceneObject,
     described_facts,
     draw_scenes,
+    read_scenes,
     render,
     scene_captions,
     scene_facts,

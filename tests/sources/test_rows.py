@@ -6,7 +6,7 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.sources.mixture import mixed
+from components.sources.rows import mixed
 
 
 def test_by_hand() -> None:

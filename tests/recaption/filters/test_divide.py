@@ -4,7 +4,7 @@ from itertools import permutations
 
 from components.recaption.captioners.captioner import Asked
 from components.recaption.captioners.columns import FromColumns, FromSources
-from components.recaption.filters.repeated_captions import RepeatedCaptions
+from components.recaption.filters.divide import RepeatedCaptions
 from components.settings.recaption import ColumnsCaptioner, Take
 from components.storage.side_tables import Caption, Draft
 

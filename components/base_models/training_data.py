@@ -21,7 +21,7 @@ Captions = dict[str, list[str]]  # by column
 
 
 @dataclass(frozen=True)
-class Texts:
+class TrainingTexts:
     """Captions to learn from, and those of the validation split, to measure on.
 
     Attributes:
@@ -60,13 +60,13 @@ class SceneSet:
         return torch.stack(squares) if squares else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
 
 
-def read_texts(sources: Sequence[TextSource], builder: ModelBuilder) -> Texts:
+def read_texts(sources: Sequence[TextSource], builder: ModelBuilder) -> TrainingTexts:
     """Read the captions of train and validation rows; rows of test are passed over unread.
 
     Raises:
         DataError: there is no train caption.
     """
-    texts = Texts([], [], [])
+    texts = TrainingTexts([], [], [])
     for source in sources:
         for row in read_rows(source, builder.inputs, builder.seed):
             if row.split == "test":

@@ -9,8 +9,8 @@ from components.settings.params import Params
 from components.storage.layout import Layout
 from components.storage.mapped_rows import MappedRows
 from components.train_clip.arms import LlmArm
-from components.train_clip.optimizer import build_optimizer, layer_of
 from components.train_clip.texts import CachedTexts
+from components.train_clip.training import build_optimizer, layer_of
 from tests.clip_project import make_artifacts, small
 
 
