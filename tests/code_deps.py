@@ -1,4 +1,4 @@
-"""The code files a stage depends on: its own and those it imports.
+"""The code a stage depends on: its folder, the shared packages it imports, the settings files it reads.
 
 `python -m tests.code_deps` writes them into dvc.yaml.
 """
@@ -6,29 +6,49 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
+from textwrap import wrap
+from typing import Any
 
 from ruamel.yaml import YAML
 
+from components.storage.layout import STAGES
+
 ROOT = Path(__file__).resolve().parents[1]
-# params as a whole and the environment decide no result; a stage's own settings do, by their defaults
-WITHOUT = ("components/settings/params.py", "components/settings/environment.py", "components/errors.py")
-PLAN = "plan.py"  # says what a stage would take; no run reads it
+PACKAGE = ROOT / "components"
+WIDTH = 104
+# what decides no result: params as a whole, for each stage watches its own sections' files; where work happens;
+# estimates
+WITHOUT = (
+    "components/errors.py",
+    "components/planning/",
+    "components/settings/environment.py",
+    "components/settings/params.py",
+)
 
 
-def code_deps(stage: str) -> list[str]:
-    """Return the code files of a stage, relative to the project, sorted."""
-    found: set[Path] = set()
-    queue = sorted((ROOT / "components" / stage).rglob("*"))
+def code_deps(stage: str, sections: set[str]) -> list[str]:
+    """Return the folders and settings files of a stage, relative to the project, its own first.
+
+    Args:
+        stage: Its folder's name.
+        sections: Of params that it declares; the other stages' defaults cannot change what it does.
+    """
+    seen: set[Path] = set()
+    queue = sorted((PACKAGE / stage).rglob("*.py"))
     while queue:
         path = queue.pop()
-        if path in found or not path.is_file() or "__pycache__" in path.parts or path.name == PLAN:
+        if path in seen or not path.is_file() or path.relative_to(ROOT).as_posix().startswith(WITHOUT):
             continue
-        found.add(path)
-        if path.suffix == ".py" and not path.relative_to(ROOT).as_posix().startswith(WITHOUT):
-            queue.extend(_imported(path))
-    names = sorted(path.relative_to(ROOT).as_posix() for path in found)
-    return [name for name in names if not name.startswith(WITHOUT)]
+        seen.add(path)
+        queue.extend(_imported(path))
+    within = {path.relative_to(PACKAGE) for path in seen}
+    settings = {path.stem for path in within if path.parts[0] == "settings"} - {"__init__"}
+    settings = (settings - set(STAGES)) | (sections & set(STAGES))
+    packages = {path.parts[0] for path in within if len(path.parts) > 1} - {"settings"}
+    files = [f"settings/{name}.py" for name in sorted(settings, key=lambda name: (name != stage, name))]
+    return [f"components/{path}" for path in (stage, *files, *sorted(packages - {stage}))]
 
 
 def _imported(path: Path) -> list[Path]:
@@ -42,19 +62,36 @@ def _imported(path: Path) -> list[Path]:
     return [ROOT / f"{name}{end}" for name in ours for end in (".py", "/__init__.py")]
 
 
+def deps_block(deps: list[str]) -> str:
+    """Return the deps of a stage as dvc.yaml has them: artifacts, its own code and settings, shared code."""
+    deps = [f'"{dep}"' if "{" in dep else dep for dep in deps]
+    own = [dep for dep in deps if dep.startswith("components/settings/")]
+    code = [dep for dep in deps if dep.startswith("components/") and dep not in own]
+    groups = [[dep for dep in deps if not dep.startswith("components/")], [*code[:1], *own], code[1:]]
+    lines = [line for group in groups for line in wrap(", ".join(group) + ",", WIDTH)]
+    return "\n".join(["    deps: [", *(f"      {line}" for line in lines), "    ]"])
+
+
+def sections_of(stage: dict[str, Any]) -> set[str]:
+    """Return the sections of params that a stage of dvc.yaml declares."""
+    return {param.partition(".")[0] for param in stage["params"]}
+
+
 def main() -> None:
     """Write the code deps of every stage into dvc.yaml."""
-    yaml = YAML()
-    yaml.width = 110
-    yaml.indent(mapping=2, sequence=4, offset=2)
     path = ROOT / "dvc.yaml"
-    tree = yaml.load(path.read_text("utf-8"))
-    for name, stage in tree["stages"].items():
-        kept = [dep for dep in stage["deps"] if not dep.startswith("components/")]
-        del stage["deps"][:]
-        stage["deps"].extend([*kept, *code_deps(name)])
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump(tree, file)
+    text = path.read_text("utf-8")
+    for name, stage in YAML(typ="safe").load(text)["stages"].items():
+        others = [dep for dep in stage["deps"] if not dep.startswith("components/")]
+        block = deps_block([*others, *code_deps(name, sections_of(stage))])
+        text = re.sub(
+            rf"(^  {name}:.*?)^    deps:.*?(?=^    params:)",
+            lambda found, block=block: f"{found[1]}{block}\n",  # type: ignore[misc]
+            text,
+            count=1,
+            flags=re.DOTALL | re.MULTILINE,
+        )
+    path.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":
