@@ -18,8 +18,7 @@ from components.storage.layout import STAGES
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "components"
 WIDTH = 104
-# what decides no result: params as a whole, for each stage watches its own sections' files; where work happens;
-# estimates
+# what decides no result: params as a whole (its sections' files are watched), where work happens, estimates
 WITHOUT = (
     "components/errors.py",
     "components/planning/",

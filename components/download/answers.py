@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +14,7 @@ from yarl import URL
 
 from components.download.refusal import Refused, may_pass
 from components.download.urls import resolved
+from components.http.retry import retry_after_seconds
 from components.settings.download import Fetch
 
 PIECE_BYTES = 1 << 16  # that come out of a coding at a time
@@ -255,17 +254,5 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 def _check(response: aiohttp.ClientResponse, wanted: frozenset[int]) -> None:
     if response.status not in wanted:
         reason = f"http_{response.status}"
-        after = _retry_after_seconds(response.headers)
+        after = retry_after_seconds(response.headers)
         raise Refused(reason, may_pass=may_pass(reason), retry_after_seconds=after)
-
-
-def _retry_after_seconds(headers: CIMultiDictProxy[str]) -> float:
-    """Return the seconds a server asks for: in number, or until a date by its own clock; 0 if it does not."""
-    value = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,12}", value):
-        return float(value)
-    try:
-        wait = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("Date", ""))
-    except (TypeError, ValueError):
-        return 0.0
-    return max(0.0, wait.total_seconds())

@@ -11,7 +11,7 @@ import asyncio
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +21,14 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import BadHttpMessage
+from tenacity import RetryCallState
 from yarl import URL
 
 from components.download.addresses import PublicResolver, checked_url
 from components.download.answers import REDIRECTS, Body, Elsewhere, Saving, Take, elsewhere, image_body
 from components.download.refusal import Refused, may_pass
 from components.http.proxies import LOGIN_WANTED, Proxies
+from components.http.retry import HttpFailure, retrying
 from components.settings.download import Fetch
 
 MAX_HEAD_BYTES = 256 << 10  # as in Chromium
@@ -161,33 +163,39 @@ class Fetcher:
             ConfigurationError: it wants a login.
         """
         url = checked_url(text, self._fetch)
+        host = str(url.raw_host)
         clock = asyncio.get_running_loop().time
         left_seconds = self._fetch.deadline_seconds  # for all attempts and the waits between them
-        for attempt in range(self._fetch.retries + 1):
+        turn = AsyncExitStack()
+
+        async def attempt() -> Body:
+            nonlocal left_seconds
             # waiting for a turn does not count against the deadline; the host's turn comes first, so that
             # the queue of one slow host takes no turn from the others
-            async with self._by_host[str(url.raw_host)], self._all:
-                start_seconds = clock()
-                try:
-                    async with asyncio.timeout(left_seconds):
-                        body = await self._body_of(url)
-                except TimeoutError:
-                    await self._check_proxy(url)
-                    is_nameless = self._resolver.is_looking_up(str(url.raw_host))
-                    raise Refused("dns_failed" if is_nameless else "timeout") from None
-                except Refused as refused:
-                    if not refused.may_pass or attempt == self._fetch.retries:
-                        raise refused.at_last from None
-                    backoff_seconds = self._fetch.backoff_seconds * 2**attempt
-                    wait_seconds = max(backoff_seconds, refused.retry_after_seconds)
-                    left_seconds -= clock() - start_seconds
-                else:
-                    yield body
-                    return
-            wait_seconds = min(wait_seconds, left_seconds / 2)  # what is left is for the next attempt
-            left_seconds -= wait_seconds
-            await asyncio.sleep(wait_seconds)
-        raise AssertionError("the last attempt returns or raises")
+            await turn.enter_async_context(self._by_host[host])
+            await turn.enter_async_context(self._all)
+            start_seconds = clock()
+            try:
+                async with asyncio.timeout(left_seconds):
+                    return await self._body_of(url)
+            except TimeoutError:
+                await self._check_proxy(url)
+                raise Refused("dns_failed" if self._resolver.is_looking_up(host) else "timeout") from None
+            finally:
+                left_seconds -= clock() - start_seconds
+
+        def wait_seconds(number: int, refused: HttpFailure) -> float:
+            nonlocal left_seconds
+            wanted_seconds = max(self._fetch.backoff_seconds * 2**number, refused.retry_after_seconds)
+            waited_seconds = min(wanted_seconds, left_seconds / 2)  # what is left is for the next attempt
+            left_seconds -= waited_seconds
+            return waited_seconds
+
+        async def leave_turn(_: RetryCallState) -> None:
+            await turn.aclose()
+
+        async with turn:
+            yield await retrying(self._fetch.retries, wait_seconds, leave_turn)(attempt)
 
     async def saved(self, text: str, path: Path) -> None:
         """Write what a URL answers to a file, however large it is.
@@ -204,22 +212,24 @@ class Fetcher:
         silence = aiohttp.ClientTimeout(
             total=None, connect=self._fetch.deadline_seconds, sock_read=self._fetch.deadline_seconds
         )
-        for attempt in range(self._fetch.retries + 1):
+
+        async def attempt() -> None:
             try:
                 async with self._by_host[str(url.raw_host)], self._all:
                     await self._follow(url, saving.take, headers=saving.headers(), timeout=silence)
-                    return
             except TimeoutError:
-                refused = Refused("timeout", may_pass=True)
-            except Refused as found:
-                refused = found
-            if not refused.may_pass or attempt == self._fetch.retries:
-                if refused.reason == "timeout":
-                    await self._check_proxy(url)
-                raise refused.at_last
-            backoff_seconds = self._fetch.backoff_seconds * 2**attempt
+                raise Refused("timeout", may_pass=True) from None
+
+        def wait_seconds(number: int, refused: HttpFailure) -> float:
             asked_seconds = min(refused.retry_after_seconds, self._fetch.deadline_seconds)
-            await asyncio.sleep(max(backoff_seconds, asked_seconds))
+            return max(self._fetch.backoff_seconds * 2**number, asked_seconds)
+
+        try:
+            await retrying(self._fetch.retries, wait_seconds)(attempt)
+        except Refused as refused:
+            if refused.reason == "timeout":
+                await self._check_proxy(url)
+            raise
 
     async def _body_of(self, url: URL) -> Body:
         data, final = await self._follow(url, partial(image_body, fetch=self._fetch))

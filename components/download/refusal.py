@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
+from components.http.retry import MAY_PASS, HttpFailure
 
 
-class Refused(Exception):
+class Refused(HttpFailure):
     """One image is not taken; the row is rejected with this reason, and the stage goes on.
 
     Args:
@@ -23,25 +23,14 @@ class Refused(Exception):
         retry_after_seconds: float = 0.0,
         at_last: Exception | None = None,
     ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.may_pass = may_pass
-        self.retry_after_seconds = retry_after_seconds
-        self._at_last = at_last
-
-    @property
-    def at_last(self) -> Exception:
-        """What is raised after the last attempt."""
-        return self._at_last or self
+        super().__init__(reason, may_pass=may_pass, retry_after_seconds=retry_after_seconds, at_last=at_last)
 
 
 CONNECTION_REASONS = frozenset({"dns_failed", "connection_failed"})  # all of them: there is no network
 UNEXPECTED = "unexpected"  # a fault of ours, or of a library; a later version may do better
-PASSING_REASONS = CONNECTION_REASONS | {
-    "timeout", "short_body", "decoder_died", "out_of_memory", UNEXPECTED,
-}  # fmt: skip
+PASSING_REASONS = MAY_PASS | CONNECTION_REASONS | {"short_body", "decoder_died", "out_of_memory", UNEXPECTED}
 
 
 def may_pass(reason: str) -> bool:
     """Say whether asking again may help: the network, the server, this machine or our code was the reason."""
-    return reason in PASSING_REASONS or bool(re.fullmatch(r"http_(429|5\d\d)", reason))
+    return reason in PASSING_REASONS

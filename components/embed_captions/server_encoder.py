@@ -12,7 +12,8 @@ from pydantic import SecretStr
 
 from components.embed_captions.encoder import Encoded, Progress
 from components.errors import ConfigurationError, InfrastructureError
-from components.http.client import Connection, Failed, Server
+from components.http.client import Connection, Server
+from components.http.retry import HttpFailure
 from components.running.embedding_headers import other_header
 from components.running.signals import run_or_stop
 from components.settings.embed_captions import EndpointEncoder
@@ -121,7 +122,7 @@ class ServerEncoder:
     def _result(self, task: asyncio.Task[list[list[float]]], texts: list[str]) -> list[list[float]]:
         try:
             return task.result()
-        except Failed as failed:
+        except HttpFailure as failed:
             kind = InfrastructureError if failed.may_pass else ConfigurationError
             longest = max(texts, key=len)  # servers refuse a whole request for one text that is too long
             raise kind(
@@ -141,7 +142,7 @@ def vectors_in(answer: bytes, count: int, dimension: int) -> list[list[float]]:
         dimension: Numbers that each vector has.
 
     Raises:
-        Failed: vectors are missing, doubled, of another width, or not finite numbers.
+        HttpFailure: vectors are missing, doubled, of another width, or not finite numbers.
     """
     try:
         items = json.loads(answer)["data"]
@@ -149,11 +150,11 @@ def vectors_in(answer: bytes, count: int, dimension: int) -> list[list[float]]:
         widths = {len(vector) for vector in found.values()}
         finite = all(math.isfinite(value) for vector in found.values() for value in vector)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-        raise Failed("bad_answer") from None
+        raise HttpFailure("bad_answer") from None
     if len(items) != count or set(found) != set(range(count)):
-        raise Failed(f"{len(found)} of {count} vectors, by index")
+        raise HttpFailure(f"{len(found)} of {count} vectors, by index")
     if widths != {dimension}:
-        raise Failed(f"vectors of {sorted(widths)} numbers, expected {dimension}: see `dimensions`")
+        raise HttpFailure(f"vectors of {sorted(widths)} numbers, expected {dimension}: see `dimensions`")
     if not finite:
-        raise Failed("vectors with NaN or infinite numbers")
+        raise HttpFailure("vectors with NaN or infinite numbers")
     return [found[place] for place in range(count)]

@@ -14,28 +14,11 @@ from yarl import URL
 
 from components.errors import ConfigurationError
 from components.http.proxies import LOGIN_WANTED, Proxies
-from components.http.retry import MAY_PASS
+from components.http.retry import HttpFailure, retry_after_seconds, retrying
 from components.settings.requests import HttpRequests
 
 Answer = TypeVar("Answer")
 VALID = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?#\[\]]|%[0-9A-Fa-f]{2})*")  # RFC 3986
-
-
-class Failed(Exception):
-    """No answer came that could be read; the reason is the text."""
-
-    def __init__(
-        self, reason: str, retry_after_seconds: float = 0.0, at_last: Exception | None = None
-    ) -> None:
-        super().__init__(reason)
-        self.reason, self.retry_after_seconds = reason, retry_after_seconds
-        self._at_last = at_last
-        self.may_pass = reason in MAY_PASS
-
-    @property
-    def at_last(self) -> Exception:
-        """What is raised after the last attempt."""
-        return self._at_last or self
 
 
 @dataclass(frozen=True)
@@ -116,26 +99,26 @@ class Connection:
         """Return what `read` finds in the answer to a body.
 
         Raises:
-            Failed: with the reason, after the retries that params allow; `read` may raise it as well.
+            HttpFailure: with the reason, after the retries that params allow; `read` may raise it as well.
             ConfigurationError: the key, the address or the model is refused, or a proxy wants a login.
             InfrastructureError: the proxy that the environment names does not answer.
         """
         requests = self._requests
+
+        async def attempt() -> Answer:
+            return read(await self._post(body))
+
+        def wait_seconds(number: int, failed: HttpFailure) -> float:
+            asked_seconds = min(failed.retry_after_seconds, requests.max_retry_after_seconds)
+            return max(requests.backoff_seconds * 2**number, asked_seconds)
+
         try:
             async with asyncio.timeout(requests.deadline_seconds):
-                for attempt in range(requests.retries + 1):
-                    try:
-                        return read(await self._post(body))
-                    except Failed as failed:
-                        if not failed.may_pass or attempt == requests.retries:
-                            raise failed.at_last from None
-                        asked_seconds = min(failed.retry_after_seconds, requests.max_retry_after_seconds)
-                    await asyncio.sleep(max(requests.backoff_seconds * 2**attempt, asked_seconds))
+                return await retrying(requests.retries, wait_seconds)(attempt)
         except TimeoutError:
             if self._proxy and not await asyncio.to_thread(self._proxy.answers):
                 raise self._proxy.no_answer() from None
-            raise Failed("timeout") from None
-        raise AssertionError("the last attempt returns or raises")
+            raise HttpFailure("timeout") from None
 
     async def _post(self, body: dict[str, Any]) -> bytes:
         key = self._server.key.get_secret_value()
@@ -153,7 +136,7 @@ class Connection:
                 async for chunk in response.content.iter_any():
                     answer += chunk
                     if len(answer) > self._max_answer_bytes:
-                        raise Failed("answer_too_large")
+                        raise HttpFailure("answer_too_large")
                 return bytes(answer)
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):
@@ -163,12 +146,12 @@ class Connection:
     def _failed(self, error: Exception) -> Exception:
         """Return what an error of the client means."""
         if self._proxy and isinstance(error, aiohttp.ClientError) and self._proxy.is_cause_of(error):
-            return Failed("connection_failed", at_last=self._proxy.no_answer())
+            return HttpFailure("connection_failed", at_last=self._proxy.no_answer())
         if isinstance(error, aiohttp.ClientHttpProxyError):
             if self._proxy and error.status == LOGIN_WANTED:
                 return self._proxy.no_login()
-            return Failed(f"http_{error.status}")
-        return Failed("connection_failed")
+            return HttpFailure(f"http_{error.status}")
+        return HttpFailure("connection_failed")
 
     def _check(self, response: aiohttp.ClientResponse) -> None:
         status, where, server = response.status, self._url.origin(), self._server
@@ -185,5 +168,4 @@ class Connection:
                 f"{where} answers {status} to {self._url.path}; expected {self._what} there, and that it "
                 f"knows model {server.model}: mend {server.variable} or {server.section}"
             )
-        after = response.headers.get("Retry-After", "")
-        raise Failed(f"http_{status}", float(after) if re.fullmatch(r"\d{1,12}", after.strip()) else 0.0)
+        raise HttpFailure(f"http_{status}", retry_after_seconds=retry_after_seconds(response.headers))

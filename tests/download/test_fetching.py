@@ -452,6 +452,25 @@ def test_what_may_pass_is_tried_again(server: Server, fetch: Fetch) -> None:
     assert server.hits["/never"] == 2 * (fetch.retries + 1)
 
 
+def test_a_wait_before_a_retry_takes_nobodys_turn(server: Server, fetch: Fetch) -> None:
+    """While the first waits for half of its deadline, the second comes through the only connection."""
+    alone = {"connections": 1, "connections_per_host": 1, "deadline_seconds": 1.0}
+    asked: list[str] = []
+
+    def noted(path: str, answer: Answer) -> Answer:
+        async def note(writer: asyncio.StreamWriter) -> None:
+            asked.append(path)
+            await answer(writer)
+
+        return note
+
+    busy = [noted("/busy", status(503, "Retry-After: 1")), noted("/busy", body(b"picture"))]
+    server.answers |= {"/busy": busy, "/other": noted("/other", body(b"picture"))}
+    urls = [server.url("/busy"), server.url("/other")]
+    assert results(fetch.model_copy(update=alone), urls) == [b"picture", b"picture"]
+    assert asked == ["/busy", "/other", "/busy"]
+
+
 def test_no_server_and_no_name(server: Server, fetch: Fetch) -> None:
     nobody = fetch.model_copy(update={"allowed_ports": [1], "retries": 1})
     assert result(nobody, "http://127.0.0.1:1/") == "connection_failed"

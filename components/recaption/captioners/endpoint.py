@@ -11,7 +11,8 @@ from pydantic import SecretStr
 from yarl import URL
 
 from components.errors import ConfigurationError, InfrastructureError
-from components.http.client import Connection, Failed, Server
+from components.http.client import Connection, Server
+from components.http.retry import HttpFailure
 from components.recaption.captioners.prompted import Order, Reply, messages
 from components.running.signals import run_or_stop
 from components.settings.recaption import EndpointCaptioner
@@ -65,14 +66,14 @@ class Chat:
         """Return the caption in an answer, or why there is none.
 
         Raises:
-            Failed: it is no chat completion.
+            HttpFailure: it is no chat completion.
         """
         try:
             choice = json.loads(body)["choices"][0]
             message, finish = choice["message"], choice.get("finish_reason")
             text, refusal = message.get("content"), message.get("refusal")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-            raise Failed("bad_answer") from None
+            raise HttpFailure("bad_answer") from None
         if not isinstance(text, str):
             return Reply("", "refusal" if refusal else "empty")
         key = self._key.get_secret_value()
@@ -136,7 +137,7 @@ class EndpointWriter:
     def _reply(self, task: asyncio.Task[Reply]) -> Reply:
         try:
             reply = task.result()
-        except Failed as failed:
+        except HttpFailure as failed:
             self._failures_in_a_row += 1
             if self._failures_in_a_row < self._section.requests.max_failures_in_a_row:
                 return Reply("", failed.reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
@@ -25,6 +24,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 from s3transfer.exceptions import RetriesExceededError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from components.errors import ConfigurationError, DataError, InfrastructureError, PipelineError
 from components.storage.atomic import new_file
@@ -195,18 +195,18 @@ class S3Bucket:
         return {"Bucket": self.bucket, "Key": self.prefix + name}
 
 
+def _may_pass(error: BaseException) -> bool:
+    """Say whether to try again after what botocore does not: a cut body, two conditional writes at once."""
+    return isinstance(error, ResponseStreamingError) or (
+        isinstance(error, ClientError) and error_code(error) in BUSY
+    )
+
+
 def _patiently(attempt: Callable[[], T]) -> T:
-    """Try again after what botocore does not: a body cut short, or two conditional writes at one moment."""
-    for number in range(ATTEMPTS - 1):
-        try:
-            return attempt()
-        except ClientError as error:
-            if error_code(error) not in BUSY:
-                raise
-        except ResponseStreamingError:
-            pass
-        time.sleep(BACKOFF_SECONDS * 2**number)
-    return attempt()
+    """Try again where it may help."""
+    wait = wait_exponential(BACKOFF_SECONDS)
+    stop, retry = stop_after_attempt(ATTEMPTS), retry_if_exception(_may_pass)
+    return Retrying(stop=stop, wait=wait, retry=retry, reraise=True)(attempt)
 
 
 REFUSED = {
