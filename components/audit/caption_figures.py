@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,7 @@ LINES = pa.schema(
     ]
 )
 ROWS_FILE, LINES_FILE = "rows.parquet", "lines.parquet"
-MODULES = Modules(imported=("components.audit.caption_figures",), refused=("pandas", "torch"))
+MODULES = Modules(imported=("components.audit.caption_figures",), blocked_imports=("pandas", "torch"))
 
 
 def count_words(text: str) -> int:
@@ -86,16 +86,12 @@ class CaptionFigures:
     sha256: str
     work: Path
 
-    def __call__(self, tell: ProgressReporter) -> Path:
+    def __call__(self, reporter: ProgressReporter) -> Path:
         """Return the finished piece."""
         key = content_key([code_of(self.work, "audit", "caption_figures"), self.sha256])
         made = get_or_build(self.work / "captions", key, lambda folder: write_figures(self.path, folder))
-        tell.advance()
+        reporter.advance()
         return made
-
-    def without(self, unit: int) -> Self:
-        """Return the same job: it names no unit of work, for none can crash a process."""
-        return self
 
 
 def caption_figures(tables: Sequence[tuple[Path, str]], work: Path, processes: int) -> list[Path]:

@@ -59,7 +59,7 @@ class DownloadShard:
     store: Path
     deadly: frozenset[int] = frozenset()
 
-    def __call__(self, tell: ProgressReporter) -> Path:
+    def __call__(self, reporter: ProgressReporter) -> Path:
         """Return the folder of the finished shard: `<name>.tar`, `<name>.parquet`, `<name>_stats.json`.
 
         Rows and images alone decide the bytes. A row of an earlier round that has its image, or was refused
@@ -73,7 +73,7 @@ class DownloadShard:
             mark_for_retry(latest)
             latest = None
         if latest:
-            tell.advance(len(self.rows))
+            reporter.advance(len(self.rows))
         else:  # what was fetched when keys had no hash is not fetched again
             earlier = [replace(row, key=without_hash(row.key)) for row in self.rows]
             if earlier != self.rows:
@@ -83,18 +83,18 @@ class DownloadShard:
             self.params.retry_rounds,
             lambda folder: is_lacking(folder, self.name),
             lambda folder, before, number: self._make(
-                folder, before, tell if number == 0 else tell.uncounted()
+                folder, before, reporter if number == 0 else reporter.uncounted()
             ),
         )
         if root:
             keep_remote(finished, root)
         return finished
 
-    def without(self, unit: int) -> Self:
+    def skip_item(self, item: int) -> Self:
         """Return the same shard, one of whose rows is not decoded."""
-        return replace(self, deadly=self.deadly | {unit})
+        return replace(self, deadly=self.deadly | {item})
 
-    def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
+    def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
         from components.download.shard_fetcher import (
             ShardFetcher,  # imports torch, which the parent does without
         )
@@ -103,7 +103,7 @@ class DownloadShard:
             known = known_rows(before, self.store.parent, spool) if before else {}
             if before and self._is_drawn_otherwise(before):
                 known = {number: one for number, one in known.items() if not _is_drawn(self.rows[number])}
-            taken = ShardFetcher(self.params, spool, tell, self.deadly).all(self.rows, known)
+            taken = ShardFetcher(self.params, spool, reporter, self.deadly).all(self.rows, known)
             entries = [entry_of(row, one) for row, one in zip(self.rows, taken, strict=True)]
             pairs = (
                 Pair(row.key, spool.get(one.place), row.captions[0].text, _metadata(row, entry))

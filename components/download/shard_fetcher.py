@@ -63,14 +63,14 @@ class ShardFetcher:
     Args:
         params: Of download.
         spool: Where pictures are kept.
-        tell: Told of every row that is done, and of the one that is being decoded.
+        reporter: Told of every row that is done, and of the one that is being decoded.
         deadly: Numbers of rows whose decoding crashed the process before.
     """
 
     def __init__(
-        self, params: Download, spool: Spool, tell: ProgressReporter, deadly: frozenset[int]
+        self, params: Download, spool: Spool, reporter: ProgressReporter, deadly: frozenset[int]
     ) -> None:
-        self._params, self._spool, self._tell, self._deadly = params, spool, tell, deadly
+        self._params, self._spool, self._tell, self._deadly = params, spool, reporter, deadly
         self._reading = asyncio.Semaphore(FILES_IN_MEMORY)
 
     def all(self, rows: Sequence[Row | Rejection], known: Mapping[int, FetchResult]) -> list[FetchResult]:

@@ -44,7 +44,7 @@ from components.storage.result_cache import put_files
 from components.storage.side_tables import CAPTIONS
 
 STAGE = "download"
-MODULES = Modules(imported=("components.download.shard_fetcher", "webdataset"), refused=("pandas",))
+MODULES = Modules(imported=("components.download.shard_fetcher", "webdataset"), blocked_imports=("pandas",))
 
 
 def run(params: Params, env: Environment) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 from components.embed_captions.embedding import Embedder
 from components.embed_captions.encoder import Encoder
@@ -53,7 +52,7 @@ class EmbedJob:
     gpu: str | None
     threads: int
 
-    def __call__(self, tell: ProgressReporter) -> None:
+    def __call__(self, reporter: ProgressReporter) -> None:
         """Make what is missing."""
         if self.gpu is not None:
             use_only(self.gpu)
@@ -63,12 +62,8 @@ class EmbedJob:
             torch.set_num_threads(self.threads)
         layout = Layout(self.env.work_store)
         encoders = encoders_of(self.params.embed_captions, layout, self.env)
-        for embedder in embedders_of(encoders, self.params, layout, tell.advance):
+        for embedder in embedders_of(encoders, self.params, layout, reporter.advance):
             make(embedder, self.shards.get(embedder.encoder.name, []), self.prompts)
-
-    def without(self, unit: int) -> Self:
-        """Return the same job: it names no unit of work."""
-        return self
 
 
 def embedders_of(

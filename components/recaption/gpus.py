@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 from components.recaption.captioners.choose import captioners_of
 from components.recaption.shard import RecaptionShard, check_columns, drafts_of, source_captions
@@ -42,7 +41,7 @@ class DraftJob:
     entries: Sequence[Entry]
     gpu: str
 
-    def __call__(self, tell: ProgressReporter) -> None:
+    def __call__(self, reporter: ProgressReporter) -> None:
         """Write the captions of all models and the image embeddings of the base CLIP."""
         use_only(self.gpu)
         env, section = self.env, self.params.recaption
@@ -53,7 +52,7 @@ class DraftJob:
         if section.scores:
             from components.recaption.scores.scoring import Scorer
 
-            scorer = Scorer(section.scores, layout, env, tell.advance)
+            scorer = Scorer(section.scores, layout, env, reporter.advance)
         download = layout.artifact("download")
         for entry in self.entries:
             shard = RecaptionShard(download, entry, layout.work("recaption"))
@@ -61,13 +60,9 @@ class DraftJob:
             check_columns(captioners, source)
             for captioner in captioners:
                 if captioner.name in slow:
-                    drafts_of(shard, captioner, source, tell)
+                    drafts_of(shard, captioner, source, reporter)
             if scorer:
                 scorer.image_piece(shard)
-
-    def without(self, unit: int) -> Self:
-        """Return the same job: it names no unit of work."""
-        return self
 
 
 def slow_captioners(section: Recaption) -> set[str]:

@@ -17,7 +17,7 @@ from ctypes import c_int64
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from multiprocessing.connection import Connection
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 Result_co = TypeVar("Result_co", covariant=True)
 SECONDS_BETWEEN_COUNTS = 0.2
@@ -28,11 +28,16 @@ NOTHING = -1
 class Job(Protocol[Result_co]):
     """One piece of work that can be sent to another process."""
 
-    def __call__(self, tell: ProgressReporter) -> Result_co:
+    def __call__(self, reporter: ProgressReporter) -> Result_co:
         """Do it, telling how far it is."""
         ...
 
-    def without(self, unit: int) -> Self:
+
+@runtime_checkable
+class SkipsItems(Protocol):
+    """A job that names its units of work (`ProgressReporter.at`), for one of them may crash the process."""
+
+    def skip_item(self, item: int) -> Any:  # noqa: ANN401 - a job of the same results
         """Return the same job without a unit of work that crashed the process."""
         ...
 
@@ -86,7 +91,7 @@ class Modules:
     """What worker processes import, once for all; and what they shall do without."""
 
     imported: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()  # optional ones, that a library would import for nothing
+    blocked_imports: tuple[str, ...] = ()  # optional ones, that a library would import for nothing
 
 
 def work(
@@ -96,15 +101,15 @@ def work(
     os.environ.clear()
     os.environ.update(environment)  # the server keeps that of its start
     gc.freeze()  # what the server imported is never garbage: its memory stays shared
-    sys.meta_path.insert(0, _Refuser(modules.refused))
+    sys.meta_path.insert(0, _ImportBlocker(modules.blocked_imports))
     _follow_parent()
-    tell = ProgressReporter(pipe, unit)
+    reporter = ProgressReporter(pipe, unit)
     try:
-        outcome = ("returned", job(tell))
+        outcome = ("returned", job(reporter))
     except Exception as error:
         error.add_note("".join(traceback.format_tb(error.__traceback__)))
         outcome = ("raised", _sendable(error))
-    tell.send()
+    reporter.send()
     pipe.send(outcome)
 
 
@@ -117,14 +122,14 @@ def _sendable(error: Exception) -> Exception:
     return error
 
 
-class _Refuser(MetaPathFinder):
+class _ImportBlocker(MetaPathFinder):
     """Has modules look as if they were not installed."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:  # noqa: ANN401 - its interface
-        """Find nothing, and let no other finder look for what is refused."""
+        """Find nothing, and let no other finder look for what is blocked."""
         if fullname in self._names:
             raise ModuleNotFoundError(fullname)
 

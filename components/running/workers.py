@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import components
 from components.errors import InfrastructureError
-from components.running.jobs import NOTHING, Job, Modules, work
+from components.running.jobs import NOTHING, Job, Modules, SkipsItems, work
 from components.running.progress import Progress
 from components.storage.result_cache import remove_unfinished
 
@@ -194,8 +194,10 @@ def _after_death(run: _RunningJob[Result]) -> Job[Result]:
     run.process.join()
     code = run.process.exitcode or 0
     if code in CRASHES and run.unit.value != NOTHING:
-        is_proven = run.unit.value in run.suspects  # once may be a bystander's bad luck
-        return run.job.without(run.unit.value) if is_proven else run.job
+        if run.unit.value not in run.suspects:  # once may be a bystander's bad luck
+            return run.job
+        if isinstance(run.job, SkipsItems):
+            return run.job.skip_item(run.unit.value)
     what = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
         what += ", likely for want of memory: set LLM2CLIP_PROCESSES lower or make shards smaller"

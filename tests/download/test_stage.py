@@ -417,25 +417,25 @@ def test_a_body_that_many_urls_answer_with_is_no_picture(
 class CrashingShard(DownloadShard):
     """One whose decoder crashes at an image, as a bug in a library would have it."""
 
-    def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
+    def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
         def decoder(data: bytes, images: Images) -> Picture:
             if data == jpeg(12):
                 signal.raise_signal(signal.SIGSEGV)
             return picture_of(data, images)
 
         shard_fetcher.picture_of = decoder  # type: ignore[attr-defined]
-        super()._make(folder, before, tell)
+        super()._make(folder, before, reporter)
 
 
 class HangingShard(DownloadShard):
     """One whose decoder never ends at an image, and never lets go of the interpreter's lock."""
 
-    def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
+    def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
         def decoder(data: bytes, images: Images) -> Picture:
             return picture_of(data, images) if data != jpeg(12) else _for_ever()
 
         shard_fetcher.picture_of = decoder  # type: ignore[attr-defined]
-        super()._make(folder, before, tell)
+        super()._make(folder, before, reporter)
 
 
 def _for_ever() -> Picture:
@@ -446,7 +446,7 @@ def _for_ever() -> Picture:
 class SurprisingShard(DownloadShard):
     """One in which every third picture, and the fetching of one, fails as nobody foresaw."""
 
-    def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
+    def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
         fetched = Fetcher.fetched
 
         def decoder(data: bytes, images: Images) -> Picture:
@@ -461,24 +461,24 @@ class SurprisingShard(DownloadShard):
 
         shard_fetcher.picture_of = decoder  # type: ignore[attr-defined]
         Fetcher.fetched = fetcher  # type: ignore[method-assign, assignment]
-        super()._make(folder, before, tell)
+        super()._make(folder, before, reporter)
 
 
 class FullDiskShard(DownloadShard):
     """One that cannot keep a picture."""
 
-    def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
+    def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
         def put(self: Spool, data: bytes) -> Place:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         Spool.put = put  # type: ignore[method-assign]
-        super()._make(folder, before, tell)
+        super()._make(folder, before, reporter)
 
 
 class CutOffShard(DownloadShard):
     """One for which no name can be looked up from the twelfth row on."""
 
-    def _make(self, folder: Path, before: Path | None, tell: ProgressReporter) -> None:
+    def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
         fetched = Fetcher.fetched
 
         def cut_off(self: Fetcher, text: str) -> AbstractAsyncContextManager[Body]:
@@ -487,7 +487,7 @@ class CutOffShard(DownloadShard):
             return fetched(self, text)
 
         Fetcher.fetched = cut_off  # type: ignore[method-assign, assignment]
-        super()._make(folder, before, tell)
+        super()._make(folder, before, reporter)
 
 
 @pytest.mark.parametrize("kind", [CrashingShard, HangingShard])

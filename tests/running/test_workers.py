@@ -35,19 +35,19 @@ class Work:
     skipped: frozenset[int] = frozenset()
     deadline_seconds: float = SECONDS
 
-    def __call__(self, tell: ProgressReporter) -> list[int]:
+    def __call__(self, reporter: ProgressReporter) -> list[int]:
         done = []
         for unit in range(self.units):
             if unit not in self.skipped:
-                with tell.at(unit, self.deadline_seconds):
+                with reporter.at(unit, self.deadline_seconds):
                     if unit == 1:
                         exec(self.at_unit_1)  # noqa: S102
                 done.append(10 * self.number + unit)
-            tell.advance()
+            reporter.advance()
         return done
 
-    def without(self, unit: int) -> Self:
-        return replace(self, skipped=self.skipped | {unit})
+    def skip_item(self, item: int) -> Self:
+        return replace(self, skipped=self.skipped | {item})
 
 
 def results(jobs: list[Work], folder: Path, processes: int = 2) -> list[list[int]]:

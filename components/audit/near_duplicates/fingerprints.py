@@ -121,7 +121,9 @@ FINGERPRINTS = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-MODULES = Modules(imported=("components.audit.near_duplicates.fingerprints",), refused=("pandas", "torch"))
+MODULES = Modules(
+    imported=("components.audit.near_duplicates.fingerprints",), blocked_imports=("pandas", "torch")
+)
 
 
 @dataclass(frozen=True)
@@ -157,20 +159,20 @@ class ShardFingerprints:
     work: Path
     deadly: frozenset[int] = frozenset()
 
-    def __call__(self, tell: ProgressReporter) -> Path:
+    def __call__(self, reporter: ProgressReporter) -> Path:
         """Return the finished piece."""
         store, code = self.work / "fingerprints", code_of(self.work, "audit", "fingerprints")
         key = content_key([code, self.entry.sha256])
-        made = get_or_build(store, key, lambda folder: self._make(folder, tell))
-        tell.advance(self.entry.rows or 0)
+        made = get_or_build(store, key, lambda folder: self._make(folder, reporter))
+        reporter.advance(self.entry.rows or 0)
         return made
 
-    def without(self, unit: int) -> Self:
+    def skip_item(self, item: int) -> Self:
         """Return the same job, which refuses an image by its number."""
-        return replace(self, deadly=self.deadly | {unit})
+        return replace(self, deadly=self.deadly | {item})
 
-    def _make(self, folder: Path, tell: ProgressReporter) -> None:
-        counted = tell.uncounted()
+    def _make(self, folder: Path, reporter: ProgressReporter) -> None:
+        counted = reporter.uncounted()
         found = []
         for number, pair in enumerate(read_pairs(self.download, self.entry, self.work)):
             if number in self.deadly:

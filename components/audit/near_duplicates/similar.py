@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from components.storage.result_cache import get_or_build
 
 JOB_ROWS = 1 << 17
 FOUND, COMPARED = "found.npy", "compared.json"
-MODULES = Modules(imported=("components.audit.near_duplicates.similar",), refused=("pandas", "torch"))
+MODULES = Modules(imported=("components.audit.near_duplicates.similar",), blocked_imports=("pandas", "torch"))
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,12 @@ class Search:
     first: int
     last: int
 
-    def __call__(self, tell: ProgressReporter) -> Path:
+    def __call__(self, reporter: ProgressReporter) -> Path:
         """Return the finished piece: rows, what each is like, and how many pairs were compared."""
         made = get_or_build(self.store, f"{self.first:012d}", self._make)
         starts = self._array("starts")
-        tell.advance(int(starts[self.last] - starts[self.first]))
+        reporter.advance(int(starts[self.last] - starts[self.first]))
         return made
-
-    def without(self, unit: int) -> Self:
-        """Return the same job: it names no unit of work, for none can crash a process."""
-        return self
 
     def _make(self, folder: Path) -> None:
         order, starts, ids, steps = (self._array(name) for name in ("order", "starts", "ids", "steps"))

@@ -87,7 +87,7 @@ def test_an_image_that_ends_its_process_is_named_and_not_tried_again(
 ) -> None:
     layout = make_data(scene_pairs)
     download = layout.artifact("download")
-    job = ShardFingerprints(download, shards_of(download)[0], tmp_path).without(5)
+    job = ShardFingerprints(download, shards_of(download)[0], tmp_path).skip_item(5)
     ours, theirs = Pipe()
     with ours, theirs, pytest.raises(DataError, match=f"image {scene_pairs[5][0].key} cannot be decoded .it"):
         job(ProgressReporter(theirs, RawValue("q", -1)))
