@@ -15,6 +15,7 @@ from components.running.entry import SPINS
 from components.running.signals import STOP_SIGNALS
 from components.settings.environment import Environment
 from components.settings.params import Params, load_params
+from components.storage.hashes import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -39,6 +40,12 @@ def _handlers_restored() -> Iterator[None]:
     yield
     for number, handler in zip(STOP_SIGNALS, before, strict=True):
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_memory_of_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage started in the test's own process would have later tests remember in its work store."""
+    monkeypatch.setenv(VARIABLE, "")
 
 
 @pytest.fixture(autouse=True)

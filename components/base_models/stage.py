@@ -55,7 +55,7 @@ def run(params: Params, env: Environment) -> None:
     about = {name: read_json(folder / "about.json") for name, folder in folders.items()}
     with output(layout, "base_models") as out:
         for name, folder in folders.items():
-            put_files(folder, out.folder / name)
+            out.known += put_files(folder, out.folder, name)
         write_json(out.folder / "about.json", about)
     write_metrics(layout, "base_models", {**builder.rows.figures(), "models": about})
 

@@ -160,6 +160,22 @@ def forget(
 
 
 @app.command()
+def verify() -> None:
+    """Read every file of artifacts/ and compare it with its manifest, whatever earlier runs have verified."""
+
+    def work() -> list[str]:
+        from components.cli.verify import verify
+        from components.running.entry import log_to_stderr
+        from components.settings.environment import load_environment
+        from components.storage.layout import Layout
+
+        log_to_stderr()
+        return verify(Layout(load_environment().work_store))
+
+    _say(work)
+
+
+@app.command()
 def publish() -> None:
     """Copy the release of artifacts/register to the registry, if it is not there yet."""
 

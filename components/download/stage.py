@@ -70,7 +70,7 @@ def run(params: Params, env: Environment) -> None:
             for made in finished:
                 name = shard_name(shards)
                 out.rows[f"shards/{name}.tar"] = tally.add(made, name)
-                out.remote += put_files(made, out.folder / "shards", leave=(DRAWN_BY,))
+                out.known += put_files(made, out.folder, "shards", leave=(DRAWN_BY,))
                 shards += 1
         tally.check(given=known.image_rows)
 

@@ -66,7 +66,7 @@ def run(params: Params, env: Environment) -> None:
     tell_spent(layout.work(STAGE), {name: together(_spent(pieces, name)) for name in own.names})
     with output(layout, STAGE) as out:
         for folder, place in pieces:
-            out.remote += put_files(folder, out.folder / place, leave=(TEXTS, SECONDS))
+            out.known += put_files(folder, out.folder, place.as_posix(), leave=(TEXTS, SECONDS))
         figures = {name: _figures(out.folder / name, own) for name in own.names}
     write_metrics(layout, STAGE, {**rows.figures(), "llms": figures})
 

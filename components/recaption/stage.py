@@ -82,7 +82,7 @@ def run(params: Params, env: Environment) -> None:
             write_drafts(out.folder / "rejected" / name, rejected)
             out.rows |= {f"captions/{name}": len(captions), f"rejected/{name}": len(rejected)}
             if scorer:
-                scorer.write(shard, captions, out.folder)
+                out.known += scorer.write(shard, captions, out.folder)
         if captioners or judging.rows().rows_in:
             _check_rows(judging.rows(), params, layout, captioners, _shards(download, entries, work))
         scores = scorer.figures() if scorer else None

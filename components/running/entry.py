@@ -28,6 +28,7 @@ from components.settings.params import Params, load_params
 from components.storage.atomic import remove, write_json
 from components.storage.bulk import FETCHED
 from components.storage.computed import remember_code
+from components.storage.hashes import remember_hashes
 from components.storage.layout import PARAMS, Layout
 from components.storage.result_cache import remove_unfinished
 
@@ -108,6 +109,7 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
         (work / "exit.json").unlink(missing_ok=True)
         _tidy(work, stage, layout)
         _preflight(work)
+        remember_hashes(layout.hashes)
         prepare_libraries(env)
         gpus_in_use(env)  # a device that is not there is told before anything is done
         costs = Costs()

@@ -19,13 +19,13 @@ class Output:
     Attributes:
         folder: Where to write.
         rows: The row counts that its manifest lists, by place.
-        remote: Entries of files that belong to it and lie in a bucket.
+        known: Entries of files that belong to it and lie in a bucket, or were verified in this run.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rows: dict[str, int] = {}
-        self.remote: list[Entry] = []
+        self.known: list[Entry] = []
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def output(layout: Layout, stage: str) -> Iterator[Output]:
     build.mkdir(parents=True)
     out = Output(build)
     yield out
-    write_manifest(build, out.rows, out.remote)
+    write_manifest(build, out.rows, out.known)
     raise_if_stopped()
     replace_folder(build, layout.artifact(stage))
 

@@ -88,7 +88,7 @@ def _bring_here(piece_folder: Path, shards: list[Entry], root: Bucket | None) ->
         for entry in entries:
             if not entry.is_remote:
                 link_or_copy(piece_folder / entry.uri, part / entry.uri)
-        write_manifest(part, remote=[entry for entry in entries if entry.is_remote and entry not in shards])
+        write_manifest(part, known=[entry for entry in entries if entry.is_remote and entry not in shards])
 
 
 def _download(shard: Entry, root: Bucket | None, path: Path, piece_folder: Path) -> None:
@@ -137,7 +137,7 @@ def keep_remote(piece_folder: Path, root: Bucket, below: str = "") -> None:
             if entry not in shards:
                 verify(piece_folder, entry)
                 link_or_copy(piece_folder / entry.uri, part / entry.uri)
-        write_manifest(part, remote=kept)
+        write_manifest(part, known=kept)
 
 
 @contextmanager

@@ -44,6 +44,11 @@ class Layout:
         """What one run cost: seconds, bytes, memory."""
         return self.root / "costs" / f"{stage}.json"
 
+    @property
+    def hashes(self) -> Path:
+        """What this machine remembers of files that it verified."""
+        return self.work_store / "hashes.txt"
+
     def work(self, stage: str) -> Path:
         """Where a stage builds, and what it resumes from."""
         return self.work_store / stage

@@ -11,10 +11,14 @@ from pathlib import Path, PurePosixPath
 
 from components.errors import DataError
 from components.storage.atomic import content_key, read_json, sha256_of, write_json
+from components.storage.hashes import known_sha256
 from components.storage.layout import MANIFEST
 
 FORMAT_VERSION = 1
 REMOTE = "s3://"
+RESTORE = (
+    "`dvc checkout --force` brings the last good files back, `dvc repro --force <stage>` makes them again"
+)
 SHARD_SUFFIX, VECTORS_SUFFIX = ".tar", ".safetensors"
 EMBEDDINGS = "embeddings"  # a folder of a bucket; its `tuned.dense.00000` stands for tuned/dense/00000
 
@@ -64,16 +68,19 @@ class Entry:
         return PurePosixPath(self.place).stem
 
 
-def write_manifest(folder: Path, rows: dict[str, int] | None = None, remote: Iterable[Entry] = ()) -> None:
+def write_manifest(folder: Path, rows: dict[str, int] | None = None, known: Iterable[Entry] = ()) -> None:
     """List every file below a folder.
 
     Args:
         folder: The folder.
         rows: The row counts of some files, by place.
-        remote: Entries of files that belong here and lie in a bucket.
+        known: Entries of files that belong here and lie in a bucket, or are here and were verified.
     """
-    local = [Entry(name, path.stat().st_size, sha256_of(path), None) for name, path in _files(folder)]
-    entries = sorted([*local, *remote], key=lambda entry: PurePosixPath(entry.place))
+    by_place = {entry.place: entry for entry in known}
+    for name, path in _files(folder):
+        if name not in by_place or by_place[name].bytes != path.stat().st_size:
+            by_place[name] = Entry(name, path.stat().st_size, sha256_of(path), None)
+    entries = sorted(by_place.values(), key=lambda entry: PurePosixPath(entry.place))
     files = [asdict(replace(entry, rows=(rows or {}).get(entry.place, entry.rows))) for entry in entries]
     write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, "files": files})
 
@@ -93,7 +100,7 @@ def read_manifest(folder: Path, below: str = "") -> list[Entry]:
     if found != names:
         odd = sorted(found ^ names)[0]
         raise DataError(
-            f"{folder}: manifest says {len(names)} files, found {len(found)} (first odd one {odd}); {_MEND}"
+            f"{folder}: manifest says {len(names)} files, found {len(found)} (first odd one {odd}); {RESTORE}"
         )
     for entry in local:
         verify(folder, entry)
@@ -121,16 +128,13 @@ def verify(folder: Path, entry: Entry) -> None:
         DataError: it differs.
     """
     path = folder / entry.uri
-    if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
-        raise DataError(f"{path} is damaged: it is not the file its manifest lists; {_MEND}")
+    if path.stat().st_size != entry.bytes or known_sha256(path) != entry.sha256:
+        raise DataError(f"{path} is damaged: it is not the file its manifest lists; {RESTORE}")
 
 
 def folder_key(folder: Path, below: str = "") -> str:
     """Return one hash for the content of a folder, from its manifest; verifies it."""
     return content_key([[entry.place, entry.sha256] for entry in read_manifest(folder, below)])
-
-
-_MEND = "`dvc checkout --force` brings the last good files back, `dvc repro --force <stage>` makes them again"
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 from components.errors import DataError
 from components.storage.atomic import link_or_copy, new_folder, remove
-from components.storage.manifest import Entry, read_manifest, write_manifest
+from components.storage.manifest import Entry, listed, read_manifest, write_manifest
 
 
 def get_or_build(store: Path, key: str, make: Callable[[Path], None]) -> Path:
@@ -42,16 +43,18 @@ def remove_unfinished(folder: Path) -> None:
         remove(leftover)
 
 
-def put_files(piece_folder: Path, target: Path, leave: Collection[str] = ()) -> list[Entry]:
-    """Put a piece's files into the output that is being built; return the entries of those in a bucket.
+def put_files(piece_folder: Path, folder: Path, below: str = "", leave: Collection[str] = ()) -> list[Entry]:
+    """Put a piece's files into the output that is being built; return their entries there.
 
     Args:
-        piece_folder: Of a finished piece.
-        target: The folder that they go to.
+        piece_folder: Of a piece that `get_or_build` gave in this run, and so verified.
+        folder: The output.
+        below: The folder in it that they go to.
         leave: Files that stay with the piece.
     """
-    entries = read_manifest(piece_folder)
+    entries = [entry for entry in listed(piece_folder) if entry.uri not in leave]
     for entry in entries:
-        if not entry.is_remote and entry.uri not in leave:
-            link_or_copy(piece_folder / entry.uri, target / entry.uri)
-    return [entry for entry in entries if entry.is_remote]
+        if not entry.is_remote:
+            link_or_copy(piece_folder / entry.uri, folder / below / entry.uri)
+    prefix = f"{below}/" if below else ""
+    return [entry if entry.is_remote else replace(entry, uri=f"{prefix}{entry.uri}") for entry in entries]

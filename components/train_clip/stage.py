@@ -105,7 +105,7 @@ def run(params: Params, env: Environment) -> None:
     tell_spent(work, {name: kept_spent(folder) for name, folder in zip(names, folders, strict=True)})
     with output(layout, STAGE) as out:
         for folder in folders:
-            put_files(folder, out.folder, leave=(SECONDS,))
+            out.known += put_files(folder, out.folder, leave=(SECONDS,))
         write_json(out.folder / "arms.json", [arm.model_dump() for arm in settings.arms])
     models = {name: read_json(layout.artifact(STAGE) / name / "model.json") for name in names}
     write_metrics(layout, STAGE, {**rows.figures(), "captions": len(examples.captions), "arms": models})

@@ -22,6 +22,7 @@ from components.settings.recaption import Scores
 from components.storage.atomic import content_key, read_json, write_json
 from components.storage.computed import code_of
 from components.storage.layout import Layout
+from components.storage.manifest import Entry
 from components.storage.result_cache import get_or_build, put_files
 from components.storage.scores import (
     EMBEDDED_IMAGES,
@@ -135,10 +136,14 @@ class Scorer:
         self._agreement = Agreement()
         self._sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
-    def write(self, shard: RecaptionShard, captions: list[Caption], folder: Path) -> None:
-        """Write a shard's image embeddings and the scores of its captions below a folder."""
+    def write(self, shard: RecaptionShard, captions: list[Caption], folder: Path) -> list[Entry]:
+        """Write a shard's image embeddings and the scores of its captions below a folder.
+
+        Returns:
+            The entries of the embeddings, which were verified.
+        """
         images = self.image_piece(shard)
-        put_files(images, folder / IMAGES_FOLDER)
+        entries = put_files(images, folder, IMAGES_FOLDER)
         parts = [SIMILARITIES.empty_table()]
         for column in sorted({caption.column for caption in captions}):
             of_column = [caption for caption in captions if caption.column == column]
@@ -155,6 +160,7 @@ class Scorer:
         agreement = pa.array([agreed.get(line) for line in lines], pa.float32())
         table = table.append_column(SCORES.field("agreement"), agreement)
         write_table(folder / SCORES_FOLDER / f"{shard.entry.name}.parquet", table)
+        return entries
 
     def figures(self) -> dict[str, Any]:
         """Return mean similarity by column, mean agreement by pair of columns, and what chance would give.

@@ -293,9 +293,7 @@ def put_in_bucket(earlier: Path, uri: str) -> Bucket:
     for entry in entries:
         root.upload_file(whole / entry.uri, object_name(entry), entry.sha256)
         (whole / entry.uri).unlink()
-    write_manifest(
-        whole, remote=[replace(entry, uri=f"{root.uri}/{object_name(entry)}") for entry in entries]
-    )
+    write_manifest(whole, known=[replace(entry, uri=f"{root.uri}/{object_name(entry)}") for entry in entries])
     return root
 
 
