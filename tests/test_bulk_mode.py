@@ -109,7 +109,7 @@ def made(params: Params, env: Environment) -> dict[str, Any]:
 
 def prompts(params: Params) -> list[Any]:
     shards = caption_shards(Path("artifacts/recaption"), Path("artifacts/audit"))
-    return zero_shot_prompts(params.evaluate.zero_shot, Path("artifacts/download"), shards, Path(".work/e"))
+    return zero_shot_prompts(params.evaluate.zero_shot, Path("artifacts/download"), shards)
 
 
 def test_data_stages_make_equal_bytes_from_both_roots(

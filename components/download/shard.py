@@ -31,7 +31,7 @@ from components.storage.attempts import Attempts, mark_for_retry
 from components.storage.buckets.bucket import open_bucket
 from components.storage.bulk import forget_lost, keep_remote
 from components.storage.computed import FETCHED, code_of
-from components.storage.shards import Pair, read_pairs, shards_of, write_shard
+from components.storage.shards import Pair, add_side_tables, read_pairs, shards_of, write_shard
 
 if TYPE_CHECKING:
     from components.download.shard_fetcher import FetchResult
@@ -60,7 +60,7 @@ class DownloadShard:
     deadly: frozenset[int] = frozenset()
 
     def __call__(self, reporter: ProgressReporter) -> Path:
-        """Return the folder of the finished shard: `<name>.tar`, `<name>.parquet`, `<name>_stats.json`.
+        """Return the folder of the finished shard: the tar, its tables, the ledger and `<name>_stats.json`.
 
         Rows and images alone decide the bytes. A row of an earlier round that has its image, or was refused
         for good, is taken from there. The latest round alone is kept.
@@ -86,6 +86,7 @@ class DownloadShard:
                 folder, before, reporter if number == 0 else reporter.uncounted()
             ),
         )
+        add_side_tables(finished, self.store.parent)
         if root:
             keep_remote(finished, root)
         return finished

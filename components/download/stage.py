@@ -5,8 +5,9 @@ Reads:
     name elsewhere.
 
 Writes:
-    artifacts/download/shards/00000.tar (`<key>.jpg`, `.txt`, `.json`), 00000.parquet (the ledger) and
-    00000_stats.json; artifacts/download/texts/00000.parquet (captions of rows without images);
+    artifacts/download/shards/00000.tar (`<key>.jpg`, `.txt`, `.json`), 00000_captions.parquet,
+    00000_images.parquet (key, split, sha256, labels), 00000.parquet (the ledger), 00000_stats.json;
+    artifacts/download/texts/00000.parquet (captions of rows without images);
     artifacts/download/manifest.json; metrics/download.json. The tars go to download.data_root where params
     name one.
 """

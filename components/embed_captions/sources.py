@@ -15,7 +15,7 @@ from components.settings.evaluate import ZeroShotTask
 from components.storage.atomic import content_key
 from components.storage.embeddings import EMBEDDED_CAPTIONS, EMBEDDED_PROMPTS, PROMPTS
 from components.storage.manifest import Entry, read_manifest
-from components.storage.shards import read_pairs, shards_of
+from components.storage.shards import image_table, shards_of
 from components.storage.side_tables import Caption, read_captions, read_keys, read_table
 
 
@@ -108,16 +108,13 @@ def prompts_file(prompts: list[Prompt]) -> TextFile:
     return TextFile("", PROMPTS, EMBEDDED_PROMPTS, prompts)
 
 
-def zero_shot_prompts(
-    tasks: list[ZeroShotTask], download: Path, shards: list[CaptionShard], work: Path
-) -> list[Prompt]:
+def zero_shot_prompts(tasks: list[ZeroShotTask], download: Path, shards: list[CaptionShard]) -> list[Prompt]:
     """Return the prompts of all tasks; a task's classes are the values its label has in the test split.
 
     Args:
         tasks: Of evaluate.
-        download: The folder of the images' shards, which hold the labels.
+        download: The folder of the images' shards, beside which the labels lie.
         shards: Their captions: only shards with test rows are read.
-        work: The stage's folder in the work store.
 
     Raises:
         ConfigurationError: no test row has the label of a task.
@@ -127,9 +124,9 @@ def zero_shot_prompts(
     found: dict[str, set[str]] = {}
     with_test_rows = {shard.name for shard in shards if _has_test_rows(shard.captions_path)}
     for shard in shards_of(download):
-        for pair in read_pairs(download, shard, work) if shard.name in with_test_rows else ():
-            if pair.metadata["split"] == "test":
-                for label, values in pair.metadata["labels"].items():
+        for image in image_table(download, shard).to_pylist() if shard.name in with_test_rows else ():
+            if image["split"] == "test":
+                for label, values in image["labels"]:
                     found.setdefault(label, set()).update(values)
     for task in tasks:
         if not found.get(task.label):

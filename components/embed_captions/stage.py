@@ -45,7 +45,7 @@ def run(params: Params, env: Environment) -> None:
     own = params.embed_captions
     shards = caption_shards(layout.artifact("recaption"), layout.artifact("audit"))
     tasks, download = params.evaluate.zero_shot, layout.artifact("download")
-    prompts = zero_shot_prompts(tasks, download, shards, layout.work(STAGE))
+    prompts = zero_shot_prompts(tasks, download, shards)
     encoders = encoders_of(own, layout, env)
     embedders = embedders_of(encoders, params, layout, lambda _: None)
     found = [Missing() for _ in encoders]

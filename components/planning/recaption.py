@@ -33,7 +33,6 @@ SCORED = {  # by precision; images a second
     "bf16": Figure(337.0, f"ViT-L/14 at 336 pixels: {H100} with 16 threads; a smaller base CLIP is faster"),
 }
 WRITTEN = f"LLaVA-1.5-7B writes 20 captions of 64 tokens a second, Florence-2-large 51: {H100} with 8 threads"
-READS = 2  # of each shard: for the captions of its source, and for its pixels
 PROMPT_TOKENS = 32  # of prompt and template
 FLOP_PER_WEIGHT = 2
 
@@ -50,7 +49,9 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
     milliseconds, why = _cpu(images, by_columns, sum(written.values()), run)
     cpu_hours = milliseconds / 1000 / SECONDS_PER_HOUR
     kept = shard_size(images, params.download)
-    bytes_in = READS * images.images * kept.value
+    is_seen = any(not isinstance(one, ColumnsCaptioner) for one in captioners)
+    reads = is_seen + bool(params.recaption.scores)  # of pixels; captions lie beside the shards
+    bytes_in = reads * images.images * kept.value
     bounds = [cpu_bound(cpu_hours, 1, "one core")]
     if params.download.data_root:
         bounds.append(network_bound(bytes_in, machine, 1))
@@ -65,7 +66,7 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
     total = images.captions + sum(written.values())
     rows = min(images.images, params.download.shard_rows)
     because += [
-        f"every shard is read {READS} times; {kept.value / 1e3:,.1f} kB an image: see download",
+        f"shards are read {reads} times for their pixels; {kept.value / 1e3:,.1f} kB an image: see download",
         f"{CAPTION_BYTES:g} bytes a caption are written, packed, those of sources as well: {BENCH}",
         "memory: 0.15 GB and 43 kB an image of one shard: the same",
     ]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.recaption.captioners.choose import captioners_of
-from components.recaption.shard import RecaptionShard, check_columns, drafts_of, source_captions
+from components.recaption.shard import RecaptionShard, check_columns, drafts_of
 from components.running.gpus import gpu_of, gpus_in_use, share_of, use_only
 from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
@@ -56,11 +56,10 @@ class DraftJob:
         download = layout.artifact("download")
         for entry in self.entries:
             shard = RecaptionShard(download, entry, layout.work("recaption"))
-            source = source_captions(shard)
-            check_columns(captioners, source)
+            check_columns(captioners, shard.captions)
             for captioner in captioners:
                 if captioner.name in slow:
-                    drafts_of(shard, captioner, source, reporter)
+                    drafts_of(shard, captioner, reporter)
             if scorer:
                 scorer.image_piece(shard)
 

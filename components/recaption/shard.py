@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,17 +12,14 @@ from typing import Protocol
 from components.errors import ConfigurationError, DataError
 from components.http.retry import MAY_PASS
 from components.recaption.captioners.captioner import Captioner, Part
-from components.recaption.source_captions import CAPTIONS, PIXELS, is_storable, write_source
-from components.storage.atomic import content_key, read_json
+from components.storage.atomic import content_key
 from components.storage.attempts import Attempts
 from components.storage.computed import FETCHED, code_of
 from components.storage.manifest import Entry
-from components.storage.result_cache import get_or_build
-from components.storage.shards import Pair, read_pairs
+from components.storage.shards import Pair, image_table, is_storable, read_pairs, source_captions
 from components.storage.side_tables import (
     Caption,
     Draft,
-    read_captions,
     read_drafts,
     write_drafts,
 )
@@ -39,22 +37,19 @@ class RecaptionShard:
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """All pairs; only read where a piece is missing, and once for all captioners."""
+        """All pairs; only read where a draft from pixels is missing, and once for all captioners."""
         return list(read_pairs(self.download, self.entry, self.work))
 
     @cached_property
-    def source(self) -> Path:
-        """The piece of what the source gave: its captions, and by split a hash of its keys and images.
+    def captions(self) -> list[Caption]:
+        """The captions that the source gave its images."""
+        return source_captions(self.download, self.entry)
 
-        Raises:
-            DataError: a caption is no text that UTF-8 can hold.
-        """
-        key = content_key({"shard": self.entry.sha256, "code": self.code_of("source_captions")})
-        return get_or_build(
-            self.work / "pieces" / "source",
-            key,
-            lambda folder: write_source(self.entry.uri, self.pairs, folder),
-        )
+    @cached_property
+    def splits(self) -> dict[str, str]:
+        """The split of each key, in the order of the shard."""
+        table = image_table(self.download, self.entry)
+        return dict(zip(table["key"].to_pylist(), table["split"].to_pylist(), strict=True))
 
     def code_of(self, result: str) -> str:
         """Return the hash of the code that computes one of the stage's results."""
@@ -63,13 +58,10 @@ class RecaptionShard:
     @cached_property
     def pixels(self) -> dict[str, str]:
         """A hash of the keys and images of each split that has rows."""
-        pixels: dict[str, str] = read_json(self.source / PIXELS)
-        return pixels
-
-
-def source_captions(shard: RecaptionShard) -> list[Caption]:
-    """Return the captions that the source gave a shard's rows."""
-    return read_captions(shard.source / CAPTIONS)
+        images: dict[str, list[list[str]]] = defaultdict(list)
+        for image in image_table(self.download, self.entry).select(["key", "split", "sha256"]).to_pylist():
+            images[image["split"]].append([image["key"], image["sha256"]])
+        return {split: content_key(found) for split, found in images.items()}
 
 
 def check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
@@ -101,15 +93,12 @@ def rounds_of(shard: RecaptionShard, captioner: Captioner, part: Part) -> Attemp
     return Attempts(shard.work / "pieces" / captioner.name, content_key(decided_by))
 
 
-def drafts_of(
-    shard: RecaptionShard, captioner: Captioner, source: list[Caption], progress: Counts | None = None
-) -> list[Draft]:
+def drafts_of(shard: RecaptionShard, captioner: Captioner, progress: Counts | None = None) -> list[Draft]:
     """Return what a captioner wrote for a shard; written now unless finished pieces are there.
 
     Args:
         shard: One of download.
         captioner: Who writes.
-        source: What `source_captions` gave.
         progress: Counts the shard's rows once a part, each as soon as something was written for it.
     """
     found: list[Draft] = []
@@ -123,7 +112,7 @@ def drafts_of(
             folder: Path, before: Path | None, _number: int, part: Part = part, shown: RowProgress = shown
         ) -> None:
             earlier = settled(read_drafts(before / DRAFTS)) if before else []
-            write_drafts(folder / DRAFTS, _written(shard, captioner, part, source, earlier, shown))
+            write_drafts(folder / DRAFTS, _written(shard, captioner, part, earlier, shown))
 
         rounds = rounds_of(shard, captioner, part)
         finished = rounds.finish(rounds.latest(), part.retry_rounds, is_lacking, make)
@@ -141,20 +130,23 @@ def _written(
     shard: RecaptionShard,
     captioner: Captioner,
     part: Part,
-    source: list[Caption],
     earlier: list[Draft],
     shown: RowProgress,
 ) -> list[Draft]:
     """Return all drafts of a part: those of an earlier round, and what is written now for the other rows."""
     known = {draft.caption.key for draft in earlier}
-    own = [pair for pair in shard.pairs if pair.metadata["split"] in part.splits]
-    asked = [pair for pair in own if pair.key not in known]
-    written = captioner.write(part, asked, source) if asked else []
+    keys = [key for key, split in shard.splits.items() if split in part.splits]
+    asked = set(keys) - known
+    if part.reads_captions:  # and no pixels: the tar stays closed
+        pairs = [Pair(key, b"", "", {"split": shard.splits[key]}) for key in keys if key in asked]
+    else:
+        pairs = [pair for pair in shard.pairs if pair.key in asked] if asked else []
+    written = captioner.write(part, pairs, shard.captions) if asked else []
     drafts = [_storable(draft) for draft in shown.of(written)]
     _check_complete(shard, captioner, part, drafts + earlier)
     if not earlier:
         return drafts
-    place = {pair.key: number for number, pair in enumerate(own)}
+    place = {key: number for number, key in enumerate(keys)}
     return sorted(drafts + earlier, key=lambda draft: place[draft.caption.key])
 
 
@@ -169,7 +161,7 @@ def _storable(draft: Draft) -> Draft:
 
 def _check_complete(shard: RecaptionShard, captioner: Captioner, part: Part, drafts: list[Draft]) -> None:
     """Check that each row got its drafts and no other row's: none lost, none shifted."""
-    splits = {pair.key: pair.metadata["split"] for pair in shard.pairs}
+    splits = shard.splits
     wanted = {(key, column) for key, own in splits.items() for column, split in part.columns if split == own}
     found = {(draft.caption.key, draft.caption.column) for draft in drafts}
     wrong = [draft for draft in drafts if splits.get(draft.caption.key) != draft.caption.split]

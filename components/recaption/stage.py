@@ -36,7 +36,6 @@ from components.recaption.shard import (
     drafts_of,
     is_lacking,
     rounds_of,
-    source_captions,
 )
 from components.running.output import output, write_metrics
 from components.running.progress import Progress
@@ -109,11 +108,10 @@ def _write_drafts(
     total = sum(entry.rows or 0 for entry in entries) * parts
     progress = Progress(work, "recaption", total, "rows")
     for shard in _shards(download, entries, work):
-        source = source_captions(shard)
-        check_columns(captioners, source)
-        crowd.add(given, given.drafts(source))
+        check_columns(captioners, shard.captions)
+        crowd.add(given, given.drafts(shard.captions))
         for captioner in captioners:
-            crowd.add(captioner, drafts_of(shard, captioner, source, progress))
+            crowd.add(captioner, drafts_of(shard, captioner, progress))
     return crowd
 
 
@@ -121,12 +119,11 @@ def _judged(
     judging: Filters, captioners: list[Captioner], given: FromSources, shard: RecaptionShard
 ) -> tuple[list[Caption], list[Draft]]:
     """Return all captions of a shard, those of the source first, and what a model wrote that is none."""
-    source = source_captions(shard)
-    _, rejected = judging.divide(given, given.drafts(source))
+    _, rejected = judging.divide(given, given.drafts(shard.captions))
     refused = {draft.caption for draft in rejected}
-    captions = [caption for caption in source if caption not in refused]
+    captions = [caption for caption in shard.captions if caption not in refused]
     for captioner in captioners:
-        good, bad = judging.divide(captioner, drafts_of(shard, captioner, source))
+        good, bad = judging.divide(captioner, drafts_of(shard, captioner))
         captions += good
         rejected += bad
     return captions, rejected
@@ -197,11 +194,11 @@ def _shards(download: Path, entries: list[Entry], work: Path) -> Iterator[Recapt
 def _check_sources(captioners: list[Captioner], shards: Iterator[RecaptionShard]) -> None:
     """Stop before any captioner works where one reads a column that no row of a split has.
 
-    A split without rows is no mistake. Shards are only read where a captioner reads columns.
+    A split without rows is no mistake.
     """
     if not any(captioner.sources() for captioner in captioners):
         return
-    given = {(caption.column, caption.split) for shard in shards for caption in source_captions(shard)}
+    given = {(caption.column, caption.split) for shard in shards for caption in shard.captions}
     splits = {split for _, split in given}
     absent = [
         f"{captioner.name} reads column {column}, which no row of {split} has"

@@ -22,7 +22,7 @@ from components.storage.computed import code_of
 from components.storage.embeddings import read_embeddings, read_prompts
 from components.storage.layout import Layout
 from components.storage.pixels import Pixels, decoded
-from components.storage.shards import Pair, read_pairs
+from components.storage.shards import Pair, image_table, read_pairs
 from components.storage.side_tables import Caption
 
 
@@ -79,7 +79,7 @@ def read_held_out(
         work: The stage's folder in the work store, where it keeps decoded images.
         image_size: Pixels of a side.
         rows: Counts the rows.
-        with_labels: Read labels too, for which every image file is read once more.
+        with_labels: Read labels too.
 
     Raises:
         DataError: it is empty, or a file is missing or damaged.
@@ -99,8 +99,12 @@ def read_held_out(
     image_rows = torch.tensor([places[key] for key in keys])
     held_out = HeldOut(keys, captions, {}, pixels, image_rows, shards, split, work)
     if with_labels:
+        download = layout.artifact("download")
         labels = {
-            pair.key: pair.metadata.get("labels", {}) for pair in _pairs(layout, held_out, set(captions))
+            image["key"]: dict(image["labels"])
+            for shard in shards
+            for image in image_table(download, shard.entry).to_pylist()
+            if image["key"] in captions
         }
         held_out = replace(held_out, labels=labels)
     return held_out

@@ -21,7 +21,6 @@ MAKERS: dict[str, dict[str, tuple[str, ...]]] = {  # by stage and result
         "captioner": ("components.base_models.captioner",),
     },
     "recaption": {
-        "source_captions": ("components.recaption.source_captions",),
         "model": ("components.recaption.captioners.made",),
         "columns": ("components.recaption.captioners.columns",),
         "vision_language": ("components.recaption.captioners.vision_language",),

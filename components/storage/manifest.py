@@ -76,8 +76,9 @@ def write_manifest(folder: Path, rows: dict[str, int] | None = None, known: Iter
         rows: The row counts of some files, by place.
         known: Entries of files that belong here and lie in a bucket, or are here and were verified.
     """
-    by_place = {entry.place: entry for entry in known}
-    for name, path in _files(folder):
+    paths = dict(_files(folder))
+    by_place = {entry.place: entry for entry in known if entry.is_remote or entry.uri in paths}
+    for name, path in paths.items():
         if name not in by_place or by_place[name].bytes != path.stat().st_size:
             by_place[name] = Entry(name, path.stat().st_size, sha256_of(path), None)
     entries = sorted(by_place.values(), key=lambda entry: PurePosixPath(entry.place))

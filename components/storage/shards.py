@@ -1,4 +1,8 @@
-"""WebDataset shards of image-caption pairs: `<key>.jpg`, `<key>.txt`, `<key>.json` per pair."""
+"""WebDataset shards of image-caption pairs: `<key>.jpg`, `<key>.txt`, `<key>.json` per pair.
+
+Beside `00000.tar` lie two tables of what is in it besides pixels, so that nobody reads a tar for texts:
+`00000_captions.parquet` (`side_tables.CAPTIONS`) and `00000_images.parquet` (`IMAGES`).
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,29 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from components.errors import DataError
-from components.storage.atomic import new_file
+from components.storage.atomic import link_or_copy, new_file, new_folder
 from components.storage.bulk import local_copy
-from components.storage.manifest import Entry, read_manifest
+from components.storage.manifest import Entry, listed, read_manifest, write_manifest
+from components.storage.side_tables import Caption, read_captions, read_table, write_captions, write_table
 from components.storage.tar_index import tar_index
+
+CAPTIONS_END, IMAGES_END = "_captions.parquet", "_images.parquet"
+IMAGES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("sha256", pa.string()),  # of the JPEG
+        ("labels", pa.map_(pa.string(), pa.list_(pa.string()))),  # values by the label's name
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -28,22 +46,107 @@ class Pair:
 
 
 def write_shard(path: Path, pairs: Iterable[Pair]) -> int:
-    """Write a shard whose bytes depend on the pairs alone; return the number of pairs."""
+    """Write a shard and its tables, whose bytes depend on the pairs alone; return the number of pairs.
+
+    Raises:
+        DataError: a caption is no text that UTF-8 can hold.
+    """
     from webdataset import TarWriter  # imports torch
 
-    count = 0
+    count, tables = 0, _SideTables()
     with new_file(path) as part, part.open("wb") as stream:
         writer = TarWriter(stream, encoder=False, mtime=0, user="root", group="root")
         try:
             for pair in pairs:
                 writer.write(_sample(pair))
+                tables.add(pair)
                 count += 1
         except BaseException:
             with suppress(OSError):
                 writer.close()  # else tarfile tries again, too late, and prints a traceback
             raise
         writer.close()
+    tables.write(path)
     return count
+
+
+class _SideTables:
+    """What the tables of a shard hold, pair by pair."""
+
+    def __init__(self) -> None:
+        self._captions: list[Caption] = []
+        self._images: list[dict[str, Any]] = []
+
+    def add(self, pair: Pair) -> None:
+        """Take in a pair."""
+        split = pair.metadata.get("split", "")
+        self._captions += [
+            Caption(key=pair.key, split=split, **caption) for caption in pair.metadata.get("captions", [])
+        ]
+        labels, digest = pair.metadata.get("labels", {}), sha256(pair.jpeg).hexdigest()
+        self._images.append({"key": pair.key, "split": split, "sha256": digest, "labels": labels})
+
+    def write(self, path: Path) -> None:
+        """Write both beside a shard."""
+        try:
+            write_captions(_beside(path, CAPTIONS_END), self._captions)
+        except UnicodeEncodeError:
+            odd = next(caption.key for caption in self._captions if not is_storable(caption.text))
+            raise DataError(
+                f"{path.name}: a caption of {odd} holds half a character; expected text: "
+                "run `llm2clip forget --fetched download shards`"
+            ) from None
+        write_table(_beside(path, IMAGES_END), pa.Table.from_pylist(self._images, IMAGES))
+
+
+def add_side_tables(piece_folder: Path, work: Path) -> None:
+    """Give the shards of a finished piece their tables, unless it has them: earlier versions wrote none.
+
+    Args:
+        piece_folder: Of the piece; made anew with the same files, and the tables.
+        work: The stage's folder in the work store.
+
+    Raises:
+        DataError: a shard is damaged, or a caption is no text that UTF-8 can hold.
+    """
+    entries = listed(piece_folder)
+    places = {entry.place for entry in entries}
+    shards = [one for one in entries if one.is_shard and f"{one.name}{IMAGES_END}" not in places]
+    if not shards:
+        return
+    with new_folder(piece_folder) as part:
+        for shard in shards:
+            tables = _SideTables()
+            for pair in read_pairs(piece_folder, shard, work):
+                tables.add(pair)
+            tables.write(part / shard.place)
+        for entry in entries:
+            if not entry.is_remote:
+                link_or_copy(piece_folder / entry.uri, part / entry.uri)
+        write_manifest(part, known=entries)
+
+
+def source_captions(folder: Path, shard: Entry) -> list[Caption]:
+    """Return the captions that the source gave a shard's images; the caller verifies the manifest."""
+    return read_captions(_beside(folder / shard.place, CAPTIONS_END))
+
+
+def image_table(folder: Path, shard: Entry) -> pa.Table:
+    """Return `IMAGES` of a shard, in the order of its pairs; the caller verifies the manifest."""
+    return read_table(_beside(folder / shard.place, IMAGES_END), IMAGES)
+
+
+def _beside(path: Path, end: str) -> Path:
+    return path.with_name(f"{path.stem}{end}")
+
+
+def is_storable(text: str) -> bool:
+    """Say whether UTF-8 can hold a text: it has no half of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sample(pair: Pair) -> dict[str, Any]:
