@@ -5,9 +5,9 @@ Reads:
     name elsewhere.
 
 Writes:
-    artifacts/download/shards/00000.tar (`<key>.jpg`, `.txt`, `.json`), 00000_captions.parquet,
-    00000_images.parquet (key, split, sha256, labels), 00000.parquet (the ledger), 00000_stats.json;
-    artifacts/download/texts/00000.parquet (captions of rows without images);
+    artifacts/download/shards/00000.tar (`<key>.jpg`, `.txt`, `.json`), 00000.parquet (the ledger) and
+    00000_stats.json; captions/00000.parquet and images/00000.parquet (key, split, sha256, labels) of each
+    shard; artifacts/download/texts/00000.parquet (captions of rows without images);
     artifacts/download/manifest.json; metrics/download.json. The tars go to download.data_root where params
     name one.
 """
@@ -39,9 +39,10 @@ from components.sources.input_paths import check_seen_by_dvc, paths_of_download
 from components.sources.rows import Rejection, Row
 from components.sources.source_requirements import Inputs
 from components.storage.atomic import new_file, remove
-from components.storage.bulk import open_data_root
+from components.storage.bulk import SHARDS, open_data_root
 from components.storage.layout import Layout
 from components.storage.result_cache import put_files
+from components.storage.shards import TABLE_FOLDERS
 from components.storage.side_tables import CAPTIONS
 
 STAGE = "download"
@@ -71,7 +72,7 @@ def run(params: Params, env: Environment) -> None:
             for made in finished:
                 name = shard_name(shards)
                 out.rows[f"shards/{name}.tar"] = tally.add(made, name)
-                out.known += put_files(made, out.folder, "shards", leave=(DRAWN_BY,))
+                out.known += put_files(made, out.folder, SHARDS, leave=(DRAWN_BY,), beside=TABLE_FOLDERS)
                 shards += 1
         tally.check(given=known.image_rows)
 

@@ -43,7 +43,14 @@ def remove_unfinished(folder: Path) -> None:
         remove(leftover)
 
 
-def put_files(piece_folder: Path, folder: Path, below: str = "", leave: Collection[str] = ()) -> list[Entry]:
+def put_files(
+    piece_folder: Path,
+    folder: Path,
+    below: str = "",
+    *,
+    leave: Collection[str] = (),
+    beside: Collection[str] = (),
+) -> list[Entry]:
     """Put a piece's files into the output that is being built; return their entries there.
 
     Args:
@@ -51,10 +58,15 @@ def put_files(piece_folder: Path, folder: Path, below: str = "", leave: Collecti
         folder: The output.
         below: The folder in it that they go to.
         leave: Files that stay with the piece.
+        beside: Folders of the piece that go into the output itself.
     """
-    entries = [entry for entry in listed(piece_folder) if entry.uri not in leave]
-    for entry in entries:
-        if not entry.is_remote:
-            link_or_copy(piece_folder / entry.uri, folder / below / entry.uri)
-    prefix = f"{below}/" if below else ""
-    return [entry if entry.is_remote else replace(entry, uri=f"{prefix}{entry.uri}") for entry in entries]
+    entries = []
+    for entry in listed(piece_folder):
+        if entry.is_remote:
+            entries.append(entry)
+        elif entry.uri not in leave:
+            is_beside = entry.uri.partition("/")[0] in beside
+            uri = entry.uri if is_beside or not below else f"{below}/{entry.uri}"
+            link_or_copy(piece_folder / entry.uri, folder / uri)
+            entries.append(replace(entry, uri=uri))
+    return entries

@@ -1,7 +1,8 @@
 """WebDataset shards of image-caption pairs: `<key>.jpg`, `<key>.txt`, `<key>.json` per pair.
 
-Beside `00000.tar` lie two tables of what is in it besides pixels, so that nobody reads a tar for texts:
-`00000_captions.parquet` (`side_tables.CAPTIONS`) and `00000_images.parquet` (`IMAGES`).
+Two tables hold what is in `shards/00000.tar` besides pixels, so that nobody reads a tar for texts:
+`captions/00000.parquet` (`side_tables.CAPTIONS`) and `images/00000.parquet` (`IMAGES`). They have folders of
+their own, for other readers of such shards take every parquet file beside the tars for a ledger.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import pyarrow as pa
 
 from components.errors import DataError
 from components.storage.atomic import link_or_copy, new_file, new_folder
-from components.storage.bulk import local_copy
-from components.storage.manifest import Entry, listed, read_manifest, write_manifest
+from components.storage.bulk import SHARDS, local_copy
+from components.storage.manifest import SHARD_SUFFIX, Entry, listed, read_manifest, write_manifest
 from components.storage.side_tables import Caption, read_captions, read_table, write_captions, write_table
 from components.storage.tar_index import tar_index
 
-CAPTIONS_END, IMAGES_END = "_captions.parquet", "_images.parquet"
+TABLE_FOLDERS = ("captions", "images")
 IMAGES = pa.schema(
     [
         ("key", pa.string()),
@@ -87,16 +88,17 @@ class _SideTables:
         self._images.append({"key": pair.key, "split": split, "sha256": digest, "labels": labels})
 
     def write(self, path: Path) -> None:
-        """Write both beside a shard."""
+        """Write both of a shard."""
+        captions, images = tables_of(path)
         try:
-            write_captions(_beside(path, CAPTIONS_END), self._captions)
+            write_captions(captions, self._captions)
         except UnicodeEncodeError:
             odd = next(caption.key for caption in self._captions if not is_storable(caption.text))
             raise DataError(
                 f"{path.name}: a caption of {odd} holds half a character; expected text: "
                 "run `llm2clip forget --fetched download shards`"
             ) from None
-        write_table(_beside(path, IMAGES_END), pa.Table.from_pylist(self._images, IMAGES))
+        write_table(images, pa.Table.from_pylist(self._images, IMAGES))
 
 
 def add_side_tables(piece_folder: Path, work: Path) -> None:
@@ -110,8 +112,8 @@ def add_side_tables(piece_folder: Path, work: Path) -> None:
         DataError: a shard is damaged, or a caption is no text that UTF-8 can hold.
     """
     entries = listed(piece_folder)
-    places = {entry.place for entry in entries}
-    shards = [one for one in entries if one.is_shard and f"{one.name}{IMAGES_END}" not in places]
+    with_tables = {entry.name for entry in entries if entry.place.startswith(f"{TABLE_FOLDERS[1]}/")}
+    shards = [entry for entry in entries if entry.is_shard and entry.name not in with_tables]
     if not shards:
         return
     with new_folder(piece_folder) as part:
@@ -119,7 +121,7 @@ def add_side_tables(piece_folder: Path, work: Path) -> None:
             tables = _SideTables()
             for pair in read_pairs(piece_folder, shard, work):
                 tables.add(pair)
-            tables.write(part / shard.place)
+            tables.write(part / f"{shard.name}{SHARD_SUFFIX}")
         for entry in entries:
             if not entry.is_remote:
                 link_or_copy(piece_folder / entry.uri, part / entry.uri)
@@ -128,16 +130,19 @@ def add_side_tables(piece_folder: Path, work: Path) -> None:
 
 def source_captions(folder: Path, shard: Entry) -> list[Caption]:
     """Return the captions that the source gave a shard's images; the caller verifies the manifest."""
-    return read_captions(_beside(folder / shard.place, CAPTIONS_END))
+    return read_captions(tables_of(folder / shard.place)[0])
 
 
 def image_table(folder: Path, shard: Entry) -> pa.Table:
     """Return `IMAGES` of a shard, in the order of its pairs; the caller verifies the manifest."""
-    return read_table(_beside(folder / shard.place, IMAGES_END), IMAGES)
+    return read_table(tables_of(folder / shard.place)[1], IMAGES)
 
 
-def _beside(path: Path, end: str) -> Path:
-    return path.with_name(f"{path.stem}{end}")
+def tables_of(path: Path) -> tuple[Path, Path]:
+    """Return the paths of a shard's captions and images, from that of its tar, there or not."""
+    folder = path.parent.parent if path.parent.name == SHARDS else path.parent
+    captions, images = (folder / name / f"{path.stem}.parquet" for name in TABLE_FOLDERS)
+    return captions, images
 
 
 def is_storable(text: str) -> bool:

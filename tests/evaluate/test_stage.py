@@ -129,6 +129,8 @@ def test_the_order_of_rows_changes_nothing(project: Layout, params: Params, env:
     for name in ("00000", "00001"):  # and what was in the first shard comes second
         for folder, end in (
             ("download/shards", "tar"),
+            ("download/captions", "parquet"),
+            ("download/images", "parquet"),
             ("recaption/captions", "parquet"),
             ("audit/kept", "parquet"),
         ):

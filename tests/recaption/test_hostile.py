@@ -133,20 +133,6 @@ def test_hostile_captions_of_a_column(smoke: Params, layout: Layout) -> None:
         assert good.get(f"k{number}") == (None if why else text)
 
 
-def test_half_a_character_in_a_shard_is_told(smoke: Params, layout: Layout) -> None:
-    path = layout.artifact("download") / "shards" / "00000.tar"
-    (pair, *_) = pairs_of("00000", ["train"])
-    write_shard(path, [pair])
-    data = path.read_bytes()
-    text = pair.metadata["captions"][0]["text"].encode()
-    assert len(text) > 6
-    path.write_bytes(data.replace(b'"text": "' + text[:6], b'"text": "\\ud83d'))
-    (layout.artifact("download") / "shards" / "00001.tar").unlink()
-    write_manifest(layout.artifact("download"), {"shards/00000.tar": 1})
-    with pytest.raises(DataError, match="caption of k00000x0 holds half a character"):
-        run_with(smoke, layout, COLUMNS)
-
-
 def test_a_captioner_that_loses_or_shifts_rows_is_caught(
     smoke: Params, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,8 +129,7 @@ def test_a_column_that_no_row_has_is_named(smoke: Params, layout: Layout) -> Non
     ):
         run_with(smoke, layout, COLUMNS, mistyped)
     assert not layout.artifact("recaption").exists()
-    pieces = layout.work("recaption") / "pieces"
-    assert {path.name for path in pieces.iterdir()} == {"source"}  # told before any captioner works
+    assert not (layout.work("recaption") / "pieces").exists()  # told before any captioner works
 
 
 def test_a_model_captioner_needs_one_of_base_models(smoke: Params, layout: Layout) -> None:

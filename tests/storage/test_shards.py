@@ -1,14 +1,26 @@
 from __future__ import annotations
 
 import random
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import webdataset
 
 from components.errors import DataError
-from components.storage.manifest import write_manifest
-from components.storage.shards import Pair, read_pairs, read_shard, shards_of, write_shard
+from components.storage.manifest import read_manifest, write_manifest
+from components.storage.shards import (
+    Pair,
+    add_side_tables,
+    image_table,
+    read_pairs,
+    read_shard,
+    shards_of,
+    source_captions,
+    write_shard,
+)
+from components.storage.side_tables import Caption
 from tests.storage.test_tar_index import tar
 
 PAIRS = [
@@ -65,3 +77,58 @@ def test_shards_are_listed_from_the_manifest(tmp_path: Path) -> None:
     assert (shard.uri, shard.name, shard.rows) == ("shards/00000.tar", "00000", 20)
     assert list(read_pairs(tmp_path, shard, tmp_path / "work")) == PAIRS
     assert not (tmp_path / "work").exists()
+
+
+def described(number: int, **caption: Any) -> Pair:
+    """A pair as download writes it."""
+    of_source = {"column": "alt", "language": "en", "number": 0, "text": "a dog", "writer": "list", **caption}
+    labels = {"object": ["dog", "sofa"]} if number else {}
+    metadata = {"split": ("train", "test")[number % 2], "labels": labels, "captions": [of_source]}
+    return Pair(f"k{number}", b"jpeg" * number, str(of_source["text"]), metadata)
+
+
+def test_tables_hold_what_the_tar_holds_besides_pixels(tmp_path: Path) -> None:
+    pairs = [described(number) for number in range(3)]
+    write_shard(tmp_path / "shards" / "00000.tar", pairs)
+    write_manifest(tmp_path)
+    (shard,) = shards_of(tmp_path)
+    assert source_captions(tmp_path, shard) == [
+        Caption(pair.key, pair.metadata["split"], **pair.metadata["captions"][0]) for pair in pairs
+    ]
+    images = image_table(tmp_path, shard).to_pylist()
+    assert [(image["key"], image["split"]) for image in images] == [
+        ("k0", "train"), ("k1", "test"), ("k2", "train"),
+    ]  # fmt: skip
+    assert [image["sha256"] for image in images] == [sha256(pair.jpeg).hexdigest() for pair in pairs]
+    assert [dict(image["labels"]) for image in images] == [pair.metadata["labels"] for pair in pairs]
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.parquet"))
+    assert names == ["captions/00000.parquet", "images/00000.parquet"]  # not beside the tar, as a ledger is
+
+
+def test_a_shard_of_an_earlier_version_is_given_its_tables(tmp_path: Path) -> None:
+    pairs = [described(number) for number in range(3)]
+    for name in ("now", "before"):
+        write_shard(tmp_path / name / "00000.tar", pairs)
+    for path in (tmp_path / "before").rglob("*.parquet"):
+        path.unlink()
+    for name in ("now", "before"):
+        write_manifest(tmp_path / name, {"00000.tar": 3})
+    add_side_tables(tmp_path / "before", tmp_path / "work")
+    assert read_manifest(tmp_path / "before") == read_manifest(tmp_path / "now")
+    before = (tmp_path / "before").stat().st_ino
+    add_side_tables(tmp_path / "before", tmp_path / "work")
+    assert (tmp_path / "before").stat().st_ino == before  # it has them
+
+
+def test_half_a_character_of_an_earlier_version_is_told(tmp_path: Path) -> None:
+    """JSON can escape half of a pair, which UTF-8 cannot hold."""
+    path = tmp_path / "piece" / "00000.tar"
+    write_shard(path, [described(0), described(1, text="a black dog")])
+    for table in path.parent.rglob("*.parquet"):
+        table.unlink()
+    data = path.read_bytes()
+    assert data.count(b'"a black dog"') == 1
+    path.write_bytes(data.replace(b'"a black dog"', b'"a \\ud83d do"'))
+    write_manifest(path.parent, {"00000.tar": 2})
+    with pytest.raises(DataError, match="caption of k1 holds half a character"):
+        add_side_tables(path.parent, tmp_path / "work")
