@@ -235,6 +235,7 @@ def test_only_what_changed_is_fetched_again(
         f"/{number}" for number in range(16, 24)
     ]
     assert {name for name, sha in hashes().items() if before[name] != sha} == {
+        "captions/00002.parquet",
         "shards/00002.tar",
         "shards/00002.parquet",
     }
@@ -381,6 +382,8 @@ def test_another_round_asks_for_what_may_have_passed_and_nothing_else(
     assert {key: message for key, (_, message) in ledger().items() if message} == {"04": "http_404"}
     assert {path for path, count in server.hits.items() if count > 1} == {"/03"}
     assert {name for name, sha in hashes().items() if expected[name] != sha} == {
+        "captions/00000.parquet",
+        "images/00000.parquet",
         "shards/00000.tar",
         "shards/00000.parquet",
         "shards/00000_stats.json",
