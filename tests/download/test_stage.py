@@ -498,7 +498,7 @@ def test_an_image_that_crashes_or_hangs_the_decoder_costs_its_own_row(
     smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch, kind: type[DownloadShard],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(stage, "Shard", kind)
+    monkeypatch.setattr(stage, "DownloadShard", kind)
     images = smoke.download.images.model_copy(update={"decode_deadline_seconds": 2.0})
     patient = fetch.model_copy(update={"deadline_seconds": 60.0})
     run(with_sources(smoke, [url_source(web)], patient, images=images), env)
@@ -510,7 +510,7 @@ def test_what_nobody_foresaw_costs_its_own_row_and_is_told_once(
     smoke: Params, env: Environment, server: Server, fetch: Fetch, web: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(stage, "Shard", SurprisingShard)
+    monkeypatch.setattr(stage, "DownloadShard", SurprisingShard)
     patient = fetch.model_copy(update={"deadline_seconds": 60.0})
     params = with_sources(smoke, [url_source(web)], patient, max_reject_share=0.5)
     run(params, env)
@@ -537,7 +537,7 @@ def test_what_nobody_foresaw_costs_its_own_row_and_is_told_once(
 def test_what_every_row_would_die_of_still_ends_the_stage(
     smoke: Params, env: Environment, fetch: Fetch, web: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "Shard", FullDiskShard)
+    monkeypatch.setattr(stage, "DownloadShard", FullDiskShard)
     with pytest.raises(OSError, match="No space left"):
         run(with_sources(smoke, [url_source(web)], fetch), env)
 
@@ -585,10 +585,10 @@ def test_a_network_that_dies_in_the_middle_stops_the_stage_and_costs_no_row(
     patient = fetch.model_copy(update={"deadline_seconds": 60.0, "retries": 0})
     run(with_sources(smoke, [url_source(web)], patient), Environment(work_store=Path(".other")))
     expected = hashes()
-    monkeypatch.setattr(stage, "Shard", CutOffShard)
+    monkeypatch.setattr(stage, "DownloadShard", CutOffShard)
     with pytest.raises(InfrastructureError, match="no network: 8 connections failed"):
         run(with_sources(smoke, [url_source(web)], patient, max_reject_share=1.0), env)
-    monkeypatch.setattr(stage, "Shard", DownloadShard)
+    monkeypatch.setattr(stage, "DownloadShard", DownloadShard)
     run(with_sources(smoke, [url_source(web)], patient, max_reject_share=1.0), env)
     assert hashes() == expected
 
@@ -598,10 +598,10 @@ def test_a_finished_shard_of_failed_connections_alone_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     params = with_sources(smoke, [url_source(web)], fetch, max_reject_share=1.0, shard_rows=4)
-    monkeypatch.setattr(stage, "Shard", CutOffShard)
+    monkeypatch.setattr(stage, "DownloadShard", CutOffShard)
     run(params, env)
     assert len(pairs()) == 12
-    monkeypatch.setattr(stage, "Shard", DownloadShard)
+    monkeypatch.setattr(stage, "DownloadShard", DownloadShard)
     run(params, env)
     assert [pair.key for pair in pairs()] == [one["id"] for one in web]
     assert set(server.hits.values()) == {1}

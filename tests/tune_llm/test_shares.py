@@ -61,11 +61,11 @@ def test_every_process_has_as_many_chunks_of_as_many_texts(
 ) -> None:
     lengths = np.random.default_rng(seed).integers(1, 41, 36).tolist()
     for module in (distributed, shares):
-        monkeypatch.setattr(module, "processes", lambda: 3)
+        monkeypatch.setattr(module, "world_size", lambda: 3)
     order = shared_order(lengths)
     sizes, seen = [], []
     for number in range(3):
-        monkeypatch.setattr(distributed, "place", lambda number=number: number)
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
         parts = own_parts(rows_of(lengths), order, chunks, is_lean=is_lean)
         sizes.append([len(part) for part in parts])
         seen += [row.ids[0] for part in parts for row in part]
