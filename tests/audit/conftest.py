@@ -100,7 +100,7 @@ def _scene_pairs() -> Iterator[tuple[Pair, list[Caption]]]:
                 for number, text in enumerate(texts)
             ]
             given = [
-                {"column": one.column, "number": one.number, "language": one.language, "text": one.text}
+                {name: getattr(one, name) for name in ("column", "language", "number", "text", "writer")}
                 for one in captions
                 if one.column == "alt"
             ]

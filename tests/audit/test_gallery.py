@@ -56,7 +56,9 @@ def shard(tmp_path: Path) -> ShardFiles:
     pairs, captions, scores = [], [], []
     for number, text in enumerate(HOSTILE):
         key = f"k{number}"
-        given: list[dict[str, Any]] = [{"column": "alt", "number": 0, "language": "en", "text": text}]
+        given: list[dict[str, Any]] = [
+            {"column": "alt", "language": "en", "number": 0, "text": text, "writer": "list"}
+        ]
         metadata = {"split": "train", "width": 640, "height": 480, "captions": given}
         pairs.append(Pair(key, file.getvalue(), text, metadata))
         captions += [
