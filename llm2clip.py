@@ -1,4 +1,4 @@
-"""LLM2CLIP's public interface: load a release, check a project, plan a run.
+"""Public interface of LLM2CLIP: load a release, check a project, plan a run.
 
 Example:
     >>> import llm2clip
@@ -22,13 +22,13 @@ def load(folder: str | os.PathLike[str], device: str = "cpu", llm_precision: str
     """Load a release: an object with `embed_images` and `embed_texts`, rows of length 1 in one space.
 
     Args:
-        folder: `artifacts/register`, or a version's folder in the registry.
+        folder: `artifacts/register`, or the folder of a version in the registry.
         device: `cpu` or `cuda`.
         llm_precision: `fp32`, or `bf16` for half the memory of the language model.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: a part is missing or damaged, or there is no such precision or device.
+        FileNotFoundError: the folder does not exist.
+        ValueError: a part is missing or damaged, or precision or device does not exist.
     """
     from components.ml.release import load_release
 
@@ -36,10 +36,10 @@ def load(folder: str | os.PathLike[str], device: str = "cpu", llm_precision: str
 
 
 def check() -> list[str]:
-    """Check the project in the current folder before anything runs; return what was found to be in order.
+    """Check the project in the current folder before a run; return one line for each check.
 
     Raises:
-        PipelineError: what is missing or wrong, all of it at once.
+        PipelineError: something is missing or wrong; names all problems at once.
     """
     from components.cli.check import check
     from components.settings.environment import load_environment
@@ -65,14 +65,14 @@ def plan(
 
     Args:
         params: A params file of the project in the current folder.
-        cores: Of one machine; None: those here.
-        memory_gb: Of one machine; None: that here.
-        gpus: Of one machine.
+        cores: Cores of one machine; None: those of this one.
+        memory_gb: Memory of one machine; None: that of this one.
+        gpus: GPUs of one machine.
         network_mbit: Megabits a second of one machine; None: unknown.
-        machines: How many.
-        captions_per_second: Of a captioner on one GPU, as you measured it.
-        gpu_tflops: Of one GPU, to estimate a model's speed.
-        llm_billions: Weights of the LLM, where its folder is not here.
+        machines: Number of machines.
+        captions_per_second: Measured speed of a captioner on one GPU.
+        gpu_tflops: TFLOP/s of one GPU, to estimate the speed of a model.
+        llm_billions: Billions of weights of the LLM, if its folder does not exist yet.
 
     Raises:
         PipelineError: the params are wrong, or a source's rows cannot be counted.

@@ -1,1 +1,1 @@
-"""Measurements, as ratios and shares beside a peer in one run; never part of the tests."""
+"""Benchmarks: ratios and shares, measured beside a peer in one run; never part of the tests."""

@@ -1,17 +1,17 @@
-"""What each part of stage 2 is worth: arms trained anew with one part changed, measured on validation.
+"""Ablation of stage 2: train arms again with one part changed, and measure them on validation.
 
     make run && python -m bench.ablation            # in the project's folder, on what the run has made
     python -m bench.ablation --variants FILE.yaml --only NAME
     python -m bench.ablation --table 7.json 8.json 9.json
 
-Takes the variants that `bench/ablation.yaml` lists for the preset in params.yaml. Each is one arm of the
-preset with some params of the arm (`arm.steps`) or of all arms (`train_clip.batch_size`) replaced. They are
-trained on the run's captions, embeddings and models and measured at their end as `train_clip.validation`
-says; test is not looked at. What was trained once is found again in the work store.
+It trains the variants that `bench/ablation.yaml` lists for the preset in params.yaml. Each is one arm of the
+preset with some params of the arm (`arm.steps`) or of all arms (`train_clip.batch_size`) replaced. Variants
+are trained on the run's captions, embeddings and models, and measured at the end as `train_clip.validation`
+says; the test split is not used. A variant that was trained before is taken from the work store.
 
-Prints a Markdown table of recall in percent, text to image / image to text, and writes the figures to the
+It prints a Markdown table of recall in percent, text to image / image to text, and writes the figures to the
 file that `--json` names. `--table` prints one table of such files of several seeds: the mean over seeds, and
-of the mean of all figures the lowest and the highest as well.
+for the mean of all figures the lowest and the highest seed as well.
 """
 
 from __future__ import annotations
@@ -71,26 +71,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def listed(path: Path, preset: str, only: Sequence[str] | None) -> list[Variant]:
-    """Return the variants of a preset, or those of them that are named.
+    """Return the variants of a preset, or only the named ones.
 
     Raises:
-        SystemExit: there are none, or one is named that is not there.
+        SystemExit: the preset has no variants, or has no variant of a given name.
     """
-    of_presets = YAML(typ="safe").load(path.read_text("utf-8"))
-    variants: list[Variant] = of_presets.get(preset, [])
+    variants_by_preset = YAML(typ="safe").load(path.read_text("utf-8"))
+    variants: list[Variant] = variants_by_preset.get(preset, [])
     names = [variant["name"] for variant in variants]
     if not variants:
-        sys.exit(f"{path} has no variants of preset {preset}; expected one of {', '.join(of_presets)}")
+        sys.exit(
+            f"{path} has no variants of preset {preset}; expected one of {', '.join(variants_by_preset)}"
+        )
     if absent := set(only or ()) - set(names):
         sys.exit(f"{path} has no variant {', '.join(sorted(absent))}; expected of {'; '.join(names)}")
     return [variant for variant in variants if only is None or variant["name"] in only]
 
 
 def changed(params: Params, variant: Variant) -> Params:
-    """Return params whose only arm is that of a variant, with its changes.
+    """Return params whose only arm is the variant's, with the variant's changes.
 
     Raises:
-        SystemExit: it names an arm or a param that is not there.
+        SystemExit: the variant names an arm or a param that does not exist.
     """
     tree = params.model_dump()
     section = tree["train_clip"]
@@ -98,24 +100,24 @@ def changed(params: Params, variant: Variant) -> Params:
     if not arms:
         sys.exit(f"variant {variant['name']}: the preset has no arm {variant['arm']}")
     section["arms"] = arms
-    for place, value in variant.get("set", {}).items():
-        head, *path = place.split(".")
+    for param, value in variant.get("set", {}).items():
+        head, *path = param.split(".")
         last = path.pop() if path else ""
         part = {"arm": arms[0], "train_clip": section}.get(head, {})
         for name in path:
             part = part.get(name, {})
         if last not in part:
-            sys.exit(f"variant {variant['name']}: no param {place}; it begins with arm or train_clip")
+            sys.exit(f"variant {variant['name']}: no param {param}; expected a param of arm or train_clip")
         part[last] = value
     tree["register"] |= {"arm": variant["arm"], "gates": []}
     return Params.model_validate(tree)
 
 
 def table(runs: Sequence[Sequence[Result]]) -> str:
-    """Return a Markdown table: a line a variant, the mean of each figure over the runs that have it.
+    """Return a Markdown table: one line a variant, with the mean of each figure over the runs that have it.
 
     Args:
-        runs: Of several seeds.
+        runs: Results of one seed each.
     """
     tasks = sorted({name.partition("/")[0] for name in runs[0][0]["recall"]} - NO_FIGURES)
     k = runs[0][0]["recall"]["recall_at"]
@@ -123,12 +125,12 @@ def table(runs: Sequence[Sequence[Result]]) -> str:
     head = ["variant", "steps", "seeds", *figures, "mean (lowest to highest)"]
     lines = [head, ["---"] * len(head)]
     for first in runs[0]:
-        of_variant = [result for run in runs for result in run if result["name"] == first["name"]]
-        recalls = [result["recall"] for result in of_variant]
+        variant_results = [result for run in runs for result in run if result["name"] == first["name"]]
+        recalls = [result["recall"] for result in variant_results]
         cells = [" / ".join(_mean(recalls, f"{task}/{way}") for way in WAYS) for task in tasks]
         means = [PERCENT * recall["mean"] for recall in recalls]
         spread = f" ({min(means):.1f} to {max(means):.1f})" if len(means) > 1 else ""
-        counts = [f"{first['steps']:,}", str(len(of_variant))]
+        counts = [f"{first['steps']:,}", str(len(variant_results))]
         lines.append([first["name"], *counts, *cells, f"{fmean(means):.1f}{spread}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -140,10 +142,10 @@ def _mean(recalls: list[dict[str, float]], name: str) -> str:
 def _result(variant: Variant, params: Params, env: Environment) -> Result:
     from components.train_clip.stage import run
 
-    own = resolved(changed(params, variant), STAGE, env.device)
+    variant_params = resolved(changed(params, variant), STAGE, env.device)
     start_seconds = time.monotonic()
     with _project(env) as layout:
-        run(own, env)
+        run(variant_params, env)
         about = read_json(layout.artifact(STAGE) / variant["arm"] / "model.json")
     if "validation" not in about:
         sys.exit(f"preset {params.preset} measures nothing on validation: set train_clip.validation")
@@ -153,21 +155,21 @@ def _result(variant: Variant, params: Params, env: Environment) -> Result:
 
 @contextmanager
 def _project(env: Environment) -> Iterator[Layout]:
-    """Stand in a project's folder that has this one's artifacts and no arms."""
-    here = Path.cwd()
-    work_store = (here / env.work_store).resolve()
+    """Change into a temporary project folder with this project's artifacts and without its arms."""
+    project = Path.cwd()
+    work_store = (project / env.work_store).resolve()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "artifacts").mkdir()
         for stage in NEEDED:
-            (root / "artifacts" / stage).symlink_to((here / "artifacts" / stage).resolve())
+            (root / "artifacts" / stage).symlink_to((project / "artifacts" / stage).resolve())
         if not env.work_store.is_absolute():
             (root / env.work_store).symlink_to(work_store)
         os.chdir(root)
         try:
             yield Layout(env.work_store)
         finally:
-            os.chdir(here)
+            os.chdir(project)
 
 
 if __name__ == "__main__":

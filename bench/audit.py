@@ -1,12 +1,12 @@
-"""What the audit costs: CPU an image for its fingerprint, time and memory of the whole stage by rows.
+"""Cost of the audit: CPU for the fingerprint of an image, time and memory of the whole stage by rows.
 
     python -m bench.audit [--images FOLDER] [--rows 100000 1000000] [--captions 3]
 
-First JPEGs of 256 pixels, from a folder or made on the spot, are packed into shards and fingerprinted, by one
-process and by two. Then the stage runs as `python -m components audit` does on tables of so many rows: random
-thumbnails that vary from afar as photographs do, random hashes, captions of random words, and one image
-of 200 planted once more. Their fingerprints lie in the work store as if an earlier run had made them, so no
-JPEG is there; all else is the real stage. The last line is what one more row takes of memory.
+First, JPEGs of 256 pixels, from a folder or made on the spot, are packed into shards and fingerprinted, by
+one process and by two. Then `python -m components audit` runs on tables of each number of rows: random
+thumbnails that vary as coarsely as photographs do, random hashes, captions of random words, and a copy of one
+image in 200. The fingerprints are in the work store as if an earlier run had made them, so no JPEG is needed;
+the rest is the real stage. The last line is the memory that one more row takes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 SIDE, QUALITY, MADE = 256, 95, 60
 JPEG_ROWS = 1000  # of a shard of JPEGs
 SHARD_ROWS = 10_000
-PLANTED = 100  # the row after so many looks like the one before them, in every other such stretch
+PLANTED = 100  # row 100 copies row 0, row 300 copies row 200, and so on
 WORDS = [f"word{number}" for number in range(5000)]
 
 
@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, help="folder of JPEGs; made on the spot if not given")
     parser.add_argument("--rows", type=int, nargs="*", default=[100_000, 1_000_000])
     parser.add_argument("--captions", type=int, default=3, help="of an image")
-    parser.add_argument("--fingerprints", nargs=2, metavar=("DOWNLOAD", "PROCESSES"), help="nothing else")
+    parser.add_argument(
+        "--fingerprints", nargs=2, metavar=("DOWNLOAD", "PROCESSES"), help="only fingerprint these shards"
+    )
     options = parser.parse_args(arguments)
     if options.fingerprints:
         download, processes = Path(options.fingerprints[0]), int(options.fingerprints[1])
@@ -80,8 +82,8 @@ def _fingerprints(images: Path | None, folder: Path) -> None:
     write_manifest(download, dict.fromkeys(names, JPEG_ROWS))
     size, count = sum(map(len, jpegs)) / len(jpegs), len(names) * JPEG_ROWS
     for processes in (1, 2):
-        itself = [sys.executable, "-m", "bench.audit", "--fingerprints", str(download)]
-        cost = run_measured([*itself, str(processes)], folder, {"PYTHONPATH": str(ROOT)})
+        command = [sys.executable, "-m", "bench.audit", "--fingerprints", str(download)]
+        cost = run_measured([*command, str(processes)], folder, {"PYTHONPATH": str(ROOT)})
         say(
             f"fingerprints, {processes} process(es), {count} JPEGs of {size / 1000:.0f} kB: "
             f"{1000 * cost.cpu_seconds / count:.2f} CPU ms an image with the start of all processes, "
@@ -127,7 +129,7 @@ def _stage(rows: int, captions: int, workspace: Path) -> Cost:
 
 
 def _write_tables(rows: int, captions: int, workspace: Path) -> None:
-    """Write what download, recaption and an earlier fingerprinting would have left."""
+    """Write what download, recaption and an earlier run's fingerprinting would have left."""
     download, recaption = workspace / "artifacts" / "download", workspace / "artifacts" / "recaption"
     draw, names = np.random.default_rng(7), {}
     for number, start in enumerate(range(0, rows, SHARD_ROWS)):
@@ -146,9 +148,9 @@ def _write_tables(rows: int, captions: int, workspace: Path) -> None:
         if entry.rows:
             key = content_key([code_of(workspace / ".work" / "audit", "audit", "fingerprints"), entry.sha256])
             start = int(entry.name) * SHARD_ROWS
-            found = _random_fingerprints(draw, start, entry.rows)
+            fingerprints = _random_fingerprints(draw, start, entry.rows)
             store = workspace / ".work" / "audit" / "fingerprints"
-            get_or_build(store, key, partial(write_fingerprints, found=found))
+            get_or_build(store, key, partial(write_fingerprints, fingerprints=fingerprints))
 
 
 def captions_table(draw: np.random.Generator, keys: list[str], splits: list[str], captions: int) -> pa.Table:
@@ -190,17 +192,17 @@ def _random_fingerprints(draw: np.random.Generator, start: int, rows: int) -> li
 
 
 def photographs(draw: np.random.Generator, rows: int) -> NDArray[np.uint8]:
-    """Return random thumbnails (rows, 768) that vary from afar about as those of Flickr8k do.
+    """Return random thumbnails (rows, 768) that vary coarsely about as much as those of Flickr8k.
 
-    Standard deviations there, in grey levels along orthonormal directions: brightness 32, upper against lower
-    half 22, left against right 12, red against blue 11.
+    Standard deviations in Flickr8k, in grey levels along orthonormal directions: brightness 32, upper against
+    lower half 22, left against right 12, red against blue 11.
     """
-    place = np.linspace(-1, 1, 16, dtype=np.float32)
-    found = draw.normal(110, 32, (rows, 1, 1, 1)) + draw.normal(0, 12, (rows, 16, 16, 3))
-    found += place[:, None, None] * draw.normal(0, 40, (rows, 1, 1, 1))
-    found += place[:, None] * draw.normal(0, 22, (rows, 1, 1, 1))
-    found += np.array([1, 0, -1]) * draw.normal(0, 14, (rows, 1, 1, 1))
-    return found.clip(0, 255).astype(np.uint8).reshape(rows, -1)
+    gradient = np.linspace(-1, 1, 16, dtype=np.float32)
+    thumbnails = draw.normal(110, 32, (rows, 1, 1, 1)) + draw.normal(0, 12, (rows, 16, 16, 3))
+    thumbnails += gradient[:, None, None] * draw.normal(0, 40, (rows, 1, 1, 1))
+    thumbnails += gradient[:, None] * draw.normal(0, 22, (rows, 1, 1, 1))
+    thumbnails += np.array([1, 0, -1]) * draw.normal(0, 14, (rows, 1, 1, 1))
+    return thumbnails.clip(0, 255).astype(np.uint8).reshape(rows, -1)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""How well a tuned LLM finds captions of the same photograph, on Flickr8k; real stages, nothing else.
+"""Caption retrieval by a tuned LLM on Flickr8k, by running base_models and tune_llm.
 
     python -m bench.caption_retrieval --data FOLDER [--seeds 7 8 9] [--llm FOLDER] [--steps 1200]
     python -m bench.caption_retrieval --data FOLDER --memory
 
-FOLDER holds `flickr8k/captions.parquet` and `text/multi30k_task2_text_only.parquet`. The stages base_models
-and tune_llm run as `python -m components` does, on the params of `bench/caption_retrieval.yaml`. They learn
-from the captions of Flickr8k's train split and of Multi30k's further photographs; the figures are of the
-validation thousand: the first caption of an image asks, and the second ones of all images, or the
-translations of those that have one, are searched by cosine. TF-IDF stands beside, and the LLM before it was
-tuned. With --llm that LLM is tuned, and no other one made. With --memory the peak memory of a batch of 2,048
-pairs is printed, with and without the gradient cache.
+FOLDER holds `flickr8k/captions.parquet` and `text/multi30k_task2_text_only.parquet`. The two stages run as by
+`python -m components`, on the params of `bench/caption_retrieval.yaml`. They are trained on the captions of
+Flickr8k's train split and of Multi30k's further photographs. The figures are of the thousand validation
+images: the query is the first caption of an image; the candidates, searched by cosine, are the second
+captions of all images, or the translations of images that have one. TF-IDF and the LLM before tuning are
+printed beside them. --llm tunes that LLM instead of making one. --memory prints the peak memory of a batch of
+2,048 pairs, with and without the gradient cache.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ PRESET = ROOT / "presets" / "flickr8k.yaml"
 INPUTS = Path("inputs/flickr8k")
 SPLITS = {"train": "train", "val": "validation"}  # `extra` is left out
 STAGES = ("base_models", "tune_llm")
-MANY_WORDS = 5  # a caption of more that two photographs share word for word is one photograph's
+MANY_WORDS = 5  # photographs that share a caption of more words, word for word, count as one
 PAIRS_OF_MEMORY, CHUNKS_OF_MEMORY = 2048, 64
-T_OF_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's, two-sided, for so many runs
+T_OF_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t, two-sided, by number of runs
 
 Rows = dict[str, dict[str, Any]]  # by key: split, and captions by column
 
@@ -60,23 +60,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = caption_rows(options.data)
     recipe = _recipe(options.llm, options.steps)
     if options.memory:
-        _tell_memory(rows, recipe, options.seeds[0])
+        _print_memory(rows, recipe, options.seeds[0])
         return
-    found = []
+    retrievals = []
     for seed in options.seeds:
         cost, metrics = _run(rows, recipe, seed)
-        found.append(metrics["caption_retrieval"])
+        retrievals.append(metrics["caption_retrieval"])
         say(
             f"seed {seed}: {_figures(metrics['caption_retrieval'])}; {cost.cpu_seconds:.0f} CPU s, "
             f"{cost.wall_seconds:.0f} s, {cost.peak_bytes / 1e6:.0f} MB"
         )
-    for task in found[0]:
-        for who in found[0][task]:
-            say(f"{task} by {who}: {_interval([one[task][who] for one in found])}")
+    for task in retrievals[0]:
+        for model in retrievals[0][task]:
+            say(f"{task} by {model}: {_interval([retrieval[task][model] for retrieval in retrievals])}")
 
 
 def _recipe(llm: Path | None, steps: int | None) -> dict[str, Any]:
-    """Return the recipe, with another LLM and so many steps of a member where they are given."""
+    """Return the recipe, with another LLM and number of steps of a member where they are given."""
     recipe: dict[str, Any] = YAML(typ="safe").load(RECIPE.read_text("utf-8"))
     if llm:
         recipe["llm"] = {"kind": "folder", "path": str(llm.resolve())}
@@ -89,18 +89,18 @@ def _recipe(llm: Path | None, steps: int | None) -> dict[str, Any]:
     return recipe
 
 
-def _tell_memory(rows: Rows, recipe: dict[str, Any], seed: int) -> None:
+def _print_memory(rows: Rows, recipe: dict[str, Any], seed: int) -> None:
     for is_cached in (False, True):
         cost, _ = _run(rows, _for_memory(recipe, is_cached=is_cached), seed)
-        how = "with the gradient cache" if is_cached else "all at once"
-        spent = f"{cost.peak_bytes / 1e6:.0f} MB, {cost.cpu_seconds:.0f} CPU s"
-        say(f"{PAIRS_OF_MEMORY} pairs {how}: {spent}")
+        label = "with the gradient cache" if is_cached else "all at once"
+        cost_text = f"{cost.peak_bytes / 1e6:.0f} MB, {cost.cpu_seconds:.0f} CPU s"
+        say(f"{PAIRS_OF_MEMORY} pairs {label}: {cost_text}")
 
 
 def _figures(retrieval: dict[str, dict[str, float]]) -> str:
     return ", ".join(
-        f"{task} {' '.join(f'{who} {100 * share:.1f}' for who, share in by_whom.items())}"
-        for task, by_whom in retrieval.items()
+        f"{task} {' '.join(f'{model} {100 * share:.1f}' for model, share in by_model.items())}"
+        for task, by_model in retrieval.items()
     )
 
 
@@ -113,37 +113,42 @@ def _interval(shares: list[float]) -> str:
 
 
 def caption_rows(data: Path) -> Rows:
-    """Read the captions of photographs, by language; translations are columns of their own."""
+    """Read the captions of photographs by language; translations have columns of their own."""
     rows: Rows = {}
     for line in pq.read_table(data / "flickr8k" / "captions.parquet").to_pylist():
         if line["split"] in SPLITS:
             row = rows.setdefault(line["key"], {"split": SPLITS[line["split"]]})
             name = line["language"] + ("_translated" if line["kind"] == "human-translation" else "")
             row[name] = line["captions"]
-    shown = {text for row in rows.values() if row["split"] == "validation" for text in row["en"]}
+    validation_texts = {text for row in rows.values() if row["split"] == "validation" for text in row["en"]}
     left_out = 0
     for line in pq.read_table(data / "text" / "multi30k_task2_text_only.parquet").to_pylist():
-        if shown.isdisjoint(text for text in line["en"] if len(text.split()) > MANY_WORDS):
+        if validation_texts.isdisjoint(text for text in line["en"] if len(text.split()) > MANY_WORDS):
             rows[f"text_{line['key']}"] = {"split": "train", "en": line["en"], "de": line["de"]}
         else:
             left_out += 1
-    say(f"captions of {len(rows)} photographs; {left_out} left out, for validation has one of theirs")
+    say(
+        f"captions of {len(rows)} photographs; {left_out} left out, because validation has one of their "
+        "captions"
+    )
     return rows
 
 
 def _run(rows: Rows, recipe: dict[str, Any], seed: int) -> tuple[Cost, dict[str, Any]]:
-    """Run base_models and tune_llm in a folder of their own; return what both cost and what tuning says."""
+    """Run base_models and tune_llm in a temporary folder; return their cost and the metrics of tune_llm."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_project(folder, rows, recipe, seed)
         script = folder / "stages.sh"
-        script.write_text("set -e\n" + "".join(f"{sys.executable} -m components {one}\n" for one in STAGES))
+        script.write_text(
+            "set -e\n" + "".join(f"{sys.executable} -m components {stage}\n" for stage in STAGES)
+        )
         cost = run_measured(["/bin/sh", str(script)], folder, {"PYTHONPATH": str(ROOT)})
         return cost, read_json(folder / "metrics" / "tune_llm.json")
 
 
 def write_project(folder: Path, rows: Rows, recipe: dict[str, Any], seed: int) -> None:
-    """Write params, texts and what the stages before tune_llm leave into a folder."""
+    """Write params, texts and the artifacts of the stages before tune_llm to a folder."""
     columns = _columns(recipe)
     inputs = folder / INPUTS
     train = [row for row in rows.values() if row["split"] == "train"]
@@ -160,7 +165,10 @@ def write_project(folder: Path, rows: Rows, recipe: dict[str, Any], seed: int) -
 
 
 def _llm(section: dict[str, Any], inputs: Path, columns: set[str]) -> dict[str, Any]:
-    """Return the LLM's section: its words are learnt from the texts, or it is copied to where inputs are."""
+    """Return the LLM's params section; an LLM that is made learns its words from the texts.
+
+    An LLM of a folder is copied to the inputs.
+    """
     if section["kind"] == "made":
         return section | {"texts": [_source(columns)]}
     shutil.copytree(section["path"], inputs / "llm", dirs_exist_ok=True)
@@ -169,7 +177,7 @@ def _llm(section: dict[str, Any], inputs: Path, columns: set[str]) -> dict[str, 
 
 def _columns(recipe: dict[str, Any]) -> set[str]:
     kinds = [kind for phase in recipe["tune_llm"]["phases"] for kind in phase["pairs"]]
-    return {kind[place] for kind in kinds for place in ("first", "second")}
+    return {kind[side] for kind in kinds for side in ("first", "second")}
 
 
 def _source(columns: set[str]) -> dict[str, Any]:
@@ -181,7 +189,7 @@ def _source(columns: set[str]) -> dict[str, Any]:
 
 
 def _write_artifacts(layout: Layout, rows: Rows, columns: set[str]) -> None:
-    """Write what the stages before tune_llm leave: texts without images, an audit that passed."""
+    """Write the artifacts of the stages before tune_llm: texts without images, and an audit that passed."""
     download, recaption, audit = (layout.artifact(name) for name in ("download", "recaption", "audit"))
     write_captions(download / "texts" / "00000.parquet", _captions(rows, columns))
     write_json(audit / "verdict.json", {"passed": True, "gates": []})
@@ -198,7 +206,7 @@ def _captions(rows: Rows, columns: set[str]) -> Iterator[Caption]:
 
 
 def _for_memory(recipe: dict[str, Any], *, is_cached: bool) -> dict[str, Any]:
-    """Return a recipe of three steps of one large batch."""
+    """Return a recipe of three steps with one large batch each."""
     tuning = recipe["tune_llm"]
     phase = tuning["phases"][0] | {"steps": 3, "batch_size": PAIRS_OF_MEMORY, "warmup_steps": 0}
     changes = {

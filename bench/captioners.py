@@ -1,11 +1,11 @@
-"""What captioners and the base CLIP of recaption do in a second, at their true sizes, on one device.
+"""Throughput of recaption's captioners and base CLIP, at their true sizes, on one device.
 
     python -m bench.captioners [--device cuda] [--threads 8] [--only llava_7b florence2_large clip_b16 ...]
 
-Models are made on the spot with random weights, which cost what trained ones do; but a caption of theirs
-never ends, so each has all of its tokens: a trained model is as fast or faster. Images are drawn. All goes
-the way of recaption: images are decoded and prepared by threads, captions written in batches, in bf16.
-What one thread takes to prepare an image is printed beside it.
+Models are made on the spot with random weights, which cost as much as trained ones. Their captions never end
+early, so each has the maximum number of tokens: a trained model is as fast or faster. Images are random. All
+runs as in recaption: threads decode and prepare images, captions are written in batches, in bf16. It also
+prints the CPU time that one thread takes to prepare an image.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PAD, _, BOS, EOS = range(len(SPECIAL_TOKENS))
 PROMPT = "describe the image in one sentence"
 NEW_TOKENS = 64
 SIDE = 256  # pixels of an image, as download keeps it
-CAPTIONS_BATCHES = 4  # written for each figure
+CAPTIONS_BATCHES = 4  # batches written for each figure
 CLIP_BATCH, CLIP_BATCHES = 256, 8
 CHAT = "{% for message in messages %}USER: <image>\n{{ message.content[1].text }} ASSISTANT:{% endfor %}"
 CLIP_IMAGES = {
@@ -121,8 +121,8 @@ def _captioner(
 ) -> None:  # fmt: skip
     tokenizer = _tokenizer()
     config = config_of(tokenizer)
-    with tempfile.TemporaryDirectory() as there:
-        folder = Path(there)
+    with tempfile.TemporaryDirectory() as folder_name:
+        folder = Path(folder_name)
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / "preprocessor_config.json").write_text(json.dumps(images))
@@ -137,23 +137,25 @@ def _captioner(
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False, num_beams=1,
         forced_eos_token_id=None,
     )  # fmt: skip
-    asked = VisionLanguage(model, loaded)
-    weights = sum(one.numel() for one in model.parameters())
+    captioner = VisionLanguage(model, loaded)
+    weights = sum(weight.numel() for weight in model.parameters())
     pictures = drawn(16)
-    text = question_text(asked, PROMPT)
+    text = question_text(captioner, PROMPT)
     start_seconds = time.process_time()
-    tokens = max(model_inputs(asked, decode_rgb(one), text)["input_ids"].shape[1] for one in pictures)
+    tokens = max(
+        model_inputs(captioner, decode_rgb(picture), text)["input_ids"].shape[1] for picture in pictures
+    )
     prepared = 1000 * (time.process_time() - start_seconds) / len(pictures)
     say(f"{name}: {weights:,} weights, {tokens} tokens of image and prompt, {prepared:.1f} CPU ms to prepare")
     budgets = (4096, 16384, 65536) if device == "cuda" else (4096,)
     for budget in budgets:
         rows = max(1, budget // (tokens + NEW_TOKENS))
-        list(answers(asked, _questions(pictures, rows), Batches(budget, threads), 0.0))  # warm
+        list(answers(captioner, _questions(pictures, rows), Batches(budget, threads), 0.0))  # warm
         count = CAPTIONS_BATCHES * rows if device == "cuda" else rows
         start_seconds = time.monotonic()
-        found = dict(answers(asked, _questions(pictures, count), Batches(budget, threads), 0.0))
+        captions = dict(answers(captioner, _questions(pictures, count), Batches(budget, threads), 0.0))
         seconds = time.monotonic() - start_seconds
-        cut = sum(answer.is_cut for answer in found.values())
+        cut = sum(answer.is_cut for answer in captions.values())
         memory = f", peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if device == "cuda" else ""
         speed = f"{count / seconds:.2f} captions a second"
         say(f"  {rows} a batch: {speed}, {cut} of {count} have all tokens{memory}")
@@ -175,42 +177,47 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 def _clip(vision: dict[str, int], name: str, device: str, threads: int) -> None:
     tokenizer = _tokenizer()
-    ends = {"vocab_size": len(tokenizer), "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
-    config = CLIPConfig(vision_config=vision, text_config=ends, projection_dim=512)
+    text_config = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+    }
+    config = CLIPConfig(vision_config=vision, text_config=text_config, projection_dim=512)
     jpegs = drawn(CLIP_BATCHES * CLIP_BATCH if device == "cuda" else 32)
     start_seconds = time.process_time()
     decode_images(jpegs[:32], vision["image_size"])
     say(f"{name}: {1000 * (time.process_time() - start_seconds) / 32:.2f} CPU ms to decode an image")
-    whole: torch.Tensor | None = None
-    with tempfile.TemporaryDirectory() as there:
+    reference: torch.Tensor | None = None
+    with tempfile.TemporaryDirectory() as folder_name:
         torch.manual_seed(5)
-        save_clip(CLIPModel(config), Path(there) / "clip")
-        tokenizer.save_pretrained(Path(there) / "clip")
-        write_manifest(Path(there))
+        save_clip(CLIPModel(config), Path(folder_name) / "clip")
+        tokenizer.save_pretrained(Path(folder_name) / "clip")
+        write_manifest(Path(folder_name))
         for precision in ("fp32", "bf16"):
             section = Scores(columns=None, batch_size=CLIP_BATCH, precision=precision)
-            clip = BaseClip(Path(there), section, device, threads)
+            clip = BaseClip(Path(folder_name), section, device, threads)
             clip.embed_images(jpegs[:32], lambda _: None)  # loads it
             start_seconds = time.monotonic()
-            found = clip.embed_images(jpegs, lambda _: None)
+            embeddings = clip.embed_images(jpegs, lambda _: None)
             seconds = time.monotonic() - start_seconds
-            whole = found if whole is None else whole
-            far = 1 - torch.nn.functional.cosine_similarity(found, whole).min().item()
+            reference = embeddings if reference is None else reference
+            far = 1 - torch.nn.functional.cosine_similarity(embeddings, reference).min().item()
             say(f"  {precision}: {len(jpegs) / seconds:.1f} images a second, cosine to fp32 1 - {far:.1e}")
 
 
 def drawn(count: int) -> list[bytes]:
-    """Return JPEGs of soft colours under grain."""
+    """Return random JPEGs: soft colours with grain."""
     draw = np.random.default_rng(7)
-    found = []
+    jpegs = []
     for _ in range(count):
         colours = Image.fromarray(draw.integers(0, 256, (6, 8, 3), dtype=np.uint8))
         soft = np.asarray(colours.resize((SIDE, 3 * SIDE // 4), Image.Resampling.BICUBIC))
         pixels = np.clip(soft + draw.normal(0, 8, soft.shape), 0, 255).astype(np.uint8)
         file = BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=95)
-        found.append(file.getvalue())
-    return found
+        jpegs.append(file.getvalue())
+    return jpegs
 
 
 LLAVA_PROCESSOR = {

@@ -1,11 +1,11 @@
-"""The stage download against img2dataset: one server, one list, one machine, turn by turn.
+"""Speed and memory of the stage download against img2dataset: one server, list and machine, in turns.
 
     python -m bench.download [--images FOLDER | --width 1024] [--rows 4000] [--rounds 3] [--memory]
 
-Prints CPU milliseconds an image (all processes, start included), images a second, and peak memory, with the
-range over the rounds; then ours with twice the processes. `--memory` instead shows peak memory for lists of
-10,000, 100,000 and 1,000,000 rows. img2dataset is installed in an environment of its own, below the folder
-`.work/bench`, and runs with the options nearest to ours: same size, same quality, sha256, same shards.
+It prints CPU milliseconds an image (all processes, start included), images a second, and peak memory, with
+the range over the rounds; then the same of our stage with two processes. `--memory` instead prints peak
+memory for lists of 10,000, 100,000 and 1,000,000 rows. img2dataset is installed in an environment of its own
+in `.work/bench`, and runs with the options nearest to ours: same size, same quality, sha256, same shards.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of JPEGs to serve; made on the spot if not given")
-    parser.add_argument("--width", type=int, default=1024, help="pixels of those made")
+    parser.add_argument("--width", type=int, default=1024, help="pixels of made images")
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="peak memory for long lists, without the peer")
@@ -62,23 +62,23 @@ def _speed(folder: Path, names: list[str], port: int, rows: int, rounds: int) ->
     costs: dict[str, list[Cost]] = {OURS: [], THEIRS: [], f"{OURS}, 2 processes": []}
     for number in range(rounds):
         costs[OURS].append(run_ours(folder, port, rows, 1))
-        costs[THEIRS].append(_theirs(peer, folder, rows))
+        costs[THEIRS].append(_run_peer(peer, folder, rows))
         costs[f"{OURS}, 2 processes"].append(run_ours(folder, port, rows, 2))
         say(f"round {number + 1} of {rounds} done")
-    for name, found in costs.items():
-        cpu = _range([1000 * cost.cpu_seconds / rows for cost in found])
-        rate = _range([rows / cost.wall_seconds for cost in found], 0)
-        memory = _range([cost.peak_bytes / 1e6 for cost in found], 0)
+    for name, runs in costs.items():
+        cpu = _range([1000 * cost.cpu_seconds / rows for cost in runs])
+        rate = _range([rows / cost.wall_seconds for cost in runs], 0)
+        memory = _range([cost.peak_bytes / 1e6 for cost in runs], 0)
         say(f"{name:18}: {cpu} CPU ms an image, {rate} images a second, peak {memory} MB")
     cpu_ratio = _ratios(costs[THEIRS], costs[OURS], "cpu_seconds")
     wall_ratio = _ratios(costs[THEIRS], costs[OURS], "wall_seconds")
-    double = _ratios(costs[f"{OURS}, 2 processes"], costs[OURS], "cpu_seconds")
+    process_ratio = _ratios(costs[f"{OURS}, 2 processes"], costs[OURS], "cpu_seconds")
     say(f"img2dataset / ours, CPU seconds an image: {cpu_ratio}; wall seconds: {wall_ratio}")
-    say(f"ours with 2 processes / with 1, CPU seconds an image: {double}")
+    say(f"ours with 2 processes / with 1, CPU seconds an image: {process_ratio}")
 
 
 def _memory(folder: Path, names: list[str], port: int) -> None:
-    """One row of a hundred is a picture on the server, the others are refused before the network."""
+    """Print peak memory by rows; one row in 100 is a picture on the server, the others need no network."""
     for rows in (10_000, 100_000, 1_000_000):
         urls = [url_of(port, names, row) if row % 100 == 0 else f"file:///{row}" for row in range(rows)]
         write_list(folder / "list.parquet", urls)
@@ -87,7 +87,7 @@ def _memory(folder: Path, names: list[str], port: int) -> None:
 
 
 def run_ours(folder: Path, port: int, rows: int, processes: int, **changes: Any) -> Cost:  # noqa: ANN401
-    """Run the stage on `list.parquet` of a folder; `rows` pictures must come; `changes` are params."""
+    """Run the stage on a folder's `list.parquet`, which must give `rows` pictures; `changes` are params."""
     workspace = folder / "workspace"
     shutil.rmtree(workspace, ignore_errors=True)
     (workspace / "inputs" / "list").mkdir(parents=True)
@@ -95,11 +95,11 @@ def run_ours(folder: Path, port: int, rows: int, processes: int, **changes: Any)
     yaml = YAML()
     params = yaml.load(ROOT / "presets" / "flickr8k.yaml")
     download = params["download"]
-    source = next(one for one in download["sources"] if one["kind"] == "url_list")
+    source = next(source for source in download["sources"] if source["kind"] == "url_list")
     captions = [{"column": "caption", "name": "alt", "language": "en"}]
     source.update(path="list.parquet", key_column=None, split_column=None, split="train", captions=captions)
     download.update(inputs="list", sources=[source], shard_rows=SHARD_ROWS)
-    download.update(max_urls_per_body=rows, **changes)  # the pictures of the list are few
+    download.update(max_urls_per_body=rows, **changes)  # the list has few different pictures
     download["fetch"].update(allowed_ports=[port], connections=CONNECTIONS, connections_per_host=CONNECTIONS)
     download["images"].update(size=SIZE, jpeg_quality=QUALITY)
     yaml.dump(params, workspace / "params.yaml")
@@ -109,7 +109,7 @@ def run_ours(folder: Path, port: int, rows: int, processes: int, **changes: Any)
     return cost
 
 
-def _theirs(python: Path, folder: Path, rows: int) -> Cost:
+def _run_peer(python: Path, folder: Path, rows: int) -> Cost:
     workspace = folder / "peer"
     shutil.rmtree(workspace, ignore_errors=True)
     workspace.mkdir()
@@ -140,13 +140,13 @@ def _theirs(python: Path, folder: Path, rows: int) -> Cost:
 
 
 def _check_count(shards: Path, rows: int) -> None:
-    """A speed counts only if all pictures are there."""
-    found = sum(
+    """Check that all pictures are there; otherwise a speed does not count."""
+    count = sum(
         sum(status == "success" for status in pq.read_table(path).column("status").to_pylist())
         for path in shards.glob("*.parquet")
     )
-    if found != rows:
-        sys.exit(f"{shards} has {found} pictures of {rows}: no figure is printed")
+    if count != rows:
+        sys.exit(f"{shards} has {count} pictures of {rows}: no figure is printed")
 
 
 def _peer_environment() -> Path:
@@ -160,7 +160,7 @@ def _peer_environment() -> Path:
 
 
 def pictures(given: Path | None, width: int, folder: Path) -> list[str]:
-    """Put JPEGs in a folder: those given, or soft colours under grain, of 1.6 bits a pixel as on the web."""
+    """Put JPEGs in a folder: the given ones, or soft colours with grain, 1.6 bits a pixel as on the web."""
     folder.mkdir()
     if given:
         for path in given.glob("*.jpg"):
@@ -168,11 +168,11 @@ def pictures(given: Path | None, width: int, folder: Path) -> list[str]:
     else:
         draw = np.random.default_rng(7)
         for number in range(MADE):
-            _made(draw, width).save(folder / f"{number:03d}.jpg", quality=85)
+            _random_picture(draw, width).save(folder / f"{number:03d}.jpg", quality=85)
     return sorted(path.name for path in folder.iterdir())
 
 
-def _made(draw: np.random.Generator, width: int) -> Image.Image:
+def _random_picture(draw: np.random.Generator, width: int) -> Image.Image:
     size = width, 3 * width // 4
     colours = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     structure = Image.fromarray(draw.normal(0, 10, (size[1] // 3, size[0] // 3)).astype(np.float32))
@@ -184,7 +184,7 @@ def _made(draw: np.random.Generator, width: int) -> Image.Image:
 
 @contextmanager
 def served(folder: Path) -> Iterator[int]:
-    """Serve the files of a folder on loopback; gives the port."""
+    """Serve the files of a folder on loopback; yield the port."""
     command = [sys.executable, "-m", "bench.image_server", str(folder)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -198,7 +198,7 @@ def served(folder: Path) -> Iterator[int]:
 
 
 def url_of(port: int, names: list[str], row: int) -> str:
-    """Return a url of a row's own, of one of the pictures."""
+    """Return the url of one of the pictures, distinct for each row."""
     return f"http://127.0.0.1:{port}/{names[row % len(names)]}?row={row}"
 
 
@@ -208,9 +208,11 @@ def write_list(path: Path, urls: list[str]) -> None:
     pq.write_table(pa.table({"url": urls, "caption": captions}), path)
 
 
-def _ratios(one: list[Cost], other: list[Cost], what: str) -> str:
-    pairs = zip(one, other, strict=True)
-    return _range([getattr(a, what) / getattr(b, what) for a, b in pairs], 2)
+def _ratios(numerators: list[Cost], denominators: list[Cost], field: str) -> str:
+    pairs = zip(numerators, denominators, strict=True)
+    return _range(
+        [getattr(numerator, field) / getattr(denominator, field) for numerator, denominator in pairs], 2
+    )
 
 
 def _range(values: list[float], digits: int = 2) -> str:

@@ -1,11 +1,11 @@
-"""Captions embedded by the way of embed_captions and by sentence-transformers: CPU seconds, memory, vectors.
+"""Embedding by embed_captions against sentence-transformers: CPU seconds, memory and vectors.
 
     python -m bench.embed --data ../shared/data [--captions 100000] [--turns 3]
 
-Both read the same small Llama (stories260K), attend both ways, pool by the mean and have one core and a
-process of their own, in turns. Its tokenizer puts a bos before a text; ours leaves that out of the mean, and
-sentence-transformers cannot: so it is taken out of the tokenizer for both. Captions are distinct, as the
-stage embeds none twice. Seconds are those of tokenising and encoding, without imports and loading.
+Both use the same small Llama (stories260K) with bidirectional attention and mean pooling. They run in turns,
+each in its own process on one core. The tokenizer puts a bos before a text. Ours leaves it out of the mean,
+which sentence-transformers cannot, so it is removed from the tokenizer for both. Captions are distinct, as
+the stage embeds none twice. Seconds cover tokenising and encoding, without imports and loading.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from components.ml.text.encoder import encode, load_text_encoder, token_batches,
 
 MODEL = "models/stories260K"
 MAX_TOKENS = 512
-OURS_TOKENS, PEER_CAPTIONS = 2048, 32  # a batch; the second is what sentence-transformers does when not told
+OURS_TOKENS, PEER_CAPTIONS = 2048, 32  # a batch; the second is the default of sentence-transformers
 ENCODING: dict[str, Any] = {
     "attention": "bidirectional", "pooling": "mean", "template": "{text}", "max_tokens": MAX_TOKENS
 }  # fmt: skip
@@ -51,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.side:
         _embed(options.side)
         return
-    with TemporaryDirectory() as there:
-        work = Path(there)
+    with TemporaryDirectory() as name:
+        work = Path(name)
         _prepare(options.data, work, options.captions)
-        say(f"padding: {_padding(work):.2%} of the tokens of our batches, all that packing could save")
+        say(f"padding: {_padding(work):.2%} of the tokens of our batches, the most that packing could save")
         if not _compare(work, options.captions, options.turns):
             sys.exit(1)
 
@@ -62,13 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def real_captions(data: Path, count: int) -> list[str]:
     """Return distinct English captions of Flickr8k and Multi30k, as people wrote them."""
     columns = ["language", "captions"]
-    own = pq.read_table(data / "flickr8k" / "captions.parquet", columns=columns).to_pylist()
-    more = pq.read_table(data / "text" / "multi30k_task2_text_only.parquet", columns=["en"]).to_pylist()
-    found = dict.fromkeys(text for row in own if row["language"] == "en" for text in row["captions"])
-    found |= dict.fromkeys(text for row in more for text in row["en"])
-    if len(found) < count:
-        sys.exit(f"{data} holds {len(found)} distinct captions; expected {count}: give --captions")
-    return list(found)[:count]
+    flickr_rows = pq.read_table(data / "flickr8k" / "captions.parquet", columns=columns).to_pylist()
+    multi30k_rows = pq.read_table(
+        data / "text" / "multi30k_task2_text_only.parquet", columns=["en"]
+    ).to_pylist()
+    texts = dict.fromkeys(text for row in flickr_rows if row["language"] == "en" for text in row["captions"])
+    texts |= dict.fromkeys(text for row in multi30k_rows for text in row["en"])
+    if len(texts) < count:
+        sys.exit(f"{data} holds {len(texts)} distinct captions; expected {count}: give --captions")
+    return list(texts)[:count]
 
 
 def _prepare(data: Path, work: Path, count: int) -> None:
@@ -83,7 +85,7 @@ def _prepare(data: Path, work: Path, count: int) -> None:
 
 
 def _padding(work: Path) -> float:
-    """Return which share of the tokens of our batches is padding."""
+    """Return the share of padding among the tokens of our batches."""
     encoder = load_text_encoder(work / "llm", **ENCODING)
     lengths = [len(row.ids) for row in tokenise(encoder, json.loads((work / "texts.json").read_text()))]
     padded = sum(
@@ -98,25 +100,28 @@ def _compare(work: Path, count: int, turns: int) -> bool:
     environment = {**ONE_CORE, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(turns):
-        for side, of_side in seconds.items():
-            # each is one process: its own peak is read at its end, for a watcher beside it would slow it
+        for side, side_seconds in seconds.items():
+            # each is one process and reads its own peak at its end; a watcher beside it would slow it
             subprocess.run([*command, side], cwd=work, env={**os.environ, **environment}, check=True)
             cost = json.loads((work / f"{side}.json").read_text())
-            of_side.append(cost["seconds"])
+            side_seconds.append(cost["seconds"])
             say(f"  {side}: {cost['seconds']:.1f} CPU s, peak {cost['peak_bytes'] / 1e6:.0f} MB")
     ours, peer = (torch.load(work / f"{side}.pt", weights_only=True) for side in SIDES)
     difference = float((ours - peer).abs().max())
-    ratios = [theirs / own for own, theirs in zip(seconds["ours"], seconds["peer"], strict=True)]
+    ratios = [
+        peer_seconds / our_seconds
+        for our_seconds, peer_seconds in zip(seconds["ours"], seconds["peer"], strict=True)
+    ]
     say(
         f"sentence-transformers / ours: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), at "
-        f"least {REQUIRED_RATIO} is asked; largest difference {difference:.1e} of values up to "
+        f"least {REQUIRED_RATIO} is required; largest difference {difference:.1e} of values up to "
         f"{float(peer.abs().max()):.1f}, at most {LARGEST_DIFFERENCE:g}"
     )
     return median(ratios) >= REQUIRED_RATIO and difference <= LARGEST_DIFFERENCE
 
 
 def _embed(side: str) -> None:
-    """Embed in this process, which is all of one side's."""
+    """Embed with one side in this process, which does nothing else."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     texts = json.loads(Path("texts.json").read_text())
     embed = SIDES[side](Path("llm"))

@@ -1,10 +1,10 @@
-"""What fetching costs download, and how large what it keeps is: figures that `llm2clip plan` ships.
+"""Cost of fetching in download, and size of the stored images: constants of `llm2clip plan`.
 
     python -m bench.fetch_rates --photographs ../shared/data/coco_mini/images ../shared/data/flickr8k_fullres
 
-Serves the pictures of `bench.download`. Prints CPU milliseconds that one more of them costs (500 rows, then
-4,000, in one process), those of a url that answers 404, and peak memory of 1, 2 and 4 processes; then the
-mean size of photographs as download keeps them, and of what a shard holds beside each.
+It serves the pictures of `bench.download`. It prints the CPU milliseconds of one more picture (500 rows, then
+4,000, in one process), those of a url that answers 404, and the peak memory of 1, 2 and 4 processes; then the
+mean size of photographs as download stores them, and of the bytes that a shard has beside each.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         _fetch(Path(name))
-        _around(Path(name) / "shard.tar")
+        _print_overhead(Path(name) / "shard.tar")
     _sizes(options.photographs)
 
 
@@ -46,25 +46,29 @@ def _fetch(folder: Path) -> None:
     sizes = [path.stat().st_size for path in (folder / "pictures").iterdir()]
     say(f"{sum(sizes) / len(sizes):.0f} bytes a picture of {WIDTH} pixels")
     with served(folder / "pictures") as port:
-        alive = [url_of(port, names, row) for row in range(2 * MANY)]
-        dead = [f"http://127.0.0.1:{port}/absent?row={row}" for row in range(MANY)]
+        good_urls = [url_of(port, names, row) for row in range(2 * MANY)]
+        dead_urls = [f"http://127.0.0.1:{port}/absent?row={row}" for row in range(MANY)]
         cpu = {}
-        lists = {"few": alive[:FEW], "many": alive[:MANY], "half": [*alive[: MANY // 2], *dead[: MANY // 2]]}
-        for what, urls in lists.items():
+        lists = {
+            "few": good_urls[:FEW],
+            "many": good_urls[:MANY],
+            "half": [*good_urls[: MANY // 2], *dead_urls[: MANY // 2]],
+        }
+        for name, urls in lists.items():
             write_list(folder / "list.parquet", urls)
-            come = sum(url in set(alive) for url in urls)
-            cpu[what] = 1000 * run_ours(folder, port, come, 1, max_reject_share=1.0).cpu_seconds
+            success_count = sum(url in set(good_urls) for url in urls)
+            cpu[name] = 1000 * run_ours(folder, port, success_count, 1, max_reject_share=1.0).cpu_seconds
         picture = (cpu["many"] - cpu["few"]) / (MANY - FEW)
         say(f"{picture:.2f} CPU ms a picture")
         say(f"{(cpu['half'] - cpu['few'] - (MANY // 2 - FEW) * picture) / (MANY // 2):.2f} CPU ms a dead url")
-        write_list(folder / "list.parquet", alive)
+        write_list(folder / "list.parquet", good_urls)
         for processes in PROCESSES:
-            peak = run_ours(folder, port, len(alive), processes).peak_bytes
+            peak = run_ours(folder, port, len(good_urls), processes).peak_bytes
             say(f"{processes} processes: peak {peak / 1e6:.0f} MB, 2,000 rows a shard")
 
 
-def _around(path: Path) -> None:
-    """Print how many bytes a shard has for each image beside the JPEG, with captions like DreamLIP's."""
+def _print_overhead(path: Path) -> None:
+    """Print the bytes of a shard for each image besides the JPEG, with captions like DreamLIP's."""
     draw = random.Random(7)  # noqa: S311 - nothing secret
     captions = made_captions(PAIRS)
     jpegs = [draw.randbytes(draw.randint(20_000, 40_000)) for _ in range(PAIRS)]
@@ -73,8 +77,8 @@ def _around(path: Path) -> None:
         for row, jpeg in enumerate(jpegs)
     )
     write_shard(path, pairs)
-    around = path.stat().st_size - sum(len(jpeg) for jpeg in jpegs)
-    say(f"{around / PAIRS:.0f} bytes a picture beside its JPEG")
+    overhead_bytes = path.stat().st_size - sum(len(jpeg) for jpeg in jpegs)
+    say(f"{overhead_bytes / PAIRS:.0f} bytes a picture beside its JPEG")
 
 
 def _metadata(row: int, captions: dict[str, list[str]]) -> dict[str, object]:
@@ -84,18 +88,21 @@ def _metadata(row: int, captions: dict[str, list[str]]) -> dict[str, object]:
         json.dumps({"Orientation": 1}), 64 * "0", 157_000, None, False, "train", "cc3m",
     )  # fmt: skip
     texts = [
-        {"column": column, "language": "en", "number": 0, "text": made[row], "writer": "cc3m"}
-        for column, made in captions.items()
+        {"column": column, "language": "en", "number": 0, "text": column_texts[row], "writer": "cc3m"}
+        for column, column_texts in captions.items()
     ]
     return {**asdict(entry), "labels": {}, "captions": texts}
 
 
 def _sizes(folders: Sequence[Path]) -> None:
     images = load_params(ROOT / "presets" / "cc3m.yaml").download.images
-    found = [path.read_bytes() for folder in folders for path in sorted(folder.glob("*.jpg"))]
-    kept = [picture_of(data, images) for data in found]
-    mean = sum(len(one.jpeg) for one in kept) / len(kept)
-    say(f"{mean:.0f} bytes of JPEG a photograph of {len(kept)}, longer side {SIZE} pixels, quality {QUALITY}")
+    photographs = [path.read_bytes() for folder in folders for path in sorted(folder.glob("*.jpg"))]
+    stored = [picture_of(data, images) for data in photographs]
+    mean = sum(len(picture.jpeg) for picture in stored) / len(stored)
+    say(
+        f"{mean:.0f} bytes of JPEG a photograph of {len(stored)}, longer side {SIZE} pixels, "
+        f"quality {QUALITY}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures over HTTP on loopback, as cheap as Python can: a peer of equal cost for all that ask."""
+"""Serve pictures over HTTP on loopback, as cheaply as Python can, at equal cost for every client."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""What tuning and embedding by an LLM of a true size take on one device: captions a second, memory.
+"""Speed and memory of tuning and embedding with an LLM of a real size, on one device.
 
     python -m bench.large_llm --data FOLDER --device cuda [--llm llama_3_8b] [--chunks 64 32 16]
 
-The LLM is made on the spot, with the sizes of a published one and random weights, which cost what trained
-ones do. Captions are real ones of Multi30k, as they are and four in one, for dense captions are so long.
-Embedding goes the way of embed_captions; tuning is a step of LoRA by the params of the preset cc3m, once for
-each number of chunks. Each figure is of one run after another of the same kind that is not counted. Last,
-what was tuned is merged, saved and proven as tune_llm does it, once; that takes no more of a GPU than what
-was there before.
+The LLM is made on the spot, with the sizes of a published one and random weights, which cost as much as
+trained ones. Captions are those of Multi30k, one by one and four joined, because dense captions are that
+long. Embedding runs as in embed_captions. Tuning is a step of LoRA with the params of the preset cc3m, once
+for each number of chunks. Each figure is of one run, after a warm-up run of the same kind. At the end the
+tuned model is merged, saved and verified once, as in tune_llm; that takes no more GPU memory than before.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from components.tune_llm.tuning import phase_run
 PRESET = Path(__file__).parents[1] / "presets" / "cc3m.yaml"
 CAPTIONS_OF_TOKENIZER, TOKENS_OF_TOKENIZER = 20_000, 12_000
 SEED = 7
-FORWARD = 2  # operations a token and weight
+FORWARD = 2  # operations for each token and weight
 GIGA, TERA = 1e9, 1e12
 LLMS = {
     "llama_3_8b": {
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--chunks", type=int, nargs="*", default=[64, 32, 16])
     parser.add_argument(
-        "--captions", type=int, default=20_000, help="embedded; four in one, a quarter of them"
+        "--captions", type=int, default=20_000, help="to embed; of four joined, a quarter of them"
     )
     parser.add_argument("--pairs", type=int, default=2048, help="of a step of tuning")
     parser.add_argument("--llm", choices=LLMS, default="llama_3_2_1b")
@@ -84,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _make(folder: Path, rows: list[list[str]], options: argparse.Namespace) -> int:
-    """Write the LLM, in bf16 as it is published, and return how many weights it has."""
+    """Write the LLM, in bf16 as it is published, and return its number of weights."""
     sizes = LLMS[options.llm]
     texts = [text for row in rows for text in row][:CAPTIONS_OF_TOKENIZER]
     train_bpe(texts, TOKENS_OF_TOKENIZER, 512).save_pretrained(folder)
@@ -99,14 +98,14 @@ def _make(folder: Path, rows: list[list[str]], options: argparse.Namespace) -> i
 def _embed(
     folder: Path, rows: list[list[str]], params: Params, options: argparse.Namespace, weights: int
 ) -> None:
-    own = params.embed_captions
-    encoder = _load(folder, params.tune_llm, options.device, own.precision)
+    settings = params.embed_captions
+    encoder = _load(folder, params.tune_llm, options.device, settings.precision)
     captions = [text for row in rows for text in row][: options.captions]
-    longer = [" ".join(captions[start : start + 4]) for start in range(0, len(captions), 4)]
-    for name, texts in (("captions", captions), ("captions, four in one,", longer)):
+    joined_captions = [" ".join(captions[start : start + 4]) for start in range(0, len(captions), 4)]
+    for name, texts in (("captions", captions), ("captions, four joined,", joined_captions)):
         tokens = tokenise(encoder, texts)
         seconds, peak = _measured(
-            options.device, partial(encode_tokens, encoder, tokens, own.batch_tokens, own.precision)
+            options.device, partial(encode_tokens, encoder, tokens, settings.batch_tokens, settings.precision)
         )
         count = sum(len(row.ids) for row in tokens)
         say(
@@ -124,11 +123,11 @@ def _tune(
     weights: int,
 ) -> None:
     phase = params.tune_llm.phases[0].model_copy(update={"batch_size": options.pairs, "steps": 2})
-    own = params.tune_llm.model_copy(
+    settings = params.tune_llm.model_copy(
         update={"chunks": chunks, "phases": [phase], "gradient_checkpointing": options.checkpointing}
     )
-    _forget_peak(options.device)
-    encoder = _load(folder, own, options.device, held_precision(own, folder))
+    _reset_peak(options.device)
+    encoder = _load(folder, settings, options.device, held_precision(settings, folder))
     say(f"loaded to be tuned, in {encoder.precision}{_peak(options.device)}")
     columns = {name for kind in phase.pairs for name in (kind.first, kind.second)}
     caption_rows = CaptionRows.of(
@@ -138,35 +137,37 @@ def _tune(
         }
     )
     draws = PairDraws(caption_rows, phase, SEED)
-    with opened(encoder, own, "replicated", SEED) as adapter:
-        run = phase_run(encoder, own, phase, draws, "tuning", SEED)
+    with opened(encoder, settings, "replicated", SEED) as adapter:
+        run = phase_run(encoder, settings, phase, draws, "tuning", SEED)
         steps = iter(range(phase.steps))
         seconds, peak = _measured(options.device, lambda: run.step(next(steps)))
     batch = draws.batch(phase.steps - 1)
     tokens = tokenise(encoder, batch.first, batch.query_prompt) + tokenise(encoder, batch.second)
     count = sum(len(row.ids) for row in tokens)
     say(
-        f"tuning by {own.method}, {options.pairs} pairs of captions of {count / len(tokens):.0f} tokens in "
-        f"{chunks} chunks: {seconds:.2f} s, {options.pairs / seconds:.0f} pairs a second, "
-        f"{FORWARD * passes(own) * weights * count / seconds / TERA:.0f} TFLOP/s{peak}"
+        f"tuning by {settings.method}, {options.pairs} pairs of captions of {count / len(tokens):.0f} tokens "
+        f"in {chunks} chunks: {seconds:.2f} s, {options.pairs / seconds:.0f} pairs a second, "
+        f"{FORWARD * passes(settings) * weights * count / seconds / TERA:.0f} TFLOP/s{peak}"
     )
     if chunks == options.chunks[-1]:
         del run
-        _forget_peak(options.device)
+        _reset_peak(options.device)
         start_seconds = time.monotonic()
-        save_tuned(folder / "tuned", encoder, adapter, own, CaptionTexts(caption_rows, caption_rows.columns))
+        save_tuned(
+            folder / "tuned", encoder, adapter, settings, CaptionTexts(caption_rows, caption_rows.columns)
+        )
         seconds = time.monotonic() - start_seconds
-        say(f"merging, saving and proving it: {seconds:.0f} s{_peak(options.device)}")
+        say(f"merging, saving and verifying it: {seconds:.0f} s{_peak(options.device)}")
 
 
-def _load(folder: Path, own: TuneLlm, device: str, precision: str) -> TextEncoder:
-    return load_text_encoder(folder, **own.encoding.model_dump(), device=device, precision=precision)
+def _load(folder: Path, settings: TuneLlm, device: str, precision: str) -> TextEncoder:
+    return load_text_encoder(folder, **settings.encoding.model_dump(), device=device, precision=precision)
 
 
 def _measured(device: str, work: Callable[[], Any]) -> tuple[float, str]:
-    """Do work twice; return the seconds of the second time, and its peak of a GPU's memory in words."""
+    """Run `work` twice; return the seconds of the second run, and its peak GPU memory as text."""
     work()
-    _forget_peak(device)
+    _reset_peak(device)
     start_seconds = time.monotonic()
     work()
     if device == "cuda":
@@ -174,7 +175,7 @@ def _measured(device: str, work: Callable[[], Any]) -> tuple[float, str]:
     return time.monotonic() - start_seconds, _peak(device)
 
 
-def _forget_peak(device: str) -> None:
+def _reset_peak(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -1,10 +1,10 @@
-"""How many planted copies of train photographs the audit finds in a test set, by kind of copy (P18).
+"""Recall of the audit on planted copies of train photographs in a test set, by kind of copy (P18).
 
     python -m bench.leakage --images ../shared/data/flickr8k/images --photographs 3000
 
-Half of the photographs are train; copies of them, and the other half as they are, are test. Printed are, for
-each kind, the share of copies that are found with the right original, and over all photographs without a copy
-the share that is taken for one. Beside them stand the limits of docs/faults.md.
+Half of the photographs are train; copies of them, and the other half unchanged, are test. For each kind, the
+share of copies that are found with the right original is printed; and over all photographs without a copy,
+the share that is taken for one. The limits of docs/faults.md are printed beside them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def measure(paths: Sequence[Path], alike: Alike) -> dict[str, Any]:
     """Plant copies of the first half of the photographs and return recall by kind and false positives.
 
     Args:
-        paths: Photographs; of two that look the same one counts as a false positive.
+        paths: Photographs; if two look the same, one of them counts as a false positive.
         alike: What counts as the same.
     """
     half = len(paths) // 2
@@ -83,12 +83,12 @@ def measure(paths: Sequence[Path], alike: Alike) -> dict[str, Any]:
         rows.append(fingerprint(jpeg(_open(path)), path.stem, "train"))
     for path in others:
         rows.append(fingerprint(jpeg(_open(path)), path.stem, "test"))
-    clean = _found(rows, alike)
+    clean = _leaked_tests(rows, alike)
     recall = {}
     for kind, change in KINDS.items():
         copies = [fingerprint(change(_open(path)), f"copy of {path.stem}", "test") for path in train]
-        found = _found(rows[:half] + copies, alike)
-        recall[kind] = sum(found.get(f"copy of {path.stem}") == path.stem for path in train) / half
+        matches = _leaked_tests(rows[:half] + copies, alike)
+        recall[kind] = sum(matches.get(f"copy of {path.stem}") == path.stem for path in train) / half
     return {
         "photographs": len(paths),
         "recall": recall,
@@ -102,13 +102,13 @@ def _open(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _found(rows: list[Fingerprint], alike: Alike) -> dict[str, str]:
-    """Return the test images that are also in train, each with the train image it is like."""
+def _leaked_tests(rows: list[Fingerprint], alike: Alike) -> dict[str, str]:
+    """Return the test images that are also in train, each with the train image that it resembles."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_fingerprints(folder, rows)
-        found = joined([folder], ["00000"])
-        leaked = find_duplicates(found, alike, folder / "work", 1).leaked_tests
+        all_fingerprints = joined([folder], ["00000"])
+        leaked = find_duplicates(all_fingerprints, alike, folder / "work", 1).leaked_tests
         return {rows[test].key: rows[seen].key for test, seen in leaked.items()}
 
 
@@ -117,22 +117,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=Path, required=True, help="folder of JPEG files")
     parser.add_argument("--photographs", type=int, default=3000, help="taken from its head by name")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     limits = load_params(PRESET).audit
-    paths = sorted(given.images.glob("*.jpg"))[: given.photographs]
+    paths = sorted(options.images.glob("*.jpg"))[: options.photographs]
     result = measure(paths, Alike(limits.near_duplicate_bits, limits.near_duplicate_difference))
     lines = [
         f"{result['photographs']} photographs, half of them copied",
         "kind              recall   required",
     ]
     for kind, recall in result["recall"].items():
-        wanted = f">= {REQUIRED[kind]:.2%}" if kind in REQUIRED else "reported"
-        lines.append(f"{kind:<16}{recall:>8.2%}   {wanted}")
+        required = f">= {REQUIRED[kind]:.2%}" if kind in REQUIRED else "reported"
+        lines.append(f"{kind:<16}{recall:>8.2%}   {required}")
     false_positives = result["false_positives"]
     lines.append(f"{'false positives':<16}{false_positives:>8.2%}   <= {MAX_FALSE_POSITIVES:.2%}")
     lines += [f"  {test} is taken for {seen}" for test, seen in result["taken_for_copies"].items()]
     sys.stdout.write("\n".join(lines) + "\n")
-    missed = [kind for kind, wanted in REQUIRED.items() if result["recall"][kind] < wanted]
+    missed = [kind for kind, required in REQUIRED.items() if result["recall"][kind] < required]
     return int(bool(missed) or false_positives > MAX_FALSE_POSITIVES)
 
 

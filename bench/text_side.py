@@ -1,12 +1,12 @@
-"""What tune_llm and train_clip hold of captions and their cached embeddings: memory; how long a batch waits.
+"""Memory of captions and cached embeddings in tune_llm and train_clip, and the wait for a batch.
 
     python -m bench.text_side [--rows 100000 400000] [--captions 3] [--dimensions 1024]
 
-Captions of twelve random words and random vectors lie in shards as recaption and embed_captions leave them.
-One process reads captions as tune_llm does. Another reads them as train_clip does, joins both, takes the
-adapter's statistics and draws batches; then it draws the same batches from a copy in memory. Memory is
-counted without the pages of mapped files: the system takes those back when it wants to. The last lines are
-what one more caption takes.
+Captions of twelve random words, and random vectors, are written in shards as recaption and embed_captions
+leave them. One process reads captions as tune_llm does. Another reads them as train_clip does, joins
+captions and vectors, computes the adapter's statistics and draws batches; then it draws the same batches from
+a copy in memory. Memory is counted without the pages of mapped files, which the system can take back at any
+time. The last lines are the memory that one more caption takes.
 """
 
 from __future__ import annotations
@@ -52,32 +52,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 400_000])
     parser.add_argument("--captions", type=int, default=3, help="of an image")
     parser.add_argument("--dimensions", type=int, default=1024)
-    parser.add_argument("--held", nargs=2, metavar=("STAGE", "FOLDER"), help="nothing else: what it holds")
+    parser.add_argument(
+        "--held", nargs=2, metavar=("STAGE", "FOLDER"), help="only measure this stage in this folder"
+    )
     options = parser.parse_args(arguments)
     if options.held:
         stage, folder = options.held
-        _hold(stage, Layout(Path(".work"), Path(folder)), _columns(options.captions))
+        _measure_stage(stage, Layout(Path(".work"), Path(folder)), _columns(options.captions))
         return
-    if odd := [rows for rows in options.rows if rows % SHARD_ROWS]:
-        parser.error(f"--rows {odd[0]}; expected multiples of {SHARD_ROWS}, which a shard has")
+    if invalid := [rows for rows in options.rows if rows % SHARD_ROWS]:
+        parser.error(f"--rows {invalid[0]}; expected multiples of {SHARD_ROWS}, which a shard has")
     peaks: dict[str, list[int]] = {stage: [] for stage in STAGES}
     for rows in options.rows:
         with tempfile.TemporaryDirectory() as name:
             _write(Layout(Path(".work"), Path(name)), rows, options.captions, options.dimensions)
             for stage in STAGES:
-                found = _held(stage, Path(name), options.captions)
-                peaks[stage].append(found["peak"])
+                figures = _run_stage(stage, Path(name), options.captions)
+                peaks[stage].append(figures["peak"])
                 say(
-                    f"{stage}, {rows} images, {options.captions} captions each: {found['peak'] / 1e6:.0f} MB "
-                    f"at most in {found['seconds']:.0f} s, {found['held'] / 1e6:.0f} MB in the end"
+                    f"{stage}, {rows} images, {options.captions} captions each: "
+                    f"{figures['peak'] / 1e6:.0f} MB at most in {figures['seconds']:.0f} s, "
+                    f"{figures['held'] / 1e6:.0f} MB in the end"
                 )
         vectors = 2 * rows * options.captions * options.dimensions
         say(
-            f"{BATCH} of {vectors / 1e9:.2f} GB of vectors: {found['mapped_ms']:.1f} ms, of a copy in memory "
-            f"{found['copied_ms']:.1f} ms"
+            f"{BATCH} of {vectors / 1e9:.2f} GB of vectors: {figures['mapped_ms']:.1f} ms, of a copy "
+            f"in memory {figures['copied_ms']:.1f} ms"
         )
-    for stage, of_stage in peaks.items():
-        for (rows, few), (more, many) in pairwise(zip(options.rows, of_stage, strict=True)):
+    for stage, stage_peaks in peaks.items():
+        for (rows, few), (more, many) in pairwise(zip(options.rows, stage_peaks, strict=True)):
             slope = (many - few) / (more - rows) / options.captions
             say(f"{stage}: {slope:.0f} bytes of peak memory a caption from {rows} to {more}")
 
@@ -86,16 +89,16 @@ def _columns(captions: int) -> list[str]:
     return [f"c{number}" for number in range(captions)]
 
 
-def _held(stage: str, folder: Path, captions: int) -> dict[str, Any]:
-    itself = [sys.executable, "-m", "bench.text_side", "--captions", str(captions)]
-    command = [*itself, "--held", stage, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def _run_stage(stage: str, folder: Path, captions: int) -> dict[str, Any]:
+    program = [sys.executable, "-m", "bench.text_side", "--captions", str(captions)]
+    command = [*program, "--held", stage, str(folder)]
+    result = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    figures: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return figures
 
 
 def _write(layout: Layout, rows: int, captions: int, dimensions: int) -> None:
-    """Write what the stages before train_clip would have left, but for images."""
+    """Write the artifacts of the stages before train_clip, without images."""
     draw = np.random.default_rng(7)
     columns = _columns(captions)
     for number, start in enumerate(range(0, rows, SHARD_ROWS)):
@@ -123,7 +126,7 @@ def _write(layout: Layout, rows: int, captions: int, dimensions: int) -> None:
 
 
 class _NoPixels:
-    """In the place of decoded images, which lie in files of their own."""
+    """Placeholder for the decoded images, which are in files of their own."""
 
     def __init__(self, shards: list[KeptShard]) -> None:
         self._keys = pa.chunked_array([shard.keys for shard in shards])
@@ -135,23 +138,25 @@ class _NoPixels:
         return self._keys
 
 
-def _hold(stage: str, layout: Layout, columns: list[str]) -> None:
+def _measure_stage(stage: str, layout: Layout, columns: list[str]) -> None:
     torch.set_num_threads(1)
     start_seconds, peak = time.monotonic(), Peak(_own_bytes)
-    kept = _examples(layout, columns) if stage == "train_clip" else read_caption_rows(layout, "train", Rows())
-    cached = _joined(layout, kept) if isinstance(kept, Examples) else None
+    captions = (
+        _examples(layout, columns) if stage == "train_clip" else read_caption_rows(layout, "train", Rows())
+    )
+    embeddings = _joined(layout, captions) if isinstance(captions, Examples) else None
     pa.default_memory_pool().release_unused()
     seconds = time.monotonic() - start_seconds
     peak.stop()
-    found: dict[str, Any] = {"held": _own_bytes(), "peak": peak.bytes, "seconds": seconds}
-    say(json.dumps(found | (_waits(*cached) if cached else {})))
+    figures: dict[str, Any] = {"held": _own_bytes(), "peak": peak.bytes, "seconds": seconds}
+    say(json.dumps(figures | (_waits(*embeddings) if embeddings else {})))
 
 
 def _waits(vectors: MappedRows, rows: Tensor) -> dict[str, float]:
     generator = torch.Generator().manual_seed(7)
-    drawn = [rows[torch.randint(len(rows), (BATCH,), generator=generator)] for _ in range(BATCHES)]
-    mapped = _milliseconds(vectors.__getitem__, drawn)
-    return {"mapped_ms": mapped, "copied_ms": _milliseconds(vectors.whole().__getitem__, drawn)}
+    batches = [rows[torch.randint(len(rows), (BATCH,), generator=generator)] for _ in range(BATCHES)]
+    mapped = _milliseconds(vectors.__getitem__, batches)
+    return {"mapped_ms": mapped, "copied_ms": _milliseconds(vectors.whole().__getitem__, batches)}
 
 
 def _examples(layout: Layout, columns: list[str]) -> Examples:
@@ -168,15 +173,15 @@ def _joined(layout: Layout, examples: Examples) -> tuple[MappedRows, Tensor]:
     return embeddings.vectors, rows
 
 
-def _milliseconds(take: Callable[[Tensor], Tensor], drawn: list[Tensor]) -> float:
+def _milliseconds(take: Callable[[Tensor], Tensor], batches: list[Tensor]) -> float:
     start_seconds = time.monotonic()
-    for rows in drawn:
+    for rows in batches:
         take(rows)
-    return 1000 * (time.monotonic() - start_seconds) / len(drawn)
+    return 1000 * (time.monotonic() - start_seconds) / len(batches)
 
 
 def _own_bytes() -> int:
-    """Return this process's memory but for mapped files."""
+    """Return this process's memory in bytes, without mapped files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(KIBIBYTE * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 

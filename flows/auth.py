@@ -1,4 +1,4 @@
-"""The secret of Prefect's server on this machine, which every client must send."""
+"""Secret of the local Prefect server, which every client must send."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ RANDOM_BYTES = 32
 def server_secret(home: Path) -> tuple[str, Path | None]:
     """Return the secret of the server, and the file that holds it.
 
-    The user's own comes first, from either variable of Prefect; then it is in no file. Without one, a random
-    secret is made once and read from then on.
+    The user's own secret comes first, from either variable of Prefect; it is in no file. Without one, a
+    random secret is made once and read from its file from then on.
 
     Args:
-        home: Prefect's folder, which nobody but its owner may enter (mode 0700).
+        home: Prefect's folder, which only its owner may enter (mode 0700).
 
     Raises:
         ConfigurationError: the secret cannot be sent in a header.
@@ -39,12 +39,12 @@ def server_secret(home: Path) -> tuple[str, Path | None]:
 
 
 def new_secret() -> str:
-    """Return a random secret, of the form `name:password` that clients of HTTP's basic login expect."""
+    """Return a random secret of the form `name:password`, as HTTP basic authentication expects."""
     return f"admin:{secrets.token_urlsafe(RANDOM_BYTES)}"
 
 
 def variables(secret: str) -> dict[str, str]:
-    """Return the environment by which a server asks for the secret, and its clients send it."""
+    """Return the environment variables that make a server ask for the secret and its clients send it."""
     return {SERVER: secret, CLIENT: secret}
 
 

@@ -1,4 +1,4 @@
-"""`python -m flows.cancel`: cancel what runs on the server of PREFECT_API_URL, and wait for its end."""
+"""`python -m flows.cancel`: cancel all runs on the server of PREFECT_API_URL, and wait until they end."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from prefect.states import Cancelling
 
 from flows.connection import exit_code, require_server
 
-PATIENCE_SECONDS = 45.0  # Prefect gives a run 30 to end
+PATIENCE_SECONDS = 45.0  # Prefect gives a run 30 seconds to end
 POLL_SECONDS = 0.5
 IN_PROGRESS = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
 log = logging.getLogger("llm2clip")
 
 
 def cancel_runs() -> bool:
-    """Cancel as the UI does, through the worker; return whether every run has ended."""
+    """Cancel all runs through the worker, as the UI does; return whether every run has ended."""
     with get_client(sync_client=True) as client:
         for run in _runs(client, IN_PROGRESS):
             log.info("cancelling %s", run.name)
@@ -42,7 +42,7 @@ def _runs(client: SyncPrefectClient, states: list[StateType]) -> list[FlowRun]:
 
 
 def main() -> int:
-    """Cancel what runs; return 1 if something does not end."""
+    """Cancel all runs; return 1 if one does not end."""
     require_server()
     return int(not cancel_runs())
 

@@ -1,4 +1,4 @@
-"""The server that a command of Prefect talks to: it answers, or the command says in one line why not."""
+"""Connect a command to a Prefect server, or report in one line why that fails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from flows.auth import CLIENT, FILE, new_secret, variables
 from flows.processes import end_groups
 from flows.server import HEARTBEAT_SECONDS, HOST, require_home, start_server, wait_for
 
-ANSWER_SECONDS = 10.0  # of any server, for one small question
+ANSWER_SECONDS = 10.0  # for one small request to any server
 EXPECTED = "expected a Prefect server; start it, or correct PREFECT_API_URL"
 DRAIN_SECONDS = 5.0
 REFUSED = (401, 403)
@@ -40,23 +40,23 @@ log = logging.getLogger("llm2clip")
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """Run a command that talks to Prefect's server; log a fault as one line and return its exit code."""
+    """Run a command that talks to Prefect's server; log an error as one line and return its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
     try:
         return command()
     except (PipelineError, httpx.HTTPError) as error:
-        fault = error if isinstance(error, PipelineError) else _fault(error)
-        log.error("%s", fault)
-        return fault.exit_code
+        pipeline_error = error if isinstance(error, PipelineError) else _pipeline_error(error)
+        log.error("%s", pipeline_error)
+        return pipeline_error.exit_code
 
 
 def require_server() -> None:
-    """Ask the server of PREFECT_API_URL something small, in bounded time.
+    """Check that the server of PREFECT_API_URL answers a small request, in bounded time.
 
     Raises:
-        ConfigurationError: no address is set, it is none of a Prefect server, or the login is refused.
-        InfrastructureError: the server does not answer, or says that it is broken.
+        ConfigurationError: no address is set, it is not a Prefect server's, or the login is refused.
+        InfrastructureError: the server does not answer, or reports an error.
     """
     if not PREFECT_API_URL.value():
         raise ConfigurationError(
@@ -71,27 +71,27 @@ def require_server() -> None:
         except Exception as error:  # anything may answer at a wrong address
             errors.append(error)
 
-    # a client's own timeouts are for each read: a server that sends a byte a second would never end it
+    # a client's own timeouts are for each read: a server that sends a byte a second would never hit them
     thread = threading.Thread(target=contextvars.copy_context().run, args=(ask,), daemon=True)
     thread.start()
     thread.join(ANSWER_SECONDS)
     if thread.is_alive():
         raise InfrastructureError(f"{_address()} does not answer within {ANSWER_SECONDS:.0f} s; {EXPECTED}")
     if errors:
-        raise _fault(errors[0])
+        raise _pipeline_error(errors[0])
 
 
 @contextmanager
 def server_in_use() -> Iterator[None]:
-    """Use the server of PREFECT_API_URL; without one, a server of this process alone for the block.
+    """Use the server of PREFECT_API_URL; if unset, start one for the block, for this process alone.
 
     Raises:
         PipelineError: the server does not answer, or does not start.
     """
-    beat = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_SECONDS}
+    heartbeat = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_SECONDS}
     if PREFECT_API_URL.value():
         require_server()
-        with temporary_settings(beat):
+        with temporary_settings(heartbeat):
             yield
         return
     home = PREFECT_HOME.value()
@@ -105,35 +105,35 @@ def server_in_use() -> Iterator[None]:
         **get_current_settings().to_environment_variables(exclude_unset=True),
         **variables(secret),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT__SERVER_EPHEMERAL": "1",  # as Prefect's own: no UI, and no schedules of others are run
+        "PREFECT__SERVER_EPHEMERAL": "1",  # as Prefect's own: no UI, and no runs of others' schedules
     }
     server = start_server(port, home, environment, output)
     try:
         wait_for(api, server, output)
-        with temporary_settings({**beat, PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: secret}):
+        with temporary_settings({**heartbeat, PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: secret}):
             yield
-            APILogHandler().flush()  # what is not sent by now has no server to go to
+            APILogHandler().flush()  # later there is no server to send it to
             EventsWorker.drain_all(timeout=DRAIN_SECONDS)
     finally:
         end_groups([server])
 
 
-def _fault(error: Exception) -> PipelineError:
-    """Say in one line what a failed request means."""
+def _pipeline_error(error: Exception) -> PipelineError:
+    """Return the pipeline error that a failed request means."""
     status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
     if status in REFUSED and "/api" in _address():
         return ConfigurationError(
             f"{_address()} refuses the login ({status}); expected {CLIENT} to be the server's secret; "
-            f'that of `make ui`: export {CLIENT}="$(cat .prefect/{FILE})"'
+            f'for the server of `make ui`: export {CLIENT}="$(cat .prefect/{FILE})"'
         )
     reason = f"{status}" if status else (str(error).splitlines() or [type(error).__name__])[0]
-    wrong = isinstance(error, httpx.UnsupportedProtocol | httpx.DecodingError)
+    is_wrong_address = isinstance(error, httpx.UnsupportedProtocol | httpx.DecodingError)
     if status is not None and (status == TRY_AGAIN or status >= BROKEN):
-        return InfrastructureError(f"{_address()} is in trouble ({reason}); {EXPECTED}")
-    if isinstance(error, httpx.TransportError) and not wrong:
+        return InfrastructureError(f"{_address()} reports an error ({reason}); {EXPECTED}")
+    if isinstance(error, httpx.TransportError) and not is_wrong_address:
         return InfrastructureError(f"{_address()} does not answer ({reason}); {EXPECTED}")
     return ConfigurationError(
-        f"{_address()} is no API of Prefect ({reason}); expected an address such as "
+        f"{_address()} is not a Prefect API ({reason}); expected an address such as "
         "http://127.0.0.1:4200/api; correct PREFECT_API_URL"
     )
 

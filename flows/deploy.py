@@ -1,4 +1,4 @@
-"""`python -m flows.deploy`: work pool, deployments and automation on the server of PREFECT_API_URL."""
+"""`python -m flows.deploy`: make work pool, deployments and automation on the server of PREFECT_API_URL."""
 
 from __future__ import annotations
 
@@ -33,29 +33,30 @@ MISSED_HEARTBEATS = 3
 AUTOMATION = "Mark llm2clip runs without heartbeat as crashed"
 FINAL_STATES = ("Completed", "Failed", "Cancelled", "Crashed")
 HEARTBEAT = "prefect.flow-run.heartbeat"
-EDITED: dict[str, Any] = {"parameters": {}, "paused": False, "tags": []}  # in the UI, with Prefect's defaults
+# fields that people edit in the UI, with Prefect's defaults
+EDITED: dict[str, Any] = {"parameters": {}, "paused": False, "tags": []}
 Entry = dict[str, Any]  # a deployment in prefect.yaml
 log = logging.getLogger("llm2clip")
 
 
 def deploy(project: Path) -> None:
-    """Make or renew everything a run needs on the server.
+    """Make or update everything on the server that a run needs.
 
-    What people did in the UI to schedules, parameters and tags stays, and a paused deployment stays paused,
-    unless prefect.yaml says something else than at the last deploy.
+    What people changed in the UI, in schedules, parameters and tags, stays. A paused deployment stays paused.
+    Only fields that prefect.yaml changed since the last deploy are set.
 
     Args:
         project: The folder of prefect.yaml, where runs will start.
 
     Raises:
-        ConfigurationError: prefect.yaml cannot be read, or Prefect refuses it.
+        ConfigurationError: prefect.yaml cannot be read, or Prefect rejects it.
     """
     tree = _read(project / "prefect.yaml")
     schedules = {
         entry["name"]: by_slug(entry["name"], entry.pop("schedules", None) or [])
         for entry in tree["deployments"]
     }
-    said = {
+    declared = {
         entry["name"]: {field: entry.get(field) or default for field, default in EDITED.items()}
         for entry in tree["deployments"]
     }
@@ -64,20 +65,20 @@ def deploy(project: Path) -> None:
         try:
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
         except ObjectAlreadyExists:
-            log.info("work pool %s is there", POOL)
+            log.info("work pool %s exists", POOL)
         last = recall(client)
         for entry in tree["deployments"]:
-            _keep_edited(client, entry, said[entry["name"]], last)
+            _keep_edited(client, entry, declared[entry["name"]], last)
         _run_prefect(project, tree)
-        memory = {}
+        remembered = {}
         for name in schedules:
             deployment = client.read_deployment_by_name(f"{FLOW}/{name}")
-            before = last.get(str(deployment.id), {}).get("schedules", {})
-            apply_schedules(client, deployment.id, schedules[name], before)
-            memory[str(deployment.id)] = {**said[name], "schedules": schedules[name]}
+            last_schedules = last.get(str(deployment.id), {}).get("schedules", {})
+            apply_schedules(client, deployment.id, schedules[name], last_schedules)
+            remembered[str(deployment.id)] = {**declared[name], "schedules": schedules[name]}
             if not deployment.paused:
                 make_scheduled_runs(client, deployment.id, start)
-        remember(client, memory)
+        remember(client, remembered)
         mark_dead_runs(client)
 
 
@@ -91,18 +92,20 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({reason}); expected Prefect's deployments"
         ) from None
     if len({*names}) < len(names):
-        raise ConfigurationError(f"{path}: two deployments have one name; expected one each")
+        raise ConfigurationError(f"{path}: two deployments have one name; expected a name for each")
     return dict(tree)
 
 
-def _keep_edited(client: SyncPrefectClient, entry: Entry, said: Entry, last: dict[str, Entry]) -> None:
-    """Let an entry say what the server has, where prefect.yaml says nothing new."""
+def _keep_edited(client: SyncPrefectClient, entry: Entry, declared: Entry, last: dict[str, Entry]) -> None:
+    """Copy the server's values to an entry, where prefect.yaml is unchanged since the last deploy."""
     try:
         existing = client.read_deployment_by_name(f"{FLOW}/{entry['name']}")
     except ObjectNotFound:
         return
-    before = last.get(str(existing.id), said)
-    entry.update({field: getattr(existing, field) for field in EDITED if before.get(field) == said[field]})
+    last_declared = last.get(str(existing.id), declared)
+    entry.update(
+        {field: getattr(existing, field) for field in EDITED if last_declared.get(field) == declared[field]}
+    )
     try:
         schema = parameter_schema(load_flow_from_entrypoint(entry["entrypoint"])).model_dump()
     except Exception as error:  # whatever the file does when it is imported
@@ -112,11 +115,11 @@ def _keep_edited(client: SyncPrefectClient, entry: Entry, said: Entry, last: dic
         ) from None
     if errors := validate(entry.get("parameters") or {}, schema, ignore_required=True):
         log.warning(
-            "parameters of %s on the server are no longer valid (%s); taking those of prefect.yaml",
+            "parameters of %s on the server are no longer valid (%s); using those of prefect.yaml",
             entry["name"],
             errors[0].message,
         )
-        entry["parameters"] = said["parameters"]
+        entry["parameters"] = declared["parameters"]
 
 
 def _run_prefect(project: Path, tree: dict[str, Any]) -> None:
@@ -124,17 +127,15 @@ def _run_prefect(project: Path, tree: dict[str, Any]) -> None:
         path = Path(folder) / "prefect.yaml"
         YAML(typ="safe").dump(tree, path)
         command = [PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
-        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    log.info("%s", done.stdout.strip())
-    if done.returncode:
-        lines = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
-        raise ConfigurationError(
-            f"Prefect does not take prefect.yaml: {lines[-1] if lines else done.returncode}"
-        )
+        result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    log.info("%s", result.stdout.strip())
+    if result.returncode:
+        lines = [line for line in f"{result.stdout}\n{result.stderr}".splitlines() if line.strip()]
+        raise ConfigurationError(f"Prefect rejects prefect.yaml: {lines[-1] if lines else result.returncode}")
 
 
 def mark_dead_runs(client: SyncPrefectClient) -> None:
-    """Make or renew the automation that ends dead runs of this flow; only Prefect's cloud does so itself."""
+    """Make or update the automation that ends dead runs of this flow; only Prefect's cloud has its own."""
     automation = AutomationCore(
         name=AUTOMATION,
         trigger=EventTrigger(
@@ -156,17 +157,18 @@ def mark_dead_runs(client: SyncPrefectClient) -> None:
         ],
     )
     present = client.read_automations_by_name(AUTOMATION)
-    for other in present[1:]:
-        client.delete_automation(other.id)
+    for duplicate in present[1:]:
+        client.delete_automation(duplicate.id)
     if not present:
         client.create_automation(automation)
     elif _differs(present[0], automation):
         client.update_automation(present[0].id, automation.model_copy(update={"enabled": present[0].enabled}))
 
 
-def _differs(present: AutomationCore, wanted: AutomationCore) -> bool:
+def _differs(present: AutomationCore, expected: AutomationCore) -> bool:
     trees = [
-        automation.model_dump(mode="json", include={"trigger", "actions"}) for automation in (present, wanted)
+        automation.model_dump(mode="json", include={"trigger", "actions"})
+        for automation in (present, expected)
     ]
     for tree in trees:
         tree["trigger"].pop("id", None)
@@ -177,7 +179,7 @@ def main() -> int:
     """Deploy from the current folder; return the exit code.
 
     Raises:
-        PipelineError: the server cannot be used, or prefect.yaml not be deployed.
+        PipelineError: the server cannot be used, or prefect.yaml cannot be deployed.
     """
     require_server()
     deploy(Path.cwd())

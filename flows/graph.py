@@ -1,4 +1,4 @@
-"""The stages and who reads whose outputs, from dvc.yaml, which is the only graph."""
+"""Stage graph, read from dvc.yaml alone: which stage reads the outputs of which."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Graph = dict[str, frozenset[str]]
 
 
 def read_graph(path: Path) -> Graph:
-    """Return each stage with the stages it reads from, every stage after those it reads from.
+    """Return each stage with the stages it reads from, in an order that runs those first.
 
     Raises:
-        ConfigurationError: the file is missing or no YAML, has no stages, or they read in a circle.
+        ConfigurationError: the file is missing or not YAML, it has no stages, or they form a cycle.
     """
     try:
         stages = YAML(typ="safe").load(path.read_text("utf-8"))["stages"]
@@ -58,12 +58,12 @@ def between(graph: Graph, first: str, last: str) -> list[str]:
 
 
 def upstream(graph: Graph, stages: list[str]) -> list[str]:
-    """Return what the stages read from, directly or not, without the stages themselves, in order."""
-    wanted = set(stages)
+    """Return the stages that `stages` read from, directly or not, without `stages` themselves, in order."""
+    needed = set(stages)
     for name in reversed(graph):
-        if name in wanted:
-            wanted |= graph[name]
-    return [name for name in graph if name in wanted and name not in stages]
+        if name in needed:
+            needed |= graph[name]
+    return [name for name in graph if name in needed and name not in stages]
 
 
 def _paths(stage: dict[str, Any], *fields: str) -> list[str]:
@@ -73,5 +73,5 @@ def _paths(stage: dict[str, Any], *fields: str) -> list[str]:
 
 
 def _overlap(read: str, written: str) -> bool:
-    one, other = PurePosixPath(read), PurePosixPath(written)
-    return one.is_relative_to(other) or other.is_relative_to(one)
+    read_path, written_path = PurePosixPath(read), PurePosixPath(written)
+    return read_path.is_relative_to(written_path) or written_path.is_relative_to(read_path)

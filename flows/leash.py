@@ -1,6 +1,6 @@
-"""`python leash.py PARENT COMMAND...`: become COMMAND, which is sent SIGTERM when process PARENT dies.
+"""`python leash.py PARENT COMMAND...`: become COMMAND, which gets SIGTERM when process PARENT dies.
 
-A script of the standard library alone, so that starting a process through it costs milliseconds.
+It imports the standard library alone, so starting a process through it costs milliseconds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ STOPPED = 143
 
 
 def die_with(parent: int) -> None:
-    """Let the kernel send this process SIGTERM when its parent dies; Linux only.
+    """Have the kernel send this process SIGTERM when its parent dies; Linux only.
 
-    The kernel means the parent's thread that started this process, so that thread must wait for its end.
+    To the kernel the parent is the thread that started this process, so that thread must wait for its end.
     """
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
@@ -40,5 +40,5 @@ def watch(parent: int, command: list[str]) -> int:
 if __name__ == "__main__":
     if sys.platform == "linux":
         die_with(int(sys.argv[1]))
-        os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - a list, and no shell is wanted
+        os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - a list, without a shell
     sys.exit(watch(int(sys.argv[1]), sys.argv[2:]))

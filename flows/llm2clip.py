@@ -1,4 +1,4 @@
-"""The full run: one Prefect task per stage of dvc.yaml, in its own workspace; deployment llm2clip/full."""
+"""Flow of the full run: one Prefect task per dvc.yaml stage, in a workspace; deployment llm2clip/full."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from flows.run import PipelineRun, child_environment
 from flows.verdict import Verdict, table
 from flows.workspace import PRESETS, bring, claimed_workspace, fill
 
-SIDE_BY_SIDE = 2  # stages; more would only share the same cores
+SIDE_BY_SIDE = 2  # stages at a time; more would only share the same cores
 RETRY_DELAYS_SECONDS = [5.0, 20.0]  # of exit code 4; a cancelled run is killed after 30 seconds of waiting
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
@@ -58,11 +58,11 @@ def llm2clip(
         push: Copy the outputs of each stage to the DVC remote as soon as it is done.
     """
     root, groups, log = Path.cwd(), Groups(), get_run_logger()
-    logging.getLogger("prefect.flow_runs").addFilter(_is_no_fault)
+    logging.getLogger("prefect.flow_runs").addFilter(_is_unexpected)
     if runtime.deployment.id:
-        die_with(os.getppid())  # a run without its worker could no longer be cancelled
+        die_with(os.getppid())  # without its worker a run could no longer be cancelled
     try:
-        with claimed_workspace(root, _name()) as folder:
+        with claimed_workspace(root, _folder_name()) as folder:
             run = PipelineRun(folder, child_environment(root), groups)
             log.info("workspace %s, work store %s", folder, run.layout.work_store)
             fill(root, run, None if preset == COMMITTED else preset, log.warning)
@@ -73,10 +73,10 @@ def llm2clip(
             verdicts = _reproduce(run, stages, push=push)
             if last_stage == STAGES[-1]:
                 run.components("publish", log.info)
-            _show(run, verdicts, log)
-    except PipelineError as fault:
-        log.error("%s", fault)
-        return Failed(message=str(fault), data=fault)
+            _show_results(run, verdicts, log)
+    except PipelineError as error:
+        log.error("%s", error)
+        return Failed(message=str(error), data=error)
     finally:
         groups.stop()
     return None
@@ -89,24 +89,26 @@ def llm2clip(
     retry_condition_fn=lambda _task, _run, state: isinstance(state.data, InfrastructureError),
 )
 def run_stage(stage: str, run: PipelineRun, push: bool) -> Verdict | State[Any]:
-    """Bring one stage up to date by DVC, with its log and progress in view."""
+    """Bring one stage up to date by DVC; show its log and its progress."""
     log = get_run_logger()
     try:
-        verdict = run.reproduce(stage, lambda line: _say(log, line), _progress(run, stage))
+        verdict = run.reproduce(stage, lambda line: _log_line(log, line), _progress(run, stage))
         log.info("%s %s after %.0f s: %s", stage, verdict.what, verdict.seconds, "; ".join(verdict.why))
-        create_markdown_artifact(table([verdict]), f"verdict-{_key(stage)}", f"What DVC did with {stage}")
+        create_markdown_artifact(
+            table([verdict]), f"verdict-{_artifact_key(stage)}", f"What DVC did with {stage}"
+        )
         if push:
             run.push(stage)
             log.info("%s pushed", stage)
     except GroupsStopped:
-        return Cancelled(message=f"{stage} was stopped; it goes on from its last checkpoint in the next run")
-    except PipelineError as fault:  # as a state, for an exception would be shown with its traceback
-        return Failed(message=str(fault), data=fault)
+        return Cancelled(message=f"{stage} was stopped; the next run goes on from its last checkpoint")
+    except PipelineError as error:  # returned as a state; an exception would be shown with its traceback
+        return Failed(message=str(error), data=error)
     return verdict
 
 
 def _reproduce(run: PipelineRun, stages: list[str], *, push: bool) -> list[Verdict]:
-    """Submit each stage when those it reads from are done, so that a failure leaves none that never ran."""
+    """Submit each stage when the stages it reads from are done, so a failure leaves none that never ran."""
     graph = run.graph()
     waiting, running, done = list(stages), dict[str, PrefectFuture[Any]](), dict[str, PrefectFuture[Any]]()
     while waiting or running:
@@ -115,47 +117,49 @@ def _reproduce(run: PipelineRun, stages: list[str], *, push: bool) -> list[Verdi
             step: Task[..., Any] = run_stage.with_options(
                 name=stage, retries=len(RETRY_DELAYS_SECONDS), retry_delay_seconds=RETRY_DELAYS_SECONDS
             )
-            before = [done[name] for name in done if name in graph[stage]]  # the arrows in the UI
-            running[stage] = step.submit(stage, run, push, wait_for=before)
+            upstream_runs = [done[name] for name in done if name in graph[stage]]  # the arrows in the UI
+            running[stage] = step.submit(stage, run, push, wait_for=upstream_runs)
         future = next(as_completed(list(running.values())))
         future.wait()  # its state is known only then
         if not future.state.is_completed():
-            run.groups.stop()  # what runs beside it keeps its checkpoint
+            run.groups.stop()  # the stages beside it keep their checkpoints
             wait(list(running.values()))
-            future.result()  # raises the stage's own fault
+            future.result()  # raises the stage's own error
         stage = next(name for name, other in running.items() if other is future)
         done[stage] = running.pop(stage)
     return [done[stage].result() for stage in stages]
 
 
-def _say(log: Log, line: str) -> None:
+def _log_line(log: Log, line: str) -> None:
     level = next((name for name in ("ERROR", "WARNING") if line.startswith(f"{name}:")), "INFO")
     log.log(logging.getLevelNamesMapping()[level], line)
 
 
 def _progress(run: PipelineRun, stage: str) -> Callable[[], None]:
-    """Return what looks at the stage's progress.json and keeps a progress bar in the UI."""
+    """Return a function that copies the stage's progress.json to a progress bar in the UI."""
     path = run.layout.work(stage) / "progress.json"
-    seen: list[float] = []  # when the file was last written
-    bar: list[Any] = []
+    last_written: list[float] = []  # when the file was last written
+    bar_ids: list[Any] = []
 
-    def look() -> None:
+    def update() -> None:
         try:
             written = path.stat().st_mtime
-            if seen == [written]:
+            if last_written == [written]:
                 return
-            seen[:] = [written]
-            tree = read_json(path)
+            last_written[:] = [written]
+            progress = read_json(path)
         except (FileNotFoundError, DataError):
             return
-        text = f"{tree['what']}: {tree['done']} of {tree['total']} {tree['unit']}"
-        percent = min(100.0, 100.0 * tree["share"])
-        if bar:
-            update_progress_artifact(bar[0], percent, text)
+        text = f"{progress['what']}: {progress['done']} of {progress['total']} {progress['unit']}"
+        percent = min(100.0, 100.0 * progress["share"])
+        if bar_ids:
+            update_progress_artifact(bar_ids[0], percent, text)
         else:
-            bar.append(create_progress_artifact(percent, key=f"progress-{_key(stage)}", description=text))
+            bar_ids.append(
+                create_progress_artifact(percent, key=f"progress-{_artifact_key(stage)}", description=text)
+            )
 
-    return look
+    return update
 
 
 def _require_remote(run: PipelineRun, *, push: bool) -> None:
@@ -167,15 +171,15 @@ def _require_remote(run: PipelineRun, *, push: bool) -> None:
         )
 
 
-def _show(run: PipelineRun, verdicts: list[Verdict], log: Log) -> None:
+def _show_results(run: PipelineRun, verdicts: list[Verdict], log: Log) -> None:
     layout = run.layout
-    places = {
+    paths = {
         "report": layout.artifact("evaluate") / "report.html",
         "audit": layout.artifact("audit") / "report.html",
         "metrics": layout.root / "metrics",
         "release": layout.artifact("register"),
     }
-    lines = [f"{name}: {place}" for name, place in places.items() if place.exists()]
+    lines = [f"{name}: {path}" for name, path in paths.items() if path.exists()]
     lines.append(f"registry: {run.environment['LLM2CLIP_REGISTRY']}")
     for line in lines:
         log.info(line)
@@ -183,18 +187,18 @@ def _show(run: PipelineRun, verdicts: list[Verdict], log: Log) -> None:
     create_markdown_artifact(text, key="results", description="What ran, and where its results are")
 
 
-def _name() -> str:
+def _folder_name() -> str:
     """Return a folder name for this flow run, the same when it is run again."""
     readable = re.sub(r"[^a-z0-9]+", "-", runtime.flow_run.name.lower()).strip("-")
     return f"{readable[:40]}-{str(runtime.flow_run.id)[-6:]}"
 
 
-def _key(stage: str) -> str:
+def _artifact_key(stage: str) -> str:
     return stage.replace("_", "-")
 
 
-def _is_no_fault(record: logging.LogRecord) -> bool:
-    """Drop the traceback that Prefect's engine adds when a fault, whose message is logged, ended a run."""
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """Drop the traceback that Prefect's engine adds when a `PipelineError`, already logged, ended a run."""
     return not (record.exc_info and isinstance(record.exc_info[1], PipelineError))
 
 
@@ -202,12 +206,12 @@ def main() -> int:
     """Run the flow with its defaults and return the exit code.
 
     Raises:
-        PipelineError: the server of `PREFECT_API_URL` cannot be used, or without one none can be started.
+        PipelineError: the server of `PREFECT_API_URL` cannot be used, or none is set and none can be started.
     """
     with server_in_use():
         state = llm2clip(return_state=True)
-    fault = state.result(raise_on_failure=False)
-    return fault.exit_code if isinstance(fault, PipelineError) else int(not state.is_completed())
+    error = state.result(raise_on_failure=False)
+    return error.exit_code if isinstance(error, PipelineError) else int(not state.is_completed())
 
 
 if __name__ == "__main__":

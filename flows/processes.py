@@ -22,7 +22,7 @@ CHUNK_BYTES = 1 << 16
 
 
 class GroupsStopped(Exception):
-    """The groups were stopped; nothing more is started."""
+    """The groups were stopped; no further command is started."""
 
 
 def spawn(
@@ -41,7 +41,7 @@ def spawn(
 
 
 def end_groups(leaders: list[subprocess.Popen[bytes]], grace_seconds: float = GRACE_SECONDS) -> None:
-    """Send SIGTERM to process groups, and SIGKILL to those that are left after the grace."""
+    """Send SIGTERM to process groups, and SIGKILL to those that still run after the grace period."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for leader in leaders:
             with contextlib.suppress(ProcessLookupError):
@@ -72,12 +72,12 @@ class Groups:
         Args:
             command: Program and arguments.
             folder: Where it runs.
-            environment: All of its environment.
+            environment: Its whole environment.
             on_line: Gets each line of its output as it comes.
             on_tick: Called about every second.
 
         Raises:
-            GroupsStopped: `stop` was called before or meanwhile.
+            GroupsStopped: `stop` was called before or during the run.
         """
         with self._lock:
             if self._is_stopped:
@@ -100,7 +100,7 @@ class Groups:
         return status
 
     def stop(self) -> None:
-        """End what runs; what is asked for later is not started."""
+        """End all running groups; commands that come later are not started."""
         with self._lock:
             self._is_stopped = True
             leaders = list(self._leaders)
@@ -109,8 +109,8 @@ class Groups:
 
 def _lines(process: subprocess.Popen[bytes], on_tick: Callable[[], None]) -> Iterator[str]:
     """Yield lines until every process that holds the pipe has ended."""
-    assert process.stdout is not None  # noqa: S101 - for mypy: it was asked for
-    descriptor, rest = process.stdout.fileno(), b""
+    assert process.stdout is not None  # noqa: S101 - for mypy: it is a pipe
+    descriptor, partial = process.stdout.fileno(), b""
     with process.stdout:
         while True:
             ready, _, _ = select.select([descriptor], [], [], TICK_SECONDS)
@@ -118,11 +118,11 @@ def _lines(process: subprocess.Popen[bytes], on_tick: Callable[[], None]) -> Ite
                 data = os.read(descriptor, CHUNK_BYTES)
                 if not data:
                     break
-                *whole, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
-                yield from (line.decode(errors="replace").rstrip() for line in whole if line.strip())
+                *complete, partial = (partial + data).replace(b"\r", b"\n").split(b"\n")
+                yield from (line.decode(errors="replace").rstrip() for line in complete if line.strip())
             on_tick()
-    if rest.strip():
-        yield rest.decode(errors="replace").rstrip()
+    if partial.strip():
+        yield partial.decode(errors="replace").rstrip()
 
 
 def _alive(leader: subprocess.Popen[bytes]) -> bool:

@@ -1,4 +1,4 @@
-"""DVC's commands in a run's workspace, each in a process group of its own."""
+"""Run DVC commands in a run's workspace, each in its own process group."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from flows.processes import Groups
 from flows.verdict import Verdict, reasons, verdict_of
 
 LOCK = Path("dvc.lock")
-ERRORS = {fault.exit_code: fault for fault in (ConfigurationError, DataError, InfrastructureError, GateError)}
+ERRORS = {error.exit_code: error for error in (ConfigurationError, DataError, InfrastructureError, GateError)}
 EXITED = re.compile(r"exited with (\d+)$")
-REFUSED = re.compile(  # what trying again does not change
+REFUSED = re.compile(  # errors that a retry does not change
     "NoSuchBucket|bucket does not exist|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|Access Denied|"
     "Forbidden|ExpiredToken|Unable to locate credentials",
     re.IGNORECASE,
@@ -45,7 +45,7 @@ class PipelineRun:
 
     Args:
         folder: Its workspace, a DVC project.
-        environment: What its processes get, `LLM2CLIP_WORK_STORE` absolute among it.
+        environment: Of its processes, with an absolute `LLM2CLIP_WORK_STORE`.
         groups: Where they are started.
     """
 
@@ -83,11 +83,11 @@ class PipelineRun:
         return self._dvc(lines.append, *arguments), lines
 
     def changes(self, stages: list[str]) -> dict[str, list[str]]:
-        """Return why stages are not up to date, from `dvc status`; those that are, are left out."""
+        """Return why stages are not up to date, from `dvc status`; up-to-date stages are left out."""
         status, lines = self.dvc("status", "--json", *stages)
         answer = next((line for line in lines if line.startswith("{")), None)
         if status or answer is None:
-            raise _of_dvc("dvc status", lines)
+            raise _dvc_error("dvc status", lines)
         params, recorded = _yaml(self.folder / PARAMS), _yaml(self.folder / LOCK).get("stages", {})
         entries: dict[str, list[Any]] = json.loads(answer)
         stale = [stage for stage in stages if stage in entries]
@@ -102,7 +102,7 @@ class PipelineRun:
         start_seconds = time.monotonic()
         why = self.changes([stage]).get(stage, ["nothing changed"])
         work = self._layout.work(stage)
-        for name in ("exit.json", "progress.json"):  # of an earlier run
+        for name in ("exit.json", "progress.json"):  # left by an earlier run
             (work / name).unlink(missing_ok=True)
         lines: list[str] = []
 
@@ -113,20 +113,20 @@ class PipelineRun:
 
         status = self._dvc(on_line, "repro", "--single-item", stage, on_tick=on_tick)
         if status:
-            raise _of_stage(stage, work, lines)
+            raise _stage_error(stage, work, lines)
         return Verdict(stage, verdict_of(lines), why, time.monotonic() - start_seconds)
 
     def push(self, stage: str) -> None:
-        """Copy a stage's outputs and DVC's memory of its run to the remote.
+        """Copy a stage's outputs and its entry of DVC's run cache to the remote.
 
         Raises:
-            ConfigurationError: the remote refuses the credentials, or is not there.
-            InfrastructureError: the remote did not take them.
+            ConfigurationError: the remote refuses the credentials, or does not exist.
+            InfrastructureError: the copy failed.
         """
         status, lines = self.dvc("push", "--run-cache", stage)
         if status:
-            kind = ConfigurationError if REFUSED.search(" ".join(lines)) else InfrastructureError
-            raise kind(f"dvc push {stage}: {_error(lines)}")
+            error_class = ConfigurationError if REFUSED.search(" ".join(lines)) else InfrastructureError
+            raise error_class(f"dvc push {stage}: {_error(lines)}")
 
     def _dvc(self, on_line: Say, *arguments: str, on_tick: Callable[[], None] = lambda: None) -> int:
         dvc = Path(sys.executable).with_name("dvc")
@@ -137,7 +137,7 @@ class PipelineRun:
 
 
 def child_environment(root: Path) -> dict[str, str]:
-    """Return the environment of a run's processes; its relative paths mean the main checkout `root`.
+    """Return the environment of a run's processes; relative paths in it are resolved against `root`.
 
     Raises:
         ConfigurationError: a variable `LLM2CLIP_*` is unknown or has a bad value.
@@ -150,35 +150,35 @@ def child_environment(root: Path) -> dict[str, str]:
             paths[name] = environment[name]
     for name, value in paths.items():
         environment[name] = value if "://" in value else str(root / Path(value).expanduser())
-    beside = str(Path(sys.executable).parent)  # `python` of the stages is this one
-    environment["PATH"] = os.pathsep.join([beside, environment.get("PATH", os.defpath)])
+    bin_folder = str(Path(sys.executable).parent)  # `python` of the stages is this one
+    environment["PATH"] = os.pathsep.join([bin_folder, environment.get("PATH", os.defpath)])
     return environment | {"PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
 
 
-def _of_stage(stage: str, work: Path, lines: list[str]) -> PipelineError:
+def _stage_error(stage: str, work: Path, lines: list[str]) -> PipelineError:
     path = work / "exit.json"
     if path.is_file():
-        tree = read_json(path)
-        return ERRORS.get(tree["exit_code"], PipelineError)(f"{stage}: {tree['message']}")
-    if found := EXITED.search(_error(lines)):  # the disk may have been too full for last words
-        return ERRORS.get(int(found[1]), PipelineError)(f"{stage} ended with {found[1]}: its log says why")
+        exit_record = read_json(path)
+        return ERRORS.get(exit_record["exit_code"], PipelineError)(f"{stage}: {exit_record['message']}")
+    if match := EXITED.search(_error(lines)):  # the disk may have been too full for exit.json
+        return ERRORS.get(int(match[1]), PipelineError)(f"{stage} ended with {match[1]}: its log says why")
     if any(line.startswith("Running stage ") for line in lines):
         return PipelineError(
             f"{stage} was killed before it could say why ({_error(lines)}); if by SIGKILL (-9), memory "
             "likely ran out: make its batches smaller; a new run goes on from its last checkpoint"
         )
-    return _of_dvc(stage, lines)
+    return _dvc_error(stage, lines)
 
 
-def _of_dvc(what: str, lines: list[str]) -> PipelineError:
-    kind = InfrastructureError if any(BUSY in line for line in lines) else ConfigurationError
-    return kind(f"{what}: {_error(lines)}")
+def _dvc_error(what: str, lines: list[str]) -> PipelineError:
+    error_class = InfrastructureError if any(BUSY in line for line in lines) else ConfigurationError
+    return error_class(f"{what}: {_error(lines)}")
 
 
 def _error(lines: list[str]) -> str:
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     others = [line for line in lines if not line.startswith("WARNING: ")]
-    return " ".join(errors[:2] or others[:2]) or "DVC ended without a word"
+    return " ".join(errors[:2] or others[:2]) or "DVC ended without a message"
 
 
 def _yaml(path: Path) -> dict[str, Any]:

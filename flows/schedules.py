@@ -1,7 +1,7 @@
-"""Schedules of a deployment: those of prefect.yaml, and what people did to them in the UI.
+"""Apply the schedules of prefect.yaml to a deployment, and keep what people changed in the UI.
 
-A variable on the server holds what prefect.yaml said at the last deploy. Only what differs from that is
-applied, so that a schedule which somebody switched, edited, added or deleted in the UI stays as it was left.
+A variable on the server holds what prefect.yaml said at the last deploy. Only differences from that are
+applied, so a schedule that somebody switched, edited, added or deleted in the UI stays as it is.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from prefect.client.schemas.schedules import SCHEDULE_TYPES, construct_schedule
 from components.errors import ConfigurationError
 
 MEMORY = "llm2clip_last_deploy"  # a variable of the server
-ASPECTS = ("active", "parameters")  # the rest of an entry says when
+ASPECTS = ("active", "parameters")  # the other fields of an entry are its timing
 Entry = dict[str, Any]  # a schedule in prefect.yaml
 log = logging.getLogger("llm2clip")
 
 
 def recall(client: SyncPrefectClient) -> dict[str, Any]:
-    """Return what the last deploy remembered, by the id of each deployment; empty before the first one."""
+    """Return what the last deploy stored, by the id of each deployment; empty before the first deploy."""
     variable = client.read_variable_by_name(MEMORY)
     return dict(variable.value) if variable and isinstance(variable.value, dict) else {}
 
 
 def remember(client: SyncPrefectClient, said: dict[str, Any]) -> None:
-    """Keep what prefect.yaml says, for the next deploy."""
+    """Store what prefect.yaml says, for the next deploy."""
     if client.read_variable_by_name(MEMORY) is None:
         client.create_variable(VariableCreate(name=MEMORY, value=said))
     else:
@@ -39,42 +39,42 @@ def remember(client: SyncPrefectClient, said: dict[str, Any]) -> None:
 
 
 def by_slug(name: str, entries: list[Entry]) -> dict[str, Entry]:
-    """Return the schedules that prefect.yaml gives to a deployment, each under its slug.
+    """Return the schedules of a deployment in prefect.yaml, by slug.
 
     Raises:
-        ConfigurationError: one has no slug, or another's, or says not when.
+        ConfigurationError: one has no slug or another's slug, or its timing is missing or invalid.
     """
     slugs = [str(entry.get("slug") or "") for entry in entries]
     if not all(slugs) or len({*slugs}) < len(slugs):
         raise ConfigurationError(
             f"prefect.yaml: a schedule of deployment {name} has no slug, or another's; "
-            "expected one each; by it a redeploy knows the schedule again"
+            "expected one each; a redeploy recognises the schedule by it"
         )
-    said = {
+    schedules = {
         slug: {key: entry[key] for key in entry if key != "slug"}
         for slug, entry in zip(slugs, entries, strict=True)
     }
-    for slug, entry in said.items():
+    for slug, entry in schedules.items():
         try:
-            _when(entry)
+            _schedule(entry)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(
                 f"prefect.yaml: schedule {slug} of deployment {name}: {str(error).splitlines()[0]}; "
                 "expected cron, interval or rrule, and timezone"
             ) from None
-    return said
+    return schedules
 
 
 def apply_schedules(
     client: SyncPrefectClient, deployment: UUID, said: dict[str, Entry], last: dict[str, Entry]
 ) -> None:
-    """Bring what prefect.yaml has changed of its schedules since the last deploy to the server.
+    """Apply to the server what prefect.yaml has changed in its schedules since the last deploy.
 
     Args:
         client: Of the server.
-        deployment: Whose schedules.
-        said: What prefect.yaml says now, by slug.
-        last: What it said at the last deploy; empty if that is not known.
+        deployment: Id of the deployment.
+        said: Schedules of prefect.yaml now, by slug.
+        last: Schedules of prefect.yaml at the last deploy; empty if unknown.
     """
     present = {schedule.slug: schedule for schedule in client.read_deployment_schedules(deployment)}
     for slug, entry in said.items():
@@ -93,9 +93,9 @@ def apply_schedules(
 
 
 def make_scheduled_runs(client: SyncPrefectClient, deployment: UUID, start: datetime) -> None:
-    """Put back the scheduled runs from `start` on, which Prefect removes when a deployment changes.
+    """Make the scheduled runs from `start` on again, which Prefect removes when a deployment changes.
 
-    Its scheduler makes them too, but not one that falls due before it looks again.
+    Its scheduler makes them too, but not a run that is due before its next look.
     """
     when = {"start_time": start.isoformat()}
     client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment}, json=when)
@@ -103,7 +103,7 @@ def make_scheduled_runs(client: SyncPrefectClient, deployment: UUID, start: date
 
 def _new(slug: str, entry: Entry) -> DeploymentScheduleCreate:
     return DeploymentScheduleCreate(
-        schedule=_when(entry),
+        schedule=_schedule(entry),
         slug=slug,
         active=entry.get("active", True),
         parameters=entry.get("parameters") or {},
@@ -114,7 +114,7 @@ def _change(
     client: SyncPrefectClient, deployment: UUID, schedule: DeploymentSchedule, entry: Entry, last: Entry
 ) -> None:
     if _timing(entry) != _timing(last):
-        client.update_deployment_schedule(deployment, schedule.id, schedule=_when(entry))
+        client.update_deployment_schedule(deployment, schedule.id, schedule=_schedule(entry))
     if entry.get("active") != last.get("active"):
         client.update_deployment_schedule(deployment, schedule.id, active=entry.get("active", True))
     if entry.get("parameters") != last.get("parameters"):
@@ -125,5 +125,5 @@ def _timing(entry: Entry) -> Entry:
     return {key: value for key, value in entry.items() if key not in ASPECTS}
 
 
-def _when(entry: Entry) -> SCHEDULE_TYPES:
+def _schedule(entry: Entry) -> SCHEDULE_TYPES:
     return construct_schedule(**_timing(entry))

@@ -1,4 +1,4 @@
-"""Prefect's server on this machine: started, waited for, and its end explained."""
+"""Start Prefect's server on this machine, wait until it answers, and explain how it ended."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from components.errors import ConfigurationError, InfrastructureError
 from flows.processes import spawn
 
-HOST = "127.0.0.1"  # never open to the network: whoever reaches the server may run code
-HEARTBEAT_SECONDS = 30  # the least that Prefect allows
+HOST = "127.0.0.1"  # never open to the network: everyone who reaches the server may run code
+HEARTBEAT_SECONDS = 30  # the minimum that Prefect allows
 START_SECONDS = 180.0
 POLL_SECONDS = 0.25
 TAIL_LINES = 30
@@ -25,11 +25,11 @@ PREFECT = str(Path(sys.executable).with_name("prefect"))
 
 
 def require_home(home: Path, *, private: bool = False) -> None:
-    """Make Prefect's folder, where it has its database, unless it is there.
+    """Make Prefect's folder, which holds its database, unless it exists.
 
     Args:
         home: The folder.
-        private: Shut it to everybody but its owner.
+        private: Allow only its owner to enter it.
 
     Raises:
         ConfigurationError: it cannot be written.
@@ -57,10 +57,10 @@ def start_server(
 
 
 def wait_for(api: str, server: subprocess.Popen[bytes], output: Path) -> None:
-    """Wait until a server answers; its health needs no login.
+    """Wait until a server answers; its health endpoint needs no login.
 
     Raises:
-        InfrastructureError: it ended, or is not up in time; names its output.
+        InfrastructureError: it ended, or does not answer in time; the message names its log.
     """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
@@ -73,7 +73,7 @@ def wait_for(api: str, server: subprocess.Popen[bytes], output: Path) -> None:
 
 
 def ending(status: int) -> str:
-    """Say how a process ended, from its exit status: negative after a signal, or 128 and more."""
+    """Describe how a process ended, from its exit status: negative or above 128 after a signal."""
     number = -status if status < 0 else status - 128
     try:
         return f"was killed by {signal.Signals(number).name}"
@@ -82,7 +82,7 @@ def ending(status: int) -> str:
 
 
 def last_line(output: Path) -> str:
-    """Name a log, and the line in it that says most about its end: the last error, or else the last line."""
+    """Return a log's path and the line that best explains its end: the last error, or else the last line."""
     lines = [
         line.strip() for line in output.read_text(errors="replace").split("\n")[-TAIL_LINES:] if line.strip()
     ]

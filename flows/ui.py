@@ -30,8 +30,8 @@ from flows.server import (
 )
 
 POLL_SECONDS = 0.25
-EARLY_SECONDS = 60.0  # a worker that ends sooner has likely a cause that stays
-EARLY_ENDS = 3  # in a row that are borne
+EARLY_SECONDS = 60.0  # a worker that ends sooner likely has a lasting cause
+EARLY_ENDS = 3  # in a row that are tolerated
 WORKER = (PREFECT, "worker", "start", "--pool", "llm2clip", "--type", "process")
 log = logging.getLogger("llm2clip")
 
@@ -45,7 +45,7 @@ def serve(project: Path, port: int) -> None:
 
     Raises:
         ConfigurationError: the port is taken.
-        InfrastructureError: a part did not start, or ended by itself; names its log.
+        InfrastructureError: a part did not start, or ended by itself; the message names its log.
     """
     _require_free(port)
     api = f"http://{HOST}:{port}/api"
@@ -80,19 +80,22 @@ def serve(project: Path, port: int) -> None:
 
 
 def _welcome(port: int, api: str, home: Path, file: Path | None) -> None:
-    reading = f"cat {shlex.quote(str(file))}"
+    print_command = f"cat {shlex.quote(str(file))}"
     log.info("UI: http://%s:%d", HOST, port)
-    log.info("it asks for a password: %s", f"what `{reading}` prints" if file else "the secret that you set")
+    log.info(
+        "it asks for a password: %s",
+        f"the output of `{print_command}`" if file else "the secret that you set",
+    )
     log.info("for other shells:\n  export PREFECT_API_URL=%s", api)
-    log.info("  export %s=%s", CLIENT, f'"$({reading})"' if file else "... # the secret that you set")
+    log.info("  export %s=%s", CLIENT, f'"$({print_command})"' if file else "... # the secret that you set")
     log.info("to start a run:\n  %s deployment run llm2clip/full --watch", PREFECT)
     log.info("logs are in %s; Ctrl-C stops it all", home)
 
 
 def _environment(home: Path, api: str, secret: str) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    beside = str(Path(sys.executable).parent)
-    environment["PATH"] = os.pathsep.join([beside, environment.get("PATH", os.defpath)])
+    bin_folder = str(Path(sys.executable).parent)
+    environment["PATH"] = os.pathsep.join([bin_folder, environment.get("PATH", os.defpath)])
     return environment | {
         **variables(secret),
         "PREFECT_HOME": str(home),
@@ -120,7 +123,7 @@ def _require_free(port: int) -> None:
 
 
 def _module(name: str, project: Path, environment: dict[str, str], output: Path) -> int:
-    """Run a module that talks to the server, apart from this process, whose Prefect is the user's."""
+    """Run a module that talks to the server in its own process; this one has the user's Prefect settings."""
     with output.open("wb") as file:
         process = spawn([sys.executable, "-m", name], project, environment, file)
     try:
@@ -169,9 +172,9 @@ def main() -> int:
         serve(Path.cwd(), port)
     except KeyboardInterrupt:
         return 0
-    except PipelineError as fault:
-        log.error("%s", fault)
-        return fault.exit_code
+    except PipelineError as error:
+        log.error("%s", error)
+        return error.exit_code
     return 0
 
 

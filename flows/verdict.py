@@ -1,4 +1,4 @@
-"""What DVC decided about a stage, and why, in words."""
+"""Describe what DVC decided about a stage, and why."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 RAN, RESTORED, SKIPPED = "ran", "restored", "skipped"
 ABSENT = object()
-NOT_HERE = ("changed outs", "deleted")  # so it is for every stage in a fresh workspace
+NOT_HERE = ("changed outs", "deleted")  # true of every stage in a fresh workspace
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One stage's verdict.
+    """DVC's verdict on one stage.
 
     `what` is RAN, RESTORED (DVC's cache had the outputs of the same inputs) or SKIPPED (nothing changed).
     """
@@ -33,7 +33,7 @@ def verdict_of(lines: list[str]) -> str:
 
 
 def reasons(changes: list[Any], recorded: dict[str, Any] | None, params: dict[str, Any]) -> list[str]:
-    """Say what changed since a stage's last result.
+    """Return what changed since a stage's last result.
 
     Args:
         changes: The stage's entry of `dvc status --json`.
@@ -42,19 +42,21 @@ def reasons(changes: list[Any], recorded: dict[str, Any] | None, params: dict[st
     """
     if recorded is None:
         return ["no earlier result is recorded"]
-    found: list[str] = []
+    changes_found: list[str] = []
     for change in changes:
         if isinstance(change, str):
-            found.append(change)
+            changes_found.append(change)
             continue
         for kind, files in change.items():
             for path, state in files.items():
                 if isinstance(state, dict):
                     old = recorded.get("params", {}).get(path, {})
-                    found += [line for key in state for line in _changed(key, old.get(key, ABSENT), params)]
+                    changes_found += [
+                        line for key in state for line in _param_changes(key, old.get(key, ABSENT), params)
+                    ]
                 elif (kind, state) != NOT_HERE:
-                    found.append(f"{path} {state}")
-    return found or ["only its outputs are not here"]
+                    changes_found.append(f"{path} {state}")
+    return changes_found or ["only its outputs are not here"]
 
 
 def table(verdicts: list[Verdict]) -> str:
@@ -66,7 +68,7 @@ def table(verdicts: list[Verdict]) -> str:
     return "\n".join(["| stage | verdict | seconds | why |", "|---|---|---|---|", *rows])
 
 
-def _changed(key: str, old: Any, params: dict[str, Any]) -> list[str]:  # noqa: ANN401 - a YAML tree
+def _param_changes(key: str, old: Any, params: dict[str, Any]) -> list[str]:  # noqa: ANN401 - a YAML tree
     new: Any = params
     for part in key.split("."):
         new = new.get(part, ABSENT) if isinstance(new, dict) else ABSENT

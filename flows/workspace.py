@@ -1,4 +1,4 @@
-"""Where a run works: a git worktree of HEAD under runs/, so that the user's checkout is never touched."""
+"""Workspaces of runs: git worktrees of HEAD under runs/; the user's checkout is never touched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from components.storage.layout import INPUTS, PARAMS
 from flows.run import LOCK, PipelineRun, Say
 
 RUNS = Path("runs")
-KEPT_RUNS = 3  # finished ones; their reports and releases stay readable
+KEPT_RUNS = 3  # finished runs to keep; their reports and releases stay readable
 PRESETS = Path("presets")
 
 
@@ -24,18 +24,18 @@ PRESETS = Path("presets")
 def claimed_workspace(root: Path, name: str) -> Iterator[Path]:
     """Yield the folder of a run, a worktree of HEAD below `root`; the same name gives the same folder again.
 
-    While the block lasts the folder counts as in use. Older finished runs are removed.
+    During the block the folder counts as in use. Older finished runs are removed.
 
     Raises:
-        ConfigurationError: `root` is no git checkout with a commit, or another process uses this run.
+        ConfigurationError: `root` is not a git checkout with a commit, or another process uses this run.
     """
     folder = root / RUNS / name
     if not folder.is_dir():
         _git(root, "worktree", "prune")
         _git(root, "worktree", "add", "--quiet", "--detach", str(folder), "HEAD")
-    with _in_use(folder) as claimed:
-        if not claimed:
-            raise ConfigurationError(f"{folder} is in use by another process: wait for its end or stop it")
+    with _in_use(folder) as is_free:
+        if not is_free:
+            raise ConfigurationError(f"{folder} is in use by another process: wait until it ends or stop it")
         _prune(root)
         yield folder
 
@@ -46,15 +46,15 @@ def fill(root: Path, run: PipelineRun, preset: str | None, say: Say) -> None:
     Args:
         root: The checkout.
         run: The run in the workspace.
-        preset: A name of presets/; None keeps the committed params.yaml.
-        say: Told what of the checkout is left out.
+        preset: Name of a preset; None keeps the committed params.yaml.
+        say: Called with a message for each change of the checkout that is left out.
 
     Raises:
         ConfigurationError: the preset is not committed.
     """
     folder = run.folder
     if preset is not None:
-        _use(folder, preset)
+        _apply_preset(folder, preset)
     elif _uncommitted(root, str(PARAMS)):
         say("params.yaml has edits that are not committed: this run takes the committed one")
     if changed := _uncommitted(root, "components", "dvc.yaml", str(PRESETS)):
@@ -73,21 +73,21 @@ def fill(root: Path, run: PipelineRun, preset: str | None, say: Say) -> None:
         shutil.copy(lock, folder / LOCK)
 
 
-def _use(folder: Path, preset: str) -> None:
+def _apply_preset(folder: Path, preset: str) -> None:
     path = folder / PRESETS / f"{preset}.yaml"
     if not path.is_file():
-        shipped = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
+        shipped = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
         raise ConfigurationError(f"no committed preset {preset}; expected one of {shipped}")
     write_bytes(folder / PARAMS, path.read_bytes())
 
 
 def bring(root: Path, run: PipelineRun, stages: list[str]) -> None:
-    """Check out stages that a run builds on but does not run, and see that they are up to date.
+    """Check out stages that a run builds on but does not run, and check that they are up to date.
 
-    Every dvc.lock at hand is tried: the checkout's, then those of the kept runs.
+    Every available dvc.lock is tried: the checkout's, then those of the kept runs.
 
     Raises:
-        ConfigurationError: one of them is not up to date; names it and what changed.
+        ConfigurationError: one is not up to date; the message names it and what changed.
     """
     if not stages:
         return
@@ -95,10 +95,10 @@ def bring(root: Path, run: PipelineRun, stages: list[str]) -> None:
     for lock in _locks(root, run.folder):
         shutil.copy(lock, run.folder / LOCK)
         run.dvc("checkout", "--force", *stages)
-        found = run.changes(stages)
-        if not found:
+        changes = run.changes(stages)
+        if not changes:
             return
-        stale = stale or found
+        stale = stale or changes
     stage, why = next(iter(stale.items()), (stages[0], ["no run has made it yet"]))
     raise ConfigurationError(
         f"{stage} is not up to date ({'; '.join(why[:5])}) and stands before the first stage of this run; "
@@ -108,16 +108,16 @@ def bring(root: Path, run: PipelineRun, stages: list[str]) -> None:
 
 def _locks(root: Path, folder: Path) -> list[Path]:
     """Return the records of earlier results: the checkout's dvc.lock, then the kept runs', newest first."""
-    kept = [other for other in _runs(root) if other != folder]
-    return [place / LOCK for place in (root, *kept) if (place / LOCK).is_file()]
+    runs = [other for other in _runs(root) if other != folder]
+    return [folder / LOCK for folder in (root, *runs) if (folder / LOCK).is_file()]
 
 
 def _prune(root: Path) -> None:
     finished = 0
     for folder in _runs(root):
-        with _in_use(folder) as claimed:
-            finished += claimed
-            if claimed and finished > KEPT_RUNS:
+        with _in_use(folder) as is_free:
+            finished += is_free
+            if is_free and finished > KEPT_RUNS:
                 remove(folder)
     _git(root, "worktree", "prune")
 
@@ -130,10 +130,10 @@ def _runs(root: Path) -> list[Path]:
 
 @contextmanager
 def _in_use(folder: Path) -> Iterator[bool]:
-    """Hold the mark of a workspace in use; yields whether it was free."""
-    mark = folder / ".work" / "in_use"
-    mark.parent.mkdir(exist_ok=True)
-    with mark.open("w") as file:
+    """Lock a workspace as in use; yield whether it was free."""
+    lock_path = folder / ".work" / "in_use"
+    lock_path.parent.mkdir(exist_ok=True)
+    with lock_path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -150,9 +150,9 @@ def _uncommitted(root: Path, *paths: str) -> list[str]:
 def _git(root: Path, *arguments: str) -> str:
     # the user's hooks (DVC installs some) would act on the workspace
     command = ["git", "-c", f"core.hooksPath={os.devnull}", *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if result.returncode:
         raise ConfigurationError(
-            f"git {arguments[0]} failed in {root}: {done.stderr.strip()}; expected a checkout with a commit"
+            f"git {arguments[0]} failed in {root}: {result.stderr.strip()}; expected a checkout with a commit"
         )
-    return done.stdout
+    return result.stdout

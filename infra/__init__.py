@@ -1,1 +1,1 @@
-"""Programs around the pipeline."""
+"""Helper programs outside the pipeline."""

@@ -1,4 +1,4 @@
-"""Prints recall at 1 over several seeds as the README's tables.
+"""Print recall at 1 over several seeds as the README's tables.
 
     python infra/seed_table.py seed7.json seed8.json seed9.json
 
@@ -27,20 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs = [read_json(path) for path in parser.parse_args(arguments).metrics]
         sys.stdout.write(f"{seed_table(runs)}\n{difference_table(runs)}")
-    except PipelineError as fault:
-        sys.stderr.write(f"{fault}\n")
-        return fault.exit_code
+    except PipelineError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
     return 0
 
 
 def seed_table(runs: list[dict[str, Any]]) -> str:
-    """Return a Markdown table of the middle one of all seeds' recalls in percent, with lowest and highest.
+    """Return a Markdown table of the median over seeds of each recall in percent, with lowest and highest.
 
     Args:
-        runs: What evaluate measured, one entry for each seed.
+        runs: Metrics of evaluate, one for each seed.
 
     Raises:
-        ConfigurationError: the runs have other arms or tasks.
+        ConfigurationError: the runs differ in arms or tasks.
     """
     shapes = [(list(run["arms"]), list(run["tasks"])) for run in runs]
     if any(shape != shapes[0] for shape in shapes):
@@ -54,24 +54,24 @@ def seed_table(runs: list[dict[str, Any]]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for arm in sorted(arms):
         cells = [
-            _cell([run["arms"][arm]["retrieval"][task][way]["recall_at_1"]["value"] for run in runs])
-            for task, way in columns
+            _cell([run["arms"][arm]["retrieval"][task][direction]["recall_at_1"]["value"] for run in runs])
+            for task, direction in columns
         ]
         lines.append(f"| {' | '.join([f'`{arm}`', *cells])} |")
     return "\n".join([*lines, ""])
 
 
 def difference_table(runs: list[dict[str, Any]]) -> str:
-    """Return a Markdown table of how far the first arm lies above each other one, in points of recall at 1.
+    """Return a Markdown table of the lead of the first arm over each other arm, in points of recall at 1.
 
-    A cell has the middle one of all seeds' differences and the lowest lower end of their paired intervals:
-    above zero, the first arm is ahead with every seed.
+    A cell has the median of all seeds' differences, and the lowest lower end of their paired intervals. If
+    that is above zero, the first arm is ahead with every seed.
 
     Args:
-        runs: What evaluate measured, one entry for each seed.
+        runs: Metrics of evaluate, one for each seed.
 
     Raises:
-        ConfigurationError: the runs have other arms or tasks.
+        ConfigurationError: the runs differ in arms or tasks.
     """
     (subject,) = _shared([list(run["differences"]) for run in runs])
     controls = _shared([sorted(run["differences"][subject]) for run in runs])
@@ -80,17 +80,17 @@ def difference_table(runs: list[dict[str, Any]]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for control in controls:
         cells = []
-        for task, way in columns:
-            found = [run["differences"][subject][control][task][way] for run in runs]
-            middle = median(one["value"] for one in found)
-            lowest = min(one["low"] for one in found)
-            cells.append(f"{100 * middle:+.1f} ({100 * lowest:+.1f})")
+        for task, direction in columns:
+            intervals = [run["differences"][subject][control][task][direction] for run in runs]
+            median_difference = median(interval["value"] for interval in intervals)
+            lowest = min(interval["low"] for interval in intervals)
+            cells.append(f"{100 * median_difference:+.1f} ({100 * lowest:+.1f})")
         lines.append(f"| {' | '.join([f'`{control}`', *cells])} |")
     return "\n".join([*lines, ""])
 
 
 def _shared(names: list[list[str]]) -> list[str]:
-    if any(of_run != names[0] for of_run in names):
+    if any(run_names != names[0] for run_names in names):
         raise ConfigurationError(
             f"the runs compare {len(set(map(str, names)))} sets of arms; expected one preset: take runs that "
             "differ in their seed alone"

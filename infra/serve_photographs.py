@@ -1,12 +1,12 @@
-"""Makes a url list of a folder of photographs and their captions, and serves them while a command runs.
+"""Make a url list of a folder of photographs and their captions, and serve them while a command runs.
 
     python infra/serve_photographs.py --captions captions.parquet --images images --texts texts.parquet \
         --out inputs/NAME -- make run
 
 The captions table is long: one row per image, language and kind, with the columns key, image, captions (a
-list), language, split and, where there are several, kind. Written are OUT/photographs.parquet (key, url,
-split and one column of captions per language) and OUT/texts.parquet, with equal bytes at every run. Image
-names are relative to the table's folder or to --images. The command sees them at http://127.0.0.1:PORT/.
+list), language, split and, where there are several, kind. The program writes OUT/photographs.parquet (key,
+url, split and one column of captions per language) and OUT/texts.parquet, with equal bytes in every run.
+Image names are relative to the table's folder or to --images. They are served at http://127.0.0.1:PORT/.
 """
 
 from __future__ import annotations
@@ -33,30 +33,32 @@ from components.storage.atomic import new_file
 from components.storage.side_tables import write_table
 
 HOST = "127.0.0.1"
-PORT = 8573  # fixed, for it is part of the urls; below the ports that outgoing connections take
+PORT = 8573  # fixed, because it is part of the urls; below the ports that outgoing connections take
 COLUMNS = ("key", "image", "captions", "language", "split")
 PHOTOGRAPHS, TEXTS = "photographs.parquet", "texts.parquet"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the list, serve the photographs, run the command, and return its exit code."""
-    given = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        splits = _splits(given.splits)
-        table = photograph_table(given.captions, given.kind, splits, given.validation_rows, given.port)
-        write_table(given.out / PHOTOGRAPHS, table)
-        if given.texts:
-            if not given.texts.is_file():
+        splits = _splits(options.splits)
+        table = photograph_table(
+            options.captions, options.kind, splits, options.validation_rows, options.port
+        )
+        write_table(options.out / PHOTOGRAPHS, table)
+        if options.texts:
+            if not options.texts.is_file():
                 raise ConfigurationError(
-                    f"{given.texts} not found; expected a table of captions: mend --texts"
+                    f"{options.texts} not found; expected a table of captions: fix --texts"
                 )
-            with new_file(given.out / TEXTS) as part:
-                shutil.copyfile(given.texts, part)
-        with serving([given.captions.parent, given.images], given.port):
-            return run_command(given.command)
-    except (PipelineError, OSError) as fault:
-        sys.stderr.write(f"{fault}\n")
-        return fault.exit_code if isinstance(fault, PipelineError) else InfrastructureError.exit_code
+            with new_file(options.out / TEXTS) as part:
+                shutil.copyfile(options.texts, part)
+        with serving([options.captions.parent, options.images], options.port):
+            return run_command(options.command)
+    except (PipelineError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code if isinstance(error, PipelineError) else InfrastructureError.exit_code
 
 
 def photograph_table(
@@ -68,14 +70,14 @@ def photograph_table(
         captions: The long captions table.
         kind: The kind of captions to take.
         splits: Split of the table to split of the pipeline; photographs of other splits are left out.
-        validation_rows: So many photographs of train, chosen by the hash of their keys, are held out.
-        port: The photographs are served on.
+        validation_rows: Number of train photographs to hold out, chosen by the hash of their keys.
+        port: On which the photographs are served.
 
     Raises:
         ConfigurationError: the table is missing, lacks columns, or has no photograph of these splits.
     """
     if not captions.is_file():
-        raise ConfigurationError(f"{captions} not found; expected a table of captions: mend --captions")
+        raise ConfigurationError(f"{captions} not found; expected a table of captions: fix --captions")
     try:
         table = pq.read_table(captions)
     except pa.ArrowException as error:
@@ -94,15 +96,15 @@ def photograph_table(
             row["key"],
             {"key": row["key"], "url": url_of(row["image"], port), "split": splits[row["split"]]},
         )
-        found = photograph.setdefault(row["language"], [])
-        if isinstance(found, list):
-            found.extend(row["captions"])
+        row_captions = photograph.setdefault(row["language"], [])
+        if isinstance(row_captions, list):
+            row_captions.extend(row["captions"])
         languages.add(row["language"])
     if not photographs:
-        there = ", ".join(sorted(set(table.column("split").to_pylist())))
+        table_splits = ", ".join(sorted(set(table.column("split").to_pylist())))
         raise ConfigurationError(
             f"{captions} has no {kind} captions in the splits {', '.join(splits)}; "
-            f"its splits are {there}: use --splits and --kind"
+            f"its splits are {table_splits}: use --splits and --kind"
         )
     _hold_out(photographs, validation_rows)
     schema = [pa.field(name, pa.string()) for name in ("key", "url", "split")]
@@ -111,7 +113,7 @@ def photograph_table(
 
 
 def url_of(image: str, port: int) -> str:
-    """Return where a photograph is served."""
+    """Return the url at which a photograph is served."""
     return f"http://{HOST}:{port}/{quote(image)}"
 
 
@@ -125,7 +127,7 @@ def serving(folders: Sequence[Path], port: int) -> Iterator[None]:
     """
     roots = [folder.resolve() for folder in folders if folder.is_dir()]
     if len(roots) < len(folders):
-        raise ConfigurationError(f"{folders[-1]} not found; expected a folder of photographs: mend --images")
+        raise ConfigurationError(f"{folders[-1]} not found; expected a folder of photographs: fix --images")
 
     class Handler(_Photographs):
         folders = roots
@@ -134,7 +136,7 @@ def serving(folders: Sequence[Path], port: int) -> Iterator[None]:
         server = http.server.ThreadingHTTPServer((HOST, port), Handler)
     except OSError as error:
         raise InfrastructureError(
-            f"port {port} of {HOST} cannot be had ({error.strerror}); stop what uses it, or give another "
+            f"port {port} of {HOST} cannot be used ({error.strerror}); stop what uses it, or give another "
             "--port and put it into download.fetch.allowed_ports of the preset"
         ) from None
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -148,24 +150,24 @@ def serving(folders: Sequence[Path], port: int) -> Iterator[None]:
 
 
 def run_command(command: Sequence[str]) -> int:
-    """Run a command, hand SIGTERM and SIGINT on to it, and return its exit code as a shell would."""
+    """Run a command, forward SIGTERM and SIGINT to it, and return its exit code as a shell would."""
     if not command:
         return 0
     process = subprocess.Popen(command)
-    before = {
+    old_handlers = {
         number: signal.signal(number, lambda received, _frame: process.send_signal(received))
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
         code = process.wait()
     finally:
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
     return code if code >= 0 else 128 - code
 
 
 class _Photographs(http.server.BaseHTTPRequestHandler):
-    """Answers with files of the folders, and 404 for all else."""
+    """Answers with files of the folders, and with 404 for everything else."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -174,26 +176,26 @@ class _Photographs(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
         """Send one photograph."""
         name = unquote(urlsplit(self.path).path).lstrip("/")
-        found = [
+        paths = [
             path
             for folder in self.folders
             if (path := (folder / name).resolve()).is_relative_to(folder)
             and path.suffix.lower() in (".jpg", ".jpeg", ".png")
             and path.is_file()
         ]
-        body = found[0].read_bytes() if found else b""
-        self.send_response(HTTPStatus.OK if found else HTTPStatus.NOT_FOUND)
+        body = paths[0].read_bytes() if paths else b""
+        self.send_response(HTTPStatus.OK if paths else HTTPStatus.NOT_FOUND)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, *_arguments: object) -> None:
-        """Say nothing: the download's ledger tells what became of each row."""
+        """Log nothing: the ledger of download has the result of each row."""
 
 
 def _splits(pairs: Sequence[str]) -> dict[str, str]:
-    if odd := [pair for pair in pairs if "=" not in pair]:
-        raise ConfigurationError(f"--splits {odd[0]}; expected table=pipeline, as in val=test: mend it")
+    if invalid := [pair for pair in pairs if "=" not in pair]:
+        raise ConfigurationError(f"--splits {invalid[0]}; expected table=pipeline, as in val=test: fix it")
     return dict(pair.split("=", 1) for pair in pairs)
 
 

@@ -317,7 +317,7 @@ def test_the_check_says_where_shards_go(
 
     dvc_without_git(Path())
     assert "data root: this machine" in check(smoke, env)
-    assert f"data root: {root}, may be written to" in check(to(root), env)
+    assert f"data root: {root}, writable" in check(to(root), env)
     with pytest.raises(ConfigurationError, match="there is no such bucket"):
         check(to("s3://nowhere-to-be-found/x"), env)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")

@@ -42,10 +42,10 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "00001.tar is damaged"),
     "empty": (lambda path: path.write_bytes(b""), "00001.tar is damaged"),
     "page": (lambda path: path.write_text("<html>gone</html>"), "00001.tar is damaged"),
-    "missing": (Path.unlink, r"manifest says 13 files, found 12 \(first odd one shards/00001.tar"),
+    "missing": (Path.unlink, r"manifest says 13 files, found 12 \(first difference shards/00001.tar"),
     "one too many": (
         lambda path: shutil.copy(path, path.with_name("00009.tar")),
-        r"manifest says 13 files, found 14 \(first odd one shards/00009.tar",
+        r"manifest says 13 files, found 14 \(first difference shards/00009.tar",
     ),
     "the other's": (lambda path: shutil.copy(path.with_name("00002.tar"), path), "00001.tar is damaged"),
 }
@@ -127,4 +127,4 @@ def test_two_shards_of_the_same_images_stop_the_audit(params: Params, env: Envir
     shutil.copy(SHARDS / "00002.tar", SHARDS / "00001.tar")
     write_manifest(SHARDS.parent, rows)
     recaption(params, env)
-    refused(audit, params, "64 keys stand more than once in download's shards, .* first; expected each once")
+    refused(audit, params, "64 keys occur more than once in download's shards, .* first; expected each once")

@@ -1,1 +1,1 @@
-"""audit: what the data is, which rows go on, and whether training may start."""
+"""The stage audit: report on the data, drop rows, and decide whether training may start."""

@@ -18,13 +18,13 @@ from components.storage.atomic import remove
 from components.storage.duplicate_counter import DuplicateCounter
 from components.storage.side_tables import CAPTIONS, read_table
 
-SHOWN_CHARACTERS = 120  # of a caption beside a gate
+SHOWN_CHARACTERS = 120  # of a sample caption of a gate
 TRAIN = SPLITS.index("train")
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Captions of one kind of an evaluation set that train has too; the share is 0..1."""
+    """Captions of one kind in an evaluation split that train has too; the share is 0..1."""
 
     share: float
     rows: int
@@ -33,7 +33,7 @@ class Overlap:
 
 @dataclass
 class _Evaluated:
-    """The captions of one kind and split: what they are compared by, and where they stand."""
+    """The captions of one kind and split: their hashes, and their table and line."""
 
     digests: list[NDArray[np.uint64]] = field(default_factory=list)
     tables: list[NDArray[np.int32]] = field(default_factory=list)
@@ -41,18 +41,18 @@ class _Evaluated:
 
 
 class Captions:
-    """Figures of all captions, table by table; in memory are 16 bytes of each caption that is not of train.
+    """Statistics of all captions, read table by table; memory: 16 bytes per caption outside train.
 
     A kind is a column with its language, e.g. `short (en)`.
 
     Args:
-        tables: All of them.
-        images: That they are of.
-        samples: Captions shown of those that an evaluation set shares with train.
-        work: For what is counted on disk; removed again.
+        tables: All tables of captions.
+        images: All images.
+        samples: Number of sample captions to keep of those that an evaluation split shares with train.
+        work: Folder for temporary counts on disk; removed afterwards.
 
     Raises:
-        DataError: a table is damaged or has captions of an image that is not there.
+        DataError: a table is damaged or has captions of an unknown image.
     """
 
     def __init__(self, tables: Sequence[CaptionTable], images: AuditImages, samples: int, work: Path) -> None:
@@ -69,7 +69,7 @@ class Captions:
         self._overlaps = self._compare()
 
     def _count(self, work: Path) -> None:
-        digests: dict[str, DuplicateCounter] = {}
+        counters: dict[str, DuplicateCounter] = {}
         totals = Counter[str]()
         for number, table in enumerate(self._tables):
             rows, splits, lines = read_figures(table)
@@ -77,58 +77,68 @@ class Captions:
                 self.texts += len(rows)
             else:
                 self._rows_of(table, rows)
-            of_line = splits[lines["row"].to_numpy()]
+            line_splits = splits[lines["row"].to_numpy()]
             words = lines["words"].to_numpy()
-            for kind, places in places_by_name(lines["kind"]):
-                self._words[kind][0] += int(words[places].sum())
-                self._words[kind][1] += len(places)
-                self._keep_evaluated(kind, places, of_line, lines, number)
-            for column, places in places_by_name(lines["column"]):
-                train = places[of_line[places] == TRAIN]
+            for kind, indices in places_by_name(lines["kind"]):
+                self._words[kind][0] += int(words[indices].sum())
+                self._words[kind][1] += len(indices)
+                self._keep_evaluated(kind, indices, line_splits, lines, number)
+            for column, indices in places_by_name(lines["column"]):
+                train = indices[line_splits[indices] == TRAIN]
                 if len(train):
-                    store = digests.setdefault(column, DuplicateCounter(work / f"{len(digests):04d}"))
-                    store.add_all(lines["digest"].to_numpy()[train])
+                    counter = counters.setdefault(column, DuplicateCounter(work / f"{len(counters):04d}"))
+                    counter.add_all(lines["digest"].to_numpy()[train])
                     totals[column] += len(train)
-        for column, store in sorted(digests.items()):
-            self._repeated[column] = (1 - store.distinct() / totals[column], totals[column])
+        for column, counter in sorted(counters.items()):
+            self._repeated[column] = (1 - counter.distinct() / totals[column], totals[column])
 
     def _keep_evaluated(
-        self, kind: str, places: NDArray[np.int64], of_line: NDArray[np.uint8], lines: pa.Table, table: int
+        self,
+        kind: str,
+        indices: NDArray[np.int64],
+        line_splits: NDArray[np.uint8],
+        lines: pa.Table,
+        table: int,
     ) -> None:
-        for split in np.unique(of_line[places]):
+        for split in np.unique(line_splits[indices]):
             if split == TRAIN:
                 continue
-            own = places[of_line[places] == split]
-            found = self._evaluated[SPLITS[split], kind]
-            found.digests.append(lines["plain_digest"].to_numpy()[own])
-            found.tables.append(np.full(len(own), table, np.int32))
-            found.lines.append(own.astype(np.int32))
+            matches = indices[line_splits[indices] == split]
+            evaluated = self._evaluated[SPLITS[split], kind]
+            evaluated.digests.append(lines["plain_digest"].to_numpy()[matches])
+            evaluated.tables.append(np.full(len(matches), table, np.int32))
+            evaluated.lines.append(matches.astype(np.int32))
 
     def _compare(self) -> dict[tuple[str, str], Overlap]:
-        """Look for the captions of validation and test in train."""
-        joined = {of: np.concatenate(found.digests) for of, found in sorted(self._evaluated.items())}
-        known = np.unique(np.concatenate([np.empty(0, np.uint64), *joined.values()]))
-        seen = np.zeros(len(known), bool)
-        for table in self._tables if len(known) else ():
+        """Find the captions of validation and test that train has too."""
+        joined = {
+            split_and_kind: np.concatenate(evaluated.digests)
+            for split_and_kind, evaluated in sorted(self._evaluated.items())
+        }
+        distinct = np.unique(np.concatenate([np.empty(0, np.uint64), *joined.values()]))
+        in_train = np.zeros(len(distinct), bool)
+        for table in self._tables if len(distinct) else ():
             _, splits, lines = read_figures(table)
             train = lines["plain_digest"].to_numpy()[splits[lines["row"].to_numpy()] == TRAIN]
-            places = np.minimum(np.searchsorted(known, train), len(known) - 1)
-            seen[places[known[places] == train]] = True
+            indices = np.minimum(np.searchsorted(distinct, train), len(distinct) - 1)
+            in_train[indices[distinct[indices] == train]] = True
         overlaps = {}
         for (split, kind), digests in joined.items():
-            shared = np.flatnonzero(seen[np.searchsorted(known, digests)])
-            samples = self._shown(self._evaluated.pop((split, kind)), kind, shared[: self._samples])
+            shared = np.flatnonzero(in_train[np.searchsorted(distinct, digests)])
+            samples = self._sample_captions(self._evaluated.pop((split, kind)), kind, shared[: self._samples])
             overlaps[split, kind] = Overlap(len(shared) / len(digests), len(digests), samples)
         return overlaps
 
-    def _shown(self, found: _Evaluated, kind: str, places: NDArray[np.int64]) -> list[dict[str, str]]:
-        tables, lines = np.concatenate(found.tables), np.concatenate(found.lines)
-        shown = []
-        for place in places:
-            captions = read_table(self._tables[tables[place]].path, CAPTIONS)
-            line = captions.slice(int(lines[place]), 1).to_pylist()[0]
-            shown.append({"key": line["key"], "kind": kind, "text": line["text"][:SHOWN_CHARACTERS]})
-        return shown
+    def _sample_captions(
+        self, evaluated: _Evaluated, kind: str, indices: NDArray[np.int64]
+    ) -> list[dict[str, str]]:
+        tables, lines = np.concatenate(evaluated.tables), np.concatenate(evaluated.lines)
+        samples = []
+        for index in indices:
+            captions = read_table(self._tables[tables[index]].path, CAPTIONS)
+            line = captions.slice(int(lines[index]), 1).to_pylist()[0]
+            samples.append({"key": line["key"], "kind": kind, "text": line["text"][:SHOWN_CHARACTERS]})
+        return samples
 
     def kinds(self) -> list[str]:
         """Return every column with its language."""
@@ -139,47 +149,47 @@ class Captions:
         return {kind: total / count for kind, (total, count) in sorted(self._words.items())}
 
     def repeated_shares(self) -> dict[str, tuple[float, int]]:
-        """Return for each column of train the share of captions whose text came before, and their number."""
+        """Return for each train column the share of captions that repeat an earlier text, and the count."""
         return self._repeated
 
     def overlaps(self) -> dict[tuple[str, str], Overlap]:
-        """Return by split and kind which captions of validation and test stand in train, normalised."""
+        """Return by split and kind which captions of validation and test occur in train, normalised."""
         return self._overlaps
 
     def train_lengths(self, lost: NDArray[np.bool_]) -> dict[str, Counter[int]]:
-        """Return by kind how many captions of train have how many words.
+        """Return for each kind the number of train captions by their number of words.
 
         Args:
-            lost: (N,) images whose captions are not counted.
+            lost: (N,) mask of images whose captions are not counted.
         """
-        found: dict[str, Counter[int]] = {kind: Counter() for kind in self.kinds()}
+        lengths: dict[str, Counter[int]] = {kind: Counter() for kind in self.kinds()}
         for table in self._tables:
             rows, splits, lines = read_figures(table)
-            wanted = splits == TRAIN
+            selected_rows = splits == TRAIN
             if table.shard is not None:
-                wanted &= ~lost[self._rows_of(table, rows)]
-            is_wanted = wanted[lines["row"].to_numpy()]
+                selected_rows &= ~lost[self._rows_of(table, rows)]
+            is_selected = selected_rows[lines["row"].to_numpy()]
             words = lines["words"].to_numpy()
-            for kind, places in places_by_name(lines["kind"]):
-                values, counts = np.unique(words[places[is_wanted[places]]], return_counts=True)
-                found[kind].update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        return found
+            for kind, indices in places_by_name(lines["kind"]):
+                values, counts = np.unique(words[indices[is_selected[indices]]], return_counts=True)
+                lengths[kind].update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        return lengths
 
     def every_nth(self, step: int) -> Iterator[tuple[int | None, str, Mapping[str, float]]]:
-        """Yield the mean length of captions by kind of every n-th image that has any, and n-th text.
+        """Yield the mean caption length by kind, for every n-th image with captions and every n-th text row.
 
         Yields:
-            The row of the image, or None of a text; the split; and words by kind.
+            The row of the image, or None for a text row; the split; and the mean number of words by kind.
         """
         texts = 0
         for table in self._tables:
             rows, splits, lines = read_figures(table)
             numbers = self._rows_of(table, rows) if table.shard is not None else texts + np.arange(len(rows))
-            wanted = numbers % step == 0
+            is_selected = numbers % step == 0
             texts += 0 if table.shard is not None else len(rows)
-            chosen = lines.filter(pa.array(wanted[lines["row"].to_numpy()]))
-            words: dict[int, dict[str, list[int]]] = {int(row): {} for row in np.flatnonzero(wanted)}
-            columns = (chosen[name].to_pylist() for name in ("row", "kind", "words"))
+            selected_lines = lines.filter(pa.array(is_selected[lines["row"].to_numpy()]))
+            words: dict[int, dict[str, list[int]]] = {int(row): {} for row in np.flatnonzero(is_selected)}
+            columns = (selected_lines[name].to_pylist() for name in ("row", "kind", "words"))
             for row, kind, count in zip(*columns, strict=True):
                 words[row].setdefault(kind, []).append(count)
             for row, kinds in words.items():

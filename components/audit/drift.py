@@ -1,4 +1,4 @@
-"""Drift of the train rows against a reference run; what cannot be told is never fine."""
+"""Drift of the train rows against a reference run; an unknown drift never passes as fine."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from components.errors import ConfigurationError, DataError
 from components.settings.audit import Audit, Reference
 from components.storage.atomic import read_json
 
-FORMAT_VERSION = 1  # raised by hand when a bin or a feature gets another meaning
-PER_OCTAVE = 8  # bins of sizes and lengths: a ninth wide
+FORMAT_VERSION = 1  # increase by hand when a bin or a feature changes its meaning
+PER_OCTAVE = 8  # bins of sizes and lengths: each a ninth wide
 PER_UNIT = 50  # bins of similarity and agreement: 0.02 wide
 
 
 def summary_tree(
-    images: AuditImages, captions: Captions, scored: ScoreTable, dropped: NDArray[np.bool_]
+    images: AuditImages, captions: Captions, score_table: ScoreTable, dropped: NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """Return summary.json: for each feature of the train rows that go on, the number of values in each bin.
+    """Return summary.json: for each feature of the kept train rows, the number of values in each bin.
 
     Args:
-        images: All.
-        captions: Of all rows.
-        scored: Of all images.
-        dropped: (N,) images that do not go on.
+        images: All images.
+        captions: Captions of all rows.
+        score_table: Scores of all images.
+        dropped: (N,) mask of dropped images.
     """
-    kept = images.are("train") & ~dropped
-    width, height, size = (images.sizes[name].to_numpy()[kept] for name in ("width", "height", "bytes"))
+    is_kept = images.are("train") & ~dropped
+    width, height, size = (images.sizes[name].to_numpy()[is_kept] for name in ("width", "height", "bytes"))
     features = {
         "width": _octaves(*_counted(width)),
         "height": _octaves(*_counted(height)),
@@ -45,19 +45,19 @@ def summary_tree(
     }
     for kind, lengths in captions.train_lengths(dropped).items():
         features[f"words of {kind}"] = _octaves([1 + words for words in lengths], list(lengths.values()))
-    for name, scores in (("similarity", scored.similarity), ("agreement", scored.agreement)):
-        features |= {f"{name} of {column}": _units(scores[column][kept]) for column in sorted(scores)}
-    return {"format_version": FORMAT_VERSION, "rows": int(kept.sum()), "features": features}
+    for name, scores in (("similarity", score_table.similarity), ("agreement", score_table.agreement)):
+        features |= {f"{name} of {column}": _units(scores[column][is_kept]) for column in sorted(scores)}
+    return {"format_version": FORMAT_VERSION, "rows": int(is_kept.sum()), "features": features}
 
 
 def _counted(values: NDArray[Any]) -> tuple[list[float], list[int]]:
-    """Return the different values, and how many there are of each."""
-    different, counts = np.unique(values, return_counts=True)
-    return different.tolist(), counts.tolist()
+    """Return the distinct values and their counts."""
+    distinct, counts = np.unique(values, return_counts=True)
+    return distinct.tolist(), counts.tolist()
 
 
 def _octaves(values: list[float], counts: list[int]) -> dict[str, Any]:
-    """Return the histogram of the logarithm; each value's is taken by `math`, equal on every machine."""
+    """Return the histogram of the logarithm, computed by `math` to be equal on every machine."""
     bins = Counter[int]()
     for value, count in zip(values, counts, strict=True):
         bins[math.floor(PER_OCTAVE * math.log2(value))] += count
@@ -66,44 +66,44 @@ def _octaves(values: list[float], counts: list[int]) -> dict[str, Any]:
 
 def _units(values: NDArray[np.float32]) -> dict[str, Any]:
     known = values[np.isfinite(values)].astype(np.float64)
-    places, counts = _counted(np.floor(PER_UNIT * known).astype(np.int64))
-    return _feature(Counter(dict(zip(places, counts, strict=True))), len(values) - len(known))
+    bins, counts = _counted(np.floor(PER_UNIT * known).astype(np.int64))
+    return _feature(Counter(dict(zip(bins, counts, strict=True))), len(values) - len(known))
 
 
 def _feature(bins: Counter[Any], missing: int) -> dict[str, Any]:
-    """Return how many values there are, how many more are no number, and the counts by bin."""
+    """Return the number of values, the number of missing values, and the counts by bin."""
     counts = {str(number): bins[number] for number in sorted(bins)}
     return {"values": bins.total(), "missing": missing, "bins": counts}
 
 
-GROUPS = 10  # of about equal shares of the reference, as is usual for the index
+GROUPS = 10  # each about the same share of the reference, as is usual for this index
 PRIOR = 0.5  # added to each group's count, so that an empty one has a logarithm
 BIN = re.compile(r"-?\d+")
-Feature = dict[str, Any]  # values, missing, and counts by bin, as summary.json has it
+Feature = dict[str, Any]  # values, missing, and counts by bin, as in summary.json
 
 
 def read_reference(path: Path) -> dict[str, Any]:
     """Read an earlier run's summary.
 
     Raises:
-        ConfigurationError: there is none, or one of another version.
-        DataError: it is damaged.
+        ConfigurationError: the file is missing, or of another version.
+        DataError: the file is damaged.
     """
     if not path.is_file():
         raise ConfigurationError(
-            f"{path} not found (audit.reference.summary); expected an earlier run's summary.json: put it "
+            f"{path} not found (audit.reference.summary); expected an earlier run's summary.json; put it "
             "there"
         )
     tree = read_json(path)
     version = tree.get("format_version") if isinstance(tree, dict) else None
     if version != FORMAT_VERSION:
         raise ConfigurationError(
-            f"{path} has format {version}; expected {FORMAT_VERSION}: make it again with this version's audit"
+            f"{path} has format {version}; expected {FORMAT_VERSION}; make it again with this version's audit"
             ", or set audit.reference to null"
         )
     features = tree.get("features")
-    if not isinstance(features, dict) or not all(_is_feature(one) for one in features.values()):
-        raise DataError(f"{path} is no summary of an audit; expected counts by bin: put the right file there")
+    if not isinstance(features, dict) or not all(_is_feature(feature) for feature in features.values()):
+        raise DataError(f"{path} is no summary of an audit; expected counts by bin; put the right file there")
     return features
 
 
@@ -122,10 +122,10 @@ def drift_gates(
     """Return one gate for each feature that params name.
 
     Args:
-        current: The features of this run's summary.
-        before: Those of the reference.
-        reference: The params.
-        limits: For the rows that a figure needs.
+        current: Features of this run's summary.
+        before: Features of the reference's summary.
+        reference: Params of the reference.
+        limits: Params of the audit, for the minimum of rows.
 
     Raises:
         ConfigurationError: neither run has the feature.
@@ -139,38 +139,38 @@ def _gate(
     if name not in current and name not in before:
         raise ConfigurationError(
             f"audit.reference.features names {name}, which neither run has; there are "
-            f"{', '.join(sorted(current))}: correct params"
+            f"{', '.join(sorted(current))}; correct params"
         )
-    nothing: dict[str, Any] = {"values": 0, "missing": 0, "bins": {}}
-    now, then = current.get(name, nothing), before.get(name, nothing)
+    no_values: dict[str, Any] = {"values": 0, "missing": 0, "bins": {}}
+    current_feature, reference_feature = current.get(name, no_values), before.get(name, no_values)
     figure, unknown = None, TOO_LITTLE
-    if min(now["values"], then["values"]) >= limits.min_rows:
-        figure = stability_index(then, now)
+    if min(current_feature["values"], reference_feature["values"]) >= limits.min_rows:
+        figure = stability_index(reference_feature, current_feature)
         unknown = "a constant tells nothing"
-        if figure is not None and figure <= reference.max_psi and len(now["bins"]) == 1:
+        if figure is not None and figure <= reference.max_psi and len(current_feature["bins"]) == 1:
             figure = None
-    samples = [{"feature": name, "reference": then["bins"], "now": now["bins"]}]
+    samples = [{"feature": name, "reference": reference_feature["bins"], "now": current_feature["bins"]}]
     limit, param = reference.max_psi, "audit.reference.max_psi"
     drifted = samples if figure is not None and figure > limit else []
     of = "values, population stability index"
     return GateResult(
-        f"drift of {name}", figure, limit, "at_most", now["values"], of, param, drifted, unknown
+        f"drift of {name}", figure, limit, "at_most", current_feature["values"], of, param, drifted, unknown
     )
 
 
 def stability_index(before: Feature, now: Feature) -> float | None:
     """Return the population stability index of two histograms over the same bins.
 
-    Bins are joined to at most ten groups of about equal shares of the reference, missing values are one more;
-    the index is the sum over groups of (q - p) ln(q / p), the symmetrised Kullback-Leibler divergence
-    (Yurdakul, 2018).
+    Bins are merged into at most ten groups of about equal shares of the reference; missing values are one
+    more group. The index is the sum over groups of (q - p) ln(q / p), the symmetrised Kullback-Leibler
+    divergence (Yurdakul, 2018).
 
     Args:
-        before: Of the reference.
-        now: Of this run.
+        before: Histogram of the reference.
+        now: Histogram of this run.
 
     Returns:
-        None where the reference fills a single group: a constant tells nothing about its own spread.
+        The index; None if the reference fills a single group, as a constant has no spread to compare with.
 
     Example:
         >>> even = {"values": 100, "missing": 0, "bins": {"0": 50, "1": 50}}

@@ -1,4 +1,4 @@
-"""Gallery of old and new captions side by side, chosen by a hash of the key."""
+"""HTML gallery of old and new captions side by side, for images chosen by a hash of the key."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from components.storage.scores import read_scores
 from components.storage.shards import Pair, read_pairs
 from components.storage.side_tables import Caption, read_captions
 
-Chosen = dict[str, "Drop | None"]  # by key, why an image does not go on if it does not
+Chosen = dict[str, "Drop | None"]  # by key, why an image is dropped; None if it is not
 TEMPLATE = "gallery.html.j2"
 PICTURE_PIXELS = 320
 SHOWN_CHARACTERS = 1200
-# controls, directions and spaces of no width: they hide or reorder what stands beside them. Joiners are not
-# among them, which emoji and Persian need.
+# control characters, text directions and zero-width spaces: they hide or reorder the text beside them.
+# Joiners are not among them: emoji and Persian need them.
 HIDDEN = re.compile(
     r"[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 )
@@ -35,13 +35,13 @@ HIDDEN = re.compile(
 
 @dataclass(frozen=True)
 class Text:
-    """A caption as the page shows it; scores are None where there are none."""
+    """A caption as the page shows it; a missing score is None."""
 
     column: str
     language: str
     writer: str
     parts: list[tuple[bool, str]]  # (is hidden character, text)
-    left_out: int  # characters
+    left_out: int  # number of characters
     similarity: float | None
     is_cut: bool
     agreement: float | None
@@ -49,7 +49,7 @@ class Text:
 
 @dataclass(frozen=True)
 class ImageCard:
-    """One image with the captions it came with and those that were written."""
+    """One image with its original captions and its new ones."""
 
     key: str
     picture: str  # data URI
@@ -61,22 +61,22 @@ class ImageCard:
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """Where one shard's images, captions and scores lie."""
+    """Paths of one shard's images, captions and scores."""
 
     download: Path
     entry: Entry
-    work: Path  # the stage's
+    work: Path  # the stage's folder in the work store
     captions: Path
-    scores: Path  # need not be there
+    scores: Path  # may not exist
 
 
 def chosen_keys(images: AuditImages, dropped: Dropped, count: int) -> dict[str, Chosen]:
-    """Return by shard the train images whose keys have the smallest sha256: the same ones in every run.
+    """Return by shard the train images whose keys have the smallest sha256: the same in every run.
 
     Args:
-        images: All that download kept.
-        dropped: Those that do not go on; each key comes with why, if it does not.
-        count: Images at most.
+        images: All images of download.
+        dropped: The dropped images; each chosen key comes with its reason, if it is dropped.
+        count: Maximum number of images.
     """
     is_train = images.are("train")
     train = (
@@ -95,9 +95,9 @@ def write_gallery(path: Path, shards: Iterable[tuple[ShardFiles, Chosen]], verdi
     """Write the page.
 
     Args:
-        path: Where to.
-        shards: Those that hold images to show, each with these.
-        verdict: Of the audit.
+        path: File to write.
+        shards: Shards with images to show, each with its chosen images.
+        verdict: Verdict of the audit.
     """
     cards = sorted((card for shard in shards for card in _cards(*shard)), key=lambda card: card.key)
     environment = page_environment(Path(__file__).parent)
@@ -107,7 +107,7 @@ def write_gallery(path: Path, shards: Iterable[tuple[ShardFiles, Chosen]], verdi
 
 
 def shown(text: str) -> list[tuple[bool, str]]:
-    r"""Split a text into what is shown as it is, and hidden characters, shown by their names or numbers.
+    r"""Split a text into visible parts and hidden characters; the latter are replaced by their Unicode names.
 
     Example:
         >>> shown("a\u202eb")
@@ -138,19 +138,19 @@ def _cards(shard: ShardFiles, chosen: Chosen) -> Iterator[ImageCard]:
 def _card(
     pair: Pair, captions: list[Caption], scores: dict[tuple[str, str, int], Any], drop: Drop | None
 ) -> ImageCard:
-    given = {(caption["column"], caption["number"]) for caption in pair.metadata.get("captions", [])}
-    old = [caption for caption in captions if (caption.column, caption.number) in given]
-    new = [caption for caption in captions if (caption.column, caption.number) not in given]
+    original = {(caption["column"], caption["number"]) for caption in pair.metadata.get("captions", [])}
+    old = [caption for caption in captions if (caption.column, caption.number) in original]
+    new = [caption for caption in captions if (caption.column, caption.number) not in original]
     size = f"{pair.metadata.get('width', '?')} x {pair.metadata.get('height', '?')}"
     picture = inline_picture(pair.jpeg, PICTURE_PIXELS)
     return ImageCard(pair.key, picture, size, drop, _texts(old, scores), _texts(new, scores))
 
 
 def _texts(captions: Iterable[Caption], scores: dict[tuple[str, str, int], Any]) -> list[Text]:
-    found = []
-    for caption in sorted(captions, key=lambda one: (one.column, one.number)):
+    texts = []
+    for caption in sorted(captions, key=lambda caption: (caption.column, caption.number)):
         score = scores.get((caption.key, caption.column, caption.number), {})
-        found.append(
+        texts.append(
             Text(
                 caption.column,
                 caption.language,
@@ -162,12 +162,12 @@ def _texts(captions: Iterable[Caption], scores: dict[tuple[str, str, int], Any])
                 score.get("agreement"),
             )
         )
-    return found
+    return texts
 
 
 def _scores(path: Path, captions: dict[str, list[Caption]]) -> dict[tuple[str, str, int], Any]:
     if not path.is_file():
         return {}
     table = read_scores(path)
-    wanted = table.filter(pa.array([key in captions for key in table["key"].to_pylist()], pa.bool_()))
-    return {(line["key"], line["column"], line["number"]): line for line in wanted.to_pylist()}
+    lines = table.filter(pa.array([key in captions for key in table["key"].to_pylist()], pa.bool_()))
+    return {(line["key"], line["column"], line["number"]): line for line in lines.to_pylist()}

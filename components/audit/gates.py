@@ -1,4 +1,4 @@
-"""The gates on images and captions."""
+"""The audit's gates on images and captions."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from components.settings.audit import Audit
 
 
 def gates(
-    images: AuditImages, duplicates: Duplicates, captions: Captions, attempts: HostStats, limits: Audit
+    images: AuditImages, duplicates: Duplicates, captions: Captions, host_stats: HostStats, limits: Audit
 ) -> list[GateResult]:
     """Return all gates.
 
     Args:
-        images: All images that download kept.
-        duplicates: By row number of `images`.
-        captions: Of all rows.
-        attempts: To get images.
-        limits: The params section.
+        images: All images of download.
+        duplicates: Duplicates by row number of `images`.
+        captions: Captions of all rows.
+        host_stats: Download outcomes by host.
+        limits: Params of the audit.
     """
     return [
         *(_enough_rows(split, images.rows_of(split), limits) for split in SPLITS),
-        *success_gates(attempts, limits),
+        *success_gates(host_stats, limits),
         _duplicate_gate("exact_duplicates", images, duplicates.exact, None, limits),
         _duplicate_gate("near_duplicates", images, duplicates.near, "train", limits),
         _duplicate_gate("leaked", images, duplicates.leaked_tests, "test", limits),
@@ -39,7 +39,7 @@ def gates(
 
 
 def kept_gate(images: AuditImages, dropped: Dropped, limits: Audit) -> GateResult:
-    """Return the gate on the train images that curation leaves."""
+    """Return the gate on the number of train images that curation keeps."""
     kept = int(np.count_nonzero(images.are("train") & ~dropped.rows))
     of, param = "train images that go on", "audit.min_rows"
     return GateResult("kept_train", float(kept), limits.min_rows, "at_least", kept, of, param)
@@ -58,14 +58,14 @@ def _duplicate_gate(
     limits: Audit,
 ) -> GateResult:
     param = f"max_{name.removesuffix('s')}_share"
-    found = np.fromiter(originals, np.int64, len(originals))
+    duplicate_rows = np.fromiter(originals, np.int64, len(originals))
     if split:
-        found = found[images.are(split)[found]]
+        duplicate_rows = duplicate_rows[images.are(split)[duplicate_rows]]
     rows = images.rows_of(split) if split else len(images)
-    share = len(found) / rows if rows >= limits.min_rows else None
+    share = len(duplicate_rows) / rows if rows >= limits.min_rows else None
     samples = [
         {"key": images.key(row), "like": images.key(originals[row])}
-        for row in found[: limits.samples].tolist()
+        for row in duplicate_rows[: limits.samples].tolist()
     ]
     of = f"{split} images" if split else "images"
     return GateResult(name, share, getattr(limits, param), "at_most", rows, of, f"audit.{param}", samples)
@@ -73,7 +73,9 @@ def _duplicate_gate(
 
 def _repeated_captions(captions: Captions, limits: Audit) -> GateResult:
     known = {
-        column: found for column, found in captions.repeated_shares().items() if found[1] >= limits.min_rows
+        column: share_and_rows
+        for column, share_and_rows in captions.repeated_shares().items()
+        if share_and_rows[1] >= limits.min_rows
     }
     column, (share, rows) = max(known.items(), key=lambda item: item[1], default=("train", (None, 0)))
     limit = limits.max_repeated_caption_share
@@ -85,9 +87,9 @@ def _caption_overlap(captions: Captions, limits: Audit) -> list[GateResult]:
     if limits.max_caption_overlap_share is None:
         return []
     overlaps = {
-        kind: found
-        for (split, kind), found in captions.overlaps().items()
-        if split == "test" and found.rows >= limits.min_rows
+        kind: overlap
+        for (split, kind), overlap in captions.overlaps().items()
+        if split == "test" and overlap.rows >= limits.min_rows
     }
     kind, worst = max(overlaps.items(), key=lambda item: item[1].share, default=("test", None))
     share, rows, samples = (worst.share, worst.rows, worst.samples) if worst else (None, 0, [])

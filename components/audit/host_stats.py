@@ -1,4 +1,4 @@
-"""Download outcomes by host, from the ledgers."""
+"""Download outcomes by host, from the ledgers of download."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_HOST = "(no valid url)"
 
 @dataclass
 class HostStats:
-    """Rows and successes, over all and by host; a row that no host was asked for has none."""
+    """Rows and successes, in total and by host; a row without a request has no host."""
 
     rows: int = 0
     successes: int = 0
@@ -31,32 +31,32 @@ class HostStats:
     host_successes: Counter[str] = field(default_factory=Counter)
 
     def add(self, table: pa.Table, samples: int) -> None:
-        """Add one ledger; keep the first `samples` failures, by key, host and reason.
+        """Add one ledger; keep key, host and reason of the first `samples` failures.
 
-        A url may hold a password or a token: only its host is ever shown.
+        A URL may hold a password or a token: only its host is ever shown.
         """
         columns = (table[name].to_pylist() for name in LEDGER.names)
         for key, url, status, reason in zip(*columns, strict=True):
-            good = status == SUCCESS
+            is_success = status == SUCCESS
             host = host_of(url or "")
             self.rows += 1
-            self.successes += good
+            self.successes += is_success
             if host is not None:
                 self.host_rows[host] += 1
-                self.host_successes[host] += good
-            if not good and len(self.failures) < samples:
-                why = (reason or status or "").partition(":")[0]
-                self.failures.append({"key": key, "host": host, "reason": why})
+                self.host_successes[host] += is_success
+            if not is_success and len(self.failures) < samples:
+                short_reason = (reason or status or "").partition(":")[0]
+                self.failures.append({"key": key, "host": host, "reason": short_reason})
 
     def worst_hosts(self, min_rows: int, count: int) -> list[dict[str, Any]]:
-        """Return the hosts with the lowest share of successes among those of at least `min_rows` rows."""
-        known = [(self.host_successes[host] / n, host, n) for host, n in self.host_rows.items()]
-        worst = sorted(one for one in known if one[2] >= min_rows)
-        return [{"host": host, "rows": n, "success_share": share} for share, host, n in worst[:count]]
+        """Return the hosts with the lowest share of successes, among hosts with at least `min_rows` rows."""
+        shares = [(self.host_successes[host] / rows, host, rows) for host, rows in self.host_rows.items()]
+        worst = sorted(entry for entry in shares if entry[2] >= min_rows)
+        return [{"host": host, "rows": rows, "success_share": share} for share, host, rows in worst[:count]]
 
 
 def host_of(url: str) -> str | None:
-    """Return the host of an http(s) url in printable ASCII; None of anything else, such as a file's name.
+    """Return the host of an http(s) URL in printable ASCII; None for anything else, such as a file name.
 
     Example:
         >>> host_of("https://user:secret@Example.org:8080/cat.jpg?token=1")
@@ -73,26 +73,24 @@ def host_of(url: str) -> str | None:
 
 def read_attempts(ledgers: Iterable[Path], samples: int) -> HostStats:
     """Read all ledgers."""
-    attempts = HostStats()
+    stats = HostStats()
     for path in ledgers:
-        attempts.add(read_table(path, LEDGER), samples)
-    return attempts
+        stats.add(read_table(path, LEDGER), samples)
+    return stats
 
 
-def success_gates(attempts: HostStats, limits: Audit) -> list[GateResult]:
-    """Return the gates on the share of images that came, over all and of the worst host."""
-    share = attempts.successes / attempts.rows if attempts.rows >= limits.min_rows else None
+def success_gates(stats: HostStats, limits: Audit) -> list[GateResult]:
+    """Return the gates on the share of fetched images, in total and of the worst host."""
+    share = stats.successes / stats.rows if stats.rows >= limits.min_rows else None
     param, limit = "audit.min_success_share", limits.min_success_share
-    found = [
-        GateResult("success", share, limit, "at_least", attempts.rows, "images", param, attempts.failures)
-    ]
-    if limits.min_host_success_share is not None and attempts.host_rows:
-        found.append(_host_gate(attempts, limits, limits.min_host_success_share))
-    return found
+    gates = [GateResult("success", share, limit, "at_least", stats.rows, "images", param, stats.failures)]
+    if limits.min_host_success_share is not None and stats.host_rows:
+        gates.append(_host_gate(stats, limits, limits.min_host_success_share))
+    return gates
 
 
-def _host_gate(attempts: HostStats, limits: Audit, limit: float) -> GateResult:
-    worst = attempts.worst_hosts(limits.min_host_rows, limits.samples)
+def _host_gate(stats: HostStats, limits: Audit, limit: float) -> GateResult:
+    worst = stats.worst_hosts(limits.min_host_rows, limits.samples)
     share, rows = (worst[0]["success_share"], worst[0]["rows"]) if worst else (None, 0)
     of = f"images of {worst[0]['host']}" if worst else "images of one host"
     param = "audit.min_host_success_share"

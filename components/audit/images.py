@@ -1,4 +1,4 @@
-"""All images in one order: a few bytes of each in memory, thumbnails on disk."""
+"""Table of all images: keys, splits and sizes in memory, thumbnails on disk."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 
 from components.errors import DataError
 
-LEARNED = ("train", "validation")  # what the models or the choices among them have seen
+LEARNED = ("train", "validation")  # splits used for training or model selection
 SPLITS = (*LEARNED, "test")
 SIZES = ("width", "height", "bytes")
 
 
 @dataclass(frozen=True)
 class AuditImages:
-    """Keys, splits and sizes by row number; about 50 bytes an image.
+    """Keys, splits and sizes by row number; about 50 bytes per image.
 
     Attributes:
-        keys: One chunk a shard.
-        splits: (N,) places in `SPLITS`.
-        sizes: `SIZES` of each; only the report and the summary look at them.
-        shards: Names, in the order of the chunks.
+        keys: Keys, one chunk per shard.
+        splits: (N,) indices in `SPLITS`.
+        sizes: `SIZES` of each image; only the report and the summary use them.
+        shards: Names of the shards, in the order of the chunks.
     """
 
     keys: pa.ChunkedArray
@@ -45,23 +45,23 @@ class AuditImages:
         return key
 
     def rows_of(self, split: str) -> int:
-        """Return how many images a split has."""
+        """Return the number of images of a split."""
         return int(np.count_nonzero(self.are(split)))
 
     def are(self, *splits: str) -> NDArray[np.bool_]:
-        """Return (N,) which images are of one of these splits."""
+        """Return a mask (N,) of the images in any of these splits."""
         return np.isin(self.splits, [SPLITS.index(split) for split in splits])
 
     def find(self, shard: str, keys: pa.ChunkedArray) -> NDArray[np.int64]:
-        """Return (n,) the rows of a shard's images by key; -1 where the shard has no such image."""
+        """Return (n,) the rows of a shard's images by key; -1 for a key that the shard does not have."""
         if shard not in self._numbers:
             return np.full(len(keys), -1)
         number = self._numbers[shard]
-        places = pc.index_in(keys, value_set=self.keys.chunk(number))
-        found: NDArray[np.int64] = (
-            places.fill_null(-1 - int(self._starts[number])).to_numpy().astype(np.int64)
+        indices = pc.index_in(keys, value_set=self.keys.chunk(number))
+        rows: NDArray[np.int64] = (
+            indices.fill_null(-1 - int(self._starts[number])).to_numpy().astype(np.int64)
         )
-        return found + int(self._starts[number])
+        return rows + int(self._starts[number])
 
     def rows_in(self, number: int) -> range:
         """Return the rows of the shard with this number."""
@@ -77,29 +77,30 @@ class AuditImages:
 
 
 def split_places(splits: pa.ChunkedArray, where: Path) -> NDArray[np.uint8]:
-    """Return the place of each split in `SPLITS`.
+    """Return the index of each split in `SPLITS`.
 
     Raises:
-        DataError: one is none of them.
+        DataError: a split is none of them.
     """
-    places = pc.index_in(splits, pa.array(SPLITS))
-    if places.null_count:
-        odd = splits.filter(pc.is_null(places))[0].as_py()
+    indices = pc.index_in(splits, pa.array(SPLITS))
+    if indices.null_count:
+        unknown = splits.filter(pc.is_null(indices))[0].as_py()
         raise DataError(
-            f"{where} holds split {odd}; expected {', '.join(SPLITS)}: `llm2clip forget download shards`"
+            f"{where} holds split {unknown}; expected {', '.join(SPLITS)}; "
+            "run `llm2clip forget download shards`"
         )
-    return places.to_numpy().astype(np.uint8)
+    return indices.to_numpy().astype(np.uint8)
 
 
 class Thumbnails:
-    """Thumbnails by row number, read from disk where they are asked for.
+    """Thumbnails by row number, read from disk on demand.
 
-    They are read and not mapped: the pages of a mapped file around each thumbnail would count as memory of
-    the process until the system wants them back.
+    They are read, not memory-mapped: pages of a mapped file around each thumbnail would count as memory of
+    the process until the system reclaims them.
 
     Args:
-        paths: Of files of one thumbnail after the other, in the order of the rows.
-        counts: Thumbnails of each.
+        paths: Files of consecutive thumbnails, in the order of the rows.
+        counts: Number of thumbnails in each file.
         width: Bytes of a thumbnail.
     """
 
@@ -111,18 +112,18 @@ class Thumbnails:
         return int(self._starts[-1])
 
     def whole_files(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the thumbnails (n, width) of one file after the other."""
+        """Yield the thumbnails (n, width) of each file in turn."""
         for path in self.paths:
             yield np.fromfile(path, np.uint8).reshape(-1, self.width)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return (n, width) of row numbers (n,)."""
-        found = np.empty((len(rows), self.width), np.uint8)
+        """Return the thumbnails (n, width) of row numbers (n,)."""
+        thumbnails = np.empty((len(rows), self.width), np.uint8)
         files = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(files):
-            places = np.flatnonzero(files == number)
+            indices = np.flatnonzero(files == number)
             with self.paths[number].open("rb", buffering=0) as file:
-                for place, row in zip(places, (rows[places] - self._starts[number]).tolist(), strict=True):
+                for index, row in zip(indices, (rows[indices] - self._starts[number]).tolist(), strict=True):
                     file.seek(row * self.width)
-                    file.readinto(memoryview(found[place]))
-        return found
+                    file.readinto(memoryview(thumbnails[index]))
+        return thumbnails

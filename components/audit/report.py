@@ -1,4 +1,4 @@
-"""The audit's report, by Evidently: figures and distributions of the rows, in a page of stable bytes."""
+"""Audit report by Evidently: figures and distributions of the rows; equal data gives equal bytes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from components.storage.atomic import write_bytes
 RANDOM_ID = re.compile(
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{32}\b|(?<=metric_)[0-9a-f]{32}"
 )
-TOLD, SHOWN_CHARACTERS = 3, 200  # of the rows beside a gate
-# named here because Evidently lists a column's values in the order of a set, which differs by process
+TOLD, SHOWN_CHARACTERS = 3, 200  # sample rows of a gate, and characters of each
+# listed here because Evidently orders a column's values as a set, which differs between processes
 CATEGORIES = {
     "split": ("train", "validation", "test"),
     "kind": ("image", "text"),
@@ -46,16 +46,16 @@ def write_report(
     """Write report.html and report.json.
 
     Args:
-        rows: One per row of data, with `CATEGORIES` and numbers; a number that a row lacks is left out.
-        verdict: As verdict.json has it; a table of the gates heads the page.
-        dropped: Images by reason.
-        folder: Where to write, beside gallery.html.
+        rows: One entry per row of data, with `CATEGORIES` and numbers; a missing number is omitted.
+        verdict: Content of verdict.json; the page starts with a table of its gates.
+        dropped: Number of dropped images by reason.
+        folder: Output folder, which also gets gallery.html.
     """
     frame = pd.DataFrame(rows)
     numbers = [name for name in frame.columns if name not in CATEGORIES]
     definition = DataDefinition(numerical_columns=numbers, categorical_columns=list(CATEGORIES))
     counts = [CategoryCount(column=name, category=value) for name in CATEGORIES for value in CATEGORIES[name]]
-    plotly.io.templates.default = None  # a plain page, and a third less time
+    plotly.io.templates.default = None  # a plain page, rendered in a third less time
     report = Report([RowCount(), *counts, *(ValueStats(column=name) for name in numbers)])
     snapshot = report.run(Dataset.from_pandas(frame, data_definition=definition), None)
     page = snapshot.get_html_str(as_iframe=False).replace("<body>", f"<body>{_head(verdict, dropped)}", 1)
@@ -88,9 +88,9 @@ def _reasons(dropped: dict[str, int]) -> str:
 
 
 def _samples(samples: list[dict[str, Any]]) -> str:
-    """Return the first failing rows; what is in them came from outside."""
-    told = ["; ".join(f"{name} {value}" for name, value in sample.items()) for sample in samples[:TOLD]]
-    return "<br>".join(f"<bdi>{escape(line[:SHOWN_CHARACTERS])}</bdi>" for line in told)
+    """Return the first failing rows as HTML; their content is untrusted and must be escaped."""
+    lines = ["; ".join(f"{name} {value}" for name, value in sample.items()) for sample in samples[:TOLD]]
+    return "<br>".join(f"<bdi>{escape(line[:SHOWN_CHARACTERS])}</bdi>" for line in lines)
 
 
 def _number(figure: float | None) -> str:
@@ -98,7 +98,7 @@ def _number(figure: float | None) -> str:
 
 
 def _stable(text: str) -> str:
-    """Replace Evidently's random ids by numbers in order of appearance."""
+    """Replace Evidently's random ids by numbers, in order of appearance."""
     names: dict[str, str] = {}
     return RANDOM_ID.sub(lambda match: names.setdefault(match[0], f"{len(names):032x}"), text)
 
@@ -108,36 +108,36 @@ def described_rows(
     duplicates: Duplicates,
     dropped: Dropped,
     captions: Captions,
-    scored: ScoreTable,
+    score_table: ScoreTable,
     limit: int,
 ) -> list[dict[str, Any]]:
-    """Return one entry for each row of data, or for every n-th where there are more than `limit`.
+    """Return one entry for each row of data, or for every n-th row if there are more than `limit`.
 
     Args:
-        images: All.
-        duplicates: By row number of `images`.
-        dropped: Images that do not go on.
-        captions: Of all rows, with or without an image.
-        scored: Of all images.
-        limit: Entries at most.
+        images: All images.
+        duplicates: Duplicates by row number of `images`.
+        dropped: Dropped images.
+        captions: Captions of all rows, with or without an image.
+        score_table: Scores of all images.
+        limit: Maximum number of entries.
     """
     step = -(-(len(images) + captions.texts) // limit)
     rows = range(0, len(images), step)
     sizes = images.sizes.take(np.array(rows, np.int64)).to_pylist()
-    nothing = {"kind": "text", "duplicate": "none", "kept": "yes"}
-    words_of: dict[int, dict[str, float]] = {}
+    text_entry = {"kind": "text", "duplicate": "none", "kept": "yes"}
+    words_by_row: dict[int, dict[str, float]] = {}
     texts: list[dict[str, Any]] = []
     for row, split, words in captions.every_nth(step):
-        named = {f"words of {kind}": mean for kind, mean in words.items()}
+        mean_words = {f"words of {kind}": mean for kind, mean in words.items()}
         if row is None:
-            texts.append({"split": split, **nothing, **named})
+            texts.append({"split": split, **text_entry, **mean_words})
         else:
-            words_of[row] = named
+            words_by_row[row] = mean_words
     entries = [
         {"split": SPLITS[images.splits[row]]}
         | _image_entry(row, size, duplicates, dropped)
-        | words_of.get(row, {})
-        | _scores(scored, row)
+        | words_by_row.get(row, {})
+        | _scores(score_table, row)
         for row, size in zip(rows, sizes, strict=True)
     ]
     return entries + texts
@@ -148,7 +148,7 @@ def _image_entry(row: int, size: dict[str, int], duplicates: Duplicates, dropped
     width, height, size_bytes = (size[name] for name in SIZES)
     return {
         "kind": "image",
-        "duplicate": next((kind for kind, found in kinds.items() if row in found), "none"),
+        "duplicate": next((kind for kind, rows in kinds.items() if row in rows), "none"),
         "kept": "no" if dropped.rows[row] else "yes",
         "width (pixels)": width,
         "height (pixels)": height,
@@ -157,9 +157,9 @@ def _image_entry(row: int, size: dict[str, int], duplicates: Duplicates, dropped
     }
 
 
-def _scores(scored: ScoreTable, row: int) -> dict[str, float]:
-    """Return an image's scores by column; a score it lacks is left out."""
-    kinds = {"similarity": scored.similarity, "agreement": scored.agreement}
+def _scores(score_table: ScoreTable, row: int) -> dict[str, float]:
+    """Return an image's scores by column; a missing score is omitted."""
+    kinds = {"similarity": score_table.similarity, "agreement": score_table.agreement}
     values = {
         f"{kind} of {column}": float(scores[row])
         for kind, columns in kinds.items()

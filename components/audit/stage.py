@@ -1,14 +1,14 @@
-"""Report on the data, drop the rows that must not be trained on, and say whether training may start.
+"""Report on the data, drop rows that must not be trained on, and decide whether training may start.
 
 Reads:
     artifacts/download/{*.tar, *.parquet, texts}, artifacts/recaption/{captions, scores, image_embeddings}
-    inputs/<download.inputs>/: heads, a reference's summary and an earlier run's embeddings of captions, where
-        params name them
+    inputs/<download.inputs>/: heads, a reference's summary and an earlier run's caption embeddings, if params
+        name them
 Writes:
-    artifacts/audit/kept/00000.parquet      keys of the shard that go on
-    artifacts/audit/dropped/00000.parquet   the others, each with reason, figure and the key it is like
+    artifacts/audit/kept/00000.parquet      keys of the shard's kept images
+    artifacts/audit/dropped/00000.parquet   its dropped images, each with reason, figure and similar key
     artifacts/audit/verdict.json            every gate with figure, limit, verdict and samples
-    artifacts/audit/summary.json            distributions, which a later run can be compared with
+    artifacts/audit/summary.json            distributions, as a reference for a later run
     artifacts/audit/report.html, report.json, gallery.html
     metrics/audit.json
 """
@@ -59,7 +59,7 @@ def run(params: Params, env: Environment) -> None:
     download, inputs = layout.artifact("download"), layout.inputs(params.download.inputs)
     work = layout.work("audit")
     check_seen_by_dvc(inputs, paths_of_audit(limits))
-    before = read_reference(inputs / limits.reference.summary) if limits.reference else {}
+    reference = read_reference(inputs / limits.reference.summary) if limits.reference else {}
     files = read_manifest(download)
     shards = [entry for entry in files if entry.is_shard]
     processes = env.processes or usable_cores()
@@ -68,43 +68,43 @@ def run(params: Params, env: Environment) -> None:
     alike = Alike(limits.near_duplicate_bits, limits.near_duplicate_difference)
     duplicates = find_duplicates(fingerprints, alike, work, processes)
     captions = _captions(layout, files, images, limits.samples, processes)
-    scored = read_scored(layout.artifact("recaption"), images)
-    attempts = read_attempts(
+    score_table = read_scored(layout.artifact("recaption"), images)
+    host_stats = read_attempts(
         [(download / entry.place).with_suffix(".parquet") for entry in shards], limits.samples
     )
     curator = Curator(images, duplicates.leaked if limits.drop_leaked else {})
-    curator.curate(limits.curation, scored, layout, inputs)
+    curator.curate(limits.curation, score_table, layout, inputs)
     dropped = curator.dropped
 
-    summary = summary_tree(images, captions, scored, dropped.rows)
-    found = [
-        *gates(images, duplicates, captions, attempts, limits),
+    summary = summary_tree(images, captions, score_table, dropped.rows)
+    gate_results = [
+        *gates(images, duplicates, captions, host_stats, limits),
         *([kept_gate(images, dropped, limits)] if limits.curation.is_asked else []),
-        *(drift_gates(summary["features"], before, limits.reference, limits) if limits.reference else []),
+        *(drift_gates(summary["features"], reference, limits.reference, limits) if limits.reference else []),
     ]
-    verdict = verdict_tree(found, limits)
-    rows = _count(params, layout, images, captions.texts, dropped)
+    verdict = verdict_tree(gate_results, limits)
+    rows = _count_rows(params, layout, images, captions.texts, dropped)
     with output(layout, "audit") as out:
         write_shard_keys(out.folder, images, dropped)
         write_json(out.folder / "verdict.json", verdict)
         write_json(out.folder / "summary.json", summary)
-        described = described_rows(images, duplicates, dropped, captions, scored, limits.report_rows)
-        write_report(described, verdict, rows.figures()["rejected"], out.folder)
+        report_rows = described_rows(images, duplicates, dropped, captions, score_table, limits.report_rows)
+        write_report(report_rows, verdict, rows.figures()["rejected"], out.folder)
         chosen = chosen_keys(images, dropped, limits.gallery_rows)
-        shown = [(_files(layout, entry), chosen[entry.name]) for entry in shards if entry.name in chosen]
-        write_gallery(out.folder / "gallery.html", shown, verdict["verdict"])
+        cards = [(_files(layout, entry), chosen[entry.name]) for entry in shards if entry.name in chosen]
+        write_gallery(out.folder / "gallery.html", cards, verdict["verdict"])
         if not verdict["passed"]:
             replace_folder(out.folder, work / "failed")
-            raise GateError(explain(found, limits, work / "failed" / "report.html"))
+            raise GateError(explain(gate_results, limits, work / "failed" / "report.html"))
     remove(work / "failed")
     for gate in verdict["unknown"]:
-        log.warning("audit: %s is unknown; audit.unknown_passes lets it pass", gate)
+        log.warning("audit: %s is unknown; it passes because of audit.unknown_passes", gate)
     counts = {**rows.figures(), "images": len(images), "texts": captions.texts}
-    write_metrics(layout, "audit", {**counts, **_figures(limits, verdict, captions, attempts)})
+    write_metrics(layout, "audit", {**counts, **_figures(limits, verdict, captions, host_stats)})
 
 
-def _count(params: Params, layout: Layout, images: AuditImages, texts: int, dropped: Dropped) -> Rows:
-    """Return the account of all rows, those of text among them; none but images are dropped."""
+def _count_rows(params: Params, layout: Layout, images: AuditImages, texts: int, dropped: Dropped) -> Rows:
+    """Count all rows, text rows included; only images are dropped."""
     rows = Rows()
     counts = dropped.counts()
     rows.accept(len(images) - sum(counts.values()) + texts)
@@ -117,26 +117,29 @@ def _count(params: Params, layout: Layout, images: AuditImages, texts: int, drop
 def _captions(
     layout: Layout, files: list[Entry], images: AuditImages, samples: int, processes: int
 ) -> Captions:
-    """Return the figures of all captions: those of images as recaption left them, the others as they came.
+    """Return the statistics of all captions: of images from recaption, of text rows from download.
 
     Args:
-        layout: Of the project.
-        files: Of the manifest of download.
-        images: All.
-        samples: Captions shown of those that splits share.
-        processes: How many to work with.
+        layout: Layout of the project.
+        files: Manifest entries of download.
+        images: All images.
+        samples: Number of sample captions of those that splits share.
+        processes: Number of worker processes.
     """
     download, recaption, work = (
         layout.artifact("download"),
         layout.artifact("recaption"),
         layout.work("audit"),
     )
-    of_images = [(recaption, entry) for entry in read_manifest(recaption, "captions/")]
-    of_texts = [(download, entry) for entry in files if entry.uri.startswith("texts/")]
-    named = [(folder / entry.uri, entry.sha256) for folder, entry in (*of_images, *of_texts)]
-    shards = [*(entry.name for _, entry in of_images), *(None for _ in of_texts)]
-    made = caption_figures(named, work, processes)
-    tables = [CaptionTable(*one) for one in zip((path for path, _ in named), made, shards, strict=True)]
+    image_tables = [(recaption, entry) for entry in read_manifest(recaption, "captions/")]
+    text_tables = [(download, entry) for entry in files if entry.uri.startswith("texts/")]
+    paths = [(folder / entry.uri, entry.sha256) for folder, entry in (*image_tables, *text_tables)]
+    shards = [*(entry.name for _, entry in image_tables), *(None for _ in text_tables)]
+    figures = caption_figures(paths, work, processes)
+    tables = [
+        CaptionTable(path, folder, shard)
+        for (path, _), folder, shard in zip(paths, figures, shards, strict=True)
+    ]
     return Captions(tables, images, samples, work / "digests")
 
 
@@ -147,7 +150,7 @@ def _files(layout: Layout, entry: Entry) -> ShardFiles:
 
 
 def _figures(
-    limits: Audit, verdict: dict[str, Any], captions: Captions, attempts: HostStats
+    limits: Audit, verdict: dict[str, Any], captions: Captions, host_stats: HostStats
 ) -> dict[str, Any]:
     overlaps: dict[str, dict[str, float]] = {}
     for (split, kind), overlap in captions.overlaps().items():
@@ -156,8 +159,8 @@ def _figures(
         "verdict": verdict["verdict"],
         "gates": {gate["name"]: gate["figure"] for gate in verdict["gates"]},
         "hosts": {
-            "count": len(attempts.host_rows),
-            "worst": attempts.worst_hosts(limits.min_host_rows, limits.samples),
+            "count": len(host_stats.host_rows),
+            "worst": host_stats.worst_hosts(limits.min_host_rows, limits.samples),
         },
         "mean_words": captions.mean_words(),
         "repeated_captions": {column: share for column, (share, _) in captions.repeated_shares().items()},
@@ -169,8 +172,8 @@ DROPPED = pa.schema(
     [
         ("key", pa.string()),
         ("reason", pa.string()),  # a head's name, or one of `settings.audit.REASONS`
-        ("value", pa.float64()),  # the figure that decided; null for a leak
-        ("like", pa.string()),  # the image it is like, of a leak or a near image
+        ("value", pa.float64()),  # the deciding figure; null for a leak
+        ("like", pa.string()),  # the similar image, for a leak or a near image
     ]
 )
 
@@ -179,18 +182,18 @@ def write_shard_keys(folder: Path, images: AuditImages, dropped: Dropped) -> Non
     """Write `kept/<shard>.parquet` and `dropped/<shard>.parquet` below a folder.
 
     Args:
-        folder: Where to.
-        images: Of all shards.
-        dropped: Of `images`.
+        folder: Output folder.
+        images: Images of all shards.
+        dropped: The dropped ones of `images`.
     """
     for number, name in enumerate(images.shards):
         rows = images.rows_in(number)
-        gone = dropped.rows[rows.start : rows.stop]
+        is_dropped = dropped.rows[rows.start : rows.stop]
         keys = images.keys.chunk(number)
-        lost = [
+        dropped_rows = [
             {"key": keys[row - rows.start].as_py(), **vars(dropped.drop(row))}
             for row in rows
-            if gone[row - rows.start]
+            if is_dropped[row - rows.start]
         ]
-        write_keys(folder / "kept" / f"{name}.parquet", keys.filter(pa.array(~gone)))
-        write_table(folder / "dropped" / f"{name}.parquet", pa.Table.from_pylist(lost, DROPPED))
+        write_keys(folder / "kept" / f"{name}.parquet", keys.filter(pa.array(~is_dropped)))
+        write_table(folder / "dropped" / f"{name}.parquet", pa.Table.from_pylist(dropped_rows, DROPPED))

@@ -1,1 +1,1 @@
-"""The stage base_models: the models that everything starts from."""
+"""The stage base_models: fetch or train the models that later stages start from."""

@@ -1,4 +1,4 @@
-"""Train a small captioner on labelled scenes."""
+"""Train a small image captioner on labelled scenes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from components.sources.scenes.scores import fact_scores
 from components.sources.scenes.space import BACKGROUNDS, COLOURS, FILLS, PLACES, SHAPES, SIZES
 
 KINDS = ("short", "dense")
-NOTHING = ""  # the value of an attribute where a place is empty
+NOTHING = ""  # the attribute's value if nothing is at this place
 ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {("background", "colour"): BACKGROUNDS} | {
     (place, attribute): (NOTHING, *values)
     for place in PLACES
@@ -38,7 +38,7 @@ ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {("background", "colour"): 
 
 
 def make_captioner(section: MadeCaptioner, builder: ModelBuilder) -> Path:
-    """Return the folder of the model, its tokenizer and its `about.json`."""
+    """Train the captioner, or reuse a cached one; return its folder with tokenizer and `about.json`."""
     train, held_out = read_scene_sets(section.scenes, builder)
     identity = {
         "code": builder.code_of("captioner"),
@@ -54,13 +54,13 @@ def make_captioner(section: MadeCaptioner, builder: ModelBuilder) -> Path:
         model = SmallCaptioner(_config(section, tokenizer)).to(builder.device)
         loss = _train(model, tokenizer, section, train, identity, builder)
         save_captioner(model, tokenizer, folder)
-        write_about(folder, model, section.training, loss, _held_out(model, tokenizer, held_out))
+        write_about(folder, model, section.training, loss, _held_out_scores(model, tokenizer, held_out))
 
     return builder.get_or_build("captioner", identity, make)
 
 
 def attribute_values(scene: Scene) -> list[int]:
-    """Return for each of `ATTRIBUTES` the number of its value in a scene."""
+    """Return the index of a scene's value for each of `ATTRIBUTES`."""
     facts = {(place, attribute): value for place, attribute, value in scene_facts(scene, "dense")}
     return [values.index(facts.get(attribute, NOTHING)) for attribute, values in ATTRIBUTES.items()]
 
@@ -104,12 +104,12 @@ def _train(
     return builder.train("captioner", model, section.training, identity, loss_at)
 
 
-def _held_out(model: SmallCaptioner, tokenizer: Any, scenes: SceneSet) -> dict[str, Any] | None:  # noqa: ANN401
+def _held_out_scores(model: SmallCaptioner, tokenizer: Any, scenes: SceneSet) -> dict[str, Any] | None:  # noqa: ANN401
     if not scenes.scenes:
         return None
     pictures = scenes.pictures.to(next(model.parameters()).device)
     figures: dict[str, Any] = {"scenes": len(scenes.scenes)}
     for kind in KINDS:
-        truths = [scene_facts(scene, kind) for scene in scenes.scenes]
-        figures[kind] = fact_scores(write_texts(model, tokenizer, pictures, kind), truths)
+        facts = [scene_facts(scene, kind) for scene in scenes.scenes]
+        figures[kind] = fact_scores(write_texts(model, tokenizer, pictures, kind), facts)
     return figures

@@ -1,4 +1,4 @@
-"""Train a small CLIP with a convolutional stem on scenes, or leave it random."""
+"""Train a small CLIP with a convolutional stem on scenes, or leave its weights random."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HELD_OUT_BATCH = 100
 
 
 def make_clip(section: MadeClip, builder: ModelBuilder) -> Path:
-    """Return the folder of the model, its tokenizer and its `about.json`."""
+    """Make the CLIP, or reuse a cached one; return its folder with tokenizer and `about.json`."""
     texts = read_texts(section.texts, builder)
     train, held_out = read_scene_sets(section.scenes, builder) if section.scenes else (None, None)
     scenes_key = [train.key, held_out.key] if train and held_out else None
@@ -50,20 +50,20 @@ def make_clip(section: MadeClip, builder: ModelBuilder) -> Path:
         loss = _train(model, tokenizer, section, train, identity, builder) if train else None
         save_clip(model.eval(), folder)
         tokenizer.save_pretrained(folder)
-        figures = _held_out(model, tokenizer, held_out) if held_out else None
+        figures = _held_out_recall(model, tokenizer, held_out) if held_out else None
         write_about(folder, model, section.training, loss, figures)
 
     return builder.get_or_build("clip", identity, make)
 
 
 def draw_captions(captions: list[Captions], mix: Mapping[Any, float]) -> list[str]:
-    """Draw a caption of each scene by torch's generator: a column by its weight, then any of its captions."""
+    """Draw a caption per scene with torch's generator: a column by weight, then one of its captions."""
     columns = sorted(mix)
     weights = torch.tensor([mix[column] for column in columns])
-    drawn = torch.multinomial(weights, len(captions), replacement=True).tolist()
-    places = torch.rand(len(captions)).tolist()
-    choices = [of_scene[columns[number]] for of_scene, number in zip(captions, drawn, strict=True)]
-    return [texts[int(place * len(texts))] for texts, place in zip(choices, places, strict=True)]
+    column_indices = torch.multinomial(weights, len(captions), replacement=True).tolist()
+    fractions = torch.rand(len(captions)).tolist()
+    choices = [scene[columns[index]] for scene, index in zip(captions, column_indices, strict=True)]
+    return [texts[int(fraction * len(texts))] for texts, fraction in zip(choices, fractions, strict=True)]
 
 
 def _config(section: MadeClip, tokenizer: Any) -> ConvStemCLIPConfig:  # noqa: ANN401 - a tokenizer
@@ -116,17 +116,17 @@ def _train(
 
 
 @torch.inference_mode()
-def _held_out(model: Any, tokenizer: Any, scenes: SceneSet) -> dict[str, float] | None:  # noqa: ANN401
-    """Share of scenes whose own short caption is the nearest one, and of captions whose own scene is."""
+def _held_out_recall(model: Any, tokenizer: Any, scenes: SceneSet) -> dict[str, float] | None:  # noqa: ANN401
+    """Recall@1 between held-out scenes and their short captions, in both directions."""
     if not scenes.scenes:
         return None
     pictures = scenes.pictures.to(model.device)
     texts = [captions[HELD_OUT_COLUMN][0] for captions in scenes.captions]
     images = torch.cat([image_embeddings(model, batch) for batch in pictures.split(HELD_OUT_BATCH)])
     similarities = images @ text_embeddings(model, tokenizer, texts).T  # (N, N)
-    own = torch.arange(len(texts), device=similarities.device)
+    labels = torch.arange(len(texts), device=similarities.device)
     return {
         "scenes": len(texts),
-        "image_to_text_recall_at_1": float((similarities.argmax(1) == own).float().mean()),
-        "text_to_image_recall_at_1": float((similarities.argmax(0) == own).float().mean()),
+        "image_to_text_recall_at_1": float((similarities.argmax(1) == labels).float().mean()),
+        "text_to_image_recall_at_1": float((similarities.argmax(0) == labels).float().mean()),
     }

@@ -1,7 +1,7 @@
-"""Copy models from the hub, a folder or a bucket: safetensors and tokenizers only, never code.
+"""Copy models from the Hugging Face hub, a folder or a bucket: safetensors and tokenizers only, never code.
 
-Only safetensors, JSON and tokenizer files are taken, at the top of a folder and where `modules.json` says
-that parts of a sentence encoder lie; no pickle is even copied.
+Only safetensors, JSON and tokenizer files are copied: those at the top of a folder, and those in the folders
+that the `modules.json` of a sentence encoder names. Pickle files are never copied.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from components.settings.base_models import BucketModel, Fetched, FolderModel, H
 from components.storage.atomic import sha256_of, write_json
 from components.storage.computed import FETCHED
 
-UNUSED = ("pooler.", "decoder.")  # weights of a model that its sentence encoder has no part in
+UNUSED = ("pooler.", "decoder.")  # weights that a sentence encoder does not use
 
 
 def fetch(
@@ -34,31 +34,31 @@ def fetch(
     *,
     with_modules: bool = False,
 ) -> Path:
-    """Return the folder of a copy of a model, with its `about.json`.
+    """Copy a model, or reuse a cached copy; return its folder with `about.json`.
 
     Args:
-        section: Where it is.
-        name: Its place below the artifact: llm, clip, vision_language/<name>, text_encoders/<name>.
-        check: Loads what can be checked of the copy; raises ValueError where it is of another kind.
-        builder: Where it is kept.
-        with_modules: It is in sentence-transformers layout: the folders of its parts are taken as well.
+        section: Source of the model, from params.
+        name: Path in the artifact: llm, clip, vision_language/<name>, text_encoders/<name>.
+        check: Loads and checks the copy; raises ValueError if the model is of another kind.
+        builder: Gives the input folder and the cache.
+        with_modules: The model has sentence-transformers layout: copy the folders of its modules too.
 
     Raises:
-        ConfigurationError: it is missing, holds no safetensors, is of another kind or not the pinned one.
+        ConfigurationError: the model is missing, has no safetensors, or is not of the expected kind or hash.
         DataError: the hub's cache is damaged.
-        InfrastructureError: the hub or the bucket answers, but not now.
+        InfrastructureError: the hub or the bucket is temporarily unavailable.
     """
-    place, role = _place(section), name.partition("/")[0]
+    location, role = _location(section), name.partition("/")[0]
     if isinstance(section, BucketModel):
         identity: dict[str, Any] = {"fetched": section.model_dump()}
 
         def fill(folder: Path) -> None:
             bring(section, builder.work, folder, role, with_modules=with_modules)
-            _keep(folder, model_files(folder, place, role, with_modules=with_modules))
+            _remove_duplicate_weights(folder, model_files(folder, location, role, with_modules=with_modules))
     else:
         source = _source(section, builder, role, with_modules=with_modules)
-        taken = model_files(source, place, role, with_modules=with_modules)
-        digests = {path: sha256_of(path) for path in taken}
+        paths = model_files(source, location, role, with_modules=with_modules)
+        digests = {path: sha256_of(path) for path in paths}
         if isinstance(section, HubModel):
             check_hashes(digests)
         files = {path.relative_to(source).as_posix(): digest for path, digest in digests.items()}
@@ -75,9 +75,9 @@ def fetch(
             check(folder)
             parameters = sum(weights_in(part) for part in [folder, *sorted(folder.glob("*/"))])
         except (ValueError, OSError, SafetensorError) as error:
-            found = str(error).splitlines()[0]
+            problem = str(error).splitlines()[0]
             raise ConfigurationError(
-                f"base_models.{name}: {place} cannot be used ({found}); expected another model"
+                f"base_models.{name}: {location} cannot be used ({problem}); expected another model"
             ) from None
         about: dict[str, Any] = {**section.model_dump(), "trained": True, "parameters": parameters}
         write_json(folder / "about.json", {**about, "steps": None, "final_loss": None, "held_out": None})
@@ -85,17 +85,17 @@ def fetch(
     return builder.get_or_build(name, {**identity, "format_version": FETCHED["model"]}, make)
 
 
-def _keep(folder: Path, taken: list[Path]) -> None:
-    """Remove weights that are there a second time."""
-    for path in set(folder.rglob(f"*{WEIGHTS}")) - set(taken):
+def _remove_duplicate_weights(folder: Path, model_paths: list[Path]) -> None:
+    """Remove files that hold the same weights again."""
+    for path in set(folder.rglob(f"*{WEIGHTS}")) - set(model_paths):
         path.unlink()
 
 
 def check_llm(folder: Path) -> None:
-    """Check that it is a decoder of which all weights are there, without reading them; see `check_decoder`.
+    """Check that the model is a decoder with all its weights, without reading them; see `check_decoder`.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is no decoder, or a weight is missing.
     """
     from components.ml.text.decoder import check_decoder
 
@@ -105,10 +105,10 @@ def check_llm(folder: Path) -> None:
 def check_clip(folder: Path) -> None:
     """Check that a CLIP, SigLIP or EVA-CLIP and its tokenizer load and agree, or that a vision tower loads.
 
-    A copy of an EVA02 checkpoint in the layout of EVA-CLIP or timm is brought into Hugging Face layout first.
+    An EVA02 checkpoint in the layout of EVA-CLIP or timm is converted to Hugging Face layout first.
 
     Raises:
-        ValueError: they do not.
+        ValueError: the model does not load, or model and tokenizer do not agree.
     """
     from components.ml.vision.clip import has_text_tower, load_base, load_clip_tokenizer, text_embeddings
     from components.ml.vision.eva02_convert import convert_folder
@@ -120,10 +120,10 @@ def check_clip(folder: Path) -> None:
 
 
 def check_vision_language(folder: Path) -> None:
-    """Check that config, tokenizer and image processor are of a kind that transformers knows by itself.
+    """Check that transformers itself knows the kind of config, tokenizer and image processor.
 
     Raises:
-        ValueError: they are not.
+        ValueError: it does not.
     """
     from components.ml.captioning.vlm import load_processor
 
@@ -131,11 +131,11 @@ def check_vision_language(folder: Path) -> None:
 
 
 def check_text_encoder(folder: Path) -> None:
-    """Check that config, tokenizer and all parts of a sentence encoder are there and of a known kind.
+    """Check that config, tokenizer and all modules of a sentence encoder are present and of a known kind.
 
     Raises:
-        ConfigurationError: `modules.json` names no known parts.
-        ValueError: a part is not whole.
+        ConfigurationError: `modules.json` names an unknown module.
+        ValueError: a module is incomplete.
     """
     from transformers import AutoTokenizer
 
@@ -145,13 +145,13 @@ def check_text_encoder(folder: Path) -> None:
     if absent := [name for name in absent_weights(folder) if not name.startswith(UNUSED)]:
         raise ValueError(f"{len(absent)} weights are missing or of another shape, {absent[0]} among them")
     for module in modules_in((folder / MODULES).read_bytes(), folder.name):
-        needed = {"Pooling": ["config.json"], "Dense": ["config.json", f"model{WEIGHTS}"]}
-        for file in needed.get(module.type, []):
+        required_files = {"Pooling": ["config.json"], "Dense": ["config.json", f"model{WEIGHTS}"]}
+        for file in required_files.get(module.type, []):
             if not (folder / module.folder / file).is_file():
                 raise ValueError(f"its {module.type} has no {module.folder}/{file}")
 
 
-def _place(section: Fetched) -> str:
+def _location(section: Fetched) -> str:
     if isinstance(section, HubModel):
         return f"{section.id} at {section.revision}"
     return section.path if isinstance(section, FolderModel) else section.uri
@@ -161,7 +161,7 @@ def _source(section: HubModel | FolderModel, builder: ModelBuilder, role: str, *
     if isinstance(section, FolderModel):
         return builder.inputs / section.path
     folder = snapshot(section, with_modules=with_modules)
-    if not any(folder.glob(f"*{WEIGHTS}")):  # what was not asked for says what the model has instead
+    if not any(folder.glob(f"*{WEIGHTS}")):  # other files in the repository tell what the model has instead
         names = {path.name for path in folder.glob("*")} | {*names_on_hub(section)}
-        check_model_files(_place(section), names, lambda _: None, role)
+        check_model_files(_location(section), names, lambda _: None, role)
     return folder

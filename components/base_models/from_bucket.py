@@ -1,4 +1,4 @@
-"""Copy a model from a bucket and verify it against one hash."""
+"""Copy a model from a bucket and verify it against one sha256."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from components.storage.buckets.bucket import Bucket, open_bucket
 
 
 def bring(section: BucketModel, work: Path, folder: Path, role: str, *, with_modules: bool) -> None:
-    """Bring a model into a folder; files that came before a kill are not asked for again.
+    """Copy a model into a folder; files that were complete before a kill are not fetched again.
 
     Args:
-        section: Of params.
-        work: Where files lie until all are there.
-        folder: Where to.
+        section: Source of the model, from params.
+        work: Where files are stored until the model is complete.
+        folder: Where the copy goes.
         role: See `check_model_files`.
-        with_modules: It is in sentence-transformers layout: files of its parts are brought as well.
+        with_modules: The model has sentence-transformers layout: copy the files of its modules too.
 
     Raises:
-        ConfigurationError: there is no such bucket, it holds no whole model, or another than the pinned one.
+        ConfigurationError: the bucket does not exist, or holds no complete model, or not the pinned one.
         InfrastructureError: the store does not answer.
     """
     bucket = open_bucket(section.uri)
     check_bucket_files(bucket, role)
-    brought = work / "brought" / content_key(section.model_dump())
+    download_folder = work / "brought" / content_key(section.model_dump())
     digests = {}
     for name in _names(bucket, with_modules=with_modules):
-        path = brought / name
+        path = download_folder / name
         if not path.is_file():
             bucket.download_file(name, path, None)
         digests[name] = sha256_of(path)
-    if (found := pin_of(digests)) != section.sha256:
-        remove(brought)
+    if (actual := pin_of(digests)) != section.sha256:
+        remove(download_folder)
         raise ConfigurationError(
-            f"{section.uri} holds {len(digests)} files of a model, of sha256 {found}; expected "
-            f"{section.sha256}: put the pinned files there again, or pin the other sha256 if they were "
-            "changed on purpose"
+            f"{section.uri} holds {len(digests)} files of a model, of sha256 {actual}; expected "
+            f"{section.sha256}; restore the pinned files, or pin the new sha256 if the change was "
+            "intended"
         )
     for name in digests:
-        link_or_copy(brought / name, folder / name)
-    remove(brought)
+        link_or_copy(download_folder / name, folder / name)
+    remove(download_folder)
 
 
 def pin_of(digests: dict[str, str]) -> str:
-    """Return the one sha256 for many files: of what `sha256sum FILES | LC_ALL=C sort` prints.
+    """Return one sha256 for many files: that of the output of `sha256sum FILES | LC_ALL=C sort`.
 
     Args:
-        digests: The sha256 of each file, by its name below the model's folder.
+        digests: The sha256 of each file, by its path in the model's folder.
     """
     lines = sorted(f"{digest}  {name}\n" for name, digest in digests.items())
     return sha256("".join(lines).encode()).hexdigest()
@@ -61,8 +61,8 @@ def pin_of(digests: dict[str, str]) -> str:
 def _names(bucket: Bucket, *, with_modules: bool) -> list[str]:
     folders = {""}
     if with_modules:
-        found = bucket.read(MODULES)
-        folders |= {one.folder for one in modules_in(found[0] if found else None, bucket.uri)}
+        content = bucket.read(MODULES)
+        folders |= {module.folder for module in modules_in(content[0] if content else None, bucket.uri)}
     return [
         name
         for name in bucket.names()

@@ -1,4 +1,4 @@
-"""Copy a model from the Hugging Face hub or its cache and verify every file."""
+"""Fetch a model from the Hugging Face hub or its cache and verify the hash of every file."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from components.settings.base_models import HubModel
 from components.settings.environment import PLAIN_HTTP_HOSTS, load_environment, plain_http_host
 
 BELOW_THE_TOP = "*/*"
-ORIGINALS = f"consolidated*{WEIGHTS}"  # the same once more, as Mistral's own code reads it
+ORIGINALS = f"consolidated*{WEIGHTS}"  # the same weights again, for Mistral's own code
 GIT_SHA1, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 logger = logging.getLogger(__name__)
 
 
 def snapshot(section: HubModel, *, with_modules: bool) -> Path:
-    """Return the folder of the hub's cache that holds a revision's weights and words.
+    """Fetch a revision into the hub's cache; return its folder with weights, configs and tokenizer.
 
-    HF_HUB_OFFLINE keeps it to the cache; HF_TOKEN opens gated models.
+    With HF_HUB_OFFLINE only the cache is read. HF_TOKEN gives access to gated models.
 
     Args:
-        section: Of params.
-        with_modules: Whether files below the top are brought as well.
+        section: Model id and revision, from params.
+        with_modules: Whether to fetch files in subfolders too.
 
     Raises:
-        ConfigurationError: there is no such model, it may not be read, or it is not in the cache and the hub
+        ConfigurationError: the model does not exist, may not be read, or is not in the cache while the hub
             cannot be reached.
-        InfrastructureError: the hub answers, but not now, or is lost on the way.
+        InfrastructureError: the hub is temporarily unavailable, or the connection to it broke off.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -45,7 +45,7 @@ def snapshot(section: HubModel, *, with_modules: bool) -> Path:
     )
     from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
 
-    _check_secrecy()
+    _check_token_encrypted()
     try:
         return Path(
             snapshot_download(
@@ -61,27 +61,27 @@ def snapshot(section: HubModel, *, with_modules: bool) -> Path:
             f"{str(error).splitlines()[0]}; expected an id of the hub, owner/name"
         ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        # says so of a hub that answers as well, where the revision is not in the cache
+        # also raised after an HTTP error of the hub, if the revision is not in the cache
         if isinstance(error.__cause__, HfHubHTTPError):
-            raise _answer(section, error.__cause__.response.status_code) from None
+            raise _hub_error(section, error.__cause__.response.status_code) from None
         raise ConfigurationError(
             f"{section.id} at {section.revision} is not in the hub's cache and the hub cannot be reached; "
-            "expected either: run once with network and without HF_HUB_OFFLINE, or take kind: folder"
+            "expected one of the two; run once with network and without HF_HUB_OFFLINE, or use kind: folder"
         ) from None
     except HfHubHTTPError as error:
-        raise _answer(section, error.response.status_code) from None
-    except ClientError as error:  # of the HTTP client below, whichever that is
+        raise _hub_error(section, error.response.status_code) from None
+    except ClientError as error:  # of whichever HTTP client the hub library uses
         raise InfrastructureError(
-            f"the hub was lost while {section.id} at {section.revision} came ({type(error).__name__}: "
-            f"{error}); what came is kept, run again"
+            f"the connection to the hub broke off during {section.id} at {section.revision} "
+            f"({type(error).__name__}: {error}); complete files are kept; rerun"
         ) from None
 
 
-def _check_secrecy() -> None:
+def _check_token_encrypted() -> None:
     """Refuse to send the hub's token unencrypted to a mirror.
 
     Raises:
-        ConfigurationError: HF_ENDPOINT is plain http, and there is a token.
+        ConfigurationError: HF_ENDPOINT is plain http, and a token is set.
     """
     from huggingface_hub import constants, get_token
 
@@ -89,12 +89,12 @@ def _check_secrecy() -> None:
     if host and not constants.HF_HUB_OFFLINE and get_token():
         raise ConfigurationError(
             f"the token of the hub (HF_TOKEN) would go to {host} (HF_ENDPOINT) over plain http; expected "
-            f"https: change the address, unset the token, or name the host in {PLAIN_HTTP_HOSTS}"
+            f"https; change the address, unset the token, or name the host in {PLAIN_HTTP_HOSTS}"
         )
 
 
 def names_on_hub(section: HubModel) -> list[str]:
-    """Return the names of all files at the top of a revision; none where the hub cannot be asked."""
+    """Return the names of all files at the top of a revision; an empty list if the hub cannot be reached."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
@@ -106,30 +106,32 @@ def names_on_hub(section: HubModel) -> list[str]:
     return [name for name in names if "/" not in name]
 
 
-def _answer(section: HubModel, status: int) -> PipelineError:
-    found = f"the hub answers {status} for {section.id} at {section.revision}"
+def _hub_error(section: HubModel, status: int) -> PipelineError:
+    problem = f"the hub answers {status} for {section.id} at {section.revision}"
     if status in STATUSES:
-        return InfrastructureError(f"{found}; try again later")
-    return ConfigurationError(f"{found}; expected a model and revision that exist and that HF_TOKEN may read")
+        return InfrastructureError(f"{problem}; rerun later")
+    return ConfigurationError(
+        f"{problem}; expected a model and revision that exist and that HF_TOKEN may read"
+    )
 
 
 def check_hashes(digests: dict[Path, str]) -> None:
-    """Hold files of the hub's cache to the hashes that the cache names them by.
+    """Check files of the hub's cache against the hashes in their blob names.
 
-    A snapshot's file links to `blobs/<hash>`: the sha256 of a large file, git's hash of a small one. Where
-    the cache's disk has no links the files are copies, and nothing says what they should be.
+    A snapshot's file links to `blobs/<hash>`: the sha256 of a large file, git's SHA-1 of a small one. On a
+    disk without links the files are copies, and there is no hash to compare with.
 
     Args:
         digests: The sha256 of each file of a snapshot.
 
     Raises:
-        DataError: a file's content is another one.
+        DataError: a file does not have the hash it should have.
     """
     unnamed = [path for path in digests if not path.is_symlink()]
-    if unnamed and len(unnamed) < len(digests):  # an editor that writes beside and renames leaves such a file
+    if unnamed and len(unnamed) < len(digests):  # an editor that saves by renaming leaves such a file
         raise DataError(
             f"{unnamed[0]} is a file among links in the hub's cache, {len(unnamed)} of {len(digests)} are; "
-            "expected links to blobs named by their hashes: remove it and run again to have it linked"
+            "expected links to blobs named by their hashes; remove it and rerun to get the link back"
         )
     if unnamed:
         logger.warning(
@@ -138,19 +140,19 @@ def check_hashes(digests: dict[Path, str]) -> None:
         )
         return
     for path, sha256 in digests.items():
-        blob = path.parent / os.readlink(path)  # which may itself link to a store that repositories share
+        blob = path.parent / os.readlink(path)  # may itself link to a store shared by repositories
         if SHA256.fullmatch(blob.name):
-            found = sha256
+            actual = sha256
         elif GIT_SHA1.fullmatch(blob.name):
-            found = _git_sha1(path)
+            actual = _git_sha1(path)
         else:
             raise DataError(
-                f"{path} links to {blob}; expected a blob named by its hash: remove {path.parent}"
+                f"{path} links to {blob}; expected a blob named by its hash; remove {path.parent} and rerun"
             )
-        if found != blob.name:
+        if actual != blob.name:
             raise DataError(
-                f"{path} is damaged in the hub's cache: its hash is {found[:12]}..., expected "
-                f"{blob.name[:12]}...; remove {blob} and run again to fetch it"
+                f"{path} is damaged in the hub's cache: its hash is {actual[:12]}..., expected "
+                f"{blob.name[:12]}...; remove {blob} and rerun to fetch it"
             )
 
 

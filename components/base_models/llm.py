@@ -25,7 +25,7 @@ HELD_OUT_BATCH = 16
 
 
 def make_llm(section: MadeLlm, builder: ModelBuilder) -> Path:
-    """Return the folder of the model, its tokenizer and its `about.json`."""
+    """Train the LLM, or reuse a cached one; return its folder with tokenizer and `about.json`."""
     texts = read_texts(section.texts, builder)
     identity = {"code": builder.code_of("llm"), "llm": section.model_dump(), "texts": texts.key}
 
@@ -45,7 +45,7 @@ def make_llm(section: MadeLlm, builder: ModelBuilder) -> Path:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         figures = (
-            _held_out(model, tokenizer, texts.held_out, section.max_tokens) if loss is not None else None
+            _perplexity(model, tokenizer, texts.held_out, section.max_tokens) if loss is not None else None
         )
         write_about(folder, model, section.training, loss, figures)
 
@@ -53,9 +53,9 @@ def make_llm(section: MadeLlm, builder: ModelBuilder) -> Path:
 
 
 def token_blocks(tokenizer: Any, texts: list[str], length: int) -> Tensor:  # noqa: ANN401
-    """Return all texts, one behind the other with an end token after each, cut into blocks: (N, length).
+    """Join all texts, with an end token after each, and cut the tokens into blocks: (N, length).
 
-    What does not fill a last block is left out, unless it is all there is.
+    An incomplete last block is dropped, unless it is the only one.
     """
     ids = [token for row in framed_ids(tokenizer, texts, None) for token in (*row, tokenizer.eos_token_id)]
     length = min(length, len(ids))
@@ -65,16 +65,16 @@ def token_blocks(tokenizer: Any, texts: list[str], length: int) -> Tensor:  # no
 
 @torch.no_grad()
 def _start_from_cooccurrence(model: Any, tokenizer: Any, texts: TrainingTexts, deviation: float) -> None:  # noqa: ANN401
-    """Set the embeddings of tokens that stand in captions; all others stay random."""
+    """Set the embeddings of tokens that occur in captions; all others stay random."""
     ids = iter(text_ids(tokenizer, texts.train, None))
     documents = ([token for row in islice(ids, size) for token in row] for size in texts.row_sizes)
     weight = model.get_input_embeddings().weight
     try:
-        found = cooccurrence_embeddings(documents, weight.shape[0], weight.shape[1], deviation)
+        embeddings = cooccurrence_embeddings(documents, weight.shape[0], weight.shape[1], deviation)
     except ValueError as error:
         raise ConfigurationError(f"base_models.llm.cooccurrence: {error}") from None
-    is_there = found.any(dim=1)
-    weight[is_there] = found[is_there].to(weight.device)
+    has_embedding = embeddings.any(dim=1)
+    weight[has_embedding] = embeddings[has_embedding].to(weight.device)
 
 
 def _llama(section: MadeLlm, tokenizer: Any) -> Any:  # noqa: ANN401 - classes of transformers
@@ -101,7 +101,7 @@ def _next_token_loss(model: Any, ids: Tensor) -> Tensor:  # noqa: ANN401
 
 
 @torch.inference_mode()
-def _held_out(model: Any, tokenizer: Any, texts: list[str], length: int) -> dict[str, float] | None:  # noqa: ANN401
+def _perplexity(model: Any, tokenizer: Any, texts: list[str], length: int) -> dict[str, float] | None:  # noqa: ANN401
     if not texts:
         return None
     batches = token_blocks(tokenizer, texts, length).to(model.device).split(HELD_OUT_BATCH)

@@ -1,4 +1,4 @@
-"""Build models: finished results by content, and one training set-up."""
+"""Cache and train the models of this stage."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from components.storage.atomic import content_key, write_json
 from components.storage.computed import code_of
 from components.storage.result_cache import get_or_build
 
-BETAS = (0.9, 0.98)  # CLIP's second one (Radford et al. 2021, table 19): short runs with large steps
+BETAS = (0.9, 0.98)  # the second one as in CLIP (Radford et al. 2021, table 19): short runs with large steps
 MAX_GRADIENT_NORM = 1.0
 
 
 @dataclass(frozen=True)
 class ModelBuilder:
-    """Where models are made, and what decides all of them."""
+    """Folders and settings that all models of a run share."""
 
     work: Path
     inputs: Path
@@ -34,12 +34,12 @@ class ModelBuilder:
     rows: Rows
 
     def get_or_build(self, name: str, identity: dict[str, Any], make: Callable[[Path], None]) -> Path:
-        """Return the folder of a finished model, made unless one of the same identity is there.
+        """Return the folder of a finished model; make it unless one of the same identity is cached.
 
         Args:
-            name: Its place below the artifact.
-            identity: What decides it, `code` or `format_version` among it, besides the seed.
-            make: Fills an empty folder.
+            name: Path of the model in the artifact.
+            identity: All inputs of the model except the seed, with `code` or `format_version` among them.
+            make: Writes the model into an empty folder.
         """
         key = content_key({**identity, "seed": self.seed})
         return get_or_build(self.work / "pieces" / name, key, make)
@@ -56,14 +56,14 @@ class ModelBuilder:
         identity: dict[str, Any],
         loss_at: Callable[[int], Tensor],
     ) -> float | None:
-        """Train a model by AdamW and return its last loss; None where the schedule has no steps.
+        """Train a model with AdamW and return its last loss; None if the schedule has no steps.
 
         Args:
-            name: For the log and the checkpoints.
-            model: Left in evaluation mode.
-            schedule: From params.
-            identity: What decides the weights.
-            loss_at: Gives the loss of a step, from its number.
+            name: Name in the log and of the checkpoints.
+            model: Model to train; in evaluation mode afterwards.
+            schedule: Steps, learning rate and weight decay, from params.
+            identity: All inputs that the weights depend on.
+            loss_at: Returns the loss of a step, given its number.
         """
         if not schedule.steps:
             model.eval()
@@ -91,14 +91,14 @@ class ModelBuilder:
 def write_about(
     folder: Path, model: nn.Module, schedule: Schedule, loss: float | None, held_out: dict[str, Any] | None
 ) -> None:
-    """Write `about.json` of a model made here.
+    """Write `about.json` of a model trained here.
 
     Args:
-        folder: Of the model.
-        model: Its numbers are counted, shared ones once.
-        schedule: From params.
-        loss: The last one; None where the model was left random.
-        held_out: Figures on rows it never saw.
+        folder: Folder of the model.
+        model: Model whose parameters are counted, shared ones once.
+        schedule: Training schedule, from params.
+        loss: Last training loss; None if the weights stayed random.
+        held_out: Scores on held-out rows.
     """
     about = {
         "kind": "made",

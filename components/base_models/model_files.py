@@ -1,4 +1,4 @@
-"""Select the files of a model's folder: safetensors, configs and tokenizers."""
+"""Select the files of a model folder to copy: safetensors, configs and tokenizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from components.errors import ConfigurationError
 from components.running.model_weights import INDEX, WEIGHTS, WHOLE, check_folder_files, listed_weights
 
-OPEN_CLIP = f"open_clip_model{WEIGHTS}"  # a whole CLIP; timm's WHOLE beside it is its vision tower once more
+OPEN_CLIP = f"open_clip_model{WEIGHTS}"  # a whole CLIP; WHOLE beside it, from timm, repeats its vision tower
 WORDS = (
     "*.json",
     "merges.txt",
@@ -27,92 +27,92 @@ MODULE_FOLDER = re.compile(r"[A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Module:
-    """One part of a model in sentence-transformers layout."""
+    """One module of a model in sentence-transformers layout."""
 
-    type: str  # the name of its class
-    folder: str  # "" is the top
+    type: str  # class name
+    folder: str  # "" for the top folder
 
 
 def is_taken(name: str) -> bool:
-    """Say whether a file is one to take, by the last part of its name."""
+    """Say whether to copy a file, by the last part of its name."""
     path = PurePosixPath(name)
     return path.suffix == WEIGHTS or any(path.match(word) for word in WORDS)
 
 
 def modules_in(text: bytes | None, place: str) -> list[Module]:
-    """Return the parts that a `modules.json` names.
+    """Return the modules that a `modules.json` lists.
 
     Args:
-        text: Of the file, None where there is none.
-        place: Of the model, for messages.
+        text: Content of the file; None if there is none.
+        place: Location of the model, for messages.
 
     Raises:
-        ConfigurationError: it is absent or damaged, or names a class that is not of sentence-transformers.
+        ConfigurationError: the file is missing or damaged, or names a class outside sentence-transformers.
     """
     expected = "expected a model in sentence-transformers layout"
     if text is None:
         raise ConfigurationError(f"{place} has no {MODULES}; {expected}")
     try:
-        named = [(str(one["type"]), str(one["path"])) for one in json.loads(text)]
+        entries = [(str(entry["type"]), str(entry["path"])) for entry in json.loads(text)]
     except (ValueError, KeyError, TypeError):
-        raise ConfigurationError(f"{place}: {MODULES} is damaged; {expected}: fetch it again") from None
-    for kind, folder in named:
+        raise ConfigurationError(f"{place}: {MODULES} is damaged; {expected}; fetch it again") from None
+    for kind, folder in entries:
         if not (MODULE.fullmatch(kind) and MODULE_FOLDER.fullmatch(folder)):
             raise ConfigurationError(
                 f"{place}: {MODULES} names {kind[:80]} in {folder[:80]!r}; expected Transformer, Pooling, "
                 "Normalize or Dense of sentence_transformers, each at the top or one folder below"
             )
-    modules = [Module(kind.rpartition(".")[2], folder) for kind, folder in named]
-    if [one.folder for one in modules if one.type == "Transformer"] != [""]:
+    modules = [Module(kind.rpartition(".")[2], folder) for kind, folder in entries]
+    if [module.folder for module in modules if module.type == "Transformer"] != [""]:
         raise ConfigurationError(f"{place}: {MODULES} names no Transformer at the top; {expected}")
     return modules
 
 
 def model_files(source: Path, place: str, role: str, *, with_modules: bool) -> list[Path]:
-    """Return the files to take of a folder, and see that they are all there.
+    """Return the files of a model folder to copy, and check that none is missing.
 
     Args:
-        source: The folder.
-        place: What it is called in messages.
+        source: Folder of the model.
+        place: Name of the model in messages.
         role: See `check_model_files`.
-        with_modules: It is in sentence-transformers layout: the folders of its parts are looked into as well.
+        with_modules: The model has sentence-transformers layout: include the folders of its modules.
 
     Raises:
-        ConfigurationError: it is missing, or not a whole model; see `check_model_files`.
+        ConfigurationError: the folder is missing, or not a complete model; see `check_model_files`.
     """
     if not source.is_dir():
         raise ConfigurationError(f"model folder {source} not found; expected one in Hugging Face layout")
     check_folder_files(source, place, role)
-    taken = sorted(path for path in source.iterdir() if path.is_file() and is_taken(path.name))
-    weights = {path.name for path in taken if path.suffix == WEIGHTS}
+    paths = sorted(path for path in source.iterdir() if path.is_file() and is_taken(path.name))
+    weights = {path.name for path in paths if path.suffix == WEIGHTS}
     index = source / INDEX
     listed = listed_weights(place, index.read_bytes() if index.is_file() else None)
-    if wanted := _read(source, weights, listed):
-        taken = [path for path in taken if path.suffix != WEIGHTS or path.name in wanted]
-    return [*taken, *_files_of_modules(source, place)] if with_modules else taken
+    if weights_used := _weights_used(source, weights, listed):
+        paths = [path for path in paths if path.suffix != WEIGHTS or path.name in weights_used]
+    return [*paths, *_files_of_modules(source, place)] if with_modules else paths
 
 
-def _read(source: Path, weights: set[str], listed: set[str]) -> set[str]:
-    """Return the files of weights that are read, where others hold the same weights once more; none: all.
+def _weights_used(source: Path, weights: set[str], listed: set[str]) -> set[str]:
+    """Return the weight files that a loader reads, if others repeat the same weights; empty: all of them.
 
-    transformers reads one file or those that the index lists, and not `consolidated.safetensors`. open_clip
-    reads its own, and not timm's.
+    transformers reads one file or the files in the index, but not `consolidated.safetensors`. open_clip reads
+    its own file, but not timm's.
     """
     try:
         tree = json.loads((source / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):  # who loads it says what is wrong
+    except (OSError, ValueError):  # the loader reports what is wrong
         tree = None
     if isinstance(tree, dict) and "model_type" in tree:
         return {WHOLE} if WHOLE in weights else listed
     return weights & {OPEN_CLIP}
 
 
-def _files_of_modules(source: Path, place: str) -> list[Path]:
+def _files_of_modules(source: Path, location: str) -> list[Path]:
     path = source / MODULES
-    found: list[Path] = []
-    for module in modules_in(path.read_bytes() if path.is_file() else None, place):
+    paths: list[Path] = []
+    for module in modules_in(path.read_bytes() if path.is_file() else None, location):
         folder = source / module.folder
-        if not module.folder or not folder.is_dir():  # Normalize may have nothing to say
+        if not module.folder or not folder.is_dir():  # Normalize may have no folder
             continue
-        found += sorted(one for one in folder.iterdir() if one.is_file() and is_taken(one.name))
-    return found
+        paths += sorted(file for file in folder.iterdir() if file.is_file() and is_taken(file.name))
+    return paths

@@ -1,17 +1,17 @@
-"""Bring the models that everything starts from: made here from scratch, or fetched.
+"""Fetch or train the models that later stages start from: LLM, CLIP, captioners and text encoders.
 
 Reads:
-    inputs/<download.inputs>/: texts for vocabularies and models of kind `folder`, where params say so.
-    The hub's cache, the hub or a bucket, where params name a model of it.
+    inputs/<download.inputs>/: texts for vocabularies, and models of kind `folder`, if params name them.
+    The Hugging Face hub, its cache or a bucket, if params name a model there.
 
 Writes:
     artifacts/base_models/llm/: an LLM and its tokenizer, Hugging Face layout.
     artifacts/base_models/clip/: a CLIP, SigLIP or EVA-CLIP and its tokenizer, or a vision tower alone, in
         Hugging Face layout (with the model types of `ml.vision.conv_stem` and `ml.vision.eva02`).
-    artifacts/base_models/captioner/: the captioner of `ml.captioning.small`, unless params say null.
-    artifacts/base_models/vision_language/<name>/: captioners of others, Hugging Face layout.
-    artifacts/base_models/text_encoders/<name>/: sentence encoders of others, sentence-transformers layout.
-    artifacts/base_models/about.json: where each is from, its size and how good it is.
+    artifacts/base_models/captioner/: the captioner of `ml.captioning.small`, unless params set it to null.
+    artifacts/base_models/vision_language/<name>/: other captioners, Hugging Face layout.
+    artifacts/base_models/text_encoders/<name>/: other sentence encoders, sentence-transformers layout.
+    artifacts/base_models/about.json: source, size and scores of each model.
     metrics/base_models.json
 """
 
@@ -87,8 +87,8 @@ def _vision_language(params: Params, builder: ModelBuilder) -> dict[str, Path]:
         return {}
     from components.base_models.fetched import check_vision_language, fetch
 
-    places = {f"vision_language/{one.name}": one.source for one in params.base_models.vision_language}
-    return {place: fetch(source, place, check_vision_language, builder) for place, source in places.items()}
+    sources = {f"vision_language/{model.name}": model.source for model in params.base_models.vision_language}
+    return {name: fetch(source, name, check_vision_language, builder) for name, source in sources.items()}
 
 
 def _text_encoders(params: Params, builder: ModelBuilder) -> dict[str, Path]:
@@ -96,8 +96,8 @@ def _text_encoders(params: Params, builder: ModelBuilder) -> dict[str, Path]:
         return {}
     from components.base_models.fetched import check_text_encoder, fetch
 
-    places = {f"text_encoders/{one.name}": one.source for one in params.base_models.text_encoders}
+    sources = {f"text_encoders/{model.name}": model.source for model in params.base_models.text_encoders}
     return {
-        place: fetch(source, place, check_text_encoder, builder, with_modules=True)
-        for place, source in places.items()
+        name: fetch(source, name, check_text_encoder, builder, with_modules=True)
+        for name, source in sources.items()
     }

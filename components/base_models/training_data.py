@@ -1,4 +1,4 @@
-"""Training data of made models: texts of any source, scenes with their pictures."""
+"""Training data of the models trained here: texts of any source, and rendered scenes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Captions = dict[str, list[str]]  # by column
 
 @dataclass(frozen=True)
 class TrainingTexts:
-    """Captions to learn from, and those of the validation split, to measure on.
+    """Captions of the train split, and of the validation split for measuring.
 
     Attributes:
-        train: One row's behind another's.
-        held_out: Likewise.
-        row_sizes: How many captions of `train` each row has.
+        train: Train captions, row after row.
+        held_out: Validation captions, row after row.
+        row_sizes: Number of captions in `train` of each row.
     """
 
     train: list[str]
@@ -36,13 +36,13 @@ class TrainingTexts:
 
     @property
     def key(self) -> str:
-        """One hash for all."""
+        """Hash of all captions."""
         return content_key([self.train, self.held_out, self.row_sizes])
 
 
 @dataclass(frozen=True)
 class SceneSet:
-    """Scenes of one split, drawn when first looked at."""
+    """Scenes of one split; images are rendered on first use."""
 
     scenes: list[Scene]
     captions: list[Captions]
@@ -50,18 +50,18 @@ class SceneSet:
 
     @cached_property
     def key(self) -> str:
-        """One hash for what the pictures show, and what is said about them."""
+        """Hash of the scenes and their captions."""
         return content_key([[scene.identity for scene in self.scenes], self.captions])
 
     @cached_property
     def pictures(self) -> Tensor:
-        """All drawn: uint8 (N, 3, size, size)."""
+        """All scenes rendered: uint8 (N, 3, size, size)."""
         squares = [square_of(render(scene, self.size), self.size) for scene in self.scenes]
         return torch.stack(squares) if squares else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
 
 
 def read_texts(sources: Sequence[TextSource], builder: ModelBuilder) -> TrainingTexts:
-    """Read the captions of train and validation rows; rows of test are passed over unread.
+    """Read the captions of train and validation rows; skip rows of test.
 
     Raises:
         DataError: there is no train caption.
@@ -82,13 +82,13 @@ def read_texts(sources: Sequence[TextSource], builder: ModelBuilder) -> Training
     if not texts.train:
         raise DataError(
             f"the texts {', '.join(source.name for source in sources)} hold no train caption; "
-            "expected some to make a vocabulary from"
+            "expected some to train a tokenizer; add a source with train rows"
         )
     return texts
 
 
 def read_scene_sets(source: Scenes, builder: ModelBuilder) -> tuple[SceneSet, SceneSet]:
-    """Return the scenes to learn from, and those of the validation split."""
+    """Return the scenes of the train and of the validation split."""
     counts = source.counts.model_dump()
     train, held_out = (
         _scene_set(source, split, counts[split], builder.seed) for split in ("train", "validation")
@@ -97,7 +97,7 @@ def read_scene_sets(source: Scenes, builder: ModelBuilder) -> tuple[SceneSet, Sc
     return train, held_out
 
 
-@lru_cache(maxsize=2)  # train and validation: the next model may learn from the same scenes
+@lru_cache(maxsize=2)  # train and validation: the next model may use the same scenes
 def _scene_set(source: Scenes, split: str, count: int, seed: int) -> SceneSet:
     scenes = list(draw_scenes(source.name, split, count, seed))
     return SceneSet(scenes, [scene_captions(scene) for scene in scenes], source.image_size)

@@ -1,4 +1,4 @@
-"""Which caption columns rows will have, followed from the sources through recaption's captioners."""
+"""Predict the caption columns of rows: those of the sources and those that captioners add."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from components.sources.rows import Row
 from components.sources.scenes.scene import COLUMN_LANGUAGES
 
 SPLITS = ("train", "validation", "test")
-MODEL_LANGUAGE = "en"  # of the captioner that base_models makes
-KEEPS_ALL = "all"  # of what a columns captioner takes, the one that may give an image several captions
+MODEL_LANGUAGE = "en"  # written by the captioner that base_models makes
+KEEPS_ALL = "all"  # the `take` of a columns captioner that may give an image several captions
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Column:
     """One caption column of a group.
 
     Attributes:
-        languages: Of its captions.
-        is_list: Whether a row may have two captions of it.
-        is_given: Whether it came with the rows.
+        languages: Languages of its captions.
+        is_list: True if a row may have two captions of it.
+        is_given: True if a source gives it, False if a captioner writes it.
     """
 
     languages: frozenset[str]
@@ -34,15 +34,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of one source and split, all of which may have the same caption columns.
+    """Rows of one source and split that may have the same caption columns.
 
     Attributes:
-        split: Of the rows.
-        has_images: Whether they are images.
-        columns: By name.
-        rows: How many there are, at most; None where nobody knows.
-        has_labels: Whether they have the labels of scenes.
-        is_sure: Whether there is such a row; else the rows of a split column decide, which nobody has read.
+        split: Split of the rows.
+        has_images: True if the rows are images.
+        columns: Caption columns by name.
+        rows: Upper bound of the number of rows; None if unknown.
+        has_labels: True if the rows have the labels of scenes.
+        is_sure: True if there is such a row. False if a split column decides, which has not been read.
     """
 
     split: str
@@ -53,14 +53,14 @@ class Group:
     is_sure: bool = True
 
     def has_pair(self, first: str, second: str) -> bool:
-        """Say whether a row may have a caption of each, or two where both are one column."""
+        """Return True if a row may have a caption of each column, or two captions if both are one column."""
         if first == second:
             return first in self.columns and self.columns[first].is_list
         return first in self.columns and second in self.columns
 
 
 def groups_of_rows(source: Source, rows: Iterable[Row]) -> list[Group]:
-    """Return the groups of a source all of whose rows are known."""
+    """Return the groups of a source whose rows are all known."""
     languages = {(caption.column, caption.language) for row in rows for caption in row.captions}
     groups: dict[tuple[str, tuple[tuple[str, bool], ...]], int] = {}
     for row in rows:
@@ -82,11 +82,11 @@ def groups_of_rows(source: Source, rows: Iterable[Row]) -> list[Group]:
 
 
 def possible_groups(source: Source, rows: int | None) -> list[Group]:
-    """Return the groups that params promise of a source, of which no more than the number of rows is known.
+    """Return the groups of a source as params describe it, without reading its rows.
 
     Args:
         source: From params.
-        rows: How many it has at most.
+        rows: Upper bound of its number of rows; None if unknown.
     """
     if isinstance(source, Captioned):
         columns: dict[str, Column] = {
@@ -97,36 +97,36 @@ def possible_groups(source: Source, rows: int | None) -> list[Group]:
         is_sure = len(splits) == 1
         return [Group(split, has_images, columns, rows, is_sure=is_sure) for split in splits]
     counts = source.counts.model_dump()
-    return [_of_scenes(source, split, count) for split, count in counts.items() if count]
+    return [_scene_group(source, split, count) for split, count in counts.items() if count]
 
 
 def with_captioners(groups: Iterable[Group], section: Recaption) -> list[Group]:
-    """Add the columns that captioners write for images."""
-    found = list(groups)
+    """Return the groups with the columns that captioners write for images."""
+    extended = list(groups)
     for captioner in section.captioners:
-        found = [
-            replace(group, columns=group.columns | dict(_written(captioner, group)))
+        extended = [
+            replace(group, columns=group.columns | dict(_written_columns(captioner, group)))
             if group.has_images
             else group
-            for group in found
+            for group in extended
         ]
-    return found
+    return extended
 
 
-def _of_scenes(source: Scenes | SceneTexts, split: str, count: int) -> Group:
+def _scene_group(source: Scenes | SceneTexts, split: str, count: int) -> Group:
     has_images = isinstance(source, Scenes)
     names = ["alt"] if has_images and split == "train" else list(COLUMN_LANGUAGES)
     columns = {name: Column(frozenset({COLUMN_LANGUAGES[name]}), is_list=True) for name in names}
     return Group(split, has_images, columns, count, has_labels=has_images)
 
 
-def _written(captioner: Captioner, group: Group) -> Iterator[tuple[str, Column]]:
+def _written_columns(captioner: Captioner, group: Group) -> Iterator[tuple[str, Column]]:
     if isinstance(captioner, ColumnsCaptioner):
-        for take in captioner.columns:
-            source = group.columns.get(take.source)
-            if group.split in take.splits and source and source.is_given:
-                is_list = source.is_list and take.take == KEEPS_ALL
-                yield take.column, Column(source.languages, is_list, is_given=False)
+        for rule in captioner.columns:
+            source = group.columns.get(rule.source)
+            if group.split in rule.splits and source and source.is_given:
+                is_list = source.is_list and rule.take == KEEPS_ALL
+                yield rule.column, Column(source.languages, is_list, is_given=False)
         return
     language = captioner.language if isinstance(captioner, PromptedCaptioner) else MODEL_LANGUAGE
     for name, splits in captioner.written():

@@ -1,4 +1,4 @@
-"""Checks of the set-up before anything runs: params, environment, tools, disk, inputs, models."""
+"""Check params, environment, tools, disk, inputs and models before a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DVC = Path(".dvc")
 
 
 def check(params: Params, env: Environment) -> list[str]:
-    """Check what can be checked without running a stage; return one line for each thing that was looked at.
+    """Check all that can be checked without running a stage; return one line for each check.
 
     Raises:
         ConfigurationError: a tool, an input, a model or a bucket is missing, or may not be written to.
@@ -55,12 +55,13 @@ def check(params: Params, env: Environment) -> list[str]:
 
 
 def _tools() -> str:
-    beside = str(Path(sys.executable).parent)
-    if not (shutil.which("dvc") or shutil.which("dvc", path=beside)):
+    environment_bin = str(Path(sys.executable).parent)
+    if not (shutil.which("dvc") or shutil.which("dvc", path=environment_bin)):
         raise ConfigurationError("dvc is not on PATH; expected it for `dvc repro`: `make setup` installs it")
     if not DVC.is_dir():
         raise ConfigurationError(
-            "this folder is no DVC project: start in the folder that holds dvc.yaml, or `dvc init`"
+            "this folder is no DVC project; expected .dvc: start in the folder that holds dvc.yaml, or run "
+            "`dvc init`"
         )
     _git()
     torch = version("torch").partition("+")[0]
@@ -71,27 +72,27 @@ def _tools() -> str:
 
 
 def _git() -> None:
-    """Check that DVC finds the git repository that it works in, or was told to do without one."""
-    from dvc.config import Config, ConfigError  # imports what no stage needs
+    """Check that DVC finds its git repository, or is configured to work without one."""
+    from dvc.config import Config, ConfigError  # not needed by any stage
     from dvc.scm import SCM, SCMError
 
     try:
         core = Config(str(DVC))["core"]
         SCM(".", no_scm=core.get("no_scm", False))
     except ConfigError as error:
-        raise ConfigurationError(f"DVC cannot read its settings ({error}); correct {DVC}/config") from None
+        raise ConfigurationError(f"DVC cannot read its settings ({error}); fix {DVC}/config") from None
     except SCMError:
         raise ConfigurationError(
-            "this folder is in no git repository, without which DVC stops; `git init` makes one, or "
-            "`dvc config core.no_scm true` has DVC do without"
+            "this folder is in no git repository; DVC needs one: run `git init`, or "
+            "`dvc config core.no_scm true` to work without git"
         ) from None
 
 
 def _device(env: Environment) -> str:
-    if found := gpus_in_use(env):
-        return f"device: cuda, {found} GPUs"
+    if count := gpus_in_use(env):
+        return f"device: cuda, {count} GPUs"
     idle = known_gpus()
-    note = f"; {idle} GPUs are here and stay idle: LLM2CLIP_DEVICE=cuda uses them" if idle else ""
+    note = f"; {idle} GPUs are idle: LLM2CLIP_DEVICE=cuda uses them" if idle else ""
     return f"device: cpu, {usable_cores()} cores{note}"
 
 
@@ -101,61 +102,64 @@ def _disk(layout: Layout) -> str:
     if free < MIN_FREE_BYTES:
         raise InfrastructureError(
             f"the disk of {layout.work_store} has {free / 1e9:.1f} GB free; "
-            f"expected {MIN_FREE_BYTES / 1e9:.0f}: free some, or point LLM2CLIP_WORK_STORE at another disk"
+            f"expected {MIN_FREE_BYTES / 1e9:.0f}: free space, or set LLM2CLIP_WORK_STORE to another disk"
         )
     return f"disk: {free / 1e9:.0f} GB free"
 
 
 def _inputs(params: Params, env: Environment, layout: Layout) -> str:
-    """Say what was looked at, or all at once what would stop a later stage."""
+    """Return the line about the inputs; raise one error with all problems that would stop a later stage."""
     folder = layout.inputs(params.download.inputs)
     if not folder.is_dir():
         raise ConfigurationError(f"{folder} not found (download.inputs): make it and put the data there")
-    looked = look_at_sources(params, folder)
+    sources = look_at_sources(params, folder)
     refuse(
         [
             *check_paths(params, folder),
-            *looked.problems,
+            *sources.problems,
             *absent_buckets(params),
             *absent_models(params, folder),
             *absent_programs(params, env),
-            *check_columns(params, looked.groups),
+            *check_columns(params, sources.groups),
             *check_release(params),
         ]
     )
-    return "; ".join([f"inputs: {folder}, {len(params.download.sources)} sources", *looked.notes])
+    return "; ".join([f"inputs: {folder}, {len(params.download.sources)} sources", *sources.notes])
 
 
 def _data_root(params: Params) -> str:
     uri = params.download.data_root
-    return f"data root: {open_data_root(uri).uri}, may be written to" if uri else "data root: this machine"
+    return f"data root: {open_data_root(uri).uri}, writable" if uri else "data root: this machine"
 
 
 def _models(params: Params) -> str:
     section = params.base_models
-    named = [f"{one.name} {one.source.kind}" for one in (*section.vision_language, *section.text_encoders)]
-    return f"models: {', '.join([f'llm {section.llm.kind}', f'clip {section.clip.kind}', *named])}"
+    others = [
+        f"{model.name} {model.source.kind}" for model in (*section.vision_language, *section.text_encoders)
+    ]
+    return f"models: {', '.join([f'llm {section.llm.kind}', f'clip {section.clip.kind}', *others])}"
 
 
 def _captioners(params: Params) -> str:
-    names = [f"{one.name} {one.kind}" for one in params.recaption.captioners]
+    names = [f"{captioner.name} {captioner.kind}" for captioner in params.recaption.captioners]
     return f"captioners: {', '.join(names) or 'none'}"
 
 
 def _proxies(params: Params) -> str:
-    from components.http.proxies import Proxies  # an HTTP client
+    from components.http.proxies import Proxies  # imports an HTTP client
 
-    far = [one for one in params.download.sources if is_fetched(one) or is_far(one)]
-    asked = [*params.recaption.captioners, *params.embed_captions.others]
-    if not far and not any(isinstance(one, EndpointCaptioner | EndpointEncoder) for one in asked):
+    remote = [source for source in params.download.sources if is_fetched(source) or is_far(source)]
+    clients = [*params.recaption.captioners, *params.embed_captions.others]
+    if not remote and not any(isinstance(client, EndpointCaptioner | EndpointEncoder) for client in clients):
         return "proxies: none needed"
     proxies = Proxies().all()
     for proxy in proxies:
         if not proxy.answers():
             raise proxy.no_answer()
-    return f"proxies: {', '.join(f'{one.address} ({one.variable})' for one in proxies) or 'none'}"
+    return f"proxies: {', '.join(f'{proxy.address} ({proxy.variable})' for proxy in proxies) or 'none'}"
 
 
 def _encoders(params: Params) -> str:
-    own = params.embed_captions
-    return f"encoders: {', '.join([*own.llms, *(f'{one.name} {one.kind}' for one in own.others)])}"
+    settings = params.embed_captions
+    others = [f"{encoder.name} {encoder.kind}" for encoder in settings.others]
+    return f"encoders: {', '.join([*settings.llms, *others])}"

@@ -1,4 +1,4 @@
-"""Whether each caption column that params read is written, from sources through recaption to its readers."""
+"""Check that each caption column that params read is given by a source or written by a captioner."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Reader:
     """A part of params that reads caption columns.
 
     Attributes:
-        location: Of it.
-        columns: By the key that names them, below `location`.
-        split: Of the rows that it reads.
-        least: So many rows must have all columns.
-        language: That captions are to be in; None: any.
-        with_texts: Whether rows without images are read as well.
+        location: Position in params.
+        columns: Column names, by the key below `location` that names them.
+        split: Split of the rows that it reads.
+        least: Number of rows that must have all columns.
+        language: Required language of the captions; None: any.
+        with_texts: True if rows without images are read as well.
     """
 
     location: Location
@@ -46,22 +46,22 @@ class Reader:
 
 
 def check_columns(params: Params, groups: Sequence[Group]) -> list[Problem]:
-    """Return a problem for each column that is read and that nothing gives.
+    """Return a problem for each column that is read but neither given nor written.
 
     Args:
-        params: Of the run.
+        params: Params of the run.
         groups: The rows of all sources, with the columns that came with them.
     """
-    after = with_captioners(groups, params.recaption)
-    readers = [*_of_tuning(params), *_of_training(params), *_of_evaluation(params)]
+    all_groups = with_captioners(groups, params.recaption)
+    readers = [*_tuning_readers(params), *_training_readers(params), *_evaluation_readers(params)]
     return [
-        *_missing_splits(params, after),
-        *_sources_of_captioners(params, groups),
-        *_writers(params, groups),
-        *_scored(params, after),
-        *(problem for reader in readers for problem in _lacking(reader, after)),
-        *_labels(params, after),
-        *_batches(params, after),
+        *_missing_splits(params, all_groups),
+        *_missing_captioner_sources(params, groups),
+        *_duplicate_writers(params, groups),
+        *_unscored(params, all_groups),
+        *(problem for reader in readers for problem in _missing_columns(reader, all_groups)),
+        *_missing_labels(params, all_groups),
+        *_large_batches(params, all_groups),
     ]
 
 
@@ -69,103 +69,105 @@ def _missing_splits(params: Params, groups: Sequence[Group]) -> Iterator[Problem
     needed = dict(NEEDED)
     if params.train_clip.validation.retrieval:
         needed["validation", True] = "images of split validation, which train_clip measures on"
-    for (split, images_only), what in needed.items():
+    for (split, images_only), description in needed.items():
         if not any(group.split == split and (group.has_images or not images_only) for group in groups):
-            yield Problem(("download", "sources"), f"no source gives {what}; add one that does")
+            yield Problem(("download", "sources"), f"no source gives {description}; add one that does")
 
 
-def _sources_of_captioners(params: Params, groups: Sequence[Group]) -> Iterator[Problem]:
-    """Yield what captioners of kind columns read and no source gives."""
-    for number, captioner in enumerate(params.recaption.captioners):
+def _missing_captioner_sources(params: Params, groups: Sequence[Group]) -> Iterator[Problem]:
+    """Yield columns that captioners of kind columns read but no source gives."""
+    for index, captioner in enumerate(params.recaption.captioners):
         if not isinstance(captioner, ColumnsCaptioner):
             continue
-        for place, take in enumerate(captioner.columns):
-            location = ("recaption", "captioners", number, "columns", place)
-            for split in take.splits:
-                yield from _lacking(Reader(location, {"source": take.source}, split), groups)
+        for column_index, rule in enumerate(captioner.columns):
+            location = ("recaption", "captioners", index, "columns", column_index)
+            for split in rule.splits:
+                yield from _missing_columns(Reader(location, {"source": rule.source}, split), groups)
 
 
-def _writers(params: Params, groups: Sequence[Group]) -> Iterator[Problem]:
-    """Yield columns that two write: a source and a captioner, or two captioners."""
-    writer = {
+def _duplicate_writers(params: Params, groups: Sequence[Group]) -> Iterator[Problem]:
+    """Yield columns with two writers: a source and a captioner, or two captioners."""
+    writers = {
         (name, group.split): "a source"
         for group in groups
         if group.has_images and group.is_sure
         for name in group.columns
     }
-    for number, captioner in enumerate(params.recaption.captioners):
+    for index, captioner in enumerate(params.recaption.captioners):
         written = [(name, split) for name, splits in captioner.written() for split in splits]
         for name, split in written:
-            if (name, split) in writer:
+            if (name, split) in writers:
                 yield Problem(
-                    ("recaption", "captioners", number),
-                    f"writes column {name} of {split}, which {writer[name, split]} gives already; expected a "
-                    "column of its own: give it another name",
+                    ("recaption", "captioners", index),
+                    f"writes column {name} of {split}, which {writers[name, split]} already gives; expected "
+                    "a column of its own: give it another name",
                 )
-        writer |= dict.fromkeys(written, f"captioner {captioner.name}")
+        writers |= dict.fromkeys(written, f"captioner {captioner.name}")
 
 
-def _scored(params: Params, groups: Sequence[Group]) -> Iterator[Problem]:
-    """Yield columns of scores, and of the filter by them, that no image has or that have no score."""
+def _unscored(params: Params, groups: Sequence[Group]) -> Iterator[Problem]:
+    """Yield columns of recaption.scores that no image has, and filtered columns that have no score."""
     known = {name for group in groups if group.has_images for name in group.columns}
     scores, similarity = params.recaption.scores, params.audit.curation.similarity
     columns = scores.columns if scores else None
-    for number, name in enumerate(columns or []):
+    for index, name in enumerate(columns or []):
         if name not in known:
             yield Problem(
-                ("recaption", "scores", "columns", number),
+                ("recaption", "scores", "columns", index),
                 f"{name} is no caption column of images; there are {listed(known)}: {advice(name, known)}",
             )
     scored = known if columns is None else set(columns)
-    for number, name in enumerate(similarity.columns if similarity else []):
+    for index, name in enumerate(similarity.columns if similarity else []):
         if name not in scored:
             yield Problem(
-                ("audit", "curation", "similarity", "columns", number),
+                ("audit", "curation", "similarity", "columns", index),
                 f"{name} gets no similarity; recaption.scores gives {listed(scored)}: {advice(name, scored)}",
             )
 
 
-def _of_tuning(params: Params) -> Iterator[Reader]:
-    own = params.tune_llm
-    for number, phase in enumerate(own.phases):
-        for place, pair in enumerate(phase.pairs):
+def _tuning_readers(params: Params) -> Iterator[Reader]:
+    settings = params.tune_llm
+    for index, phase in enumerate(settings.phases):
+        for item, pair in enumerate(phase.pairs):
             if pair.weight > 0:
                 names: Names = {"first": pair.first, "second": pair.second}
                 names |= {"negative": pair.negative} if pair.negative else {}
-                location: Location = ("tune_llm", "phases", number, "pairs", place)
+                location: Location = ("tune_llm", "phases", index, "pairs", item)
                 yield Reader(location, names, "train", least=2, with_texts=True)
-    for place, name in enumerate(own.mntp.columns if own.mntp else []):
-        yield Reader(("tune_llm", "mntp", "columns"), {place: name}, "train", with_texts=True)
-    for place, task in enumerate(own.caption_retrieval):
+    for item, name in enumerate(settings.mntp.columns if settings.mntp else []):
+        yield Reader(("tune_llm", "mntp", "columns"), {item: name}, "train", with_texts=True)
+    for item, task in enumerate(settings.caption_retrieval):
         names = {"first": task.first, "second": task.second}
-        location = ("tune_llm", "caption_retrieval", place)
+        location = ("tune_llm", "caption_retrieval", item)
         yield Reader(location, names, "validation", least=2, with_texts=True)
 
 
-def _of_training(params: Params) -> Iterator[Reader]:
+def _training_readers(params: Params) -> Iterator[Reader]:
     for name in params.train_clip.caption_mix:
         yield Reader(("train_clip", "caption_mix"), {name: name}, "train")
-    for place, task in enumerate(params.train_clip.validation.retrieval):
-        location: Location = ("train_clip", "validation", "retrieval", place)
+    for index, task in enumerate(params.train_clip.validation.retrieval):
+        location: Location = ("train_clip", "validation", "retrieval", index)
         yield Reader(location, {"column": task.column}, "validation", language=task.language)
 
 
-def _of_evaluation(params: Params) -> Iterator[Reader]:
-    for place, task in enumerate(params.evaluate.retrieval):
-        location = ("evaluate", "retrieval", place)
+def _evaluation_readers(params: Params) -> Iterator[Reader]:
+    for index, task in enumerate(params.evaluate.retrieval):
+        location = ("evaluate", "retrieval", index)
         yield Reader(location, {"column": task.column}, "test", language=task.language)
-    for place, of_captions in enumerate(params.evaluate.caption_retrieval):
-        names: Names = {"first": of_captions.first, "second": of_captions.second}
-        yield Reader(("evaluate", "caption_retrieval", place), names, "test")
+    for index, pair_task in enumerate(params.evaluate.caption_retrieval):
+        names: Names = {"first": pair_task.first, "second": pair_task.second}
+        yield Reader(("evaluate", "caption_retrieval", index), names, "test")
 
 
-def _lacking(reader: Reader, groups: Sequence[Group]) -> Iterator[Problem]:
-    """Yield the columns that a reader names and nobody gives; else what keeps rows from having all."""
+def _missing_columns(reader: Reader, groups: Sequence[Group]) -> Iterator[Problem]:
+    """Yield the columns of a reader that no row has; if all exist, why too few rows have all of them."""
     rows = "row" if reader.with_texts else "image"
-    read = [one for one in groups if one.split == reader.split and (one.has_images or reader.with_texts)]
-    known = {name for group in read for name in group.columns}
-    if not read:
-        return  # told once of the split
+    read_groups = [
+        group for group in groups if group.split == reader.split and (group.has_images or reader.with_texts)
+    ]
+    known = {name for group in read_groups for name in group.columns}
+    if not read_groups:
+        return  # reported once for the split
     unknown = {key: name for key, name in reader.columns.items() if name not in known}
     for key, name in unknown.items():
         yield Problem(
@@ -176,13 +178,13 @@ def _lacking(reader: Reader, groups: Sequence[Group]) -> Iterator[Problem]:
     if unknown:
         return
     names = " and ".join(reader.columns.values())
-    if reader.language is not None and not (languages := _languages(read, names)) >= {reader.language}:
+    if reader.language is not None and not (languages := _languages(read_groups, names)) >= {reader.language}:
         yield Problem(
             (*reader.location, "language"),
             f"no {rows} of split {reader.split} has captions {names} in {reader.language}; they are in "
-            f"{listed(languages)}: correct the language",
+            f"{listed(languages)}: fix the language",
         )
-    count = _at_most([group for group in read if _has_all(group, reader)])
+    count = _max_rows([group for group in read_groups if _has_all(group, reader)])
     if count is not None and count < reader.least:
         yield Problem(
             reader.location,
@@ -192,7 +194,9 @@ def _lacking(reader: Reader, groups: Sequence[Group]) -> Iterator[Problem]:
 
 
 def _languages(groups: Sequence[Group], name: str) -> set[str]:
-    return {one for group in groups if name in group.columns for one in group.columns[name].languages}
+    return {
+        language for group in groups if name in group.columns for language in group.columns[name].languages
+    }
 
 
 def _has_all(group: Group, reader: Reader) -> bool:
@@ -201,35 +205,41 @@ def _has_all(group: Group, reader: Reader) -> bool:
     return has_pair and set(names.values()) <= group.columns.keys()
 
 
-def _at_most(groups: Sequence[Group]) -> int | None:
-    """Return the rows of groups, at most; None where nobody knows."""
+def _max_rows(groups: Sequence[Group]) -> int | None:
+    """Return an upper bound of the rows of groups; None if unknown."""
     counts = [group.rows for group in groups]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
-def _labels(params: Params, groups: Sequence[Group]) -> Iterator[Problem]:
-    """Yield tasks whose label no test image has; scenes alone have labels."""
+def _missing_labels(params: Params, groups: Sequence[Group]) -> Iterator[Problem]:
+    """Yield tasks whose label no test image has; only scenes have labels."""
     labelled = [group for group in groups if group.has_labels and group.split == "test"]
     known = set(scene_labels(next(iter(draw_scenes("labels", "test", 1, 0))))) if labelled else set()
-    for place, task in enumerate(params.evaluate.zero_shot):
+    for index, task in enumerate(params.evaluate.zero_shot):
         if task.label not in known:
             hint = advice(task.label, known) if known else "remove the task: only kind scenes gives labels"
             yield Problem(
-                ("evaluate", "zero_shot", place, "label"),
+                ("evaluate", "zero_shot", index, "label"),
                 f"no test image has a label {task.label}; there are {listed(known)}: {hint}",
             )
 
 
-def _batches(params: Params, groups: Sequence[Group]) -> Iterator[Problem]:
-    """Yield batches larger than the rows that they are drawn from."""
-    for number, phase in enumerate(params.tune_llm.phases):
-        location: Location = ("tune_llm", "phases", number, "batch_size")
-        yield from _too_large(location, phase.batch_size, _pairs_of(phase, groups), "rows with such a pair")
+def _large_batches(params: Params, groups: Sequence[Group]) -> Iterator[Problem]:
+    """Yield batch sizes larger than the number of rows that batches are drawn from."""
+    for index, phase in enumerate(params.tune_llm.phases):
+        location: Location = ("tune_llm", "phases", index, "batch_size")
+        yield from _too_large(
+            location, phase.batch_size, _rarest_pair_rows(phase, groups), "rows with such a pair"
+        )
     mix = {name for name, weight in params.train_clip.caption_mix.items() if weight > 0}
-    images = [one for one in groups if one.has_images and one.split == "train" and mix & one.columns.keys()]
+    images = [
+        group
+        for group in groups
+        if group.has_images and group.split == "train" and mix & group.columns.keys()
+    ]
     location = ("train_clip", "batch_size")
-    yield from _too_large(location, params.train_clip.batch_size, _at_most(images), "images")
+    yield from _too_large(location, params.train_clip.batch_size, _max_rows(images), "images")
     for name in ("clip", "captioner"):
         model = getattr(params.base_models, name)
         scenes = getattr(model, "scenes", None)
@@ -238,21 +248,21 @@ def _batches(params: Params, groups: Sequence[Group]) -> Iterator[Problem]:
             yield from _too_large(location, model.training.batch_size, scenes.counts.train, "scenes")
 
 
-def _pairs_of(phase: Phase, groups: Sequence[Group]) -> int | None:
-    """Return how many rows the kind of pair with the fewest has, at most; None where nobody knows."""
+def _rarest_pair_rows(phase: Phase, groups: Sequence[Group]) -> int | None:
+    """Return an upper bound of the rows of the rarest kind of pair; None if unknown."""
     train = [group for group in groups if group.split == "train"]
     counts = [
-        _at_most([group for group in train if group.has_pair(kind.first, kind.second)])
+        _max_rows([group for group in train if group.has_pair(kind.first, kind.second)])
         for kind in phase.pairs
         if kind.weight > 0
     ]
-    return min((count for count in counts if count), default=None)  # none at all is told of the pair
+    return min((count for count in counts if count), default=None)  # 0: reported per pair
 
 
-def _too_large(location: Location, batch: int, rows: int | None, what: str) -> Iterator[Problem]:
+def _too_large(location: Location, batch: int, rows: int | None, unit: str) -> Iterator[Problem]:
     if rows and batch > rows:
         yield Problem(
             location,
-            f"a batch of {batch:,} is more than the {rows:,} {what} of split train; expected no more: lower "
+            f"a batch of {batch:,} is more than the {rows:,} {unit} of split train; expected no more: lower "
             "it, or bring more data",
         )

@@ -1,4 +1,4 @@
-"""Whether the gates of a release name figures that evaluate will write."""
+"""Check that the gates of a release name metrics that evaluate will write."""
 
 from __future__ import annotations
 
@@ -22,35 +22,37 @@ def check_release(params: Params) -> list[Problem]:
     known = figures_of(params)
     return [
         Problem(
-            ("register", "gates", place, "metric"),
+            ("register", "gates", index, "metric"),
             f"evaluate writes no figure {gate.metric}: {advice(gate.metric, known)}",
         )
-        for place, gate in enumerate(params.register.gates)
+        for index, gate in enumerate(params.register.gates)
         if gate.metric not in known and not gate.metric.startswith("rejected.")
     ]
 
 
 def figures_of(params: Params) -> set[str]:
-    """Return the names of all numbers of metrics/evaluate.json but those of rejected rows."""
-    own = params.evaluate
+    """Return the names of all numbers in metrics/evaluate.json, except those of rejected rows."""
+    settings = params.evaluate
     trained = {arm.name: arm.text == "own" for arm in params.train_clip.arms}
-    recalls = [f"recall_at_{k}" for k in own.recall_at]
-    found = set(COUNTS)
-    for arm, is_own in (trained | {BASE: True}).items():
-        for task, way, recall, figure in product(own.retrieval, DIRECTIONS, recalls, FIGURES):
-            found.add(f"arms.{arm}.retrieval.{task.name}.{way}.{recall}.{figure}")
-        for zero_shot, figure in product(own.zero_shot, FIGURES):
-            found.add(f"arms.{arm}.zero_shot.{zero_shot.name}.{figure}")
-        if is_own:
-            found |= {f"arms.{arm}.truncated_share.{task.name}" for task in own.retrieval}
-    for of_captions, name, figure in product(
-        own.caption_retrieval, ("tfidf", *params.embed_captions.names), FIGURES
+    recalls = [f"recall_at_{k}" for k in settings.recall_at]
+    names = set(COUNTS)
+    for arm, has_text_tower in (trained | {BASE: True}).items():
+        for task, direction, recall, figure in product(settings.retrieval, DIRECTIONS, recalls, FIGURES):
+            names.add(f"arms.{arm}.retrieval.{task.name}.{direction}.{recall}.{figure}")
+        for zero_shot, figure in product(settings.zero_shot, FIGURES):
+            names.add(f"arms.{arm}.zero_shot.{zero_shot.name}.{figure}")
+        if has_text_tower:
+            names |= {f"arms.{arm}.truncated_share.{task.name}" for task in settings.retrieval}
+    for pair_task, name, figure in product(
+        settings.caption_retrieval, ("tfidf", *params.embed_captions.names), FIGURES
     ):
-        found.add(f"caption_retrieval.{of_captions.name}.{name}.{figure}")
+        names.add(f"caption_retrieval.{pair_task.name}.{name}.{figure}")
     subject, *others = trained
-    for arm, task, way, figure in product([*others, BASE], own.retrieval, DIRECTIONS, DIFFERENCES):
-        found.add(f"differences.{subject}.{arm}.{task.name}.{way}.{figure}")
-    return found | {f"tasks.{task.name}.{what}" for task in own.retrieval for what in ("images", "captions")}
+    for arm, task, direction, figure in product([*others, BASE], settings.retrieval, DIRECTIONS, DIFFERENCES):
+        names.add(f"differences.{subject}.{arm}.{task.name}.{direction}.{figure}")
+    return names | {
+        f"tasks.{task.name}.{count}" for task in settings.retrieval for count in ("images", "captions")
+    }
 
 
 BY_PEOPLE = "by people"
@@ -59,10 +61,10 @@ BY_PEOPLE = "by people"
 def gate_lines(params: Params) -> list[str]:
     """Return a line for each caption column: who wrote it, and for what reasons a caption is rejected."""
     given = caption_columns(params.download.sources)
-    return [*_of_sources(params, given), *_of_captioners(params, given)]
+    return [*_source_lines(params, given), *_captioner_lines(params, given)]
 
 
-def _of_sources(params: Params, given: dict[str, CaptionColumn]) -> Iterator[str]:
+def _source_lines(params: Params, given: dict[str, CaptionColumn]) -> Iterator[str]:
     for name, column in given.items():
         if column.by_model:
             yield _line(params, name, _writer(column), column.kind, is_answer=True)
@@ -70,15 +72,15 @@ def _of_sources(params: Params, given: dict[str, CaptionColumn]) -> Iterator[str
             yield f"gates of {name}, {BY_PEOPLE}: none"
 
 
-def _of_captioners(params: Params, given: dict[str, CaptionColumn]) -> Iterator[str]:
+def _captioner_lines(params: Params, given: dict[str, CaptionColumn]) -> Iterator[str]:
     for captioner in params.recaption.captioners:
         if isinstance(captioner, ColumnsCaptioner):
-            for take in captioner.columns:
-                column = given.get(take.source)
+            for rule in captioner.columns:
+                column = given.get(rule.source)
                 by_model = column is not None and column.by_model
                 kind = column.kind if column and by_model else None
                 writer = _writer(column) if column else BY_PEOPLE
-                yield _line(params, take.column, f"of {take.source}, {writer}", kind, is_answer=by_model)
+                yield _line(params, rule.column, f"of {rule.source}, {writer}", kind, is_answer=by_model)
             continue
         is_answer = isinstance(captioner, PromptedCaptioner)
         for kind in captioner.prompts if isinstance(captioner, PromptedCaptioner) else captioner.writes:

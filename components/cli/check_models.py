@@ -1,4 +1,4 @@
-"""Whether models, buckets, endpoints and programs that params name are there."""
+"""Check that the models, buckets, endpoints and libraries that params name exist."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from components.storage.buckets.bucket import open_bucket
 
 
 def absent_buckets(params: Params) -> Iterator[Problem]:
-    """Yield sources whose bucket is not there."""
-    for number, source in enumerate(params.download.sources):
+    """Yield sources whose bucket does not exist."""
+    for index, source in enumerate(params.download.sources):
         if is_far(source) and source.place.startswith("s3://"):
             try:
                 open_bucket(source.place)
-            except ConfigurationError as fault:
-                yield Problem(("download", "sources", number, "path"), str(fault))
+            except ConfigurationError as error:
+                yield Problem(("download", "sources", index, "path"), str(error))
 
 
 def absent_models(params: Params, inputs: Path) -> Iterator[Problem]:
-    """Yield what is no whole model, in a folder that is there or in a bucket."""
+    """Yield incomplete models in buckets and in folders that exist."""
     for location, model in models_of(params.base_models).items():
         role = str(location[1])
         try:
@@ -38,14 +38,14 @@ def absent_models(params: Params, inputs: Path) -> Iterator[Problem]:
                 check_folder_files(inputs / model.path, str(inputs / model.path), role)
             elif isinstance(model, BucketModel):
                 check_bucket_files(open_bucket(model.uri), role)
-        except ConfigurationError as fault:
-            yield Problem(location, str(fault))
+        except ConfigurationError as error:
+            yield Problem(location, str(error))
 
 
 def absent_programs(params: Params, env: Environment) -> Iterator[Problem]:
     """Yield captioners and encoders whose endpoint has no address or whose library is not installed."""
-    for number, captioner in enumerate(params.recaption.captioners):
-        location: Location = ("recaption", "captioners", number)
+    for index, captioner in enumerate(params.recaption.captioners):
+        location: Location = ("recaption", "captioners", index)
         if isinstance(captioner, ModelCaptioner) and params.base_models.captioner is None:
             yield Problem(
                 location,
@@ -53,17 +53,17 @@ def absent_programs(params: Params, env: Environment) -> Iterator[Problem]:
                 "it, or take a captioner of another kind",
             )
         if isinstance(captioner, EndpointCaptioner) and not env.caption_endpoint:
-            yield _without_address(location, captioner.name, "LLM2CLIP_CAPTION_ENDPOINT")
+            yield _missing_address(location, captioner.name, "LLM2CLIP_CAPTION_ENDPOINT")
         if isinstance(captioner, VllmCaptioner) and find_spec("vllm") is None:
             yield Problem(
                 location,
                 f"{captioner.name} is of kind vllm, and vLLM is not installed; expected it: "
                 "`pip install -e .[vllm]` in an environment of its own on a GPU machine",
             )
-    for number, encoder in enumerate(params.embed_captions.others):
-        location = ("embed_captions", "others", number)
+    for index, encoder in enumerate(params.embed_captions.others):
+        location = ("embed_captions", "others", index)
         if isinstance(encoder, EndpointEncoder) and not env.embedding_endpoint:
-            yield _without_address(location, encoder.name, "LLM2CLIP_EMBEDDING_ENDPOINT")
+            yield _missing_address(location, encoder.name, "LLM2CLIP_EMBEDDING_ENDPOINT")
         if isinstance(encoder, SentenceTransformersModel) and find_spec("sentence_transformers") is None:
             yield Problem(
                 location,
@@ -72,8 +72,8 @@ def absent_programs(params: Params, env: Environment) -> Iterator[Problem]:
             )
 
 
-def _without_address(location: Location, name: str, variable: str) -> Problem:
+def _missing_address(location: Location, name: str, variable: str) -> Problem:
     return Problem(
         location,
-        f"{name} asks an endpoint, and {variable} is not set; expected its base URL, such as https://host/v1",
+        f"{name} needs an endpoint, and {variable} is not set; expected its base URL, such as https://host/v1",
     )

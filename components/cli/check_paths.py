@@ -1,4 +1,4 @@
-"""Whether what params name below `inputs/<download.inputs>` is there, and whether DVC sees it."""
+"""Check that paths of params exist below `inputs/<download.inputs>` and that DVC tracks them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from components.sources.input_paths import (
 from components.storage.layout import MANIFEST
 from components.storage.manifest import listed as listed_files
 
-SHOWN = 5  # of the names beside one that is missing
+SHOWN = 5  # names listed beside a missing one
 
 
 def check_paths(params: Params, inputs: Path) -> list[Problem]:
-    """Return a problem for each path of params that is missing, or where DVC would not see a change."""
+    """Return a problem for each path of params that is missing or whose changes DVC would not see."""
     paths = [
         *paths_of_download(params.download),
         *paths_of_base_models(params.base_models),
@@ -39,29 +39,32 @@ def check_paths(params: Params, inputs: Path) -> list[Problem]:
 
 
 def is_there(inputs: Path, path: str) -> bool:
-    """Say whether a path of params, which may be a pattern, names anything."""
+    """Return True if a path of params, which may be a pattern, names a file or folder."""
     is_pattern = not PATTERN_SIGNS.isdisjoint(path)
     return (inputs / path).exists() or (is_pattern and any(inputs.glob(path)))
 
 
 def _missing(inputs: Path, paths: Sequence[InputPath]) -> Iterator[Problem]:
-    for named in paths:
-        if is_there(inputs, named.path):
+    for input_path in paths:
+        if is_there(inputs, input_path.path):
             continue
-        path = inputs / named.path
-        what = f"{path} not found" if PATTERN_SIGNS.isdisjoint(named.path) else f"no file fits {path}"
-        yield Problem(named.location, f"{what}; {_beside(inputs, path)}: put it there or correct the path")
+        path = inputs / input_path.path
+        message = f"{path} not found" if PATTERN_SIGNS.isdisjoint(input_path.path) else f"no file fits {path}"
+        yield Problem(
+            input_path.location,
+            f"{message}; {_nearest_folder(inputs, path)}: put it there or fix the path",
+        )
 
 
 def _earlier_captions(params: Params, inputs: Path) -> Iterator[Problem]:
-    """Yield what is wrong with an earlier run's embeddings of captions, where they are there."""
+    """Yield what is wrong with the caption embeddings of an earlier run, if they exist."""
     location = ("audit", "curation", "near_captions")
     near = params.audit.curation.near_captions
     if near is None or not (inputs / near.embeddings).is_dir():
         return
     folder = inputs / near.embeddings
     try:
-        places = [
+        paths = [
             PurePosixPath(entry.place).parts for entry in listed_files(folder.parent) if entry.is_vectors
         ]
     except (DataError, OSError, ValueError):
@@ -71,7 +74,7 @@ def _earlier_captions(params: Params, inputs: Path) -> Iterator[Problem]:
             f"artifacts/embed_captions, whole, of which {folder.name} is one encoder: put it there",
         )
         return
-    columns = {parts[1] for parts in places if parts[0] == folder.name and len(parts) > 2}
+    columns = {parts[1] for parts in paths if parts[0] == folder.name and len(parts) > 2}
     if near.column not in columns:
         yield Problem(
             (*location, "column"),
@@ -80,8 +83,8 @@ def _earlier_captions(params: Params, inputs: Path) -> Iterator[Problem]:
         )
 
 
-def _beside(inputs: Path, path: Path) -> str:
-    """Return what the nearest folder on the way to a path holds."""
+def _nearest_folder(inputs: Path, path: Path) -> str:
+    """Return what the nearest existing parent folder of a path holds."""
     folder = next(parent for parent in path.parents if parent.is_dir())
     names = nsmallest(SHOWN, (entry.name for entry in folder.iterdir()))
     return (

@@ -1,4 +1,4 @@
-"""Drop results that a stage keeps in the work store, so that they are made or fetched again."""
+"""Delete cached results of a stage from the work store, so that they are made or fetched again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components.storage.layout import STAGES, Layout
 
 PIECES = "pieces"
 NO_RESULTS = {"build", "search", "worked"}
-FETCHING = {"download", "base_models", "recaption", "embed_captions"}  # may hold what was fetched
+FETCHING = {"download", "base_models", "recaption", "embed_captions"}  # their results may be fetched
 MEGABYTE = 1_000_000
 
 
@@ -22,40 +22,41 @@ def forget(
     """Remove results of a stage from the work store and return a line for each; artifacts stay.
 
     Args:
-        layout: Where the work store is.
+        layout: Layout of the project.
         stage: One of `STAGES`.
-        names: Of the results; none: all, which a stage that may have fetched some refuses.
-        shard: Only what belongs to this shard, e.g. `00003`.
-
-        fetched: What was fetched from outside as well.
+        names: Names of results; empty: all. A stage that may have fetched results then needs `fetched`.
+        shard: Only results of this shard, e.g. `00003`.
+        fetched: Allow to delete fetched results without naming them.
 
     Raises:
-        ConfigurationError: no such stage or result, or a stage whose results have to be named.
+        ConfigurationError: no such stage or result, or the results have to be named.
         InfrastructureError: the stage is running.
     """
     if stage not in STAGES:
         raise ConfigurationError(f"no stage {stage}; expected one of {', '.join(STAGES)}")
     work = layout.work(stage)
-    found = dict(_results(work)) if work.is_dir() else {}
-    if unknown := sorted({*names} - found.keys()):
+    results = dict(_results(work)) if work.is_dir() else {}
+    if unknown := sorted({*names} - results.keys()):
         raise ConfigurationError(
-            f"{work} holds no result {', '.join(unknown)}; there are {', '.join(found) or 'none'}"
+            f"{work} holds no result {', '.join(unknown)}; there are {', '.join(results) or 'none'}"
         )
     if stage in FETCHING and not names and not fetched:
         raise ConfigurationError(
-            f"{stage} may hold what was fetched, and would be fetched again; name what to forget, or "
-            f"--fetched for all: {', '.join(map(_told, found.values())) or 'there is nothing'}"
+            f"{stage} may hold fetched data, which would be fetched again; name the results to forget, or "
+            f"--fetched for all: {', '.join(map(_name_and_size, results.values())) or 'there is nothing'}"
         )
-    if not found:
+    if not results:
         return [f"{work} holds no result of {stage}"]
     lines = []
     with one_writer(work, stage):
-        for name in sorted(names or found):
-            paths = [found[name]] if shard is None else list(_of_shard(found[name], shard))
+        for name in sorted(names or results):
+            paths = [results[name]] if shard is None else list(_shard_results(results[name], shard))
             if shard is not None and not paths:
-                raise ConfigurationError(f"{found[name]} holds no shard {shard}; expected a name like 00003")
+                raise ConfigurationError(
+                    f"{results[name]} holds no shard {shard}; expected a name like 00003"
+                )
             for path in paths:
-                lines.append(f"forgot {_told(path)}")
+                lines.append(f"forgot {_name_and_size(path)}")
                 remove(path)
     return [*lines, f"next: dvc repro --force {stage}"]
 
@@ -68,13 +69,13 @@ def _results(work: Path) -> Iterator[tuple[str, Path]]:
             yield folder.name, folder
 
 
-def _of_shard(folder: Path, shard: str) -> Iterator[Path]:
-    """Yield the finished pieces below a folder that hold a file of a shard."""
+def _shard_results(folder: Path, shard: str) -> Iterator[Path]:
+    """Yield the finished results below a folder that hold a file of a shard."""
     for manifest in sorted(folder.rglob("manifest.json")):
         if any(path.name.split(".")[0] == shard for path in manifest.parent.iterdir()):
             yield manifest.parent
 
 
-def _told(folder: Path) -> str:
+def _name_and_size(folder: Path) -> str:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return f"{folder.name} ({size / MEGABYTE:,.1f} MB)"

@@ -1,4 +1,4 @@
-"""The command line: run a stage, check the set-up, plan, change the preset, publish a release."""
+"""Command line: run a stage, check the set-up, plan, change the preset, publish a release."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check() -> None:
 
         return check()
 
-    _say(work)
+    _print_lines(work)
 
 
 @app.command()
@@ -55,7 +55,7 @@ def use(
         changed = use_preset(preset, force=force)
         return [f"params.yaml is {'now ' if changed else ''}the preset {preset}"]
 
-    _say(work)
+    _print_lines(work)
 
 
 @app.command()
@@ -70,7 +70,7 @@ def params(
 
         return show_params(is_resolved=resolved, revision=diff)
 
-    _say(work)
+    _print_lines(work)
 
 
 @app.command()
@@ -78,26 +78,28 @@ def plan(
     preset: Annotated[
         str, typer.Argument(help="A file of presets/ without .yaml; params.yaml if none.")
     ] = "",
-    cores: Annotated[int | None, typer.Option(min=1, help="Of one machine; default: those here.")] = None,
-    memory_gb: Annotated[
-        float | None, typer.Option(min=0.1, help="Of one machine; default: that here.")
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Cores of one machine; default: this one's.")
     ] = None,
-    gpus: Annotated[int, typer.Option(min=0, help="Of one machine.")] = 0,
+    memory_gb: Annotated[
+        float | None, typer.Option(min=0.1, help="Memory of one machine; default: this one's.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of one machine.")] = 0,
     network_mbit: Annotated[
         float | None, typer.Option(min=1, help="Megabits a second of one machine.")
     ] = None,
     machines: Annotated[int, typer.Option(min=1)] = 1,
     captions_per_second: Annotated[
-        float | None, typer.Option(min=1e-6, help="Of a captioner on one GPU, as you saw it.")
+        float | None, typer.Option(min=1e-6, help="Speed of a captioner on one GPU.")
     ] = None,
     gpu_tflops: Annotated[
-        float | None, typer.Option(min=1e-6, help="Of one GPU, to guess a model's speed.")
+        float | None, typer.Option(min=1e-6, help="Speed of one GPU, to estimate a model's.")
     ] = None,
     llm_billions: Annotated[
-        float | None, typer.Option(min=1e-6, help="Weights of the LLM, where its folder is not here.")
+        float | None, typer.Option(min=1e-6, help="Weights of the LLM, if its folder is absent.")
     ] = None,
 ) -> None:
-    """Say what stages will take: rows, bytes, hours, memory, and where each figure is from."""
+    """Estimate rows, bytes, hours and memory of each stage, with the source of each figure."""
 
     def work() -> list[str]:
         from components.cli.params import preset_path
@@ -115,14 +117,14 @@ def plan(
             llm_billions=llm_billions,
         )
 
-    _say(work)
+    _print_lines(work)
 
 
 @app.command()
 def accept(
-    stage: Annotated[str, typer.Argument(help="Whose code changed without changing its results.")],
+    stage: Annotated[str, typer.Argument(help="Stage whose code changed but not its results.")],
 ) -> None:
-    """Keep a stage's results though its code changed; without it, changed code computes them again."""
+    """Keep the cached results of a stage whose code changed; without it they are computed again."""
 
     def work() -> list[str]:
         from components.settings.environment import load_environment
@@ -133,21 +135,21 @@ def accept(
         if not changed:
             return [f"{stage}: no code changed since it last ran; nothing to accept"]
         return [
-            f"{stage}: results of the former code stand: {', '.join(changed)}",
+            f"{stage}: kept the results of the former code: {', '.join(changed)}",
             f"next: dvc repro {stage}",
         ]
 
-    _say(work)
+    _print_lines(work)
 
 
 @app.command()
 def forget(
-    stage: Annotated[str, typer.Argument(help="Whose results are made or fetched again.")],
-    results: Annotated[list[str] | None, typer.Argument(help="Which of them; default: all.")] = None,
+    stage: Annotated[str, typer.Argument(help="Stage whose results are made or fetched again.")],
+    results: Annotated[list[str] | None, typer.Argument(help="Names of results; default: all.")] = None,
     shard: Annotated[str | None, typer.Option(help="Only this shard, e.g. 00003.")] = None,
-    fetched: Annotated[bool, typer.Option(help="What was fetched from outside as well.")] = False,
+    fetched: Annotated[bool, typer.Option(help="Fetched results as well.")] = False,
 ) -> None:
-    """Drop finished results of a stage from the work store."""
+    """Delete cached results of a stage from the work store."""
 
     def work() -> list[str]:
         from components.cli.forget import forget
@@ -156,12 +158,12 @@ def forget(
 
         return forget(Layout(load_environment().work_store), stage, results or [], shard, fetched=fetched)
 
-    _say(work)
+    _print_lines(work)
 
 
 @app.command()
 def verify() -> None:
-    """Read every file of artifacts/ and compare it with its manifest, whatever earlier runs have verified."""
+    """Read every file of artifacts/ and compare it with its manifest, even if verified before."""
 
     def work() -> list[str]:
         from components.cli.verify import verify
@@ -172,7 +174,7 @@ def verify() -> None:
         log_to_stderr()
         return verify(Layout(load_environment().work_store))
 
-    _say(work)
+    _print_lines(work)
 
 
 @app.command()
@@ -184,16 +186,16 @@ def publish() -> None:
         from components.settings.environment import load_environment
         from components.storage.layout import Layout
 
-        logging.basicConfig(level=logging.INFO, format="%(message)s")  # whether anything had to be copied
+        logging.basicConfig(level=logging.INFO, format="%(message)s")  # says whether anything was copied
         env = load_environment()
         return [f"registered {publish(Layout(env.work_store), env)}"]
 
-    _say(work)
+    _print_lines(work)
 
 
 @app.command()
 def results() -> None:
-    """Say where the report, the metrics and the release are."""
+    """Print where the report, the metrics and the release are."""
 
     def work() -> list[str]:
         from components.cli.results import results
@@ -202,17 +204,17 @@ def results() -> None:
 
         return results(Layout(load_environment().work_store))
 
-    _say(work)
+    _print_lines(work)
 
 
-def _say(work: Callable[[], list[str]]) -> None:
-    """Print the lines of a short command, or its fault in one line with the fault's exit code."""
+def _print_lines(work: Callable[[], list[str]]) -> None:
+    """Print the lines of a short command; on an error, print it in one line and exit with its code."""
     try:
         for line in work():
             typer.echo(line)
-    except PipelineError as fault:
-        typer.echo(str(fault), err=True)
-        sys.exit(fault.exit_code)
+    except PipelineError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
     except OSError as error:
         from components.running.entry import last_words
 

@@ -1,4 +1,4 @@
-"""Print params: as the file has them, with every default, or what differs from another revision."""
+"""Print params.yaml as it is, with all defaults, or as a diff to a git revision; apply a preset."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ def show_params(*, is_resolved: bool, revision: str | None) -> list[str]:
     """Return the lines that `llm2clip params` prints.
 
     Args:
-        is_resolved: Every value, those that the file leaves to their defaults too; else the file as it is.
-        revision: Of git: the values that differ from that revision's, resolved both.
+        is_resolved: Return every value, including defaults; False: the file as it is.
+        revision: Git revision; return the values that differ from its params, defaults included.
 
     Raises:
-        ConfigurationError: the params are wrong, or git has no such revision of them.
+        ConfigurationError: the params are wrong, or git has no such revision.
     """
-    now = load_params(PARAMS).model_dump()
+    current = load_params(PARAMS).model_dump()
     if revision is not None:
-        return list(_differences(_at(revision), now)) or [f"no value differs from {revision}"]
+        return list(_differences(_params_at(revision), current)) or [f"no value differs from {revision}"]
     if not is_resolved:
         return PARAMS.read_text("utf-8-sig").splitlines()
     yaml, text = YAML(typ="safe"), io.StringIO()
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(now, text)
+    yaml.dump(current, text)
     return text.getvalue().splitlines()
 
 
-def _at(revision: str) -> dict[str, Any]:
-    done = subprocess.run(["git", "show", f"{revision}:./{PARAMS}"], capture_output=True, check=False)
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["git failed"]
-        raise ConfigurationError(f"{PARAMS} of {revision} not found ({said[0]}); expected a revision of git")
+def _params_at(revision: str) -> dict[str, Any]:
+    process = subprocess.run(["git", "show", f"{revision}:./{PARAMS}"], capture_output=True, check=False)
+    if process.returncode:
+        message = process.stderr.decode(errors="replace").strip().splitlines() or ["git failed"]
+        raise ConfigurationError(f"{PARAMS} of {revision} not found ({message[0]}); expected a git revision")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PARAMS.name
-        path.write_bytes(done.stdout)
+        path.write_bytes(process.stdout)
         return load_params(path).model_dump()
 
 
@@ -56,8 +56,8 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:  # noqa: 
     """Yield `train_clip.batch_size: 48 -> 64` for each value that differs; lists are compared as a whole."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
-            below = f"{name}.{key}" if name else key
-            yield from _differences(old.get(key, ABSENT), new.get(key, ABSENT), below)
+            key_name = f"{name}.{key}" if name else key
+            yield from _differences(old.get(key, ABSENT), new.get(key, ABSENT), key_name)
     elif old != new:
         yield f"{name}: {old} -> {new}"
 
@@ -66,17 +66,17 @@ PRESETS = Path("presets")
 
 
 def use_preset(name: str, *, force: bool = False) -> bool:
-    """Make params.yaml the preset; return whether it changed.
+    """Copy a preset to params.yaml; return True if the file changed.
 
     Raises:
-        ConfigurationError: no such preset, or params.yaml holds edits that nothing else keeps.
+        ConfigurationError: no such preset, or params.yaml has edits that are saved nowhere else.
     """
     load_params(preset_path(name))
     shipped = {path.stem: path.read_bytes() for path in _shipped()}
-    now = PARAMS.read_bytes() if PARAMS.is_file() else b""
-    if now == shipped[name]:
+    current = PARAMS.read_bytes() if PARAMS.is_file() else b""
+    if current == shipped[name]:
         return False
-    if now and not force and now not in (*shipped.values(), _committed()):
+    if current and not force and current not in (*shipped.values(), _committed()):
         raise ConfigurationError(
             "params.yaml has edits that are neither committed nor a shipped preset: commit them, or --force"
         )
@@ -101,5 +101,5 @@ def _shipped() -> list[Path]:
 
 
 def _committed() -> bytes | None:
-    found = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, check=False)
-    return found.stdout if found.returncode == 0 else None
+    process = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, check=False)
+    return process.stdout if process.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""Collect the problems that `llm2clip check` finds, each with its line of params.yaml."""
+"""Problems that `llm2clip check` reports, each with its line of params.yaml."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ NAMES_SHOWN = 12
 
 @dataclass(frozen=True)
 class Problem:
-    """One param that does not fit; `text` says what was found, what was expected and what to do."""
+    """A wrong value in params; `text` says what was found, what was expected and what to do."""
 
     location: Location
     text: str
 
     def line(self) -> str:
-        """Return the problem in one line, with the line of params.yaml where that file is here."""
-        where = located(PARAMS, self.location) if PARAMS.is_file() else ".".join(map(str, self.location))
-        return f"{where}: {self.text}"
+        """Return the problem in one line, with the line of params.yaml if that file exists."""
+        position = located(PARAMS, self.location) if PARAMS.is_file() else ".".join(map(str, self.location))
+        return f"{position}: {self.text}"
 
 
 def refuse(problems: Sequence[Problem]) -> None:
-    """Stop where there are problems.
+    """Raise one error for all problems, if there are any.
 
     Raises:
-        ConfigurationError: there are; a line for each.
+        ConfigurationError: there are problems; one line for each.
     """
     if problems:
         raise ConfigurationError("\n".join(dict.fromkeys(problem.line() for problem in problems)))
 
 
 def listed(names: Collection[str]) -> str:
-    """Return names for a message; of many the first."""
+    """Return names for a message: at most the first `NAMES_SHOWN`."""
     shown = ", ".join(sorted(names)[:NAMES_SHOWN]) or "none"
     return f"{shown} and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else shown
 
 
 def advice(name: str, known: Collection[str]) -> str:
-    """Return what to do about a name that is not known: the nearest one that is."""
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"did you mean {near[0]}?" if near else "name one of them"
+    """Return the advice for an unknown name: the nearest known name."""
+    matches = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"did you mean {matches[0]}?" if matches else "name one of them"

@@ -1,4 +1,4 @@
-"""Print where a run's results are and the seconds behind them."""
+"""Print the paths of the results of a run and the seconds that they took."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from components.running.costs import manifest_sha256
 from components.storage.atomic import read_json
 from components.storage.layout import STAGES, Layout
 
-NAME_WIDTH = 8  # of the first column
+NAME_WIDTH = 8  # characters of the first column
 UNKNOWN = "unknown"
 
 
 def results(layout: Layout) -> list[str]:
-    """Return one line each for report, metrics and release, and the seconds of training and of cached text.
+    """Return one line each for reports, metrics and release, and the seconds of training and embedding.
 
     Raises:
-        DataError: the pipeline has not run to its end.
+        DataError: the pipeline has not finished.
     """
-    places = {
+    paths = {
         "report": layout.artifact("evaluate") / "report.html",
         "audit": layout.artifact("audit") / "report.html",
         "metrics": layout.metrics("evaluate"),
         "model": layout.artifact("register"),
     }
-    missing = [str(path) for path in places.values() if not path.exists()]
+    missing = [str(path) for path in paths.values() if not path.exists()]
     if missing or not all(layout.metrics(stage).is_file() for stage in STAGES):
         raise DataError(f"{(missing or ['a stage of metrics/'])[0]} not found: `dvc repro` makes it")
-    return [f"{name:<{NAME_WIDTH}}{path}" for name, path in places.items()] + _seconds_lines(layout)
+    return [f"{name:<{NAME_WIDTH}}{path}" for name, path in paths.items()] + _seconds_lines(layout)
 
 
 def _seconds_lines(layout: Layout) -> list[str]:
     arms = read_json(layout.metrics("train_clip")).get("arms", {})
-    of_arms = _spent_seconds(layout, "train_clip")
+    arm_seconds = _spent_seconds(layout, "train_clip")
     training = [
-        f"{name} {_said(of_arms.get(name))} ({about.get('steps', UNKNOWN)} steps)"
-        for name, about in arms.items()
+        f"{name} {_format_seconds(arm_seconds.get(name))} ({metrics.get('steps', UNKNOWN)} steps)"
+        for name, metrics in arms.items()
     ]
     encoders = read_json(layout.metrics("embed_captions")).get("llms", {})
-    of_encoders = _spent_seconds(layout, "embed_captions")
-    tuning = _said(_spent_seconds(layout, "tune_llm").get("tuned"))
-    embedding = [f"{name} {_said(of_encoders.get(name))}" for name in encoders]
+    encoder_seconds = _spent_seconds(layout, "embed_captions")
+    tuning = _format_seconds(_spent_seconds(layout, "tune_llm").get("tuned"))
+    embedding = [f"{name} {_format_seconds(encoder_seconds.get(name))}" for name in encoders]
     return [
         f"{'seconds':<{NAME_WIDTH}}of training: {', '.join(training)}",
         f"{'':<{NAME_WIDTH}}for cached text, once for all arms: tune_llm {tuning}; embed_captions "
@@ -50,18 +50,18 @@ def _seconds_lines(layout: Layout) -> list[str]:
 
 
 def _spent_seconds(layout: Layout, stage: str) -> dict[str, float | None]:
-    """Return the seconds behind each result of a stage.
+    """Return the seconds that each result of a stage took.
 
-    None where costs, which DVC does not track, are absent, damaged, of an earlier version, or of a run whose
-    output DVC has replaced by another one.
+    Empty if the costs file, which DVC does not track, is absent, damaged, of an earlier version, or of a run
+    whose output DVC has since replaced.
     """
     with suppress(DataError):
         costs = read_json(layout.costs(stage))
         if costs.get("manifest_sha256") == manifest_sha256(layout, stage):
-            found: dict[str, float | None] = costs.get("spent_seconds", {})
-            return found
+            seconds: dict[str, float | None] = costs.get("spent_seconds", {})
+            return seconds
     return {}
 
 
-def _said(seconds: float | None) -> str:
+def _format_seconds(seconds: float | None) -> str:
     return UNKNOWN if seconds is None else f"{seconds:.1f}"

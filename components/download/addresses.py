@@ -1,4 +1,4 @@
-"""Allowed addresses: http and https, listed ports, public unicast only."""
+"""Check URLs and IP addresses before a request: http(s), allowed ports, public unicast addresses only."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from components.download.urls import plain_url
 from components.settings.download import Fetch
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
-GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA gives out; `ipaddress` allows more
-LOOPBACK_NAME = re.compile(r"(?:.+\.)?localhost\.?")  # RFC 6761; a proxy would ask itself
-SET_APART = [  # by IANA, and not by the `ipaddress` of every Python
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA assigns; `ipaddress` allows more
+LOOPBACK_NAME = re.compile(r"(?:.+\.)?localhost\.?")  # RFC 6761; a proxy would connect to itself
+SET_APART = [  # reserved by IANA; not every Python's `ipaddress` knows them
     ipaddress.ip_network(network) for network in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")
 ]
 
 
 def checked_url(text: str, fetch: Fetch) -> URL:
-    """Return a URL that may be asked for.
+    """Return a URL that may be requested.
 
     Raises:
-        Refused: malformed, of another scheme or port, with credentials, or at an address that is not public.
+        Refused: malformed, another scheme or port, with credentials, or an address that is not public.
     """
     url = plain_url(text)
     host = url.raw_host or ""
@@ -44,32 +44,32 @@ def checked_url(text: str, fetch: Fetch) -> URL:
 
 
 def is_public(address: str) -> bool:
-    """Say whether this is a well-formed IP address, public unicast, and so is any IPv4 address inside it."""
+    """Say whether an IP address is valid and public unicast, and so is an IPv4 address embedded in it."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        embedded = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if ip in NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is None and ip not in GLOBAL_UNICAST:
+            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if embedded is None and ip not in GLOBAL_UNICAST:
             return False
-        ip = inner or ip
+        ip = embedded or ip
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in SET_APART)
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names and refuses those with an address that is not public.
+    """Resolve host names and refuse those with an address that is not public.
 
-    aiohttp connects to the very addresses returned here, so a name cannot change its mind after the check.
+    aiohttp connects to the addresses returned here, so a DNS answer cannot change after the check.
     """
 
     def __init__(self, fetch: Fetch) -> None:
         self._allowed = frozenset(fetch.allowed_private_hosts)
-        # one for each connection: names whose server is silent shall not keep others waiting
+        # one thread per connection: a DNS server that does not answer must not block other names
         self._threads = ThreadPoolExecutor(fetch.connections, "names")
-        self._asked_for: Counter[str] = Counter()
+        self._pending_lookups: Counter[str] = Counter()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -77,32 +77,32 @@ class PublicResolver(AbstractResolver):
         """Return the addresses of a host.
 
         Raises:
-            Refused: it has no address, or one that is not public.
+            Refused: the host has no address, or one that is not public.
         """
         look_up = partial(socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM)
-        self._asked_for[host] += 1
+        self._pending_lookups[host] += 1
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+            answers = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
         except (socket.gaierror, UnicodeError):
             raise Refused("dns_failed", may_pass=True) from None
         finally:
-            self._asked_for[host] -= 1
-        addresses = [str(address[4][0]) for address in found]
+            self._pending_lookups[host] -= 1
+        addresses = [str(address[4][0]) for address in answers]
         if host not in self._allowed and not all(is_public(address) for address in addresses):
             raise Refused("private_address")
-        return [_result(host, port, address) for address in found]
+        return [_result(host, port, address) for address in answers]
 
     def is_looking_up(self, host: str) -> bool:
-        """Say whether a name was asked for and nobody has answered yet."""
-        return self._asked_for[host] > 0
+        """Say whether a DNS lookup of this host is still waiting for an answer."""
+        return self._pending_lookups[host] > 0
 
     async def close(self) -> None:
-        """Let go of the threads; one that still waits for an answer ends when it has given up."""
+        """Shut down the threads; one that still waits for an answer ends when its lookup times out."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _is_address(host: str) -> bool:
-    """Say whether aiohttp connects without asking the resolver; all other numbers, `plain_url` refuses."""
+    """Say whether aiohttp connects to a host without the resolver; `plain_url` refuses all other numbers."""
     return ":" in host or host.replace(".", "").isdigit()
 
 

@@ -1,4 +1,4 @@
-"""Turn one HTTP answer into an image, a growing file, or a redirect."""
+"""Read an HTTP response as an image, as part of a file, or as a redirect; undo its Content-Encoding."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from components.download.urls import resolved
 from components.http.retry import retry_after_seconds
 from components.settings.download import Fetch
 
-PIECE_BYTES = 1 << 16  # that come out of a coding at a time
+PIECE_BYTES = 1 << 16  # decompressed at a time
 GZIP = frozenset({"gzip", "x-gzip"})
 UNDONE = GZIP | {"deflate"}
 GZIP_START = b"\x1f\x8b"
-START_BYTES = 2  # that tell what a member is
-MAX_CODINGS = 5  # one within another, as curl
-ZLIB_METHOD, ZLIB_CHECK = 8, 31  # of the first two bytes of RFC 1950
-# IANA's list and what servers send besides; any other word is no coding, and browsers pass the body on
+START_BYTES = 2  # needed to recognise the format of a member
+MAX_CODINGS = 5  # nested, as in curl
+ZLIB_METHOD, ZLIB_CHECK = 8, 31  # in the first two bytes; RFC 1950
+# IANA's list and others that servers send; browsers ignore any other word and use the body as it is
 NOT_UNDONE = frozenset(
     {
         "aes128gcm", "br", "bzip2", "compress", "dcb", "dcz", "exi", "lzma", "pack200-gzip", "sdch",
@@ -34,10 +34,10 @@ NOT_UNDONE = frozenset(
 
 
 def codings_of(headers: CIMultiDictProxy[str]) -> list[Deflated]:
-    """Return what is to be undone, in this order; `identity`, `aws-chunked` and unknown words are nothing.
+    """Return the decoders of a response in order; skip `identity`, `aws-chunked` and unknown words.
 
     Raises:
-        Refused: a coding that cannot be undone.
+        Refused: a coding that cannot be decoded, or more than `MAX_CODINGS`.
     """
     words = ",".join(headers.getall("Content-Encoding", [])).lower().split(",")
     names = [word.partition(";")[0].strip() for word in reversed(words)]
@@ -48,37 +48,37 @@ def codings_of(headers: CIMultiDictProxy[str]) -> list[Deflated]:
 
 
 def decoded(codings: list[Deflated], data: bytes) -> Iterator[bytes]:
-    """Yield what bytes mean after all codings; empty ones say that nothing more comes.
+    """Decode a chunk through all codings and yield the result; empty `data` marks the end of the body.
 
     Raises:
-        Refused: they are damaged, or something is lacking.
+        Refused: the data is damaged or cut off.
     """
     if not codings:
         yield data
         return
-    first, *others = codings
-    for piece in first.feed(data):
-        yield from decoded(others, piece)
+    coding, *remaining = codings
+    for piece in coding.feed(data):
+        yield from decoded(remaining, piece)
     if not data:
-        first.end()
-        yield from decoded(others, data)
+        coding.end()
+        yield from decoded(remaining, data)
 
 
 class Deflated:
-    """gzip of one or many members, or deflate with zlib's frame or, as some servers send it, without one."""
+    """Decoder of gzip (one or many members) and deflate (with zlib's header or, as some send it, without)."""
 
     def __init__(self, *, is_gzip: bool) -> None:
         self._is_gzip = is_gzip
-        self._start = b""  # of a member, until it can be told what it is
+        self._start = b""  # first bytes of a member, until its format is known
         self._inflater: zlib._Decompress | None = None
-        self._members = 0  # that are whole
+        self._members = 0  # complete ones
         self._is_over = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what some bytes mean, `PIECE_BYTES` at most at a time.
+        """Decompress bytes and yield them in pieces of at most `PIECE_BYTES`.
 
         Raises:
-            Refused: they are damaged.
+            Refused: the data is damaged.
         """
         while not self._is_over:
             if self._inflater is None:
@@ -102,10 +102,10 @@ class Deflated:
                 return
 
     def end(self) -> None:
-        """Say that nothing more comes.
+        """Check at the end of the body that nothing is missing.
 
         Raises:
-            Refused: something is lacking.
+            Refused: the data is cut off.
         """
         if self._members == 0 and self._is_gzip and not GZIP_START.startswith(self._start):
             raise Refused("encoded_body")
@@ -113,7 +113,7 @@ class Deflated:
             raise Refused("short_body", may_pass=True)
 
     def _inflater_of(self, start: bytes) -> zlib._Decompress | None:
-        """Return what undoes a member; None where something else follows the last one, as browsers allow."""
+        """Return a decompressor for a member; None for other bytes after the last, which browsers ignore."""
         if self._members and not (self._is_gzip and start.startswith(GZIP_START)):
             self._is_over = True
             return None
@@ -125,7 +125,7 @@ class Deflated:
 
 CHUNK_BYTES = 1 << 16
 PART = 206
-WHOLE = frozenset(range(200, 300)) - {204, 205, PART}  # whose body is all of it
+WHOLE = frozenset(range(200, 300)) - {204, 205, PART}  # statuses with a complete body
 REDIRECTS = (301, 302, 303, 307, 308)
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 VALUED_DIRECTIVES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
@@ -136,7 +136,7 @@ Take = Callable[[aiohttp.ClientResponse], Awaitable[T]]
 
 @dataclass(frozen=True)
 class Body:
-    """The bytes of an answer, and where they are from if the server sent us on."""
+    """The bytes of a response, and the URL they came from after redirects; None without any."""
 
     data: bytes
     final_url: str | None
@@ -144,16 +144,16 @@ class Body:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Where a server sends us; not checked."""
+    """The target of a redirect; not checked."""
 
     url: str
 
 
 def elsewhere(url: URL, response: aiohttp.ClientResponse) -> Elsewhere:
-    """Return where an answer sends who asked for `url`.
+    """Return the target of a redirect response to a request of `url`.
 
     Raises:
-        Refused: nowhere.
+        Refused: the response has no Location header.
     """
     location = response.headers.get("Location", "")
     if not location:
@@ -165,7 +165,7 @@ async def image_body(response: aiohttp.ClientResponse, fetch: Fetch) -> bytes:
     """Return the bytes of an image.
 
     Raises:
-        Refused: it is none that may be used, or more bytes than allowed.
+        Refused: an error status, an image that opts out, a coding we cannot decode, or too many bytes.
     """
     _check(response, WHOLE)
     if opted_out(response.headers, fetch.user_agent):
@@ -174,85 +174,87 @@ async def image_body(response: aiohttp.ClientResponse, fetch: Fetch) -> bytes:
     if (response.content_length or 0) > fetch.max_bytes:
         raise Refused("too_large")
     body = bytearray()
-    came_bytes = 0
+    received_bytes = 0
     async for chunk in _chunks(response):
-        came_bytes += len(chunk)
+        received_bytes += len(chunk)
         for piece in decoded(codings, chunk):
             body += piece
             if len(body) > fetch.max_bytes:
                 raise Refused("too_large")
-        if came_bytes > fetch.max_bytes:
+        if received_bytes > fetch.max_bytes:
             raise Refused("too_large")
     return bytes(body)
 
 
 class Saving:
-    """A file that comes in one answer, or in several after cuts.
+    """Save a file from one response, or from several when the connection breaks off.
 
     Args:
-        path: Where to.
+        path: File to write.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._tag = ""  # of the version that `path` holds a beginning of
+        self._tag = ""  # ETag of the version whose first bytes are in `path`
 
     def headers(self) -> dict[str, str]:
-        """Return what asks for the rest, or for all if the server could not tell that it is the same file."""
-        asked = {"Accept": "*/*"}
+        """Return headers that ask for the missing rest, or for the whole file without a strong ETag."""
+        headers = {"Accept": "*/*"}
         if self._tag:
-            asked |= {"Range": f"bytes={self._here()}-", "If-Range": self._tag}
-        return asked
+            headers |= {"Range": f"bytes={self._saved_bytes()}-", "If-Range": self._tag}
+        return headers
 
     async def take(self, response: aiohttp.ClientResponse) -> None:
-        """Write an answer to the file.
+        """Write a response to the file.
 
         Raises:
-            Refused: it is neither the whole file nor the part that was asked for.
+            Refused: the response is neither the whole file nor the requested part.
         """
         _check(response, WHOLE | {PART} if self._tag else WHOLE)
         codings = codings_of(response.headers)
-        goes_on = response.status == PART
-        asked = f"bytes {self._here()}-"
-        if goes_on and (codings or not response.headers.get("Content-Range", "").startswith(asked)):
+        is_continued = response.status == PART
+        expected_range = f"bytes {self._saved_bytes()}-"
+        if is_continued and (
+            codings or not response.headers.get("Content-Range", "").startswith(expected_range)
+        ):
             raise Refused("bad_response")
-        if not goes_on:
+        if not is_continued:
             tag = response.headers.get("ETag", "")
-            # parts are of what is sent, and what was decoded is of another length
+            # byte ranges count encoded bytes, so a decoded file cannot be continued
             self._tag = "" if codings or tag.startswith("W/") else tag
-        with self._path.open("ab" if goes_on else "wb") as file:
+        with self._path.open("ab" if is_continued else "wb") as file:
             async for chunk in _chunks(response):
                 for piece in decoded(codings, chunk):
                     file.write(piece)
 
-    def _here(self) -> int:
+    def _saved_bytes(self) -> int:
         return self._path.stat().st_size if self._path.exists() else 0
 
 
 def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> bool:
-    """Say whether X-Robots-Tag asks everyone, or this user agent by name, not to use the image."""
+    """Say whether X-Robots-Tag forbids all clients, or this user agent by name, to use the image."""
     for value in headers.getall("X-Robots-Tag", []):
-        concerns_us = True
+        applies_to_us = True
         for part in value.lower().split(","):
             agent, colon, directive = part.partition(":")
             if colon and agent.strip() not in VALUED_DIRECTIVES:
-                concerns_us = agent.strip() in user_agent.lower()
+                applies_to_us = agent.strip() in user_agent.lower()
             else:
                 directive = part
-            if concerns_us and directive.strip() in OPT_OUTS:
+            if applies_to_us and directive.strip() in OPT_OUTS:
                 return True
     return False
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Yield the bytes that come, and empty ones when nothing more comes."""
+    """Yield the chunks of a body, then an empty one at its end."""
     async for chunk in response.content.iter_chunked(CHUNK_BYTES):
         yield chunk
     yield b""
 
 
-def _check(response: aiohttp.ClientResponse, wanted: frozenset[int]) -> None:
-    if response.status not in wanted:
+def _check(response: aiohttp.ClientResponse, allowed: frozenset[int]) -> None:
+    if response.status not in allowed:
         reason = f"http_{response.status}"
-        after = retry_after_seconds(response.headers)
-        raise Refused(reason, may_pass=may_pass(reason), retry_after_seconds=after)
+        wait_seconds = retry_after_seconds(response.headers)
+        raise Refused(reason, may_pass=may_pass(reason), retry_after_seconds=wait_seconds)

@@ -1,8 +1,8 @@
-"""HTTP client for images: bounded in time, bytes and reach.
+"""HTTP client for images with limits on time, bytes, hosts and addresses.
 
-Headers are read as leniently as browsers do, for which aiohttp has no setting: a head passes through `tidied`
-before the parser sees it, line by line; what is no header field is left out, and so is a length that is given
-again or that chunks make void.
+It parses response headers as leniently as browsers do. aiohttp has no setting for this, so `tidied` cleans
+the header block before aiohttp's parser sees it. `tidied` drops lines that are no header field, repeated
+Content-Length values, and any Content-Length of a chunked response.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHUNKED = re.compile(rb"(.*,)?[ \t]*chunked", re.IGNORECASE)
 
 
 class ForgivingConnector(aiohttp.TCPConnector):
-    """Makes connections on which heads are read as browsers read them."""
+    """Make connections that parse response headers as leniently as browsers do."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - of aiohttp
         super().__init__(**options)
@@ -49,14 +49,14 @@ class ForgivingConnector(aiohttp.TCPConnector):
 
 
 class ForgivingHandler(ResponseHandler):
-    """Holds back what comes until a head is whole, then hands on what `tidied` makes of it."""
+    """Buffer incoming bytes until the header block is complete, then pass on its `tidied` form."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._head: bytearray | None = None  # None: what comes is no head
+        self._head: bytearray | None = None  # None while a body is read
 
     def set_response_params(self, **options: Any) -> None:  # noqa: ANN401 - of aiohttp
-        """Expect a head."""
+        """Expect a header block next."""
         self._head = bytearray()
         super().set_response_params(**options)
 
@@ -65,12 +65,12 @@ class ForgivingHandler(ResponseHandler):
         if self._head is None:
             super().data_received(data)
             return
-        seen = max(0, len(self._head) - END_BYTES)
+        searched_bytes = max(0, len(self._head) - END_BYTES)
         self._head += data
-        while self._head is not None and (end := HEAD_END.search(self._head, seen)):
+        while self._head is not None and (end := HEAD_END.search(self._head, searched_bytes)):
             if end.end() > MAX_HEAD_BYTES:
                 break
-            head, rest, seen = bytes(self._head[: end.end()]), self._head[end.end() :], 0
+            head, rest, searched_bytes = bytes(self._head[: end.end()]), self._head[end.end() :], 0
             self._head = bytearray(rest) if INTERIM.match(head) else None
             super().data_received(tidied(head) + (b"" if self._head is not None else bytes(rest)))
         if self._head is not None and len(self._head) > MAX_HEAD_BYTES:
@@ -78,7 +78,7 @@ class ForgivingHandler(ResponseHandler):
 
     def eof_received(self) -> None:
         """See asyncio.Protocol."""
-        if self._head:  # let the parser say what is wrong with it
+        if self._head:  # the parser reports what is wrong with it
             data, self._head = bytes(self._head), None
             super().data_received(data)
         super().eof_received()
@@ -87,7 +87,7 @@ class ForgivingHandler(ResponseHandler):
         self._head = None
         if self.transport is not None:
             self.transport.close()
-        self.set_exception(BadHttpMessage(f"a head of more than {MAX_HEAD_BYTES} bytes"))
+        self.set_exception(BadHttpMessage(f"response headers of more than {MAX_HEAD_BYTES} bytes"))
 
 
 def _handler(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
@@ -95,15 +95,15 @@ def _handler(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
 
 
 def tidied(head: bytes) -> bytes:
-    """Return a head without what browsers pass over.
+    """Return a header block without what browsers ignore.
 
     Args:
-        head: Status line, header fields and the empty line, however lines end.
+        head: Status line, header fields and the empty line, with any line ends.
     """
     status, *lines = head.rstrip(b"\r\n").split(b"\n")
     fields: list[bytes] = []
     for line in lines:
-        if fields and line[:1] in (b" ", b"\t"):  # goes on with the one before
+        if fields and line[:1] in (b" ", b"\t"):  # continues the previous field
             fields[-1] += b" " + line.strip()
         elif FIELD.match(line):
             fields.append(line.rstrip(b"\r"))
@@ -113,34 +113,34 @@ def tidied(head: bytes) -> bytes:
         part.strip() for name, value in named if name == b"content-length" for part in value.split(b",")
     ]
     is_chunked = any(name == b"transfer-encoding" and CHUNKED.fullmatch(value) for name, value in named)
-    kept = [field for field, (name, _) in zip(fields, named, strict=True) if name != b"content-length"]
+    result = [field for field, (name, _) in zip(fields, named, strict=True) if name != b"content-length"]
     if not is_chunked:
-        # those that differ are left to the parser, which refuses them
-        kept += [b"Content-Length: " + length for length in dict.fromkeys(filter(None, lengths))]
-    return b"\r\n".join([status.rstrip(b"\r"), *kept, b"", b""])
+        # values that differ stay; the parser refuses them
+        result += [b"Content-Length: " + length for length in dict.fromkeys(filter(None, lengths))]
+    return b"\r\n".join([status.rstrip(b"\r"), *result, b"", b""])
 
 
-NAME_SECONDS = 300  # that a looked-up name is used for
+NAME_SECONDS = 300  # how long a DNS answer is cached
 T = TypeVar("T")
 
 
 class Fetcher:
-    """Fetches images within one event loop, so many at a time and so many per host."""
+    """Fetch images in one event loop, with a limit on connections in total and per host."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._all = asyncio.Semaphore(fetch.connections)
+        self._any_host = asyncio.Semaphore(fetch.connections)
         self._by_host: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(fetch.connections_per_host)
         )
         self._resolver = PublicResolver(fetch)
         self._direct = _session(fetch, self._resolver)
-        # it looks up proxies alone, whose addresses may be private
+        # resolves only the names of proxies, whose addresses may be private
         self._proxied = _session(fetch, aiohttp.ThreadedResolver())
 
     @cached_property
     def _proxies(self) -> Proxies:
-        """A broken variable stops nobody who fetches nothing."""
+        """Read on first use: a broken proxy variable is no error for a run that fetches nothing."""
         return Proxies(direct=self._fetch.allowed_private_hosts)
 
     async def __aenter__(self) -> Self:
@@ -155,29 +155,29 @@ class Fetcher:
 
     @asynccontextmanager
     async def fetched(self, text: str) -> AsyncIterator[Body]:
-        """Yield what a URL answers; its turn is held within the block, so that few bodies are in memory.
+        """Fetch a URL and yield its body; the connection slot is held within the block, to limit memory.
 
         Raises:
-            Refused: with the reason, after the retries that params allow.
-            InfrastructureError: the proxy that the environment names does not answer.
-            ConfigurationError: it wants a login.
+            Refused: the request failed, after the retries that params allow.
+            InfrastructureError: the proxy named by the environment does not answer.
+            ConfigurationError: the proxy requires a login.
         """
         url = checked_url(text, self._fetch)
         host = str(url.raw_host)
         clock = asyncio.get_running_loop().time
         left_seconds = self._fetch.deadline_seconds  # for all attempts and the waits between them
-        turn = AsyncExitStack()
+        slots = AsyncExitStack()
 
         async def attempt() -> Body:
             nonlocal left_seconds
-            # waiting for a turn does not count against the deadline; the host's turn comes first, so that
-            # the queue of one slow host takes no turn from the others
-            await turn.enter_async_context(self._by_host[host])
-            await turn.enter_async_context(self._all)
+            # waiting for a slot does not count against the deadline; the host's slot comes first, so that
+            # the queue of one slow host takes no slots from the others
+            await slots.enter_async_context(self._by_host[host])
+            await slots.enter_async_context(self._any_host)
             start_seconds = clock()
             try:
                 async with asyncio.timeout(left_seconds):
-                    return await self._body_of(url)
+                    return await self._fetch_body(url)
             except TimeoutError:
                 await self._check_proxy(url)
                 raise Refused("dns_failed" if self._resolver.is_looking_up(host) else "timeout") from None
@@ -186,43 +186,43 @@ class Fetcher:
 
         def wait_seconds(number: int, refused: HttpFailure) -> float:
             nonlocal left_seconds
-            wanted_seconds = max(self._fetch.backoff_seconds * 2**number, refused.retry_after_seconds)
-            waited_seconds = min(wanted_seconds, left_seconds / 2)  # what is left is for the next attempt
-            left_seconds -= waited_seconds
-            return waited_seconds
+            requested_seconds = max(self._fetch.backoff_seconds * 2**number, refused.retry_after_seconds)
+            pause_seconds = min(requested_seconds, left_seconds / 2)  # the rest is for the next attempt
+            left_seconds -= pause_seconds
+            return pause_seconds
 
-        async def leave_turn(_: RetryCallState) -> None:
-            await turn.aclose()
+        async def free_slots(_: RetryCallState) -> None:
+            await slots.aclose()
 
-        async with turn:
-            yield await retrying(self._fetch.retries, wait_seconds, leave_turn)(attempt)
+        async with slots:
+            yield await retrying(self._fetch.retries, wait_seconds, free_slots)(attempt)
 
     async def saved(self, text: str, path: Path) -> None:
-        """Write what a URL answers to a file, however large it is.
+        """Save the body of a URL to a file of any size.
 
-        The deadline is for each wait for the next bytes. After a cut it is asked for what is lacking, if the
-        server can tell that it is still the same file, else for all of it.
+        The deadline limits each wait for the next bytes. After a broken connection the next request asks for
+        the missing rest if the server identifies the file by a strong ETag, else for the whole file.
 
         Raises:
-            Refused: with the reason, after the retries that params allow.
-            InfrastructureError: the proxy that the environment names does not answer.
-            ConfigurationError: it wants a login.
+            Refused: the request failed, after the retries that params allow.
+            InfrastructureError: the proxy named by the environment does not answer.
+            ConfigurationError: the proxy requires a login.
         """
         url, saving = checked_url(text, self._fetch), Saving(path)
-        silence = aiohttp.ClientTimeout(
+        timeout = aiohttp.ClientTimeout(
             total=None, connect=self._fetch.deadline_seconds, sock_read=self._fetch.deadline_seconds
         )
 
         async def attempt() -> None:
             try:
-                async with self._by_host[str(url.raw_host)], self._all:
-                    await self._follow(url, saving.take, headers=saving.headers(), timeout=silence)
+                async with self._by_host[str(url.raw_host)], self._any_host:
+                    await self._follow(url, saving.take, headers=saving.headers(), timeout=timeout)
             except TimeoutError:
                 raise Refused("timeout", may_pass=True) from None
 
         def wait_seconds(number: int, refused: HttpFailure) -> float:
-            asked_seconds = min(refused.retry_after_seconds, self._fetch.deadline_seconds)
-            return max(self._fetch.backoff_seconds * 2**number, asked_seconds)
+            requested_seconds = min(refused.retry_after_seconds, self._fetch.deadline_seconds)
+            return max(self._fetch.backoff_seconds * 2**number, requested_seconds)
 
         try:
             await retrying(self._fetch.retries, wait_seconds)(attempt)
@@ -231,7 +231,7 @@ class Fetcher:
                 await self._check_proxy(url)
             raise
 
-    async def _body_of(self, url: URL) -> Body:
+    async def _fetch_body(self, url: URL) -> Body:
         data, final = await self._follow(url, partial(image_body, fetch=self._fetch))
         return Body(data, None if final is url else str(final))
 
@@ -241,19 +241,19 @@ class Fetcher:
         take: Take[T],
         **options: Any,  # noqa: ANN401 - of aiohttp
     ) -> tuple[T, URL]:
-        """Return what was taken of the answer, and where redirects ended."""
+        """Follow redirects; return what `take` made of the final response, and the final URL."""
         for _ in range(self._fetch.max_redirects + 1):
-            answer = await self._ask(url, take, options)
-            if not isinstance(answer, Elsewhere):
-                return answer, url
-            target = checked_url(answer.url, self._fetch)
+            result = await self._request(url, take, options)
+            if not isinstance(result, Elsewhere):
+                return result, url
+            target = checked_url(result.url, self._fetch)
             if (url.scheme, target.scheme) == ("https", "http"):
-                raise Refused("https_downgrade")  # a list that says https means it
+                raise Refused("https_downgrade")  # a URL listed as https must not be fetched over http
             url = target
         raise Refused("too_many_redirects")
 
-    async def _ask(self, url: URL, take: Take[T], options: dict[str, Any]) -> T | Elsewhere:
-        """Return what is taken of the answer, or where the server sends us."""
+    async def _request(self, url: URL, take: Take[T], options: dict[str, Any]) -> T | Elsewhere:
+        """Send one request; return what `take` made of the response, or the target of a redirect."""
         proxy = self._proxies.of(url)
         session = self._proxied if proxy else self._direct
         try:
@@ -275,15 +275,15 @@ class Fetcher:
             raise refused_by(error) from None
 
     async def _check_proxy(self, url: URL) -> None:
-        """After a timeout: rows are not to blame where nothing takes connections."""
+        """Raise after a timeout if the proxy takes no connection: then the row is not the cause."""
         proxy = self._proxies.of(url)
         if proxy and not await asyncio.to_thread(proxy.answers):
             raise proxy.no_answer()
 
 
 def refused_by(error: Exception) -> Refused:
-    """Return what an error of the client means for an image."""
-    if isinstance(error, aiohttp.ClientHttpProxyError):  # the proxy could not reach it, or will not
+    """Map an error of the HTTP client to the reason why an image is refused."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):  # the proxy could not or would not reach the host
         reason = f"http_{error.status}"
         return Refused(reason, may_pass=may_pass(reason))
     reasons: list[tuple[type[Exception], Refused]] = [
@@ -303,7 +303,7 @@ def _session(fetch: Fetch, resolver: AbstractResolver) -> aiohttp.ClientSession:
         headers={"User-Agent": fetch.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
-        trust_env=False,  # it would read .netrc as well, and take a broken variable for none
+        trust_env=False,  # it would also read .netrc, and ignore a broken variable
         max_field_size=MAX_HEAD_BYTES,
         max_headers=MAX_FIELDS,
     )

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from components.download.shard_fetcher import FetchResult
 
 SUCCESS = "success"
-FAILED_TO_DOWNLOAD = "failed_to_download"  # no bytes of an image came
-FAILED_TO_RESIZE = "failed_to_resize"  # they came and were not taken
+FAILED_TO_DOWNLOAD = "failed_to_download"  # no bytes of an image were fetched
+FAILED_TO_RESIZE = "failed_to_resize"  # bytes were fetched, but the image was rejected
 
 LEDGER = pa.schema(
     [
@@ -52,22 +52,22 @@ class LedgerEntry:
     caption: str | None
     key: str
     status: str
-    error_message: str | None  # the reason, and where the row stands in the input if the row itself is bad
+    error_message: str | None  # the reason, and the position in the input if the row itself is bad
     width: int | None
     height: int | None
     original_width: int | None
     original_height: int | None
-    exif: str | None  # JSON; the orientation that was applied, nothing else is kept
-    sha256: str | None  # of the bytes as they came; of the JPEG where the image was drawn
+    exif: str | None  # JSON of the orientation that was applied; no other tag is kept
+    sha256: str | None  # of the fetched bytes; of the JPEG if the image was rendered
     original_bytes: int | None
     final_url: str | None  # where redirects ended; None without any
-    is_animated: bool | None  # its first frame was taken
+    is_animated: bool | None  # reduced to its first frame
     split: str
     source: str
 
     @property
     def reason(self) -> str:
-        """The reason without the place; empty for a success."""
+        """The reason without the position; empty for a success."""
         return (self.error_message or "").partition(":")[0]
 
 
@@ -82,34 +82,34 @@ def write_ledger(path: Path, entries: Sequence[LedgerEntry]) -> None:
 
 
 def read_stats(finished: Path, name: str) -> dict[str, Any]:
-    """Read the figures of a finished shard, as `stats_of` made them."""
+    """Read the statistics of a finished shard, as `stats_of` returned them."""
     stats: dict[str, Any] = read_json(finished / f"{name}_stats.json")
     return stats
 
 
 def reasons_of(stats: dict[str, Any]) -> dict[str, int]:
-    """Return the rejected rows of a shard by reason."""
+    """Return the number of rejected rows of a shard by reason."""
     return {reason: count for reason, count in stats["status_dict"].items() if reason != SUCCESS}
 
 
-def entry_of(row: Row | Rejection, taken: FetchResult) -> LedgerEntry:
-    """Return what the ledger says of a row."""
-    where = f": {row.where}" if isinstance(row, Rejection) else ""
+def entry_of(row: Row | Rejection, result: FetchResult) -> LedgerEntry:
+    """Return the ledger entry of a row."""
+    position = f": {row.where}" if isinstance(row, Rejection) else ""
     return LedgerEntry(
         url=_address(row),
         caption=row.captions[0].text if isinstance(row, Row) else None,
         key=row.key,
-        status=taken.status,
-        error_message=f"{taken.reason}{where}" if taken.reason else None,
-        width=taken.width,
-        height=taken.height,
-        original_width=taken.original_width,
-        original_height=taken.original_height,
-        exif=None if taken.orientation is None else f'{{"Orientation": {taken.orientation}}}',
-        sha256=taken.sha256,
-        original_bytes=taken.original_bytes,
-        final_url=taken.final_url,
-        is_animated=taken.is_animated,
+        status=result.status,
+        error_message=f"{result.reason}{position}" if result.reason else None,
+        width=result.width,
+        height=result.height,
+        original_width=result.original_width,
+        original_height=result.original_height,
+        exif=None if result.orientation is None else f'{{"Orientation": {result.orientation}}}',
+        sha256=result.sha256,
+        original_bytes=result.original_bytes,
+        final_url=result.final_url,
+        is_animated=result.is_animated,
         split=row.split,
         source=row.source,
     )
@@ -124,16 +124,16 @@ def _address(row: Row | Rejection) -> str | None:
 
 
 def stats_of(entries: Sequence[LedgerEntry]) -> dict[str, Any]:
-    """Return the figures of a shard, as img2dataset has them and some of ours."""
+    """Return the statistics of a shard: those of img2dataset and some of ours."""
     statuses = Counter(entry.status for entry in entries)
-    good = [entry for entry in entries if entry.status == SUCCESS]
+    successes = [entry for entry in entries if entry.status == SUCCESS]
     return {
         "count": len(entries),
         "successes": statuses[SUCCESS],
         "failed_to_download": statuses[FAILED_TO_DOWNLOAD],
         "failed_to_resize": statuses[FAILED_TO_RESIZE],
         "status_dict": dict(Counter(entry.reason or SUCCESS for entry in entries)),
-        "splits": dict(Counter(entry.split for entry in good)),
-        "sources": dict(Counter(entry.source for entry in good)),
-        "animated": sum(bool(entry.is_animated) for entry in good),
+        "splits": dict(Counter(entry.split for entry in successes)),
+        "sources": dict(Counter(entry.source for entry in successes)),
+        "animated": sum(bool(entry.is_animated) for entry in successes),
     }

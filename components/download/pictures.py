@@ -1,4 +1,4 @@
-"""Decode any picture to an upright RGB JPEG of bounded size, or say why not."""
+"""Decode images of any allowed format to upright RGB JPEGs of limited size, or refuse with a reason."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from components.ml.vision.pixels import shrunk
 from components.settings.download import Images
 
 MOVING_FORMATS = ("PNG", "WEBP", "GIF")
-LARGE_PIXELS = 1 << 24  # beyond it the whole picture in one more form would be hundreds of megabytes
-GAP = 2  # how many times the wanted size a quick reduction leaves: the good one has the last word
-HALF = 2  # a JPEG may be decoded at half its size: other scales take longer or lose too much
+LARGE_PIXELS = 1 << 24  # a larger image, copied once more, would take hundreds of megabytes
+GAP = 2  # a fast reduction stops at so many times the target size; a good resampling does the rest
+HALF = 2  # decode a JPEG at half its size at most: other scales take longer or lose too much
 
-# it warns of bombs, where our own limit is checked, and of every odd tag, which is no news among web images
+# Pillow warns of decompression bombs, which our own limit covers, and of odd tags, common in web images
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A JPEG and what it came from; sides in pixels."""
+    """A JPEG, and size and orientation of its original; sides in pixels."""
 
     jpeg: bytes
     width: int
@@ -45,14 +45,14 @@ class Picture:
     original_width: int
     original_height: int
     orientation: int  # of EXIF, already applied
-    is_animated: bool = False  # and this is its first frame
+    is_animated: bool = False  # this is its first frame
 
 
 def picture_of(data: bytes, images: Images) -> Picture:
-    """Decode an image of any allowed kind and make a JPEG of it; the first frame of a moving one.
+    """Decode an image of any allowed format and encode it as JPEG; take the first frame of an animation.
 
     Raises:
-        Refused: it is no image, of another format, too large, too small, too narrow, truncated or broken.
+        Refused: no image, a format not allowed, too large, too small, too narrow, truncated or broken.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a global that any library may have changed
     with _opened(data) as image:
@@ -64,7 +64,7 @@ def picture_of(data: bytes, images: Images) -> Picture:
             with _refusing():
                 image = loaded(image)
                 pixels = _pixels(image, images)
-        orientation = orientation_of(image)  # a PNG may say it behind its pixels
+        orientation = orientation_of(image)  # a PNG may store it after its pixels
     return replace(jpeg_of(pixels, images, original, orientation), is_animated=is_animated)
 
 
@@ -72,12 +72,12 @@ def jpeg_of(pixels: Pixels, images: Images, original: tuple[int, int], orientati
     """Shrink an image so that its longer side fits, turn it upright, and encode it without any metadata.
 
     Args:
-        pixels: Of the image, perhaps already smaller than the original.
-        images: Of params.
-        original: Width and height.
-        orientation: Of EXIF.
+        pixels: Pixels of the image, maybe already smaller than the original.
+        images: Limits and JPEG quality, from params.
+        original: Width and height of the original.
+        orientation: EXIF orientation to apply.
     """
-    height, width = _wanted(original, images)
+    height, width = _target_size(original, images)
     if pixels.shape[:2] != (height, width):
         pixels = shrunk(pixels, height, width)
     if orientation in UPRIGHT:
@@ -89,8 +89,8 @@ def jpeg_of(pixels: Pixels, images: Images, original: tuple[int, int], orientati
     return Picture(target.getvalue(), *image.size, *original, orientation)
 
 
-def _wanted(original: tuple[int, int], images: Images) -> tuple[int, int]:
-    """Return height and width of what is kept, as the image is stored."""
+def _target_size(original: tuple[int, int], images: Images) -> tuple[int, int]:
+    """Return the target height and width, before the EXIF orientation is applied."""
     share = min(1.0, images.size / max(original))
     width, height = (max(1, round(side * share)) for side in original)
     return height, width
@@ -107,8 +107,8 @@ def _opened(data: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise Refused("too_many_pixels") from None
     except MemoryError:
-        raise Refused("out_of_memory") from None  # this machine's fault, not the image's
-    except Exception:  # a decoder fed with anything raises anything
+        raise Refused("out_of_memory") from None  # the machine's limit, not an error of the image
+    except Exception:  # a decoder may raise anything on untrusted bytes
         raise Refused("broken_image") from None
 
 
@@ -124,20 +124,20 @@ def _check_sides(width: int, height: int, images: Images) -> None:
 def _is_animated(image: Image.Image) -> bool:
     try:
         return image.format in MOVING_FORMATS and bool(getattr(image, "is_animated", False))
-    except Exception:  # what follows the first frame is damaged, and not wanted
+    except Exception:  # the data after the first frame is damaged, and not needed
         return False
 
 
 def _jpeg_pixels(image: Image.Image, data: bytes, images: Images) -> Pixels | None:
-    """Decode a plain JPEG, the large majority, in half Pillow's time; None for all that is out of the way."""
+    """Decode a plain JPEG, the large majority, in half Pillow's time; return None for any other image."""
     if image.mode not in ("RGB", "L"):
         return None
     height, width = (-(-side // HALF) for side in (image.height, image.width))
-    if (height, width) < _wanted(image.size, images):
+    if (height, width) < _target_size(image.size, images):
         height, width = image.height, image.width
     try:
         return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
-    except Exception:  # Pillow, which forgives more, has the last word and the reason
+    except Exception:  # Pillow tolerates more: it decides, and gives the reason
         return None
 
 
@@ -147,7 +147,7 @@ def _refusing() -> Iterator[None]:
         yield
     except MemoryError:
         raise Refused("out_of_memory") from None
-    except Exception as error:  # a decoder fed with anything raises anything
+    except Exception as error:  # a decoder may raise anything on untrusted bytes
         raise Refused("truncated" if "truncated" in str(error) else "broken_image") from None
 
 
@@ -158,10 +158,10 @@ def _pixels(image: Image.Image, images: Images) -> Pixels:
 
 
 def _reduced(image: Image.Image, images: Images) -> Pixels:
-    """Shrink a large picture: by means over squares, strip by strip, near the wanted size, then to it."""
-    height, width = _wanted(image.size, images)
-    square = max(1, min(image.width // width, image.height // height) // GAP)  # pixels of its side
-    parts = (rgb_on_white(image.crop(box)) for box in strips(image, square))
-    near = np.concatenate([np.asarray(part.reduce(square)) for part in parts])
-    whole = (0, 0, image.width / square, image.height / square)  # the last squares may be cut
-    return np.asarray(Image.fromarray(near).resize((width, height), Image.Resampling.BICUBIC, whole))
+    """Shrink a large image: block means, strip by strip, to `GAP` times the target size, then resample."""
+    height, width = _target_size(image.size, images)
+    block = max(1, min(image.width // width, image.height // height) // GAP)  # side of a block, in pixels
+    parts = (rgb_on_white(image.crop(strip)) for strip in strips(image, block))
+    reduced = np.concatenate([np.asarray(part.reduce(block)) for part in parts])
+    box = (0, 0, image.width / block, image.height / block)  # the last blocks may be cut off
+    return np.asarray(Image.fromarray(reduced).resize((width, height), Image.Resampling.BICUBIC, box))

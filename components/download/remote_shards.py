@@ -1,8 +1,8 @@
 """Copy WebDataset shards from a web server or a bucket before their rows are read.
 
-A row's key must be known to be the only one of its name before work begins, so every shard is looked through
-first; what is then read is a file. A shard that came is here only once it was found to be whole; the next run
-uses it again, and asks for the others. They go when the stage is done.
+Keys must be checked for duplicates before work begins, so every shard is read once first, and then again from
+its local copy. A shard is stored under its final name only after it was found to be complete. The next run
+reuses such shards and fetches the others. The stage removes all copies when it is done.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ from components.storage.buckets.bucket import Bucket, open_bucket
 if TYPE_CHECKING:
     from components.download.fetching import Fetcher
 
-FILES_AT_ONCE = 4  # over HTTP; a bucket sends one in parts
+FILES_AT_ONCE = 4  # over HTTP; a bucket sends one file at a time, in parts
 
 
 def bring_shards(download: Download, inputs: Inputs, work: Path) -> None:
-    """Bring the shards of all sources that have theirs elsewhere.
+    """Copy the shards of all sources whose shards are remote.
 
-    Of a source with a limit no more shards come than hold so many rows, unless it is pinned.
+    For a source with a limit, copy only as many shards as hold so many rows, unless the source is pinned.
 
     Raises:
-        ConfigurationError: there is no such shard, or it may not be read.
-        DataError: what came is no shard.
+        ConfigurationError: a shard does not exist, or may not be read.
+        DataError: a copied file is no shard.
         InfrastructureError: no network, or a server that does not answer.
     """
     for source in download.sources:
         if is_far(source):
-            _bring(source, inputs.of(source), download.fetch, work)
+            _copy_shards(source, inputs.of(source), download.fetch, work)
 
 
 class Wanted:
-    """The shards of a source.
+    """The shards of one source that are still to be copied.
 
     Args:
-        source: From params.
-        names: Of all its shards.
-        folder: Where they come to.
-        progress: Told of each that is here.
+        source: The source, from params.
+        names: File names of all its shards.
+        folder: Where the copies go.
+        progress: Advanced by one for each shard that is complete.
 
     Attributes:
-        source: As it was given.
-        paths: Those that are still to come, in their order and until there are rows enough.
+        source: The source, from params.
+        paths: Iterator over the missing shards, in order, until there are enough rows.
     """
 
     def __init__(self, source: Shards, names: Sequence[str], folder: Path, progress: Progress) -> None:
         self.source, self._progress, self._rows = source, progress, 0
         self._limit = None if source.sha256 else source.limit
-        self.paths = self._left([folder / name for name in names])
+        self.paths = self._missing_paths([folder / name for name in names])
 
-    def _left(self, paths: Sequence[Path]) -> Iterator[Path]:
+    def _missing_paths(self, paths: Sequence[Path]) -> Iterator[Path]:
         for path in paths:
             if self._limit is not None and self._rows >= self._limit:
                 return
@@ -74,25 +74,29 @@ class Wanted:
                 try:
                     self.came(path, path)
                     continue
-                except DataError:  # a disk may lose what it held
+                except DataError:  # the disk may have damaged it
                     remove(path)
             yield path
 
     def came(self, path: Path, shard: Path) -> None:
-        """Look through a shard that came; it may still have another name.
+        """Check a copied shard and count its rows.
+
+        Args:
+            path: Final path of the copy.
+            shard: File to read, maybe still under a temporary name.
 
         Raises:
-            DataError: it is none.
+            DataError: the file is no complete shard.
         """
         try:
             self._rows += len(shard_contents(self.source, shard).samples)
-        except DataError as fault:
-            found = str(fault).removeprefix(f"{shard} ")
-            raise DataError(f"{self.source.place}/{path.name} came and {found}") from None
+        except DataError as error:
+            problem = str(error).removeprefix(f"{shard} ")
+            raise DataError(f"{self.source.place}/{path.name} came and {problem}") from None
         self._progress.advance()
 
 
-def _bring(source: Shards, folder: Path, fetch: Fetch, work: Path) -> None:
+def _copy_shards(source: Shards, folder: Path, fetch: Fetch, work: Path) -> None:
     bucket = open_bucket(source.place) if source.place.startswith("s3://") else None
     names = _names(source, bucket)
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,24 +115,24 @@ def _bring(source: Shards, folder: Path, fetch: Fetch, work: Path) -> None:
 
 
 def _names(source: Shards, bucket: Bucket | None) -> list[str]:
-    """Return the names of a source's shards, sorted as those of a folder are."""
-    last = source.path.removeprefix(f"{source.place}/")
-    if bucket is None or "*" not in last:
-        return sorted(braceexpand(last))
-    found = [name for name in bucket.names() if "/" not in name and fnmatchcase(name, last)]
-    if not found:
-        raise ConfigurationError(f"no object fits {source.path}; expected at least one: correct the path")
-    return found
+    """Return the file names of a source's shards, sorted like the files of a folder."""
+    pattern = source.path.removeprefix(f"{source.place}/")
+    if bucket is None or "*" not in pattern:
+        return sorted(braceexpand(pattern))
+    names = [name for name in bucket.names() if "/" not in name and fnmatchcase(name, pattern)]
+    if not names:
+        raise ConfigurationError(f"no object fits {source.path}; expected at least one; correct the path")
+    return names
 
 
 async def _fetch_all(wanted: Wanted, fetch: Fetch) -> None:
-    from components.download.fetching import Fetcher  # an HTTP client, which few need in this process
+    from components.download.fetching import Fetcher  # imports an HTTP client, which few runs need here
 
     async with Fetcher(fetch) as fetcher:
-        await asyncio.gather(*(_fetch_some(wanted, fetcher) for _ in range(FILES_AT_ONCE)))
+        await asyncio.gather(*(_fetch_next(wanted, fetcher) for _ in range(FILES_AT_ONCE)))
 
 
-async def _fetch_some(wanted: Wanted, fetcher: Fetcher) -> None:
+async def _fetch_next(wanted: Wanted, fetcher: Fetcher) -> None:
     for path in wanted.paths:
         url = f"{wanted.source.place}/{path.name}"
         with new_file(path) as part:
@@ -136,9 +140,9 @@ async def _fetch_some(wanted: Wanted, fetcher: Fetcher) -> None:
                 await fetcher.saved(url, part)
             except Refused as refused:
                 if refused.may_pass:
-                    raise InfrastructureError(f"{url}: {refused.reason}; run again later") from None
+                    raise InfrastructureError(f"{url}: {refused.reason}; rerun later") from None
                 raise ConfigurationError(
-                    f"{url}: {refused.reason}; expected a shard: correct the path of download.sources "
+                    f"{url}: {refused.reason}; expected a shard; correct the path of download.sources "
                     f"{wanted.source.name}, or what download.fetch allows"
                 ) from None
             wanted.came(path, part)

@@ -1,4 +1,4 @@
-"""Build one shard in a process of its own, rows in the order of the input."""
+"""Build one shard of the download stage in a worker process, rows in input order."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ from components.storage.shards import Pair, add_side_tables, read_pairs, shards_
 if TYPE_CHECKING:
     from components.download.shard_fetcher import FetchResult
 
-DRAWN = 1  # stands for what draws a scene, whose hash lies beside the shard, for it decides no other row
-DRAWN_BY = "drawn_by.json"  # of a finished shard, and of no output
+DRAWN = 1  # in place of the render code's hash: that lies beside the shard, as it affects no other row
+DRAWN_BY = "drawn_by.json"  # in the folder of a finished shard, not in the stage's output
 SPEED_ONLY = {"connections", "connections_per_host"}
 
 
 @dataclass(frozen=True)
 class DownloadShard:
-    """A shard to be made; it can be sent to another process.
+    """The job that builds one shard; it can be sent to another process.
 
     Attributes:
         name: E.g. `00003`.
-        rows: Those that the source already rejected among them.
-        params: Of download; the connections are those of this process.
+        rows: All rows, including those that the source already rejected.
+        params: Params of download, with this process's share of the connections.
         store: Folder of finished shards.
-        deadly: Numbers of rows whose decoding crashed a process before.
+        deadly: Indices of rows whose decoding crashed a process before.
     """
 
     name: str
@@ -62,23 +62,23 @@ class DownloadShard:
     def __call__(self, reporter: ProgressReporter) -> Path:
         """Return the folder of the finished shard: the tar, its tables, the ledger and `<name>_stats.json`.
 
-        Rows and images alone decide the bytes. A row of an earlier round that has its image, or was refused
-        for good, is taken from there. The latest round alone is kept.
+        The bytes depend on rows and images alone. A row that has its image from an earlier attempt, or was
+        refused for good there, is reused. Only the latest attempt is kept.
         """
         root = open_bucket(self.params.data_root, greet=False) if self.params.data_root else None
         key = shard_key(self.name, self.rows, self.params)
-        rounds = Attempts(self.store, key, lambda folder: forget_lost(folder, root))
-        latest = rounds.latest()
-        if latest and (came_without_network(latest, self.name) or self._is_drawn_otherwise(latest)):
+        attempts = Attempts(self.store, key, lambda folder: forget_lost(folder, root))
+        latest = attempts.latest()
+        if latest and (came_without_network(latest, self.name) or self._is_render_code_changed(latest)):
             mark_for_retry(latest)
             latest = None
         if latest:
             reporter.advance(len(self.rows))
-        else:  # what was fetched when keys had no hash is not fetched again
-            earlier = [replace(row, key=without_hash(row.key)) for row in self.rows]
-            if earlier != self.rows:
-                rounds.take_over(shard_key(self.name, earlier, self.params))
-        finished = rounds.finish(
+        else:  # reuse images fetched by versions whose keys had no hash
+            rows_before_hash = [replace(row, key=without_hash(row.key)) for row in self.rows]
+            if rows_before_hash != self.rows:
+                attempts.take_over(shard_key(self.name, rows_before_hash, self.params))
+        finished = attempts.finish(
             latest,
             self.params.retry_rounds,
             lambda folder: is_lacking(folder, self.name),
@@ -92,59 +92,61 @@ class DownloadShard:
         return finished
 
     def skip_item(self, item: int) -> Self:
-        """Return the same shard, one of whose rows is not decoded."""
+        """Return the same job without decoding this row."""
         return replace(self, deadly=self.deadly | {item})
 
     def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
         from components.download.shard_fetcher import (
-            ShardFetcher,  # imports torch, which the parent does without
+            ShardFetcher,  # imports torch, which the parent process does not need
         )
 
         with Spool(folder) as spool:
             known = known_rows(before, self.store.parent, spool) if before else {}
-            if before and self._is_drawn_otherwise(before):
-                known = {number: one for number, one in known.items() if not _is_drawn(self.rows[number])}
-            taken = ShardFetcher(self.params, spool, reporter, self.deadly).all(self.rows, known)
-            entries = [entry_of(row, one) for row, one in zip(self.rows, taken, strict=True)]
+            if before and self._is_render_code_changed(before):
+                known = {
+                    index: result for index, result in known.items() if not _is_rendered(self.rows[index])
+                }
+            results = ShardFetcher(self.params, spool, reporter, self.deadly).all(self.rows, known)
+            entries = [entry_of(row, result) for row, result in zip(self.rows, results, strict=True)]
             pairs = (
-                Pair(row.key, spool.get(one.place), row.captions[0].text, _metadata(row, entry))
-                for row, one, entry in zip(self.rows, taken, entries, strict=True)
-                if isinstance(row, Row) and one.place
+                Pair(row.key, spool.get(result.place), row.captions[0].text, _metadata(row, entry))
+                for row, result, entry in zip(self.rows, results, entries, strict=True)
+                if isinstance(row, Row) and result.place
             )
             write_shard(folder / f"{self.name}.tar", pairs)
         write_ledger(folder / f"{self.name}.parquet", entries)
         write_json(folder / f"{self.name}_stats.json", stats_of(entries))
-        if any(map(_is_drawn, self.rows)):
-            write_json(folder / DRAWN_BY, self._drawing)
+        if any(map(_is_rendered, self.rows)):
+            write_json(folder / DRAWN_BY, self._render_code_hash)
 
     @property
-    def _drawing(self) -> str:
-        """The hash of the code that draws scenes."""
+    def _render_code_hash(self) -> str:
+        """The hash of the code that renders scenes."""
         return code_of(self.store.parent, "download", "scenes")
 
-    def _is_drawn_otherwise(self, finished: Path) -> bool:
-        """Say whether other code drew a finished shard's scenes: they are drawn again, all else stays."""
-        if not any(map(_is_drawn, self.rows)):
+    def _is_render_code_changed(self, finished: Path) -> bool:
+        """Say whether other code rendered a finished shard's scenes: then only they are rendered again."""
+        if not any(map(_is_rendered, self.rows)):
             return False
         path = finished / DRAWN_BY
-        return not path.is_file() or read_json(path) != self._drawing
+        return not path.is_file() or read_json(path) != self._render_code_hash
 
 
-def _is_drawn(row: Row | Rejection) -> bool:
+def _is_rendered(row: Row | Rejection) -> bool:
     return isinstance(row, Row) and isinstance(row.image, ImageScene)
 
 
 def shard_key(name: str, rows: Sequence[Row | Rejection], params: Download) -> str:
-    """Return the hash of what decides a shard: its name, its rows, the files they name, and params."""
+    """Return the hash of all inputs of a shard: its name, its rows, the files they name, and params."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(content_key(_identity(row, params.fetch.max_bytes)).encode())
-    decisive = {
+    relevant_params = {
         "fetch": params.fetch.model_dump(exclude=SPEED_ONLY),
         "images": params.images.model_dump(),
         "max_urls_per_body": params.max_urls_per_body,
     }
-    return content_key([FETCHED["shard"], name, digest.hexdigest(), decisive])
+    return content_key([FETCHED["shard"], name, digest.hexdigest(), relevant_params])
 
 
 def _identity(row: Row | Rejection, max_bytes: int) -> Any:  # noqa: ANN401 - plain values
@@ -161,61 +163,61 @@ def _identity(row: Row | Rejection, max_bytes: int) -> Any:  # noqa: ANN401 - pl
             image = [row.image.name, sha256_of(row.image.path), *preparation_of(head)]
     elif isinstance(row.image, ImageMember):
         image = [row.image.name, row.image.size]
-        if row.image.size <= max_bytes:  # a larger one is refused unread
+        if row.image.size <= max_bytes:  # a larger one is refused without being read
             data = row.image.read()
             image += [hashlib.sha256(data).hexdigest(), *preparation_of(data)]
     else:
         image = asdict(row.image) if row.image else None
-    captions = [[one.column, one.language, one.number, one.text] for one in row.captions]
+    captions = [[caption.column, caption.language, caption.number, caption.text] for caption in row.captions]
     return [row.key, row.split, row.source, captions, row.labels, image]
 
 
 def _metadata(row: Row, entry: LedgerEntry) -> dict[str, Any]:
     captions = [
         {
-            "column": one.column,
-            "language": one.language,
-            "number": one.number,
-            "text": one.text,
-            "writer": one.writer,
+            "column": caption.column,
+            "language": caption.language,
+            "number": caption.number,
+            "text": caption.text,
+            "writer": caption.writer,
         }
-        for one in row.captions
+        for caption in row.captions
     ]
     return {**asdict(entry), "labels": row.labels, "captions": captions}
 
 
 def is_lacking(finished: Path, name: str) -> bool:
-    """Say whether a row of a shard failed for a reason that may pass."""
+    """Say whether a row of a shard failed for a reason that is worth a retry."""
     return any(may_pass(reason) for reason in reasons_of(read_stats(finished, name)))
 
 
 def came_without_network(finished: Path, name: str) -> bool:
-    """Say whether a shard has not one image and connections failed: it is worth asking again."""
+    """Say whether a shard has no image and connections failed: then it is fetched again."""
     stats = read_stats(finished, name)
     return stats["successes"] == 0 and bool(CONNECTION_REASONS & stats["status_dict"].keys())
 
 
 def known_rows(finished: Path, work: Path, spool: Spool) -> dict[int, FetchResult]:
-    """Return the rows of an earlier round whose fate is settled, by number; pictures go to the spool."""
+    """Return the final results of an earlier attempt by row index, and put its images into the spool."""
     from components.download.shard_fetcher import FetchResult
 
     (shard,) = shards_of(finished)
-    places = {pair.key: spool.put(pair.jpeg) for pair in read_pairs(finished, shard, work)}
+    slices = {pair.key: spool.put(pair.jpeg) for pair in read_pairs(finished, shard, work)}
     return {
-        number: FetchResult(
-            one.status,
-            one.reason,
-            one.sha256,
-            one.original_bytes,
-            one.final_url,
-            places[one.key] if one.status == SUCCESS else None,
-            one.width,
-            one.height,
-            one.original_width,
-            one.original_height,
-            json.loads(one.exif)["Orientation"] if one.exif else None,
-            one.is_animated,
+        index: FetchResult(
+            entry.status,
+            entry.reason,
+            entry.sha256,
+            entry.original_bytes,
+            entry.final_url,
+            slices[entry.key] if entry.status == SUCCESS else None,
+            entry.width,
+            entry.height,
+            entry.original_width,
+            entry.original_height,
+            json.loads(entry.exif)["Orientation"] if entry.exif else None,
+            entry.is_animated,
         )
-        for number, one in enumerate(read_ledger(finished / f"{shard.name}.parquet"))
-        if not may_pass(one.reason)
+        for index, entry in enumerate(read_ledger(finished / f"{shard.name}.parquet"))
+        if not may_pass(entry.reason)
     }

@@ -1,4 +1,4 @@
-"""Fetch, read or draw the pictures of a shard, many at a time."""
+"""Fetch, read or render the images of a shard concurrently."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from components.sources.rows import Image, ImageFile, ImageMember, ImageScene, I
 from components.sources.scenes.scene import render
 
 FILES_IN_MEMORY = 4
-OF_THE_MACHINE = frozenset(  # errors of which every row would die
+MACHINE_ERRORS = frozenset(  # errors of the machine, which would fail every row
     {
         errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
         errno.ESTALE, errno.EACCES, errno.EPERM,
     }
 )  # fmt: skip
-ROWS_UNDER_WAY = 1000  # many more than connections, or the rows of one host would hold up all others
+ROWS_UNDER_WAY = 1000  # many more than connections: one slow host must not block the rows of all others
 
 
 @dataclass(frozen=True)
 class FetchResult:
-    """What became of one row: a picture in the spool, or the reason why there is none."""
+    """The outcome of one row: an image in the spool, or the reason why there is none."""
 
     status: str
     reason: str = ""
-    sha256: str | None = None  # of the bytes as they came; of the JPEG where the image was drawn
+    sha256: str | None = None  # of the fetched bytes; of the JPEG if the image was rendered
     original_bytes: int | None = None
     final_url: str | None = None
     place: Place | None = None
@@ -58,76 +58,76 @@ class FetchResult:
 
 
 class ShardFetcher:
-    """Takes the rows of one shard.
+    """Fetch and decode the rows of one shard.
 
     Args:
-        params: Of download.
-        spool: Where pictures are kept.
-        reporter: Told of every row that is done, and of the one that is being decoded.
-        deadly: Numbers of rows whose decoding crashed the process before.
+        params: Params of download.
+        spool: Where the JPEGs go.
+        reporter: Counts finished rows, and knows which row is being decoded.
+        deadly: Indices of rows whose decoding crashed the process before.
     """
 
     def __init__(
         self, params: Download, spool: Spool, reporter: ProgressReporter, deadly: frozenset[int]
     ) -> None:
-        self._params, self._spool, self._tell, self._deadly = params, spool, reporter, deadly
-        self._reading = asyncio.Semaphore(FILES_IN_MEMORY)
+        self._params, self._spool, self._reporter, self._deadly = params, spool, reporter, deadly
+        self._file_slots = asyncio.Semaphore(FILES_IN_MEMORY)
 
     def all(self, rows: Sequence[Row | Rejection], known: Mapping[int, FetchResult]) -> list[FetchResult]:
-        """Take all rows but those that are known, by number; the order is that of the rows."""
-        torch.set_num_threads(1)  # a process a core
-        taken = asyncio.run(self._all(rows, known))
-        return without_placeholders(rows, taken, self._params.max_urls_per_body)
+        """Return a result for every row, in row order; skip rows whose result is `known` by index."""
+        torch.set_num_threads(1)  # one process per core
+        results = asyncio.run(self._fetch_all(rows, known))
+        return without_placeholders(rows, results, self._params.max_urls_per_body)
 
-    async def _all(
+    async def _fetch_all(
         self, rows: Sequence[Row | Rejection], known: Mapping[int, FetchResult]
     ) -> list[FetchResult]:
-        taken = dict(known)
-        left = iter([number for number in range(len(rows)) if number not in known])
-        self._tell.advance(len(known))
-        with ThreadPoolExecutor(1) as decoder:  # one picture at a time, so that a crash has one cause
+        results = dict(known)
+        pending = iter([index for index in range(len(rows)) if index not in known])
+        self._reporter.advance(len(known))
+        with ThreadPoolExecutor(1) as decoder:  # one image at a time, so that a crash has one cause
             async with Fetcher(self._params.fetch) as fetcher:
 
-                async def take_one_by_one() -> None:
-                    for number in left:
-                        taken[number] = await self._one(number, rows[number], fetcher, decoder)
-                        self._tell.advance()
+                async def fetch_pending() -> None:
+                    for index in pending:
+                        results[index] = await self._fetch_row(index, rows[index], fetcher, decoder)
+                        self._reporter.advance()
 
                 count = min(len(rows), ROWS_UNDER_WAY)
-                tasks = [asyncio.create_task(take_one_by_one()) for _ in range(count)]
+                tasks = [asyncio.create_task(fetch_pending()) for _ in range(count)]
                 try:
                     await asyncio.gather(*tasks)
                 finally:
                     for task in tasks:
-                        task.cancel()  # after a fault nobody goes on with a client that is closed
-        return [taken[number] for number in range(len(rows))]
+                        task.cancel()  # after an error no task may use the closed client
+        return [results[index] for index in range(len(rows))]
 
-    async def _one(
-        self, number: int, row: Row | Rejection, fetcher: Fetcher, decoder: ThreadPoolExecutor
+    async def _fetch_row(
+        self, index: int, row: Row | Rejection, fetcher: Fetcher, decoder: ThreadPoolExecutor
     ) -> FetchResult:
         if isinstance(row, Rejection):
             return FetchResult(FAILED_TO_DOWNLOAD, row.reason)
         try:
-            return await self._fetched(number, row, fetcher, decoder)
+            return await self._fetch_and_decode(index, row, fetcher, decoder)
         except Refused as refused:
             return FetchResult(FAILED_TO_DOWNLOAD, refused.reason)
-        except Exception as error:  # the last defence: one row never ends the stage
+        except Exception as error:  # one bad row must never end the stage
             if (
                 isinstance(error, PipelineError | MemoryError)
-                or getattr(error, "errno", None) in OF_THE_MACHINE
+                or getattr(error, "errno", None) in MACHINE_ERRORS
             ):
                 raise
-            self._tell.warn(*_described(row, error))
+            self._reporter.warn(*_described(row, error))
             return FetchResult(FAILED_TO_DOWNLOAD, UNEXPECTED)
 
-    async def _fetched(
-        self, number: int, row: Row, fetcher: Fetcher, decoder: ThreadPoolExecutor
+    async def _fetch_and_decode(
+        self, index: int, row: Row, fetcher: Fetcher, decoder: ThreadPoolExecutor
     ) -> FetchResult:
         loop = asyncio.get_running_loop()
         if isinstance(row.image, ImageScene):
-            return await loop.run_in_executor(decoder, self._drawn, row.image)
+            return await loop.run_in_executor(decoder, self._render, row.image)
         async with self._body(row, fetcher) as body:
-            return await loop.run_in_executor(decoder, self._decoded, number, row, body)
+            return await loop.run_in_executor(decoder, self._decode, index, row, body)
 
     @asynccontextmanager
     async def _body(self, row: Row, fetcher: Fetcher) -> AsyncIterator[Body]:
@@ -135,32 +135,32 @@ class ShardFetcher:
             async with fetcher.fetched(row.image.url) as body:
                 yield body
         else:
-            async with self._reading:
+            async with self._file_slots:
                 yield Body(_read(row.image, self._params.fetch.max_bytes), None)
 
-    def _decoded(self, number: int, row: Row, body: Body) -> FetchResult:
+    def _decode(self, index: int, row: Row, body: Body) -> FetchResult:
         digest, size = hashlib.sha256(body.data).hexdigest(), len(body.data)
-        came = FetchResult(FAILED_TO_RESIZE, "", digest, size, body.final_url)
+        result = FetchResult(FAILED_TO_RESIZE, "", digest, size, body.final_url)
         if isinstance(row.image, ImageUrl) and row.image.sha256 not in (None, digest):
-            return replace(came, status=FAILED_TO_DOWNLOAD, reason="hash_mismatch")
-        if number in self._deadly:
-            return replace(came, reason="decoder_died")
+            return replace(result, status=FAILED_TO_DOWNLOAD, reason="hash_mismatch")
+        if index in self._deadly:
+            return replace(result, reason="decoder_died")
         try:
-            with self._tell.at(number, self._params.images.decode_deadline_seconds):
+            with self._reporter.at(index, self._params.images.decode_deadline_seconds):
                 picture = picture_of(body.data, self._params.images)
         except Refused as refused:
-            return replace(came, reason=refused.reason)
-        return self._kept(picture, came)
+            return replace(result, reason=refused.reason)
+        return self._with_picture(picture, result)
 
-    def _drawn(self, image: ImageScene) -> FetchResult:
+    def _render(self, image: ImageScene) -> FetchResult:
         pixels = np.array(render(image.scene, image.size))
         picture = jpeg_of(pixels, self._params.images, (image.size, image.size))
         digest = hashlib.sha256(picture.jpeg).hexdigest()
-        return self._kept(picture, FetchResult(SUCCESS, "", digest, len(picture.jpeg)))
+        return self._with_picture(picture, FetchResult(SUCCESS, "", digest, len(picture.jpeg)))
 
-    def _kept(self, picture: Picture, came: FetchResult) -> FetchResult:
+    def _with_picture(self, picture: Picture, result: FetchResult) -> FetchResult:
         return replace(
-            came,
+            result,
             status=SUCCESS,
             place=self._spool.put(picture.jpeg),
             width=picture.width,
@@ -173,26 +173,30 @@ class ShardFetcher:
 
 
 def without_placeholders(
-    rows: Sequence[Row | Rejection], taken: Sequence[FetchResult], max_urls_per_body: int
+    rows: Sequence[Row | Rejection], results: Sequence[FetchResult], max_urls_per_body: int
 ) -> list[FetchResult]:
-    """Reject bytes that many urls answered with: "this image was removed" is no picture."""
+    """Reject bytes that too many URLs returned, such as an "image was removed" placeholder."""
     is_fetched = [isinstance(row, Row) and isinstance(row.image, ImageUrl) for row in rows]
-    urls_of = Counter(one.sha256 for one, fetched in zip(taken, is_fetched, strict=True) if fetched)
+    urls_per_hash = Counter(
+        result.sha256 for result, fetched in zip(results, is_fetched, strict=True) if fetched
+    )
     return [
-        FetchResult(FAILED_TO_RESIZE, "placeholder_suspect", one.sha256, one.original_bytes, one.final_url)
-        if fetched and one.status == SUCCESS and urls_of[one.sha256] > max_urls_per_body
-        else one
-        for one, fetched in zip(taken, is_fetched, strict=True)
+        FetchResult(
+            FAILED_TO_RESIZE, "placeholder_suspect", result.sha256, result.original_bytes, result.final_url
+        )
+        if fetched and result.status == SUCCESS and urls_per_hash[result.sha256] > max_urls_per_body
+        else result
+        for result, fetched in zip(results, is_fetched, strict=True)
     ]
 
 
 def _described(row: Row, error: Exception) -> tuple[str, str]:
-    """Return the kind of an error that nobody foresaw, and what is logged of the first one."""
-    what = row.image.url if isinstance(row.image, ImageUrl) else getattr(row.image, "name", "a scene")
+    """Return the kind of an unexpected error, and the message to log for the first one of its kind."""
+    name = row.image.url if isinstance(row.image, ImageUrl) else getattr(row.image, "name", "a scene")
     text = (
-        f"download: unexpected {type(error).__name__} while row {row.key} was taken "
-        f"({without_credentials(str(what))}); the row is rejected as {UNEXPECTED} and counted, others "
-        "of this kind are not logged; please report it with this traceback:\n"
+        f"download: unexpected {type(error).__name__} in row {row.key} "
+        f"({without_credentials(str(name))}); the row is rejected as {UNEXPECTED} and counted; further "
+        "errors of this kind are not logged; please report it with this traceback:\n"
     )
     return kind_of(error), text + "".join(traceback.format_exception(error)).rstrip()
 

@@ -1,4 +1,4 @@
-"""Spool pictures of a shard in a nameless file: little memory, nothing left after a crash."""
+"""Spool the images of a shard in an unnamed temporary file: little memory, nothing left after a crash."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Place:
-    """Where a picture lies, in bytes."""
+    """Offset and size of an image in the spool, in bytes."""
 
     offset: int
     size: int
 
 
 class Spool:
-    """Keeps pictures in the order they come and gives them back in any.
+    """Write images in any order of arrival and read them back in any other.
 
     Args:
-        folder: Decides the disk; nothing is seen in it.
+        folder: Selects the disk; no file appears in it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,13 +38,13 @@ class Spool:
         self._file.close()
 
     def put(self, data: bytes) -> Place:
-        """Keep a picture."""
+        """Write an image and return its place."""
         place = Place(self._size, len(data))
         self._file.write(data)
         self._size += len(data)
         return place
 
     def get(self, place: Place) -> bytes:
-        """Return a picture."""
+        """Read an image."""
         self._file.flush()
         return os.pread(self._file.fileno(), place.size, place.offset)

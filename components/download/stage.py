@@ -1,15 +1,15 @@
-"""Brings every source's rows into one form: images of bounded size in shards, captions beside them.
+"""Download images and captions of all sources: images of limited size in shards, captions in side tables.
 
 Reads:
-    inputs/<download.inputs>/ (tables and folders that params name), the urls in them, and shards that params
-    name elsewhere.
+    inputs/<download.inputs>/ (tables and folders named in params), the URLs in them, and remote shards named
+    in params.
 
 Writes:
     artifacts/download/shards/00000.tar (`<key>.jpg`, `.txt`, `.json`), 00000.parquet (the ledger) and
     00000_stats.json; captions/00000.parquet and images/00000.parquet (key, split, sha256, labels) of each
     shard; artifacts/download/texts/00000.parquet (captions of rows without images);
-    artifacts/download/manifest.json; metrics/download.json. The tars go to download.data_root where params
-    name one.
+    artifacts/download/manifest.json; metrics/download.json. The tars go to download.data_root if params set
+    it.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def run(params: Params, env: Environment) -> None:
     inputs = Inputs(layout.inputs(download.inputs), work / "brought")
     check_seen_by_dvc(inputs.folder, paths_of_download(download))
     if download.data_root:
-        open_data_root(download.data_root)  # one that cannot be written to is told before any work
+        open_data_root(download.data_root)  # fails before any work if it cannot be written
     bring_shards(download, inputs, work)
     known = survey(download, inputs, params.seed, work / "survey")
     progress = Progress(work, STAGE, known.image_rows, "images")
-    tally = DownloadStats(params, layout)
-    rows = tally.noted(each_url_once(image_rows(download, inputs, params.seed), known.repeated_urls))
+    stats = DownloadStats(params, layout)
+    rows = stats.noted(each_url_once(image_rows(download, inputs, params.seed), known.repeated_urls))
     processes = min(env.processes or usable_cores(), ceil(known.image_rows / download.shard_rows))
     store = work / "shards"
     jobs = _jobs(rows, download, store, processes)
@@ -69,12 +69,12 @@ def run(params: Params, env: Environment) -> None:
 
     with output(layout, STAGE) as out:
         with finished_pieces(jobs, processes, progress, MODULES, store) as finished:
-            for made in finished:
+            for shard in finished:
                 name = shard_name(shards)
-                out.rows[f"shards/{name}.tar"] = tally.add(made, name)
-                out.known += put_files(made, out.folder, SHARDS, leave=(DRAWN_BY,), beside=TABLE_FOLDERS)
+                out.rows[f"shards/{name}.tar"] = stats.add(shard, name)
+                out.known += put_files(shard, out.folder, SHARDS, leave=(DRAWN_BY,), beside=TABLE_FOLDERS)
                 shards += 1
-        tally.check(given=known.image_rows)
+        stats.check(given=known.image_rows)
 
         texts, text_splits = write_texts(
             out.folder / "texts" / "00000.parquet", text_rows(download, inputs, params.seed)
@@ -84,25 +84,25 @@ def run(params: Params, env: Environment) -> None:
 
     remove(inputs.brought)
     total = Rows()
-    for part in (tally.rows, texts):
+    for part in (stats.rows, texts):
         total.add(part.figures())
-    counted = {**texts.figures(), "splits": dict(text_splits)}
-    figures = {"images": tally.figures(), "texts": counted, "shards": shards}
+    text_figures = {**texts.figures(), "splits": dict(text_splits)}
+    figures = {"images": stats.figures(), "texts": text_figures, "shards": shards}
     write_metrics(layout, STAGE, {**total.figures(), **figures})
 
 
 def _jobs(
     rows: Iterator[Row | Rejection], download: Download, store: Path, processes: int
 ) -> Iterator[DownloadShard]:
-    """Yield a job for each shard; the connections that params allow are shared out over the processes."""
+    """Yield a job for each shard; each process gets its share of the connections that params allow."""
     fetch = download.fetch
     share = {
         "connections": max(1, fetch.connections // processes),
         "connections_per_host": max(1, fetch.connections_per_host // processes),
     }
-    own = download.model_copy(update={"fetch": fetch.model_copy(update=share)})
+    process_params = download.model_copy(update={"fetch": fetch.model_copy(update=share)})
     for number, group in enumerate(groups(rows, download.shard_rows)):
-        yield DownloadShard(shard_name(number), group, own, store)
+        yield DownloadShard(shard_name(number), group, process_params, store)
 
 
 def shard_name(number: int) -> str:
@@ -117,7 +117,7 @@ def write_texts(path: Path, rows: Iterable[Row | Rejection]) -> tuple[Rows, Coun
     """Write the captions of text rows, ten thousand rows in memory at a time.
 
     Returns:
-        The count of rows, and the rows that went out per split.
+        The count of rows, and the number of accepted rows per split.
     """
     count = Rows()
     splits: Counter[str] = Counter()

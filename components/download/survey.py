@@ -22,7 +22,7 @@ log = logging.getLogger("llm2clip")
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of the rows before the work begins."""
+    """Counts of rows and repeated URLs, known before any image is fetched."""
 
     image_rows: int
     text_rows: int
@@ -30,7 +30,7 @@ class Survey:
 
 
 def survey(params: Download, inputs: Inputs, seed: int, work: Path) -> Survey:
-    """Read every source once; of a long list eight bytes a row lie in `work` meanwhile.
+    """Read every source once; a long list takes eight bytes per row on disk in `work` meanwhile.
 
     Raises:
         ConfigurationError: a table or column is missing, or no source gives images.
@@ -50,7 +50,7 @@ def _survey(
     for row in image_rows(params, inputs, seed):
         images += 1
         if images % ROWS_BETWEEN_LINES == 0:
-            log.info("download: %d rows looked at; fetching begins when all were", images)
+            log.info("download: %d rows checked; fetching begins after the last one", images)
         if isinstance(row, Row):
             keys.add(row.key)
             if isinstance(row.image, ImageUrl):
@@ -61,16 +61,17 @@ def _survey(
             keys.add(row.key)
     if images == 0:
         raise ConfigurationError(
-            "download.sources gives no image row; add a source of images, a url_list say"
+            "download.sources gives no image row; expected at least one; "
+            "add a source of images, such as a url_list"
         )
     _refuse_equal_keys(params, inputs, seed, keys.repeated())
     return Survey(images, texts, urls.repeated())
 
 
 def image_rows(params: Download, inputs: Inputs, seed: int) -> Iterator[Row | Rejection]:
-    """Yield the rows of all sources of images: those without weight in the order of params, then the others.
+    """Yield the rows of all image sources: first those without a weight, in params order, then the others.
 
-    Sources with weights are merged in their proportion, so that each shard holds the mixture.
+    Sources with weights are mixed in proportion to them, so that each shard holds the mixture.
     """
     weighted: list[Iterator[Row | Rejection]] = []
     weights: list[float] = []
@@ -87,14 +88,14 @@ def image_rows(params: Download, inputs: Inputs, seed: int) -> Iterator[Row | Re
 
 
 def text_rows(params: Download, inputs: Inputs, seed: int) -> Iterator[Row | Rejection]:
-    """Yield the rows of all sources of captions without images, in the order of params."""
+    """Yield the rows of all sources of captions without images, in params order."""
     for source in params.sources:
         if isinstance(source, TextTable | SceneTexts):
             yield from read_rows(source, inputs.of(source), seed)
 
 
 def each_url_once(rows: Iterator[Row | Rejection], repeated_urls: Repeated) -> Iterator[Row | Rejection]:
-    """Reject every row but the first of those that have one url."""
+    """Reject all rows but the first that share a URL."""
     for row in rows:
         url = row.image.url if isinstance(row, Row) and isinstance(row.image, ImageUrl) else None
         if url is not None and repeated_urls.came_before(url):
@@ -120,7 +121,7 @@ def _refuse_equal_keys(params: Download, inputs: Inputs, seed: int, repeated: Re
         if row.key in sources:
             raise DataError(
                 f"key {row.key} occurs twice, in source {sources[row.key]} and in {row.source}; expected a "
-                "key of its own for each row: remove one of the two, set key_column to null (then rows are "
+                "unique key for each row; remove one of the two, set key_column to null (then rows are "
                 "numbered), or give one of the files another name"
             )
         sources[row.key] = row.source

@@ -1,4 +1,4 @@
-"""Normalise urls as browsers do: valid bytes stay, others are percent-encoded."""
+"""Normalise URLs as browsers do: keep valid bytes, percent-encode others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOST_NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
 NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 LONE_PERCENT = r"%(?![0-9A-Fa-f]{2})"
 VALID = r"A-Za-z0-9\-._~!$&'()*+,;=:@/%"  # RFC 3986
-# browsers leave some more alone in a query, and signatures are made of what they send
+# browsers keep more characters in a query, and signed URLs depend on what they send
 NOT_IN_PATH = re.compile(rf"{LONE_PERCENT}|[^{VALID}]")
 NOT_IN_QUERY = re.compile(rf"{LONE_PERCENT}|[^{VALID}?\[\]|^`{{}}]")
 DOT = re.compile(r"\.|%2e", re.IGNORECASE)
@@ -36,7 +36,7 @@ DOTS = re.compile(r"(?:\.|%2e){2}", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a URL or of a reference to one; None where a part is not there, which is not empty."""
+    """The parts of a URL or relative reference; None for a missing part, which differs from an empty one."""
 
     scheme: str | None
     authority: str | None
@@ -44,7 +44,7 @@ class Parts:
     query: str | None
 
     def __str__(self) -> str:
-        """Join the parts again; the fragment, which is never sent, is gone."""
+        """Join the parts, without the fragment, which is never sent."""
         start = f"{self.scheme}:" if self.scheme is not None else ""
         start += f"//{self.authority}" if self.authority is not None else ""
         return start + self.target
@@ -57,19 +57,19 @@ class Parts:
 
 
 def split(text: str) -> Parts:
-    """Return the parts of a URL or a reference; nothing is checked or changed, but the scheme's case."""
+    """Split a URL or reference into its parts; only the scheme's case is changed, nothing is checked."""
     match = REFERENCE.fullmatch(text)
     if match is None:
-        raise AssertionError("the path takes whatever nothing else takes")
+        raise AssertionError("REFERENCE matches any text: its path takes the rest")
     scheme: str | None = match["scheme"]
     return Parts(scheme and scheme.lower(), match["authority"], match["path"], match["query"])
 
 
 def plain_url(text: str) -> URL:
-    """Return an http(s) URL whose path and query are sent as they stand, and whose host can be looked up.
+    """Return an http(s) URL whose path and query are sent unchanged, and whose host can be resolved.
 
     Raises:
-        Refused: malformed, of another scheme, with credentials, or with an address in disguise.
+        Refused: malformed, another scheme, with credentials, or with a disguised IP address.
     """
     if len(text) > MAX_URL_CHARACTERS or REFUSED_CHARACTERS.search(text):
         raise Refused("bad_url")
@@ -84,47 +84,47 @@ def plain_url(text: str) -> URL:
     if (match["user"] or "").strip(":"):
         raise Refused("credentials_in_url")
     netloc = host if port == DEFAULT_PORTS[parts.scheme] else f"{host}:{port}"
-    rooted = replace(parts, path=parts.path or "/")
-    # the query is given as a part of the path: yarl would drop the mark of an empty one
-    return URL.build(scheme=parts.scheme, authority=netloc, path=rooted.target, encoded=True)
+    with_path = replace(parts, path=parts.path or "/")
+    # the query is passed inside the path: yarl would drop the `?` of an empty one
+    return URL.build(scheme=parts.scheme, authority=netloc, path=with_path.target, encoded=True)
 
 
 def resolved(base: URL, reference: str) -> str:
-    """Return what a reference (a `Location`) means, seen from a URL; RFC 3986, section 5.2.
+    """Resolve a reference, such as a `Location` header, against a base URL; RFC 3986, section 5.2.
 
     Args:
-        base: Of `plain_url`.
-        reference: As aiohttp gives it: bytes that are not UTF-8 are in it as lone surrogates, and come out
-            percent-encoded as they came.
+        base: URL from `plain_url`.
+        reference: As aiohttp returns it. Bytes that are not UTF-8 are lone surrogates in it; they come out
+            percent-encoded.
     """
     reference = re.sub(r"[\t\r\n]", "", reference.strip("".join(map(chr, range(0x21)))))
-    there, here = split(reference), split(str(base))
-    if there.scheme in (None, *DEFAULT_PORTS):  # where browsers take a backslash for a slash
+    target, current = split(reference), split(str(base))
+    if target.scheme in (None, *DEFAULT_PORTS):  # browsers read a backslash as a slash here
         before, mark, after = reference.partition("?")
-        there = split(before.replace("\\", "/") + mark + after)
-    if there.scheme is not None:
-        return str(there)
-    if there.authority is not None:
-        return str(replace(there, scheme=here.scheme))
-    if not there.path:
-        query = here.query if there.query is None else there.query
-        return str(replace(here, query=query))
-    path = there.path
+        target = split(before.replace("\\", "/") + mark + after)
+    if target.scheme is not None:
+        return str(target)
+    if target.authority is not None:
+        return str(replace(target, scheme=current.scheme))
+    if not target.path:
+        query = current.query if target.query is None else target.query
+        return str(replace(current, query=query))
+    path = target.path
     if not path.startswith("/"):
-        path = here.path[: here.path.rindex("/") + 1] + path
-    return str(replace(here, path=path, query=there.query))
+        path = current.path[: current.path.rindex("/") + 1] + path
+    return str(replace(current, path=path, query=target.query))
 
 
 def host_name(text: str) -> str:
-    """Return a host as it is looked up: lower case, other scripts in IDNA's letters.
+    """Return a host name as DNS wants it: lower case, other scripts encoded by IDNA.
 
     Raises:
-        Refused: it is no name, or a number that some read as an address.
+        Refused: no host name, or a number that some programs read as an IP address.
     """
     try:
         host = URL.build(scheme="http", host=text).raw_host or ""
         for label in host.split("."):
-            # labels apart, and not the last one: yarl reads no name that ends in a digit
+            # one label at a time, and never last: yarl rejects a name that ends in a digit
             if (
                 label.startswith("xn--")
                 and (URL.build(scheme="http", host=f"{label}.x").host or "").isascii()
@@ -141,7 +141,7 @@ def host_name(text: str) -> str:
 
 
 def _check_address(host: str) -> None:
-    """Refuse all that some would connect to without looking it up, but a plain IPv4 address."""
+    """Accept a plain IPv4 address; refuse any other number that programs connect to without a DNS lookup."""
     try:
         if str(IPv4Address(host)) == host:
             return
@@ -174,7 +174,7 @@ def _port(digits: str | None, default: int) -> int:
 
 
 def _without_dots(path: str) -> str:
-    """Remove the segments `.` and `..` with what they lead out of; nothing else changes."""
+    """Remove the segments `.` and `..`, and each segment that a `..` cancels; nothing else changes."""
     if not path.startswith("/") or not DOT.search(path):
         return path
     segments: list[str] = []

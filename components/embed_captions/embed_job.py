@@ -1,6 +1,6 @@
-"""Embed missing texts here or in several processes: one a GPU, or some on the cores.
+"""Embed missing texts in this process or in several: one for each GPU, or some on the CPU cores.
 
-Processes write the same pieces, each those of its own shards. A piece depends on its file alone, so the
+Each process writes the cached results of its own shards. A cached result depends on its file alone, so the
 number of processes changes no bit; the number of threads may (LLM2CLIP_THREADS sets it).
 """
 
@@ -27,22 +27,22 @@ from components.storage.bulk import open_data_root
 from components.storage.layout import Layout
 
 STAGE = "embed_captions"
-TEXTS_A_PROCESS = 5_000  # fewer are embedded here before another process has started
+TEXTS_A_PROCESS = 5_000  # fewer are embedded in this process before another has started
 MEMORY_A_PROCESS = 500_000_000  # bytes, besides the model
 MODULES = Modules(imported=("components.embed_captions.embed_job", "components.ml.text.encoder"))
 
 
 @dataclass(frozen=True)
 class EmbedJob:
-    """The shards of one process; a job.
+    """Job of one process: embed some shards.
 
     Attributes:
         params: Of the run.
-        env: Likewise, with the process's share of the cores.
-        shards: By the encoder's name, with None for the prompts.
+        env: Of the run, with the process's share of the cores.
+        shards: By the encoder's name; None stands for the prompts.
         prompts: Of zero-shot tasks.
-        gpu: The one to use, if any.
-        threads: Of torch; 0 leaves them.
+        gpu: The GPU to use, if any.
+        threads: Number of torch's threads; 0 leaves torch's default.
     """
 
     params: Params
@@ -53,7 +53,7 @@ class EmbedJob:
     threads: int
 
     def __call__(self, reporter: ProgressReporter) -> None:
-        """Make what is missing."""
+        """Embed the texts that are missing."""
         if self.gpu is not None:
             use_only(self.gpu)
         elif self.threads:
@@ -69,17 +69,19 @@ class EmbedJob:
 def embedders_of(
     encoders: Sequence[Encoder], params: Params, layout: Layout, progress: Callable[[int], None]
 ) -> list[Embedder]:
-    """Return what embeds with each encoder."""
+    """Return one embedder for each encoder."""
     store = layout.work(STAGE) / "pieces"
     uri = params.download.data_root
     root = open_data_root(uri) if uri else None
-    return [Embedder(one, params.embed_captions, params.seed, store, root, progress) for one in encoders]
+    return [
+        Embedder(encoder, params.embed_captions, params.seed, store, root, progress) for encoder in encoders
+    ]
 
 
 def make(embedder: Embedder, shards: Sequence[CaptionShard | None], prompts: list[Prompt]) -> None:
-    """Make the pieces of these shards, and of the prompts where None stands among them.
+    """Embed the texts of these shards, and the prompts where a shard is None.
 
-    The model is let go of, for the next encoder may need all the memory.
+    The model is released afterwards, because the next encoder may need all the memory.
     """
     for shard in shards:
         files = caption_files(shard, Rows()) if shard else [prompts_file(prompts)]
@@ -90,14 +92,14 @@ def make(embedder: Embedder, shards: Sequence[CaptionShard | None], prompts: lis
 
 def fill(parts: int, params: Params, env: Environment, encoders: Sequence[Encoder],
          found: Sequence[Missing], prompts: list[Prompt]) -> None:  # fmt: skip
-    """Make all pieces that are missing, by so many processes.
+    """Embed all texts that are missing, in `parts` processes.
 
     Raises:
-        PipelineError: as an encoder does.
+        PipelineError: an encoder fails.
     """
     layout = Layout(env.work_store)
     new = sum(missing.new for missing in found)
-    progress = Progress(layout.work(STAGE), title([one.name for one in encoders]), new, "texts")
+    progress = Progress(layout.work(STAGE), title([encoder.name for encoder in encoders]), new, "texts")
     if parts > 1:
         _fill_by(parts, params, env, encoders, found, prompts, progress)
     for embedder, missing in zip(
@@ -112,42 +114,46 @@ def _fill_by(
     params: Params,
     env: Environment,
     encoders: Sequence[Encoder],
-    found: Sequence[Missing],
+    all_missing: Sequence[Missing],
     prompts: list[Prompt],
     progress: Progress,
 ) -> None:
-    """Have so many processes make the pieces of encoders that work here."""
-    here = [(one.name, missing.shards) for one, missing in zip(encoders, found, strict=True) if one.made_by]
-    gpus = [gpu_of(place) for place in range(parts)] if env.device == "cuda" else [None] * parts
+    """Embed in `parts` processes with the encoders that run on this machine."""
+    shards_by_encoder = [
+        (encoder.name, missing.shards)
+        for encoder, missing in zip(encoders, all_missing, strict=True)
+        if encoder.made_by
+    ]
+    gpus = [gpu_of(index) for index in range(parts)] if env.device == "cuda" else [None] * parts
     threads = env.threads or max(1, usable_cores() // parts)
     jobs = (
         EmbedJob(
             params,
             share_of(env, parts),
-            {name: shards[place::parts] for name, shards in here},
+            {name: shards[index::parts] for name, shards in shards_by_encoder},
             prompts,
             gpu,
             threads,
         )
-        for place, gpu in enumerate(gpus)
+        for index, gpu in enumerate(gpus)
     )
     store = Layout(env.work_store).work(STAGE) / "pieces"
-    with finished_pieces(jobs, parts, progress, MODULES, store) as ended:
-        list(ended)
+    with finished_pieces(jobs, parts, progress, MODULES, store) as finished:
+        list(finished)
 
 
 def parts_of(env: Environment, encoders: Sequence[Encoder], found: Sequence[Missing]) -> int:
-    """Return how many processes there is work for: one a GPU, or as many as cores and memory allow."""
-    here = [(one, missing) for one, missing in zip(encoders, found, strict=True) if one.made_by]
-    shards = max((len(missing.shards) for _, missing in here), default=0)
-    texts = sum(missing.new for _, missing in here)
-    most = min(shards, texts // TEXTS_A_PROCESS)
-    if most < 2:
+    """Return the number of processes to use: one for each GPU, or as many as cores and memory allow."""
+    local = [(encoder, missing) for encoder, missing in zip(encoders, found, strict=True) if encoder.made_by]
+    shards = max((len(missing.shards) for _, missing in local), default=0)
+    texts = sum(missing.new for _, missing in local)
+    max_parts = min(shards, texts // TEXTS_A_PROCESS)
+    if max_parts < 2:
         return 1
     if gpus := gpus_in_use(env):
-        return min(most, gpus)
+        return min(max_parts, gpus)
     if env.processes:
-        return min(most, env.processes)
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    largest = max(one.model_bytes() for one, _ in here) + MEMORY_A_PROCESS
-    return max(1, min(most, usable_cores(), room // largest))
+        return min(max_parts, env.processes)
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    process_bytes = max(encoder.model_bytes() for encoder, _ in local) + MEMORY_A_PROCESS
+    return max(1, min(max_parts, usable_cores(), memory_bytes // process_bytes))

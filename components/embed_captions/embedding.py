@@ -1,4 +1,4 @@
-"""Embed the distinct texts of one file, write them, and recheck some."""
+"""Embed the distinct texts of one file, write the vectors, and recheck some of them."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from components.storage.side_tables import read_table, text_key, write_table
 if TYPE_CHECKING:
     from torch import Tensor
 
-TEXTS = "texts.parquet"  # of a piece, and of no output
+TEXTS = "texts.parquet"  # in the cached result, not in the stage's output
 SEEN_TEXTS = pa.schema([("text_key", pa.string()), ("tokens", pa.int32()), ("is_cut", pa.bool_())])
-_MEND = "it is made again"
+_REMEDY = "it is computed again"
 log = logging.getLogger("llm2clip")
 
 
 @dataclass(frozen=True)
 class Known:
-    """Texts that an earlier piece of the same encoder, column and shard holds.
+    """Texts in an earlier cached result of the same encoder, column and shard.
 
     Attributes:
-        rows: By `text_key`, their row of `vectors`.
+        rows: Row of `vectors`, by `text_key`.
         vectors: (M, d) fp16.
-        tokens: Of each row.
-        is_cut: Of each row.
-        spent: The seconds behind them.
+        tokens: Number of tokens of each row's text.
+        is_cut: Whether each row's text was cut.
+        spent: The seconds that computing them took.
     """
 
     rows: dict[str, int]
@@ -58,13 +58,13 @@ class Known:
 
 @dataclass(frozen=True)
 class Embedder:
-    """Embeds with one encoder; `progress` is told the number of texts of each finished batch.
+    """Embeds with one encoder; `progress` is called with the number of texts of each finished batch.
 
-    A piece is decided by the lines of its file. Where they change, the vectors of texts that the earlier
-    piece of the same encoder holds are taken from there, only new ones are computed, and the earlier piece is
-    removed. A vector depends on its batch by rounding: one that was taken equals that of a run from scratch
-    to about the last bit of fp16 where the encoder works in float32, and to `min_recheck_cosine` in bf16.
-    Pieces made from scratch are equal to the bit.
+    The lines of a file decide its cached result. If they change, the vectors of texts in the earlier result
+    of the same encoder are reused, only new texts are embedded, and the earlier result is removed. A vector
+    depends on its batch by rounding: a reused vector equals one computed from scratch to about the last bit
+    of fp16 where the encoder works in float32, and to `min_recheck_cosine` in bf16. Results computed from
+    scratch are equal to the bit.
     """
 
     encoder: Encoder
@@ -75,57 +75,61 @@ class Embedder:
     progress: Callable[[int], None]
 
     @cached_property
-    def _of_encoder(self) -> str:
+    def _encoder_key(self) -> str:
         made_by = self.encoder.made_by
         code = code_of(self.store.parent, "embed_captions", made_by) if made_by else FETCHED["embedding"]
         return content_key([code, self.encoder.about])
 
     def folder(self, file: TextFile) -> Path:
-        """Return where the piece of a file is, or will be: named by a hash of all that decides it."""
-        own = self.params
-        key = content_key([self._of_encoder, file.content, own.batch_tokens, own.recheck_rows, self.seed])
-        return self.store / self._of_encoder / (file.folder or ".") / file.name / key
+        """Return the folder of a file's cached result, named by a hash of all that decides it."""
+        params = self.params
+        key = content_key(
+            [self._encoder_key, file.content, params.batch_tokens, params.recheck_rows, self.seed]
+        )
+        return self.store / self._encoder_key / (file.folder or ".") / file.name / key
 
     def is_there(self, file: TextFile) -> bool:
-        """Say whether a file's piece is finished and intact, its vectors where they belong."""
+        """Return whether a file's cached result is complete and intact, its vectors in the right store."""
         folder = self.folder(file)
         forget_lost(folder, self.root)
         return is_intact(folder) and all(entry.is_remote == bool(self.root) for entry in _vectors_of(folder))
 
     def made(self, file: TextFile) -> Path:
-        """Return the finished piece of a file, made now unless it is there."""
+        """Return the folder of a file's cached result; compute it if it is missing."""
         folder = self.folder(file)
         get_or_build(folder.parent, folder.name, partial(self._write, file))
         if self.root:
             keep_remote(folder, self.root, f"{self.encoder.name}/{file.folder}".rstrip("/"))
-        for path in self._earlier(file):  # the next one takes its vectors from this one
+        for path in self._earlier(file):  # the next result takes its vectors from this one
             remove(path)
         return folder
 
     def seen(self, file: TextFile) -> set[str]:
-        """Return the keys of the texts that the latest earlier piece of a file says to hold."""
+        """Return the keys of the texts that a file's latest earlier result lists."""
         for path in self._earlier(file):
-            with suppress(DataError, OSError):  # a damaged one is told when its vectors would be taken
+            with suppress(DataError, OSError):  # a damaged one is reported when its vectors are read
                 return set(read_table(path / TEXTS, SEEN_TEXTS)["text_key"].to_pylist())
         return set()
 
     def _earlier(self, file: TextFile) -> list[Path]:
-        """Return the pieces that other lines of the same column and shard decided, the latest first."""
-        own = self.folder(file)
-        found = [path for path in own.parent.glob("[0-9a-f]" * len(own.name)) if path != own]
-        return sorted(found, key=lambda one: (one.stat().st_mtime, one.name), reverse=True)
+        """Return the cached results of other lines of the same column and shard, the latest first."""
+        folder = self.folder(file)
+        paths = [path for path in folder.parent.glob("[0-9a-f]" * len(folder.name)) if path != folder]
+        return sorted(paths, key=lambda path: (path.stat().st_mtime, path.name), reverse=True)
 
     def _write(self, file: TextFile, folder: Path) -> None:
-        """Write the embeddings of one file's lines, those of equal text sharing one, and the figures."""
+        """Write a file's vectors, one for each distinct text, its table and its figures."""
         import torch
 
         start_seconds = time.monotonic()
         rows, texts, keys = distinct([line.text for line in file.lines])
         known = self._known(file)
-        new = [place for place, key in enumerate(keys) if key not in known.rows]
-        encoded = self.encoder.encode([texts[place] for place in new], self.progress)
-        numbers = known.rows | {keys[place]: len(known.rows) + row for row, place in enumerate(new)}
-        order = [numbers[key] for key in keys]
+        new_indices = [index for index, key in enumerate(keys) if key not in known.rows]
+        encoded = self.encoder.encode([texts[index] for index in new_indices], self.progress)
+        row_by_key = known.rows | {
+            keys[index]: len(known.rows) + row for row, index in enumerate(new_indices)
+        }
+        order = [row_by_key[key] for key in keys]
         vectors = torch.cat([known.vectors.view(-1, encoded.vectors.shape[1]), encoded.vectors.half()])[order]
         tokens = _in_order([*known.tokens, *encoded.tokens], order)
         is_cut = _in_order([*known.is_cut, *encoded.is_cut], order)
@@ -144,23 +148,23 @@ class Embedder:
         check_again(figures, self.params)
         write_json(folder / f"{file.name}.json", figures)
         spent = Spent(work_seconds=time.monotonic() - start_seconds)
-        is_new = len(new) == len(keys)
-        keep_spent(folder, spent if is_new else together([known.spent, spent]))
+        all_new = len(new_indices) == len(keys)
+        keep_spent(folder, spent if all_new else together([known.spent, spent]))
 
     def _known(self, file: TextFile) -> Known:
-        """Return what the latest intact earlier piece of the same encoder, column and shard holds."""
+        """Return the texts of the latest intact earlier result of the same encoder, column and shard."""
         import torch
 
         for path in self._earlier(file):
             if not is_intact(path):
                 continue
             (entry,) = _vectors_of(path)
-            lines = path / f"{file.name}.parquet"
+            table_path = path / f"{file.name}.parquet"
             try:
-                with local_copy(path, entry, self.store.parent) as there:
-                    about, vectors, _ = read_vectors(there, file.schema, _MEND, lines)
-            except (DataError, ConfigurationError) as fault:  # it would have saved time, no more
-                log.warning("earlier vectors of %s are not taken: %s", file.title, fault)
+                with local_copy(path, entry, self.store.parent) as vectors_path:
+                    about, vectors, _ = read_vectors(vectors_path, file.schema, _REMEDY, table_path)
+            except (DataError, ConfigurationError) as error:  # reusing them only saves time
+                log.warning("earlier vectors of %s are not reused: %s", file.title, error)
                 continue
             if about != self.encoder.about:
                 continue
@@ -175,11 +179,11 @@ class Embedder:
         import torch
 
         generator = torch.Generator().manual_seed(self.seed)
-        chosen = torch.randperm(len(texts), generator=generator)[: self.params.recheck_rows]
-        if not len(chosen):
+        sample = torch.randperm(len(texts), generator=generator)[: self.params.recheck_rows]
+        if not len(sample):
             return None
-        again = self.encoder.encode_alone([texts[row] for row in chosen])
-        return round(float(torch.nn.functional.cosine_similarity(again, vectors[chosen]).min()), 6)
+        alone = self.encoder.encode_alone([texts[row] for row in sample])
+        return round(float(torch.nn.functional.cosine_similarity(alone, vectors[sample]).min()), 6)
 
 
 def check_again(figures: dict[str, Any], params: EmbedCaptions) -> None:
@@ -192,8 +196,8 @@ def check_again(figures: dict[str, Any], params: EmbedCaptions) -> None:
     if cosine is not None and not cosine >= params.min_recheck_cosine:
         raise DataError(
             f"{figures['of']}: a text encoded again alone has cosine {cosine:.6f} to its stored embedding; "
-            f"embed_captions.min_recheck_cosine asks for {params.min_recheck_cosine:g}: batches change what "
-            "the model says, try precision fp32"
+            f"embed_captions.min_recheck_cosine asks for {params.min_recheck_cosine:g}: batches change the "
+            "model's output, try precision fp32"
         )
 
 
@@ -216,20 +220,20 @@ def _table(file: TextFile, rows: list[int]) -> pa.Table:
 
 
 def distinct(texts: list[str]) -> tuple[list[int], list[str], list[str]]:
-    """Return for each text its row among the distinct ones; those in order of first appearance; their keys.
+    """Return each text's row among the distinct texts, those texts by first appearance, and their keys.
 
-    Distinct ones are in NFC, as their keys are: which way a text was composed decides no vector.
+    Distinct texts are in NFC, as their keys are: how a text was composed in Unicode changes no vector.
 
     Example:
         >>> distinct(["a", "b", "a"])[:2]
         ([0, 1, 0], ['a', 'b'])
     """
     numbers: dict[str, int] = {}
-    found: list[str] = []
+    unique_texts: list[str] = []
     rows = []
     for text in texts:
         number = numbers.setdefault(text_key(text), len(numbers))
-        if number == len(found):
-            found.append(unicodedata.normalize("NFC", text))
+        if number == len(unique_texts):
+            unique_texts.append(unicodedata.normalize("NFC", text))
         rows.append(number)
-    return rows, found, list(numbers)
+    return rows, unique_texts, list(numbers)

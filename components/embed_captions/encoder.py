@@ -13,12 +13,12 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Some texts embedded.
+    """Vectors of some texts.
 
     Attributes:
         vectors: (N, d) float32 on the CPU, as the model gives them.
-        tokens: Of each text, after cutting; None where nobody says.
-        is_cut: Whether each text was cut to what the model reads; None where nobody says.
+        tokens: Number of tokens of each text after cutting; None where unknown.
+        is_cut: Whether each text was cut to the model's limit; None where unknown.
     """
 
     vectors: Tensor
@@ -27,13 +27,13 @@ class Encoded:
 
 
 class Encoder(Protocol):
-    """One model.
+    """A model that embeds texts.
 
     Attributes:
         name: Of its folder in the artifact.
-        about: All that decides an embedding, for the header of its files.
-        dimension: Numbers of an embedding.
-        made_by: Which of `computed.MAKERS` embeds, on this machine; None: a server.
+        about: Everything that decides an embedding, for the header of its files.
+        dimension: Length of an embedding.
+        made_by: Which of `computed.MAKERS` embeds on this machine; None for a server.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Encoder(Protocol):
 
     @property
     def dimension(self) -> int:
-        """See above."""
+        """Length of an embedding."""
         ...
 
     def encode(self, texts: list[str], progress: Progress) -> Encoded:
-        """Embed texts; `progress` is told the number of texts of each finished batch.
+        """Embed texts; `progress` is called with the number of texts of each finished batch.
 
         Raises:
-            PipelineError: a model that does not load, a server that does not answer.
+            PipelineError: the model does not load, or the server does not answer.
         """
         ...
 
@@ -58,13 +58,13 @@ class Encoder(Protocol):
         ...
 
     def tokens_of(self, texts: list[str]) -> int | None:
-        """Return how many tokens texts have; None where nobody says."""
+        """Return the number of tokens of all texts; None where unknown."""
         ...
 
     def model_bytes(self) -> int:
-        """Return about how much memory the model takes."""
+        """Return about how many bytes of memory the model takes."""
         ...
 
     def release(self) -> None:
-        """Give back the memory of the model; it is loaded again when asked for."""
+        """Free the memory of the model; it is loaded again on the next use."""
         ...

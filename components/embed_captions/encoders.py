@@ -10,7 +10,7 @@ from components.storage.layout import Layout
 
 
 def encoders_of(params: EmbedCaptions, layout: Layout, env: Environment) -> list[Encoder]:
-    """Return all encoders, none of them loaded, in the order of params.
+    """Return all encoders in the order of params; none is loaded yet.
 
     Raises:
         ConfigurationError: a server's address is missing.

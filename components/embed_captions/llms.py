@@ -1,4 +1,4 @@
-"""Encoder of base_models' or tune_llm's LLM."""
+"""Encoder that uses the base LLM or the tuned LLM."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from components.ml.text.encoder import TextEncoder
 
-ALONE = 1  # batch_tokens of the check: every text is a batch of its own, so nothing is padded
+ALONE = 1  # batch_tokens of the recheck: every text is a batch of its own, so nothing is padded
 
 
 class Llm:
-    """The base LLM or the tuned one; see `Encoder`. Loaded when first asked for."""
+    """The base LLM or the tuned LLM; see `Encoder`. Loaded on first use."""
 
     made_by: str | None = "llm"
 
@@ -56,8 +56,8 @@ class Llm:
             rows = tokenise(self._encoder, texts)
         except ValueError as error:
             raise DataError(str(error)) from None
-        own = self._params
-        vectors = encode_tokens(self._encoder, rows, own.batch_tokens, own.precision, progress)
+        params = self._params
+        vectors = encode_tokens(self._encoder, rows, params.batch_tokens, params.precision, progress)
         return Encoded(vectors, [len(row.ids) for row in rows], [row.is_cut for row in rows])
 
     def encode_alone(self, texts: list[str]) -> Tensor:

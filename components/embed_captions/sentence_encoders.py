@@ -1,4 +1,4 @@
-"""Encoder in sentence-transformers layout, brought by base_models."""
+"""Encoder in sentence-transformers layout, fetched by base_models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALONE = 1  # batch_tokens: every text is a batch of its own
 
 
 class OtherSentenceEncoder:
-    """See `Encoder`. Loaded when first asked for."""
+    """A sentence-transformers model; see `Encoder`. Loaded on first use."""
 
     made_by: str | None = "sentence_encoder"
 
@@ -38,7 +38,7 @@ class OtherSentenceEncoder:
         except ImportError:
             raise ConfigurationError(
                 f"embed_captions.others {self.name} needs sentence-transformers, which is not installed; "
-                "expected it: `pip install -e .[sentence-transformers]`"
+                "install it: `pip install -e .[sentence-transformers]`"
             ) from None
         except ValueError as error:
             raise DataError(f"{error}; `llm2clip forget base_models text_encoders` brings it again") from None

@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BYTES_A_NUMBER, BYTES_AN_ANSWER = 32, 1 << 16  # of JSON, at most
-SHOWN_CHARACTERS = 40  # of a text that may be what a server refuses
+SHOWN_CHARACTERS = 40  # of a text, in a message, that a server may have refused
 KEY_VARIABLE, URL_VARIABLE = "LLM2CLIP_EMBEDDING_ENDPOINT_KEY", "LLM2CLIP_EMBEDDING_ENDPOINT"
 
 
 class ServerEncoder:
-    """See `Encoder`; several requests are under way at a time, and what is answered is put by its index.
+    """Encoder that sends several requests at a time to a server; see `Encoder`. Answers are placed by index.
 
     Args:
         section: From params.
         layout: Of the project.
         endpoint: The base URL, up to and with `/v1`.
-        key: Empty for a server that wants none.
+        key: The server's key; empty for a server that needs none.
 
     Raises:
-        ConfigurationError: the URL is missing or no plain address.
+        ConfigurationError: the URL is missing or not a plain address.
     """
 
     made_by: str | None = None
@@ -80,31 +80,31 @@ class ServerEncoder:
 
         vectors = torch.empty(len(texts), self.dimension)
         texts = [text[: self._section.max_characters] for text in texts]
-        for first, rows in self._answers(texts, size):
+        for first, rows in self._batches(texts, size):
             vectors[first : first + len(rows)] = torch.tensor(rows)
             progress(len(rows))
         return vectors
 
-    def _answers(self, texts: list[str], size: int) -> Iterator[tuple[int, list[list[float]]]]:
-        """Yield the vectors of each batch with the number of its first text, in the order they come."""
+    def _batches(self, texts: list[str], size: int) -> Iterator[tuple[int, list[list[float]]]]:
+        """Yield the index of each batch's first text with its vectors, in order of arrival."""
         starts = iter(range(0, len(texts), size))
         running: dict[asyncio.Task[list[list[float]]], int] = {}
         requests = self._section.requests
-        most_bytes = BYTES_AN_ANSWER + BYTES_A_NUMBER * size * self.dimension
+        max_bytes = BYTES_AN_ANSWER + BYTES_A_NUMBER * size * self.dimension
 
-        async def some(connection: Connection) -> set[asyncio.Task[list[list[float]]]]:
+        async def next_done(connection: Connection) -> set[asyncio.Task[list[list[float]]]]:
             while len(running) < requests.connections and (start := next(starts, None)) is not None:
                 task = asyncio.create_task(self._ask(connection, texts[start : start + size]))
                 running[task] = start
             return (await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))[0] if running else set()
 
         async def start_up() -> Connection:
-            return Connection(self._server, self._url, "embeddings", requests, most_bytes)
+            return Connection(self._server, self._url, "embeddings", requests, max_bytes)
 
         with asyncio.Runner() as runner:
             connection = run_or_stop(runner, start_up())
             try:
-                while done := run_or_stop(runner, some(connection)):
+                while done := run_or_stop(runner, next_done(connection)):
                     for task in done:
                         start = running.pop(task)
                         yield start, self._result(task, texts[start : start + size])
@@ -122,39 +122,39 @@ class ServerEncoder:
     def _result(self, task: asyncio.Task[list[list[float]]], texts: list[str]) -> list[list[float]]:
         try:
             return task.result()
-        except HttpFailure as failed:
-            kind = InfrastructureError if failed.may_pass else ConfigurationError
-            longest = max(texts, key=len)  # servers refuse a whole request for one text that is too long
-            raise kind(
+        except HttpFailure as failure:
+            error_class = InfrastructureError if failure.may_pass else ConfigurationError
+            longest = max(texts, key=len)  # one text that is too long makes servers refuse the whole request
+            raise error_class(
                 f"embed_captions.others {self.name}: {self._url.origin()} gave no embeddings "
-                f"({failed.reason}) for {len(texts)} texts, the longest of {len(longest)} characters: "
-                f"{longest[:SHOWN_CHARACTERS]!r}; expected them: look there, or lower max_characters, and "
-                "run again; finished shards are kept"
+                f"({failure.reason}) for {len(texts)} texts, the longest of {len(longest)} characters: "
+                f"{longest[:SHOWN_CHARACTERS]!r}; expected one each: check the server, or lower "
+                "max_characters, and rerun; finished shards are kept"
             ) from None
 
 
 def vectors_in(answer: bytes, count: int, dimension: int) -> list[list[float]]:
-    """Return the vectors in an answer, in the order of what was asked.
+    """Return the vectors of an answer, in the order of the texts of the request.
 
     Args:
-        answer: JSON, as the server sent it; its items say by `index` which text they are of.
-        count: Texts that were asked for.
-        dimension: Numbers that each vector has.
+        answer: JSON from the server; the `index` of an item says which text it belongs to.
+        count: Number of texts in the request.
+        dimension: Length of each vector.
 
     Raises:
-        HttpFailure: vectors are missing, doubled, of another width, or not finite numbers.
+        HttpFailure: vectors are missing, duplicated, of another length, or not finite.
     """
     try:
         items = json.loads(answer)["data"]
-        found = {item["index"]: item["embedding"] for item in items}
-        widths = {len(vector) for vector in found.values()}
-        finite = all(math.isfinite(value) for vector in found.values() for value in vector)
+        by_index = {item["index"]: item["embedding"] for item in items}
+        widths = {len(vector) for vector in by_index.values()}
+        finite = all(math.isfinite(value) for vector in by_index.values() for value in vector)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         raise HttpFailure("bad_answer") from None
-    if len(items) != count or set(found) != set(range(count)):
-        raise HttpFailure(f"{len(found)} of {count} vectors, by index")
+    if len(items) != count or set(by_index) != set(range(count)):
+        raise HttpFailure(f"{len(by_index)} of {count} vectors, by index")
     if widths != {dimension}:
         raise HttpFailure(f"vectors of {sorted(widths)} numbers, expected {dimension}: see `dimensions`")
     if not finite:
         raise HttpFailure("vectors with NaN or infinite numbers")
-    return [found[place] for place in range(count)]
+    return [by_index[index] for index in range(count)]

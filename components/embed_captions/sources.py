@@ -38,19 +38,19 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """What the LLM reads."""
+        """The prompt as the LLM reads it."""
         return self.template.replace("{label}", self.label)
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """What one file of embeddings is made of: the captions of a column in a shard, or all prompts.
+    """Texts of one file of embeddings: the captions of a column in a shard, or all prompts.
 
     Attributes:
         folder: The column; empty for prompts.
         name: The shard, or `prompts`.
         schema: Of the table beside the embeddings.
-        lines: In order.
+        lines: Captions or prompts, in order.
     """
 
     folder: str
@@ -60,51 +60,54 @@ class TextFile:
 
     @property
     def title(self) -> str:
-        """What a message calls it."""
+        """Name of the file in messages."""
         return f"{self.folder} {self.name}".strip()
 
-    @cached_property  # each LLM asks
+    @cached_property  # read once for each encoder
     def content(self) -> str:
-        """A hash of the lines: they are embedded once, whatever else is added to their shard."""
+        """Hash of the lines; they are embedded once, whatever else is added to their shard."""
         # vars, not asdict, which copies every string
         return content_key([self.folder, self.name, [vars(line) for line in self.lines]])
 
 
 def caption_shards(recaption: Path, audit: Path) -> list[CaptionShard]:
-    """List the shards of two artifacts, verified by their manifests.
+    """List the shards of recaption and audit, verified by their manifests.
 
     Raises:
-        DataError: they have other shards, or a file is damaged.
+        DataError: the two have different shards, or a file is damaged.
     """
-    kept = _by_name(read_manifest(audit, "kept/"))
+    audited = _by_name(read_manifest(audit, "kept/"))
     captions = _by_name(read_manifest(recaption, "captions/"))
-    if set(kept) != set(captions):
-        odd = sorted(set(kept) ^ set(captions))[0]
+    if set(audited) != set(captions):
+        difference = sorted(set(audited) ^ set(captions))[0]
         raise DataError(
-            f"{audit} kept keys of {len(kept)} shards, {recaption} has captions of {len(captions)} (first "
-            f"odd one {odd}); expected the same shards: `dvc repro audit`"
+            f"{audit} has keys of {len(audited)} shards, {recaption} has captions of {len(captions)} (first "
+            f"difference {difference}); expected the same shards: run `dvc repro audit`"
         )
     return [
-        CaptionShard(name, recaption / entry.uri, audit / kept[name].uri)
+        CaptionShard(name, recaption / entry.uri, audit / audited[name].uri)
         for name, entry in sorted(captions.items())
     ]
 
 
 def caption_files(shard: CaptionShard, rows: Rows) -> list[TextFile]:
-    """Return the captions of a shard's kept rows, in every split, by column."""
-    captions, kept = read_captions(shard.captions_path), read_keys(shard.kept_path)
+    """Return the captions of a shard's audited rows, in every split, one file a column."""
+    captions, audited_keys = read_captions(shard.captions_path), read_keys(shard.kept_path)
     keys = {caption.key for caption in captions}
-    rows.accept(len(keys & kept))
-    rows.reject("not_kept_by_audit", len(keys - kept))
-    found: dict[str, list[Caption]] = {}
+    rows.accept(len(keys & audited_keys))
+    rows.reject("not_kept_by_audit", len(keys - audited_keys))
+    lines_by_column: dict[str, list[Caption]] = {}
     for caption in captions:
-        if caption.key in kept:
-            found.setdefault(caption.column, []).append(caption)
-    return [TextFile(column, shard.name, EMBEDDED_CAPTIONS, lines) for column, lines in sorted(found.items())]
+        if caption.key in audited_keys:
+            lines_by_column.setdefault(caption.column, []).append(caption)
+    return [
+        TextFile(column, shard.name, EMBEDDED_CAPTIONS, lines)
+        for column, lines in sorted(lines_by_column.items())
+    ]
 
 
 def prompts_file(prompts: list[Prompt]) -> TextFile:
-    """Return what the file of all prompts is made of."""
+    """Return the file of all prompts."""
     return TextFile("", PROMPTS, EMBEDDED_PROMPTS, prompts)
 
 
@@ -113,31 +116,31 @@ def zero_shot_prompts(tasks: list[ZeroShotTask], download: Path, shards: list[Ca
 
     Args:
         tasks: Of evaluate.
-        download: The folder of the images' shards, beside which the labels lie.
-        shards: Their captions: only shards with test rows are read.
+        download: Folder of the image shards; the labels are beside them.
+        shards: Their captions; only shards with test rows are read.
 
     Raises:
         ConfigurationError: no test row has the label of a task.
     """
     if not tasks:
         return []
-    found: dict[str, set[str]] = {}
+    values_by_label: dict[str, set[str]] = {}
     with_test_rows = {shard.name for shard in shards if _has_test_rows(shard.captions_path)}
     for shard in shards_of(download):
         for image in image_table(download, shard).to_pylist() if shard.name in with_test_rows else ():
             if image["split"] == "test":
                 for label, values in image["labels"]:
-                    found.setdefault(label, set()).update(values)
+                    values_by_label.setdefault(label, set()).update(values)
     for task in tasks:
-        if not found.get(task.label):
+        if not values_by_label.get(task.label):
             raise ConfigurationError(
                 f"evaluate.zero_shot {task.name}: no test row has the label {task.label}; "
-                f"labels there are {', '.join(sorted(found)) or 'none'}"
+                f"its labels are {', '.join(sorted(values_by_label)) or 'none'}"
             )
     return [
         Prompt(task.name, value, template)
         for task in tasks
-        for value in sorted(found[task.label])
+        for value in sorted(values_by_label[task.label])
         for template in task.templates
     ]
 

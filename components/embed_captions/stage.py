@@ -1,4 +1,4 @@
-"""Embed every caption once with each model in use, for training never loads one (docs/method.md, 2).
+"""Embed every caption once with each model in use; training loads no such model (docs/method.md, 2).
 
 Reads:
     artifacts/recaption/captions/, artifacts/audit/kept/, artifacts/base_models/llm/ and text_encoders/,
@@ -6,7 +6,7 @@ Reads:
     prompts)
 Writes:
     artifacts/embed_captions/<base|tuned|name>/<column>/00000.safetensors, .parquet, .json (figures);
-    artifacts/embed_captions/<base|tuned|name>/prompts.*, the same of zero-shot prompts;
+    artifacts/embed_captions/<base|tuned|name>/prompts.*, the same for zero-shot prompts;
     metrics/embed_captions.json.
 """
 
@@ -42,51 +42,55 @@ from components.storage.result_cache import put_files
 def run(params: Params, env: Environment) -> None:
     """Run the stage."""
     layout = Layout(env.work_store)
-    own = params.embed_captions
+    settings = params.embed_captions
     shards = caption_shards(layout.artifact("recaption"), layout.artifact("audit"))
     tasks, download = params.evaluate.zero_shot, layout.artifact("download")
     prompts = zero_shot_prompts(tasks, download, shards)
-    encoders = encoders_of(own, layout, env)
+    encoders = encoders_of(settings, layout, env)
     embedders = embedders_of(encoders, params, layout, lambda _: None)
-    found = [Missing() for _ in encoders]
+    missing = [Missing() for _ in encoders]
     rows = Rows()
-    pieces: list[tuple[Path, Path]] = []
+    results: list[tuple[Path, Path]] = []
     for shard in [*shards, None] if prompts else shards:  # None stands for the prompts
         files = caption_files(shard, rows) if shard else [prompts_file(prompts)]
-        survey(embedders, files, shard, found)
-        pieces += [
-            (one.folder(file), Path(one.encoder.name, file.folder)) for one in embedders for file in files
+        survey(embedders, files, shard, missing)
+        results += [
+            (embedder.folder(file), Path(embedder.encoder.name, file.folder))
+            for embedder in embedders
+            for file in files
         ]
-    parts = parts_of(env, encoders, found)
-    room = tell(encoders, found, parts, is_bulk=bool(params.download.data_root))
-    check_room(room, (layout.work(STAGE), layout.artifact(STAGE)))
-    is_here = parts == 1 or env.device == "cpu"  # several GPUs are left to their own processes
-    tell_time(encoders, found, last_run(PastThroughput(layout), own.names), can_try=is_here)
-    fill(parts, params, env, encoders, found, prompts)
-    tell_spent(layout.work(STAGE), {name: together(_spent(pieces, name)) for name in own.names})
+    parts = parts_of(env, encoders, missing)
+    needed_bytes = tell(encoders, missing, parts, is_bulk=bool(params.download.data_root))
+    check_room(needed_bytes, (layout.work(STAGE), layout.artifact(STAGE)))
+    can_sample = parts == 1 or env.device == "cpu"  # with several GPUs, only their own processes use them
+    tell_time(encoders, missing, last_run(PastThroughput(layout), settings.names), can_try=can_sample)
+    fill(parts, params, env, encoders, missing, prompts)
+    tell_spent(layout.work(STAGE), {name: together(_spent(results, name)) for name in settings.names})
     with output(layout, STAGE) as out:
-        for folder, place in pieces:
-            out.known += put_files(folder, out.folder, place.as_posix(), leave=(TEXTS, SECONDS))
-        figures = {name: _figures(out.folder / name, own) for name in own.names}
+        for folder, target in results:
+            out.known += put_files(folder, out.folder, target.as_posix(), leave=(TEXTS, SECONDS))
+        figures = {name: _figures(out.folder / name, settings) for name in settings.names}
     write_metrics(layout, STAGE, {**rows.figures(), "llms": figures})
 
 
-def _spent(pieces: Sequence[tuple[Path, Path]], encoder: str) -> list[Spent]:
-    """Return the seconds behind each piece of an encoder; processes side by side count each its own."""
-    return [kept_spent(folder) for folder, place in pieces if place.parts[0] == encoder]
+def _spent(results: Sequence[tuple[Path, Path]], encoder: str) -> list[Spent]:
+    """Return the seconds of each cached result of an encoder; parallel processes each count their own."""
+    return [kept_spent(folder) for folder, target in results if target.parts[0] == encoder]
 
 
-def _figures(folder: Path, own: EmbedCaptions) -> dict[str, Any]:
+def _figures(folder: Path, settings: EmbedCaptions) -> dict[str, Any]:
     files = [read_json(path) for path in sorted(folder.rglob("*.json"))]
-    for found in files:
-        check_again(found, own)
-    cosines = [found["recheck_min_cosine"] for found in files if found["recheck_min_cosine"]]
+    for figures in files:
+        check_again(figures, settings)
+    cosines = [figures["recheck_min_cosine"] for figures in files if figures["recheck_min_cosine"]]
     sums = {
-        name: None if any(found[name] is None for found in files) else sum(found[name] for found in files)
+        name: None
+        if any(figures[name] is None for figures in files)
+        else sum(figures[name] for figures in files)
         for name in ("captions", "unique_captions", "cut_captions", "tokens")
     }
     return {
         **sums,
-        "dimension": max(found["dimension"] for found in files),
+        "dimension": max(figures["dimension"] for figures in files),
         "recheck_min_cosine": min(cosines, default=None),
     }

@@ -1,4 +1,4 @@
-"""Findings of the report: an arm is better only where the paired interval says so."""
+"""Findings of the report: an arm counts as better only where the paired interval excludes zero."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from components.evaluate.measure import ArmResult, Figure
 from components.running.held_out import TaskCaptions
 from components.settings.evaluate import Evaluate
 
-Difference = dict[str, float]  # value, low, high of the subject's recall at 1 less a control's, -1..1
+Difference = dict[str, float]  # value, low, high of the subject's recall at 1 minus a control's, -1..1
 
 RECALL = "recall_at_1"
 FORWARD = "text_to_image"
@@ -29,12 +29,12 @@ class Findings:
     captions: dict[str, dict[str, Figure]]
     differences: dict[str, dict[str, dict[str, Difference]]]  # by control, task and direction
     history: dict[str, list[dict[str, float]]]
-    left_out: str | None  # the base CLIP, where it embeds no texts
+    left_out: str | None  # why the base CLIP is missing, where it embeds no texts
     equal_cost: str | None  # what arms of different steps have in common
 
     @property
     def subject(self) -> str:
-        """The arm that the others are controls of."""
+        """The arm that the others are compared with."""
         return next(iter(self.arms))
 
     def first_recall(self, arm: str, task: str) -> Figure:
@@ -47,7 +47,7 @@ class Findings:
         return next((name for name in self.controls if (texts[self.subject], texts[name]) == TUNING), None)
 
     def of_steps(self) -> list[tuple[int, list[str]]]:
-        """Return the numbers of steps that arms were trained for, most first, and the arms of each."""
+        """Return each number of training steps, most first, and the arms that were trained for it."""
         steps = {name: arm.about["steps"] for name, arm in self.arms.items() if "steps" in arm.about}
         numbers = sorted(set(steps.values()), reverse=True)
         return [(number, [name for name in steps if steps[name] == number]) for number in numbers]
@@ -56,7 +56,7 @@ class Findings:
     def validation_recall_at(self) -> int:
         """The k of the recall that was measured while arms trained."""
         measured = (arm.about.get("validation") for arm in self.arms.values())
-        return next((int(found["recall_at"]) for found in measured if found), 1)
+        return next((int(validation["recall_at"]) for validation in measured if validation), 1)
 
     @property
     def controls(self) -> list[str]:
@@ -81,33 +81,35 @@ class ArmComparison:
     control: Figure
     difference: Difference
     verdict: str  # better, worse, open
-    untuned: Figure | None  # of the arm that reads the LLM as it was before tuning
+    untuned: Figure | None  # of the arm with the untuned LLM
 
 
 def compare(findings: Findings) -> list[ArmComparison]:
     """Compare the subject with its best control, task by task; no comparison where there is no control."""
-    found = []
+    comparisons = []
     untuned = findings.untuned_control()
     for task in findings.tasks if findings.controls else ():
         control = findings.best_control(task.name)
-        ours, theirs = (findings.first_recall(arm, task.name) for arm in (findings.subject, control))
+        subject_recall, control_recall = (
+            findings.first_recall(arm, task.name) for arm in (findings.subject, control)
+        )
         difference = findings.differences[control][task.name][FORWARD]
         verdict = "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "open"
-        found.append(
+        comparisons.append(
             ArmComparison(
                 task=task.name,
                 language=task.captions[0].language,
                 captions=len(task.captions),
                 images=len(task.images),
-                subject=ours,
+                subject=subject_recall,
                 control_name=control,
-                control=theirs,
+                control=control_recall,
                 difference=difference,
                 verdict=verdict,
                 untuned=findings.first_recall(untuned, task.name) if untuned else None,
             )
         )
-    return found
+    return comparisons
 
 
 def best_of(figures: dict[str, Figure]) -> str | None:
@@ -120,7 +122,7 @@ def best_of(figures: dict[str, Figure]) -> str | None:
 
 def at_chance(findings: Findings) -> dict[str, list[str]]:
     """Return for each arm the measurements whose interval does not lie above chance."""
-    found: dict[str, list[str]] = {}
+    weak_by_arm: dict[str, list[str]] = {}
     for name, arm in findings.arms.items():
         weak = []
         for task, directions in arm.retrieval.items():
@@ -134,5 +136,5 @@ def at_chance(findings: Findings) -> dict[str, list[str]]:
             if not figure["beats_chance"]
         ]
         if weak:
-            found[name] = weak
-    return found
+            weak_by_arm[name] = weak
+    return weak_by_arm

@@ -33,16 +33,16 @@ Figure = dict[str, Any]  # value, low, high, chance: 0..1; beats_chance
 
 @dataclass
 class ArmResult:
-    """What one arm reached.
+    """Measurements of one arm.
 
     Attributes:
-        about: What it is.
+        about: Description of the arm, as in `model.json`.
         retrieval: Task, direction, `recall_at_<k>` to figure.
         zero_shot: Task to figure.
         truncated: Task to the share of captions cut, for arms with a text tower of their own.
         ranks: Task to the rank (m,) of each caption's image.
-        image_ranks: Task to the rank (n,) of the first of each image's captions.
-        tops: Task to the first images (m, 5) that each caption finds, as numbers of the task's images.
+        image_ranks: Task to the rank (n,) of the best-ranked caption of each image.
+        tops: Task to the top images (m, 5) of each caption, as numbers of the task's images.
     """
 
     about: dict[str, Any]
@@ -67,17 +67,17 @@ def measure_arm(
     images = model.images(held_out)
     for task in tasks:
         texts = model.captions(task.captions)
-        of_task = images[task.images]
-        groups = torch.arange(len(of_task))
-        to_image = true_ranks(texts, of_task, task.owners, groups)
-        to_text = true_ranks(of_task, texts, groups, task.owners)
+        task_images = images[task.images]
+        groups = torch.arange(len(task_images))
+        to_image = true_ranks(texts, task_images, task.owners, groups)
+        to_text = true_ranks(task_images, texts, groups, task.owners)
         captions_each = torch.bincount(task.owners)
         ones = torch.ones(len(texts), dtype=torch.long)
         result.retrieval[task.name] = {
-            "text_to_image": _recall(to_image, task.owners, len(of_task), ones, settings, seed),
+            "text_to_image": _recall(to_image, task.owners, len(task_images), ones, settings, seed),
             "image_to_text": _recall(to_text, groups, len(texts), captions_each, settings, seed),
         }
-        result.ranks[task.name], result.tops[task.name] = to_image, top(texts, of_task, SHOWN)
+        result.ranks[task.name], result.tops[task.name] = to_image, top(texts, task_images, SHOWN)
         result.image_ranks[task.name] = to_text
         if (share := model.truncated_share(task.captions)) is not None:
             result.truncated[task.name] = round(share, DIGITS)
@@ -89,17 +89,17 @@ def measure_arm(
 def measure_difference(
     subject: ArmResult, control: ArmResult, task: TaskCaptions, settings: Evaluate, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Return recall at 1 of one arm less that of another, each way, by the paired bootstrap over images."""
+    """Return the difference of two arms' recall at 1, both ways, by the paired bootstrap over images."""
     images = torch.arange(len(task.images))
-    ways = {
+    ranks_by_direction = {
         "text_to_image": (subject.ranks[task.name], control.ranks[task.name], task.owners),
         "image_to_text": (subject.image_ranks[task.name], control.image_ranks[task.name], images),
     }
-    found = {}
-    for way, ranks in ways.items():
+    differences = {}
+    for direction, ranks in ranks_by_direction.items():
         interval = recall_difference(*ranks, 1, settings.bootstrap_samples, settings.confidence, seed)
-        found[way] = {name: round(value, DIGITS) for name, value in asdict(interval).items()}
-    return found
+        differences[direction] = {name: round(value, DIGITS) for name, value in asdict(interval).items()}
+    return differences
 
 
 def measure_captions(
@@ -113,26 +113,28 @@ def measure_captions(
 
     Args:
         firsts: (n,) the queries.
-        seconds: (n,) what is searched, equal texts as one; the one at the same place is of the same image.
-        caches: By name of the LLM.
+        seconds: (n,) the candidates, equal texts as one; each belongs to the image of the query at its index.
+        caches: Embeddings, by name of the LLM.
         settings: Confidence and number of bootstrap samples.
         seed: Of the bootstrap.
     """
-    searched, groups = distinct([caption.text for caption in seconds])
-    of_text = {caption.text: caption for caption in seconds}
-    candidates = [of_text[text] for text in searched]
-    ranks = {"tfidf": word_ranks([caption.text for caption in firsts], searched, groups)}
-    numbers = torch.arange(len(searched))
+    unique_texts, groups = distinct([caption.text for caption in seconds])
+    caption_by_text = {caption.text: caption for caption in seconds}
+    candidates = [caption_by_text[text] for text in unique_texts]
+    ranks = {"tfidf": word_ranks([caption.text for caption in firsts], unique_texts, groups)}
+    candidate_indices = torch.arange(len(unique_texts))
     for name, cache in caches.items():
         query_rows, candidate_rows = (
             torch.nn.functional.normalize(cache.of_captions(captions), dim=1)
             for captions in (firsts, candidates)
         )
-        ranks[name] = true_ranks(query_rows, candidate_rows, groups, numbers)
+        ranks[name] = true_ranks(query_rows, candidate_rows, groups, candidate_indices)
     rows, ones = torch.arange(len(firsts)), torch.ones(len(firsts), dtype=torch.long)
     return {
-        name: _recall(of_name, rows, len(searched), ones, settings, seed, recall_at=[1])["recall_at_1"]
-        for name, of_name in ranks.items()
+        name: _recall(model_ranks, rows, len(unique_texts), ones, settings, seed, recall_at=[1])[
+            "recall_at_1"
+        ]
+        for name, model_ranks in ranks.items()
     }
 
 
@@ -145,18 +147,18 @@ def _recall(
     seed: int,
     recall_at: Sequence[int] = (),
 ) -> dict[str, Figure]:
-    wanted = list(recall_at or settings.recall_at)
-    found = recalls(ranks, clusters, wanted, settings.bootstrap_samples, settings.confidence, seed)
+    ks = list(recall_at or settings.recall_at)
+    intervals = recalls(ranks, clusters, ks, settings.bootstrap_samples, settings.confidence, seed)
     return {
         f"recall_at_{k}": _figure(interval, chance_of_hit(candidates, true_candidates, k))
-        for k, interval in found.items()
+        for k, interval in intervals.items()
     }
 
 
 def _zero_shot(
     model: Model, images: Tensor, held_out: HeldOut, task: ZeroShotTask, settings: Evaluate, seed: int
 ) -> Figure:
-    """Return how often the best class is one of the image's labels (docs/method.md, 4)."""
+    """Return how often the nearest class is one of the image's labels (docs/method.md, 4)."""
     classes, labelled, truth = label_truth(held_out, task.label)
     rows = class_embeddings(model.prompts(task, classes), len(task.templates))
     ranks = ranks_from_scores(images[labelled] @ rows.T, truth)

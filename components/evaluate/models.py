@@ -26,7 +26,7 @@ BATCH = 256
 
 
 class LlmModel:
-    """A vision tower, and an adapter over cached LLM embeddings."""
+    """A vision tower with a text adapter over cached LLM embeddings."""
 
     def __init__(self, folder: Path, texts: HeldOutVectors, device: str) -> None:
         self._encoder: nn.Module = load_vision_encoder(folder / "vision_encoder").to(device)
@@ -77,7 +77,9 @@ class OwnTextModel:
 
     def prompts(self, task: ZeroShotTask, classes: list[str]) -> Tensor:
         """Return (classes * templates, D), rows of length 1."""
-        return self._embed([form.replace("{label}", label) for label in classes for form in task.templates])
+        return self._embed(
+            [template.replace("{label}", label) for label in classes for template in task.templates]
+        )
 
     def truncated_share(self, captions: list[Caption]) -> float:
         """Return the share of captions that are longer than the context, and so were cut."""

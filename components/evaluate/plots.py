@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from components.evaluate.measure import ArmResult
 from components.storage.atomic import write_bytes
 
-INK = "#123457"  # stands for the page's text colour, in light and in dark
+INK = "#123457"  # replaced by the page's text colour, in light and in dark
 MUTED = "#123458"
 PERCENT = 100
 STYLE = {
@@ -39,7 +39,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-DIRECTIONS = {"text_to_image": 1.0, "image_to_text": 0.45}  # and how opaque its bars are
+DIRECTIONS = {"text_to_image": 1.0, "image_to_text": 0.45}  # opacity of its bars
 
 History = dict[str, list[dict[str, float]]]
 MEAN = "mean"  # of recall on the validation split, all tasks, both ways
@@ -70,15 +70,15 @@ def recall_plot(task: str, arms: dict[str, ArmResult], colours: dict[str, str]) 
         figure = Figure(figsize=(3.7, 0.5 + 0.46 * len(names)), layout="constrained")
         axes = figure.add_subplot()
         for offset, (direction, opacity) in zip((-0.2, 0.2), DIRECTIONS.items(), strict=True):
-            found = [arms[name].retrieval[task][direction]["recall_at_1"] for name in names]
-            values = [PERCENT * one["value"] for one in found]
+            recalls = [arms[name].retrieval[task][direction]["recall_at_1"] for name in names]
+            values = [PERCENT * recall["value"] for recall in recalls]
             errors = [
-                [PERCENT * (one["value"] - one["low"]) for one in found],
-                [PERCENT * (one["high"] - one["value"]) for one in found],
+                [PERCENT * (recall["value"] - recall["low"]) for recall in recalls],
+                [PERCENT * (recall["high"] - recall["value"]) for recall in recalls],
             ]
-            places = [row + offset for row in range(len(names))]
-            axes.barh(places, values, 0.36, color=[colours[name] for name in names], alpha=opacity)
-            axes.errorbar(values, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
+            positions = [row + offset for row in range(len(names))]
+            axes.barh(positions, values, 0.36, color=[colours[name] for name in names], alpha=opacity)
+            axes.errorbar(values, positions, xerr=errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
         chance = PERCENT * arms[names[0]].retrieval[task]["text_to_image"]["recall_at_1"]["chance"]
         axes.axvline(chance, color=INK, linestyle=(0, (2, 2)), linewidth=1)
         axes.set_yticks(range(len(names)), names)
@@ -97,7 +97,7 @@ def loss_plot(history: History, colours: dict[str, str]) -> str:
 
 
 def validation_plot(history: History, colours: dict[str, str], recall_at: int) -> str | None:
-    """Return each arm's mean recall on the validation split by step, as SVG; None if nobody measured."""
+    """Return each arm's mean recall on the validation split by step, as SVG; None if nothing was measured."""
     measured = {arm: lines for arm, lines in history.items() if any(MEAN in line for line in lines)}
     if not measured:
         return None
@@ -121,7 +121,7 @@ def _curves(
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return an inline SVG: no date, no ids shared with other plots, the page's own ink."""
+    """Return an inline SVG without a date, with ids of its own and the page's text colours."""
     file = StringIO()
     FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
     text = file.getvalue()

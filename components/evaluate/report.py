@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing but itself, the same bytes in every run."""
+"""Write the report: one self-contained HTML page, the same bytes in every run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from components.running.page import page_environment
 from components.storage.atomic import write_bytes
 
 TEMPLATE = "report.html.j2"
-# mid tones that read on white and on near-black; the subject's first, the base CLIP's last
+# mid tones, readable on white and on near-black; the subject has the first, the base CLIP the last
 COLOURS = ("#2f7df6", "#8b7bd8", "#e08a1e", "#12a08a", "#d4537e", "#7c9c2f")
 BASE_COLOUR = "#8a94a3"
 SIDES = {"tuned": "tuned LLM, cached", "base": "untuned LLM, cached"}

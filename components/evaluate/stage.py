@@ -1,15 +1,15 @@
-"""Measure every arm and the base CLIP on the test split, and write it up in one self-contained page.
+"""Measure every arm and the base CLIP on the test split, and write a self-contained report.
 
 Reads
     artifacts/download/shards/              images and labels (split test)
-    artifacts/recaption/captions/           the captions that are searched by and for
-    artifacts/audit/kept/, verdict.json     which rows go on, and whether any may
+    artifacts/recaption/captions/           the captions, as queries and as candidates
+    artifacts/audit/kept/, verdict.json     the rows that passed, and whether the audit passed
     artifacts/embed_captions/<name>/        embeddings of captions and prompts
-    artifacts/tune_llm/                     which models they should be made by
+    artifacts/tune_llm/                     the models that must have made these embeddings
     artifacts/base_models/clip/, about.json the base CLIP, a control, if it has a text tower
     artifacts/train_clip/                   the arms
 Writes
-    artifacts/evaluate/report.html          no link, script or font from elsewhere
+    artifacts/evaluate/report.html          one page without external links, scripts or fonts
     artifacts/evaluate/plots/*.csv          for `dvc plots`
     metrics/evaluate.json
 """
@@ -79,7 +79,8 @@ def run(params: Params, env: Environment) -> None:
     try:
         arms = _measure_arms(params, env, layout, held_out, tasks, caches)
         captions = {
-            name: measure_captions(*of_task, caches, settings, params.seed) for name, of_task in pairs.items()
+            name: measure_captions(*captions_of_task, caches, settings, params.seed)
+            for name, captions_of_task in pairs.items()
         }
     except ValueError as error:
         raise DataError(f"{error}; `llm2clip forget train_clip arms` has them trained again") from None
@@ -172,15 +173,15 @@ def _about_base(layout: Layout) -> dict[str, Any]:
 
 
 def _history(layout: Layout, arms: list[str]) -> dict[str, list[dict[str, float]]]:
-    """Return for each trained arm what was measured at which step; a line has the figures it has."""
-    found = {}
+    """Return the history of each trained arm: for each step, the figures that were measured."""
+    history = {}
     for arm in arms:
         path = layout.artifact("train_clip") / "history" / f"{arm}.csv"
         if path.is_file():
             with path.open(encoding="utf-8", newline="") as file:
                 lines = list(csv.DictReader(file))
-            found[arm] = [{name: float(value) for name, value in line.items() if value} for line in lines]
-    return found
+            history[arm] = [{name: float(value) for name, value in line.items() if value} for line in lines]
+    return history
 
 
 def _metrics(

@@ -1,4 +1,4 @@
-"""One answer from a server over HTTP: bounded in time and bytes, whatever the server does."""
+"""HTTP client for endpoints: POST a request, with limits on time and bytes, and retries."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ VALID = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?#\[\]]|%[0-9A-Fa-f]{2})*")
 
 @dataclass(frozen=True)
 class Server:
-    """A server, and how messages name it.
+    """A server, and its names in messages.
 
     Attributes:
-        endpoint: The base URL, up to and with `/v1`.
-        key: Sent as a bearer token where it is not empty, to this address only.
-        variable: The environment variable that says where it is.
-        key_variable: That of its key.
-        section: The params section that needs it.
-        model: That is asked for.
+        endpoint: Base URL, up to and with `/v1`.
+        key: Bearer token, sent to this address only; empty: none.
+        variable: Environment variable of the base URL.
+        key_variable: Environment variable of the key.
+        section: Params section that needs the server.
+        model: Model that is requested.
     """
 
     endpoint: str
@@ -42,12 +42,12 @@ class Server:
     model: str
 
     def url(self, *path: str) -> URL:
-        """Return an address below the base URL.
+        """Return a URL below the base URL.
 
         Raises:
-            ConfigurationError: it is none, or holds a password or a query, which logs of servers would show.
+            ConfigurationError: the base URL is invalid, or holds a password or a query, which servers log.
         """
-        is_valid = VALID.fullmatch(self.endpoint) is not None  # and sent as it stands, escapes and all
+        is_valid = VALID.fullmatch(self.endpoint) is not None  # then it is sent unchanged, with its escapes
         try:
             url = URL(self.endpoint, encoded=is_valid)
             is_address = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
@@ -67,14 +67,14 @@ class Server:
 
 
 class Connection:
-    """Asks within one event loop.
+    """Connections to a server within one event loop.
 
     Args:
-        server: Whom.
-        url: Where, of `Server.url`.
-        what: That is expected there, for messages.
-        requests: From params.
-        max_answer_bytes: More is no answer.
+        server: The server.
+        url: URL of the requests, from `Server.url`.
+        what: Service that is expected there, for messages.
+        requests: Section of params with limits and retries.
+        max_answer_bytes: A longer answer is an error.
     """
 
     def __init__(
@@ -96,21 +96,21 @@ class Connection:
         await self._session.close()
 
     async def ask(self, body: dict[str, Any], read: Callable[[bytes], Answer]) -> Answer:
-        """Return what `read` finds in the answer to a body.
+        """POST a JSON body and return the answer, parsed by `read`.
 
         Raises:
             HttpFailure: with the reason, after the retries that params allow; `read` may raise it as well.
-            ConfigurationError: the key, the address or the model is refused, or a proxy wants a login.
-            InfrastructureError: the proxy that the environment names does not answer.
+            ConfigurationError: the server refuses the key, address or model, or a proxy wants a login.
+            InfrastructureError: the proxy of the environment does not answer.
         """
         requests = self._requests
 
         async def attempt() -> Answer:
             return read(await self._post(body))
 
-        def wait_seconds(number: int, failed: HttpFailure) -> float:
-            asked_seconds = min(failed.retry_after_seconds, requests.max_retry_after_seconds)
-            return max(requests.backoff_seconds * 2**number, asked_seconds)
+        def wait_seconds(retry: int, failure: HttpFailure) -> float:
+            server_seconds = min(failure.retry_after_seconds, requests.max_retry_after_seconds)
+            return max(requests.backoff_seconds * 2**retry, server_seconds)
 
         try:
             async with asyncio.timeout(requests.deadline_seconds):
@@ -141,10 +141,10 @@ class Connection:
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):
                 raise
-            raise self._failed(error) from None
+            raise self._translated(error) from None
 
-    def _failed(self, error: Exception) -> Exception:
-        """Return what an error of the client means."""
+    def _translated(self, error: Exception) -> Exception:
+        """Return the exception to raise for an error of aiohttp."""
         if self._proxy and isinstance(error, aiohttp.ClientError) and self._proxy.is_cause_of(error):
             return HttpFailure("connection_failed", at_last=self._proxy.no_answer())
         if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -154,18 +154,18 @@ class Connection:
         return HttpFailure("connection_failed")
 
     def _check(self, response: aiohttp.ClientResponse) -> None:
-        status, where, server = response.status, self._url.origin(), self._server
+        status, origin, server = response.status, self._url.origin(), self._server
         if status == 200:
             return
         if self._proxy and status == LOGIN_WANTED:
             raise self._proxy.no_login()
         if status in (401, 403):
             raise ConfigurationError(
-                f"{where} answers {status}; expected a key that it accepts: set {server.key_variable}"
+                f"{origin} answers {status}; expected a key that it accepts: set {server.key_variable}"
             )
         if status in (404, 405) or 300 <= status < 400:
             raise ConfigurationError(
-                f"{where} answers {status} to {self._url.path}; expected {self._what} there, and that it "
-                f"knows model {server.model}: mend {server.variable} or {server.section}"
+                f"{origin} answers {status} to {self._url.path}; expected {self._what} there, and that it "
+                f"knows model {server.model}: fix {server.variable} or {server.section}"
             )
         raise HttpFailure(f"http_{status}", retry_after_seconds=retry_after_seconds(response.headers))

@@ -1,4 +1,4 @@
-"""Which HTTP failures are worth a retry, and how long to wait before it."""
+"""HTTP errors worth retrying, and how long to wait before a retry."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import cast
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
-STATUSES = frozenset({408, 409, 425, 429, *range(500, 600)})  # of HTTP
+STATUSES = frozenset({408, 409, 425, 429, *range(500, 600)})  # HTTP statuses worth a retry
 MAY_PASS = frozenset({"timeout", "connection_failed", *(f"http_{status}" for status in STATUSES)})
 
 
 class HttpFailure(Exception):
-    """A request brought nothing that can be used; the reason is the text.
+    """A request without a usable answer; its text is the reason.
 
     Args:
-        reason: In a word, for counts and messages.
-        may_pass: Another attempt may succeed; None: where `MAY_PASS` names the reason.
-        retry_after_seconds: What the server asked for.
-        at_last: What is raised after the last attempt; None: this.
+        reason: One word, for counts and messages.
+        may_pass: True if another attempt may succeed; None: if `MAY_PASS` lists the reason.
+        retry_after_seconds: Wait that the server asked for.
+        at_last: Exception to raise after the last attempt; None: this one.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class HttpFailure(Exception):
 
     @property
     def at_last(self) -> Exception:
-        """What is raised after the last attempt."""
+        """Exception to raise after the last attempt."""
         return self._at_last or self
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float:
-    """Return the seconds a server asks for: in number, or until a date by its own clock; 0 if it does not."""
+    """Return the wait that a server asks for, as seconds or as a date by its own clock; 0 if none."""
     value = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d{1,12}", value):
         return float(value)
@@ -60,11 +60,11 @@ def retrying(
     wait_seconds: Callable[[int, HttpFailure], float],
     before_sleep: Callable[[RetryCallState], Awaitable[None]] | None = None,
 ) -> AsyncRetrying:
-    """Return what calls a coroutine function until it answers, fails for good, or has had all its retries.
+    """Return a caller of a coroutine function that retries until success, a final failure or the limit.
 
     Args:
-        retries: After the first attempt.
-        wait_seconds: From the number of retries so far and the failure.
+        retries: Attempts after the first one.
+        wait_seconds: Returns the wait for the number of retries so far and the failure.
         before_sleep: Awaited before each wait.
     """
     return AsyncRetrying(
@@ -78,7 +78,7 @@ def retrying(
 
 
 def _failure(state: RetryCallState) -> HttpFailure:
-    return cast("HttpFailure", state.outcome and state.outcome.exception())  # nothing else is tried again
+    return cast("HttpFailure", state.outcome and state.outcome.exception())  # only an HttpFailure is retried
 
 
 def _raise_at_last(state: RetryCallState) -> None:

@@ -1,1 +1,1 @@
-"""Tensors and models: knows no settings, no storage, no sources; chooses no path."""
+"""Models, losses and metrics on tensors. Imports no settings, storage or sources, and chooses no path."""

@@ -1,4 +1,4 @@
-"""The text adapter: from an LLM's cached embedding of a caption to CLIP's embedding space."""
+"""Text adapter: map an LLM's cached embedding of a caption to CLIP's embedding space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-MIN_DEVIATION = 1e-6  # of a dimension that is the same for every caption
+MIN_DEVIATION = 1e-6  # for a dimension that is constant over all captions
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class ResidualBlock(nn.Module):
 class TextAdapter(nn.Module):
     """The residual-MLP adapter of LLM2CLIP (arXiv 2411.04997, section 3; docs/method.md, 3).
 
-    Rows are first brought to length 1. With `standardise` each dimension is then centred and scaled by the
+    Rows are first scaled to length 1. With `standardise` each dimension is then centred and scaled by the
     statistics of the training captions (`fit_statistics`), which are saved as buffers: the mean of an LLM's
-    embeddings is far from zero, and a cosine between them sees little else.
+    embeddings is far from zero and dominates the cosine between them.
     """
 
     mean: Tensor
@@ -79,19 +79,21 @@ class TextAdapter(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, parts: Iterable[Tensor]) -> None:
-        """Take mean and standard deviation per dimension over the unit rows of parts (m, d), (n, d), ...
+        """Set mean and standard deviation per dimension from the unit rows of parts (m, d), (n, d), ...
 
-        One part is held at a time; they are joined as by Chan, Golub and LeVeque 1979, "Updating formulae and
-        a pairwise algorithm for computing sample variances".
+        Only one part is in memory at a time. Parts are combined as in Chan, Golub and LeVeque 1979, "Updating
+        formulae and a pairwise algorithm for computing sample variances".
         """
         count, mean = 0, torch.zeros(1)
         squares = torch.zeros(1)  # the sum of squared distances from the mean
         for part in parts:
             rows = F.normalize(part.double(), dim=-1)
-            of_part = rows.mean(dim=0)
+            part_mean = rows.mean(dim=0)
             share = len(rows) / (count + len(rows))
-            squares = squares + (rows - of_part).square().sum(dim=0) + (of_part - mean) ** 2 * count * share
-            mean = mean + (of_part - mean) * share
+            squares = (
+                squares + (rows - part_mean).square().sum(dim=0) + (part_mean - mean) ** 2 * count * share
+            )
+            mean = mean + (part_mean - mean) * share
             count += len(rows)
         self.mean.copy_(mean)
         self.deviation.copy_((squares / count).sqrt().clamp(min=MIN_DEVIATION))
@@ -109,7 +111,7 @@ def load_adapter(folder: Path) -> TextAdapter:
     """Load an adapter, ready for evaluation.
 
     Raises:
-        ValueError: the folder does not hold an adapter, or its weights do not fit its config.
+        ValueError: the folder holds no adapter, or its weights do not fit its config.
     """
     try:
         adapter = TextAdapter(AdapterConfig(**json.loads((folder / CONFIG).read_text("utf-8"))))

@@ -1,12 +1,12 @@
-"""Collectives for training in several processes: equal loss and gradient up to rounding.
+"""Collectives for training in several processes, with the loss and gradients of one process up to rounding.
 
-Each embeds its share of a batch. The embeddings of all are put together, every process computes the whole
-loss from them, which costs little beside a language model, and the gradients of all shares are summed. So one
-process is the special case that needs none of it. Dropout within a model is drawn by each process for its
-share, and so differs by their number.
+Each process embeds its share of a batch. The embeddings are gathered, each process computes the whole loss
+from them (cheap beside a language model), and the gradients of all shares are summed. One process is the
+special case that needs no collective. Each process draws dropout for its share, so dropout depends on their
+number.
 
-Where each process holds the whole model, gradients are summed once a step, after the last part of a batch was
-through: DistributedDataParallel would sum them in each backward pass, of which a gradient cache has many.
+If each process holds the whole model, gradients are summed once a step, after the last part of a batch.
+DistributedDataParallel would sum them in each backward pass, of which a gradient cache has many.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_apart: list[bool] = []  # one entry for each `apart` that this process is in
+_without_group: list[bool] = []  # one entry for each active `without_process_group` block
 
 
 def world_size() -> int:
-    """Return how many processes train one model; 1 where nobody said otherwise."""
-    return dist.get_world_size() if dist.is_initialized() and not _apart else 1
+    """Return the number of processes that train one model; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() and not _without_group else 1
 
 
 def rank() -> int:
-    """Return the number of this process among them, from 0."""
-    return dist.get_rank() if dist.is_initialized() and not _apart else 0
+    """Return the rank of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() and not _without_group else 0
 
 
 @contextmanager
 def without_process_group() -> Iterator[tuple[int, int]]:
-    """Have each process train by itself within the block, a model that the others have no part in.
+    """Make each process train a model of its own within the block.
 
     Yields:
-        How many processes there are, and the number of this one.
+        World size and rank outside the block.
     """
-    there = world_size(), rank()
-    _apart.append(True)
+    group = world_size(), rank()
+    _without_group.append(True)
     try:
-        yield there
+        yield group
     finally:
-        _apart.pop()
+        _without_group.pop()
 
 
 def share_of(rows: int) -> slice:
-    """Return which of the rows of a batch are this process's; all have equally many.
+    """Return the rows of a batch for this process; all processes have equally many.
 
     Raises:
-        ValueError: they cannot.
+        ValueError: the rows cannot be shared equally.
     """
     if rows % world_size():
         raise ValueError(f"{rows} rows cannot be shared equally by {world_size()} processes")
@@ -60,13 +60,13 @@ def share_of(rows: int) -> slice:
 
 
 def gather(own: Tensor, share: slice, rows: int) -> Tensor:
-    """Return the rows (B, D) of all processes, without gradient; `own` are those of `share`."""
+    """Return the rows (B, D) of all processes, without gradient; `own` are the rows of `share`."""
     if world_size() == 1:
         return own.detach()
-    whole = own.new_zeros(rows, *own.shape[1:])
-    whole[share] = own.detach()
-    dist.all_reduce(whole)  # the others' rows are zeros: the sum is exact
-    return whole
+    gathered = own.new_zeros(rows, *own.shape[1:])
+    gathered[share] = own.detach()
+    dist.all_reduce(gathered)  # rows of other processes are zeros, so the sum is exact
+    return gathered
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def all_reduce_sum(value: Tensor) -> Tensor:
 
 
 def sum_gradients(weights: Iterable[Tensor]) -> None:
-    """Sum the gradients of whole models over all processes; those of sharded ones are summed already."""
+    """Sum gradients over all processes; FSDP has summed those of sharded weights already."""
     if world_size() == 1:
         return
     for weight in weights:
@@ -88,40 +88,40 @@ def sum_gradients(weights: Iterable[Tensor]) -> None:
 
 
 def gradient_factor(weights: Iterable[Tensor]) -> float:
-    """Return what gradients are multiplied by before backward: FSDP takes their mean, not their sum."""
+    """Return the factor for gradients before backward: FSDP averages gradients instead of summing them."""
     return float(world_size()) if any(is_sharded(weight) for weight in weights) else 1.0
 
 
 def all_reduce_any(*flags: bool) -> list[bool]:
-    """Say of each flag whether it is up in any process."""
+    """Return for each flag whether it is True in any process."""
     if world_size() == 1:
         return list(flags)
-    found = torch.tensor(flags, dtype=torch.int32, device=_meeting_place())
-    dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return [bool(flag) for flag in found.tolist()]
+    reduced = torch.tensor(flags, dtype=torch.int32, device=_exchange_device())
+    dist.all_reduce(reduced, op=dist.ReduceOp.MAX)
+    return [bool(flag) for flag in reduced.tolist()]
 
 
 def is_agreed(*numbers: int) -> bool:
-    """Say whether all processes have the same numbers, of 63 bits at most."""
+    """Return True if all processes have the same numbers, of at most 63 bits."""
     if world_size() == 1:
         return True
-    own = torch.tensor(numbers, device=_meeting_place())
-    least, most = own.clone(), own.clone()
-    dist.all_reduce(least, op=dist.ReduceOp.MIN)
-    dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    return bool((least == most).all())
+    local = torch.tensor(numbers, device=_exchange_device())
+    minimum, maximum = local.clone(), local.clone()
+    dist.all_reduce(minimum, op=dist.ReduceOp.MIN)
+    dist.all_reduce(maximum, op=dist.ReduceOp.MAX)
+    return bool((minimum == maximum).all())
 
 
-def _meeting_place() -> str:
-    """Return the device whose tensors the processes exchange."""
+def _exchange_device() -> str:
+    """Return the device of the tensors that the backend exchanges."""
     return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 def shard(model: nn.Module, device: str) -> None:
-    """Spread a model over all processes (FSDP2): each holds a part, and brings a block together when it runs.
+    """Shard a model over all processes (FSDP2): each holds a part, and gathers a block when it runs.
 
     Args:
-        model: Of transformers, which names its kinds of blocks; changed in place.
+        model: A transformers model, which names its kinds of blocks; changed in place.
         device: `cpu` or `cuda`.
     """
     from torch.distributed.device_mesh import init_device_mesh
@@ -132,27 +132,27 @@ def shard(model: nn.Module, device: str) -> None:
     for module in model.modules():
         if type(module).__name__ in blocks:
             fully_shard(module, mesh=mesh)
-    # between steps every weight is a part, for optimizers, checkpoints and whoever lists the weights
+    # between steps all weights are sharded, as optimizers and checkpoints expect
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Say whether this process holds a part of a tensor only."""
+    """Return True if this process holds only a part of a tensor."""
     if world_size() == 1:
         return False
-    from torch.distributed.tensor import DTensor  # half a second
+    from torch.distributed.tensor import DTensor  # the import takes half a second
 
     return isinstance(tensor, DTensor)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Return all of a tensor, of which this process may hold a part; every process has to ask."""
-    held: Any = tensor.detach()
-    return held.full_tensor() if is_sharded(tensor) else held
+    """Return the full tensor of a maybe sharded one; a collective that every process must call."""
+    detached: Any = tensor.detach()
+    return detached.full_tensor() if is_sharded(tensor) else detached
 
 
 def placed_like(value: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor as `like` is: this process's part of it, where that is sharded."""
+    """Return a full tensor placed like `like`: this process's part of it if `like` is sharded."""
     if not is_sharded(like):
         return value
     from torch.distributed.tensor import distribute_tensor

@@ -1,8 +1,8 @@
-"""Recall@k with any number of captions an image, chance levels, and intervals that resample images.
+"""Retrieval metrics: recall@k with several captions an image, chance levels, bootstrap intervals.
 
-A query is a hit at k when at least one of its true candidates is among its first k. Ties count against it: a
-false candidate with the score of the best true one stands before it. Scores are computed in chunks of queries
-and only counted, so the whole matrix is never held.
+A query is a hit at k if at least one of its true candidates is among its first k. Ties count against it: a
+false candidate with the score of the best true one ranks before it. Scores are computed and counted in chunks
+of queries, so the whole matrix is never in memory.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK_SCORES = 1 << 22  # scores held at once: 16 MiB
-TIE = 1e-6  # equal rows get scores that differ by rounding, by their place in the matrix
+CHUNK_SCORES = 1 << 22  # scores in memory at a time: 16 MiB
+TIE = 1e-6  # scores of equal rows differ by rounding, which depends on their position in the matrix
 BOOTSTRAP_CHUNK = 1 << 22
 
 
@@ -57,10 +57,10 @@ def true_ranks(queries: Tensor, candidates: Tensor, query_groups: Tensor, candid
 def ranks_by_chunks(
     scores_of: Callable[[slice], Tensor], chunk: int, query_groups: Tensor, candidate_groups: Tensor
 ) -> Tensor:
-    """Return what `true_ranks` does, from scores (c, C) of so many queries at a time, however they come.
+    """Return the ranks of `true_ranks` from a function that computes scores (c, C) of c queries.
 
     Args:
-        scores_of: Takes which queries, c of them.
+        scores_of: Returns the scores of a slice of queries.
         chunk: Queries at a time.
         query_groups: (Q,), see `true_ranks`.
         candidate_groups: (C,), see `true_ranks`.
@@ -91,9 +91,9 @@ def ranks_from_scores(scores: Tensor, is_true: Tensor) -> Tensor:
 
 
 def distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
-    """Return the different texts in the order they come, and (N,) which of them each text is.
+    """Return the distinct texts in order of appearance, and (N,) the index of each text among them.
 
-    Who searches texts finds a text, wherever it stands: equal ones are one candidate.
+    Equal texts are one candidate of a search.
     """
     numbers: dict[str, int] = {}
     groups = torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts], dtype=torch.long)
@@ -101,13 +101,13 @@ def distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
 
 
 def top(queries: Tensor, candidates: Tensor, k: int) -> Tensor:
-    """Return the numbers (Q, k) of each query's best candidates, best first; ties in order."""
+    """Return the indices (Q, k) of each query's best candidates, best first; ties in order."""
     chunk = max(1, CHUNK_SCORES // max(1, len(candidates)))
-    found = [
+    chunks = [
         (queries[start : start + chunk] @ candidates.T).argsort(dim=1, descending=True, stable=True)[:, :k]
         for start in range(0, len(queries), chunk)
     ]
-    return torch.cat(found) if found else torch.zeros(0, k, dtype=torch.long)
+    return torch.cat(chunks) if chunks else torch.zeros(0, k, dtype=torch.long)
 
 
 def recalls(
@@ -119,10 +119,10 @@ def recalls(
         ranks: (Q,) of `true_ranks`.
         clusters: (Q,) integers 0..N-1, the image of each query. Images are drawn with replacement, each with
             all of its queries, because captions of one image are not independent.
-        recall_at: The ks.
+        recall_at: Values of k.
         samples: Bootstrap samples.
         confidence: Share of samples inside the interval, e.g. 0.95.
-        seed: Of the draws; equal seeds draw the same images for every arm.
+        seed: Seed of the draws; equal seeds draw the same images for every arm.
     """
     hits = torch.stack([(ranks < k).double() for k in recall_at], dim=1)  # (Q, K)
     return dict(zip(recall_at, _means(hits, clusters, samples, confidence, seed), strict=True))
@@ -131,25 +131,25 @@ def recalls(
 def recall_difference(
     ranks: Tensor, other_ranks: Tensor, clusters: Tensor, k: int, samples: int, confidence: float, seed: int
 ) -> Interval:
-    """Return recall@k less that of another model on the same queries, with its paired bootstrap interval.
+    """Return the difference of recall@k to another model on the same queries, with a paired interval.
 
-    The same images are drawn for both, so what makes an image hard for both is no part of the interval.
+    The same bootstrap images are drawn for both, so the difficulty of an image does not widen the interval.
 
     Args:
         ranks: (Q,) of `true_ranks`.
         other_ranks: (Q,) of the other model.
-        clusters: (Q,), as `recalls` takes them.
-        k: Places looked at.
+        clusters: (Q,), see `recalls`.
+        k: Number of first places.
         samples: Bootstrap samples.
         confidence: Share of samples inside the interval.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
     differences = (ranks < k).double() - (other_ranks < k).double()
     return _means(differences[:, None], clusters, samples, confidence, seed)[0]
 
 
 def _means(values: Tensor, clusters: Tensor, samples: int, confidence: float, seed: int) -> list[Interval]:
-    """Return the mean of each column of values (Q, K) with its interval, images drawn whole."""
+    """Return the mean of each column of values (Q, K) with its interval; whole images are drawn."""
     means = values.mean(dim=0)
     images = int(clusters.max()) + 1
     sums = torch.zeros(images, values.shape[1], dtype=torch.double).index_add_(0, clusters, values)
@@ -179,14 +179,14 @@ def chance_of_hit(candidates: int, true_candidates: Tensor, k: int) -> float:
     """Return the mean probability that a random order puts one of its true candidates among the first k.
 
     Args:
-        candidates: How many there are.
-        true_candidates: (Q,) how many of them are true for each query.
-        k: Places looked at.
+        candidates: Number of candidates.
+        true_candidates: (Q,) number of true candidates of each query.
+        k: Number of first places.
     """
     counts, queries = torch.unique(true_candidates, return_counts=True)
     total = sum(
-        int(number) * (1 - _chance_of_miss(candidates, int(true), k))
-        for true, number in zip(counts, queries, strict=True)
+        int(query_count) * (1 - _chance_of_miss(candidates, int(true), k))
+        for true, query_count in zip(counts, queries, strict=True)
     )
     return total / len(true_candidates)
 
@@ -209,9 +209,9 @@ def alignment(first: Tensor, second: Tensor) -> float:
 
 
 def uniformity(rows: Tensor) -> float:
-    """Return the logarithm of the mean of exp(-2 distance²) over all pairs of two rows (same place).
+    """Return the logarithm of the mean of exp(-2 distance²) over all pairs of two rows (same source).
 
-    0 is all in one point; about -4 is as even as many dimensions allow.
+    0 means that all rows are equal; about -4 is the best for many dimensions.
 
     Args:
         rows: (N, D) of length 1, two or more.
@@ -221,4 +221,4 @@ def uniformity(rows: Tensor) -> float:
         squares = 2 - 2 * (rows[start : start + CHUNK_ROWS] @ rows.T)  # (C, N)
         total += float(torch.exp(-2 * squares.clamp(min=0).double()).sum())
     count = len(rows)
-    return math.log((total - count) / (count * (count - 1)))  # without each row with itself
+    return math.log((total - count) / (count * (count - 1)))  # without pairs of a row and itself

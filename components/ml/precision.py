@@ -1,4 +1,4 @@
-"""Precision: fp32 or bf16, of weights and of computing."""
+"""Precision: fp32 or bf16, of weights and of computation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Run what follows in `precision`: `fp32`, or `bf16` where torch deems it safe.
+    """Return a context that computes in `precision`: `fp32`, or `bf16` by autocast.
 
-    Once a process, a warning says that bf16 is slow on the processor at hand.
+    Warns once a process if bf16 is slow on this processor.
     """
     is_half = DTYPES[precision] is torch.bfloat16
     if is_half and device.type == "cpu":
@@ -25,23 +25,23 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 def is_bf16_fast() -> bool:
-    """Say whether this processor is known to be faster in bf16 than in float32: it has instructions for it.
+    """Return True if this processor has bf16 instructions, which make bf16 faster than float32.
 
-    On an EPYC that has them products took a quarter of the time. Without them oneDNN emulates bf16 by
-    AVX-512, three to four times slower than float32 (its guide to data types), and with AVX2 alone torch has
-    loops that took eleven times as long (`bench.caption_retrieval`). Of others than x86 nothing was measured.
+    On an EPYC with them matrix products took a quarter of the time. Without them oneDNN emulates bf16 by
+    AVX-512, three to four times slower than float32 (its guide to data types). With only AVX2, torch has
+    loops that took eleven times as long (`bench.caption_retrieval`). Only x86 was measured.
     """
-    known = torch.cpu.get_capabilities()
-    return _is_x86() and bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return _is_x86() and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def fast_precision(device: str) -> str:
-    """Return `bf16` where a device computes faster in it, as far as is known, else `fp32`.
+    """Return `bf16` if a device is known to compute faster in it, else `fp32`.
 
     Args:
         device: `cpu`, or `cuda` for the current GPU.
     """
-    if device == "cuda":  # GPUs before Ampere only emulate it, which torch counts as support too
+    if device == "cuda":  # torch also counts emulation, as on GPUs before Ampere, as support
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         is_fast = device == "cpu" and is_bf16_fast()

@@ -14,23 +14,23 @@ Result = TypeVar("Result")
 def ahead(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, count: int
 ) -> Iterator[Result]:
-    """Yield function(item) of each item, in the order of items.
+    """Yield function(item) for each item, in the order of the items.
 
     Args:
-        function: Called in threads; what it raises is raised here, at the item's turn.
-        items: FetchResult as they are needed, in the caller's thread.
-        threads: How many work at a time.
-        count: At most so many results are there or under way.
+        function: Called in threads; its exception is raised here, at the item's turn.
+        items: Taken as they are needed, in the caller's thread.
+        threads: Number of threads.
+        count: Most results that are finished or in progress.
     """
-    waiting: deque[Future[Result]] = deque()
+    futures: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                futures.append(pool.submit(function, item))
+                if len(futures) >= count:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
         finally:
-            for future in waiting:
+            for future in futures:
                 future.cancel()

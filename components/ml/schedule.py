@@ -1,4 +1,4 @@
-"""Learning rate and batch as functions of the step, so that a resumed run goes on as one left alone."""
+"""Learning rate and batch as functions of the step, so that a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-SEED_STRIDE = 1_000_003  # between the seeds of two runs: their steps and epochs are numbered on from it
+SEED_STRIDE = 1_000_003  # between the seeds of two runs; the number of a step or epoch is added
 
 
 def warmup_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
@@ -24,16 +24,16 @@ def warmup_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
 
 
 def batch_rows(rows: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """Return the row numbers of a step's batch: epochs in a new random order each, last short batch left out.
+    """Return the row indices of a step's batch; each epoch has a new random order and drops its short batch.
 
-    The order is a function of its arguments alone, so a resumed run goes on where it stopped.
+    The order depends only on the arguments, so a resumed run continues where it stopped.
     """
     batch_size = min(batch_size, rows)
     epoch, number = divmod(step, rows // batch_size)
     return _epoch_order(rows, seed, epoch)[number * batch_size : (number + 1) * batch_size].clone()
 
 
-@lru_cache(maxsize=8)  # kinds of pairs, each with an order of its own; of 30 million rows one takes a second
+@lru_cache(maxsize=8)  # one order for each kind of pair; 30 million rows take a second
 def _epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed * SEED_STRIDE + epoch)
     return torch.randperm(rows, generator=generator)

@@ -1,1 +1,1 @@
-"""Estimate what a run takes: rows, bytes, hours and memory, one file a stage."""
+"""Estimate rows, bytes, hours and memory of a run; one file for each stage."""

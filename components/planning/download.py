@@ -13,7 +13,7 @@ from components.sources.source_requirements import is_far
 BENCH = "`python -m bench.fetch_rates`"
 PICTURE = Figure(3.7, f"{BENCH}, pictures of 1024 x 768 pixels over loopback")  # CPU ms, 3.5 to 3.8 in 4 runs
 DEAD = Figure(0.5, "the same, urls that answer 404")  # CPU ms, 0.4 to 0.6 in 2 runs
-ANSWER = Figure(  # seconds from asking to the last byte, waits for dead hosts among them
+ANSWER = Figure(  # seconds from the request to the last byte, waits for dead hosts included
     1.2, "img2dataset's dataset_examples/cc3m.md: 1,024 threads, 850 rows a second"
 )
 PARENT_BYTES, PROCESS_BYTES, ROW_BYTES = 294e6, 30e6, 20.6e3
@@ -21,13 +21,13 @@ MEMORY = f"0.29 GB, for each process 30 MB and 21 kB a row of its shard: {BENCH}
 
 
 def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate:
-    """Estimate; see `components.planning.estimate`."""
+    """Estimate the download stage; see `components.planning.estimate`."""
     download = params.download
     images = planned_images(params, measured)
-    original, kept = original_size(images), shard_size(images, download)
+    original, shard_bytes = original_size(images), shard_size(images, download)
     milliseconds, because = _cpu(images)
     cpu_hours = milliseconds / 1000 / SECONDS_PER_HOUR
-    bytes_in, bytes_out = images.fetched * original.value, images.images * kept.value
+    bytes_in, bytes_out = images.fetched * original.value, images.images * shard_bytes.value
     moved = bytes_in + (bytes_out if download.data_root else 0)
     shards = ceil(images.rows / download.shard_rows)
     workers = min(machine.cores * machine.machines, shards)
@@ -40,11 +40,14 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
         bounds += [network_bound(moved, machine, machine.machines)]
         bounds.append(Bound("connections", waits / SECONDS_PER_HOUR))
         because += [
-            f"{original.value / 1e3:,.0f} kB a picture come: {original.origin}",
+            f"{original.value / 1e3:,.0f} kB a picture are fetched: {original.origin}",
             f"{answer.value:.2g} s a request, with {connections:,} download.fetch.connections: "
             f"{answer.origin}",
         ]
-    because += [f"{kept.value / 1e3:,.1f} kB an image are kept: {kept.origin}", f"memory: {MEMORY}"]
+    because += [
+        f"{shard_bytes.value / 1e3:,.1f} kB an image are kept: {shard_bytes.origin}",
+        f"memory: {MEMORY}",
+    ]
     return Estimate(
         rows=images.rows + images.texts,
         unit="rows",
@@ -60,7 +63,7 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
 
 
 def _answer(images: PlannedImages, connections: int) -> Figure:
-    """Return the seconds that a request keeps its connection."""
+    """Return the seconds that a request occupies its connection."""
     if images.run is None:
         return ANSWER
     seconds = images.run.seconds * connections / images.run.rows
@@ -68,32 +71,34 @@ def _answer(images: PlannedImages, connections: int) -> Figure:
 
 
 def _cpu(images: PlannedImages) -> tuple[float, list[str]]:
-    """Return CPU milliseconds of all rows, and in words where they are from."""
+    """Return the CPU milliseconds of all rows, and in words where the figures are from."""
     if images.run:
-        own = images.run.cpu_per_row
-        return images.rows * own.value, [f"{own.value:.2g} CPU ms a row: {own.origin}"]
+        row_cost = images.run.cpu_per_row
+        return images.rows * row_cost.value, [f"{row_cost.value:.2g} CPU ms a row: {row_cost.origin}"]
     dead = images.rows - images.images
-    because = [f"{PICTURE.value:g} CPU ms a picture, wherever it is from: {PICTURE.origin}"]
+    because = [f"{PICTURE.value:g} CPU ms a picture, fetched or local: {PICTURE.origin}"]
     if dead:
         because.append(f"{DEAD.value:g} CPU ms a row without one: {DEAD.origin}; a dead host may cost more")
     return images.images * PICTURE.value + dead * DEAD.value, because
 
 
 def _cautions(params: Params, machine: Machine, images: PlannedImages) -> list[str]:
-    found = []
-    come = images.images / images.rows
-    if 1 - come > params.download.max_reject_share:
-        found.append(
-            f"{1 - come:.0%} of rows would be rejected, download.max_reject_share allows "
+    cautions = []
+    success_share = images.images / images.rows
+    if 1 - success_share > params.download.max_reject_share:
+        cautions.append(
+            f"{1 - success_share:.0%} of rows would be rejected; download.max_reject_share allows "
             f"{params.download.max_reject_share:.0%}"
         )
     if machine.machines > 1:
-        found.append("one run is on one machine: for more, give each its part of the lists, by path or limit")
+        cautions.append(
+            "one run uses one machine: for more, give each machine a part of the lists, by path or limit"
+        )
     for source in filter(is_far, params.download.sources):
-        found.append(
-            f"the shards of {source.name} come over the network first and stay on this disk until the stage "
-            "is done; how many bytes that is nobody told"
+        cautions.append(
+            f"the shards of {source.name} are fetched over the network first and stay on this disk until the "
+            "stage is done; their bytes are unknown"
         )
     if params.download.retry_rounds and images.requests:
-        found.append("rows whose failure may pass are asked for again, up to download.retry_rounds times")
-    return found
+        cautions.append("rows with a transient failure are fetched again, up to download.retry_rounds times")
+    return cautions

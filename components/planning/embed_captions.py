@@ -1,4 +1,4 @@
-"""Cost of the embed_captions stage: bytes exactly, hours where a run or the GPU's speed is known."""
+"""Cost of the embed_captions stage: exact bytes, and hours if a run or the GPU's speed is known."""
 
 from __future__ import annotations
 
@@ -12,62 +12,67 @@ from components.running.model_weights import WEIGHT_BYTES
 from components.settings.params import Params
 
 HALF_BYTES, FLOAT_BYTES = 2, 4
-LINE_BYTES, CAPTION_BYTES = 40.0, 110.0  # packed, of the table beside vectors and of a caption that is read
+LINE_BYTES, CAPTION_BYTES = (
+    40.0,
+    110.0,
+)  # packed: a row of the table beside vectors, and a caption that is read
 FORWARD = 2  # operations a token and weight
 
 
 def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate:
-    """Estimate; see `components.planning.estimate`."""
-    own = params.embed_captions
+    """Estimate the embed_captions stage; see `components.planning.estimate`."""
+    settings = params.embed_captions
     images = planned_images(params, measured)
     captions = images.captions_with(params.recaption.captioners)
     inputs = measured.layout.inputs(params.download.inputs)
     width, weights = llm_width(params, inputs), llm_weights(params, inputs, machine)
     members = {"base": 1, "tuned": params.tune_llm.members}
-    widest = max((members[name] for name in own.llms), default=1)
-    run = last_run(measured, own.names)
+    widest = max((members[name] for name in settings.llms), default=1)
+    run = last_run(measured, settings.names)
     because = [
         f"{captions:,.0f} captions of {images.images:,.0f} images: what download keeps and recaption writes, "
-        f"each embedded by {', '.join(own.names)}; fewer where audit drops rows or texts are equal",
+        f"each embedded by {', '.join(settings.names)}; fewer if audit drops rows or texts are equal",
     ]
     if run:
-        hours, why = _hours_as_before(captions * len(own.names), run)
+        hours, reason = _hours_as_before(captions * len(settings.names), run)
     else:
-        # a joined LLM multiplies by the zeros between its members as well
-        work = captions * sum(members[name] ** 2 for name in own.llms)
-        hours, why = gpu_hours(work, FORWARD, weights, machine, EMBEDDING_SHARES)
-    because.append(why)
-    numbers = sum(one.dimensions for one in own.others if one.kind == "endpoint")
-    numbers += sum(int(width.value) * members[name] for name in own.llms)
+        # a merged LLM also multiplies by the zeros between its members
+        work = captions * sum(members[name] ** 2 for name in settings.llms)
+        hours, reason = gpu_hours(work, FORWARD, weights, machine, EMBEDDING_SHARES)
+    because.append(reason)
+    numbers = sum(encoder.dimensions for encoder in settings.others if encoder.kind == "endpoint")
+    numbers += sum(int(width.value) * members[name] for name in settings.llms)
     because.append(f"{width.value * widest:.0f} numbers of {HALF_BYTES} bytes a caption: {width.origin}")
-    if any(one.kind == "sentence_transformers" for one in own.others):
-        because.append("sentence encoders of others are not in it: their width is known once they are here")
-    held = weights.value * widest**2 if weights else None
-    endpoints = [one for one in own.others if one.kind == "endpoint"]
+    if any(encoder.kind == "sentence_transformers" for encoder in settings.others):
+        because.append("sentence encoders are not included: their width is known once they are fetched")
+    merged_weights = weights.value * widest**2 if weights else None
+    endpoints = [encoder for encoder in settings.others if encoder.kind == "endpoint"]
     return Estimate(
         rows=captions,
         unit="captions",
-        requests=sum(captions / one.batch_size for one in endpoints),
+        requests=sum(captions / encoder.batch_size for encoder in endpoints),
         bytes_in=Figure(captions * CAPTION_BYTES, "from this disk"),
         bytes_out=Figure(
-            captions * (numbers * HALF_BYTES + LINE_BYTES * len(own.names)),
+            captions * (numbers * HALF_BYTES + LINE_BYTES * len(settings.names)),
             f"to {params.download.data_root or 'this disk'}",
         ),
         cpu_hours=None,
         bounds=[hours],
-        memory_bytes=_memory(captions, images, params, width.value * widest, held, max(1, machine.gpus)),
+        memory_bytes=_memory(
+            captions, images, params, width.value * widest, merged_weights, max(1, machine.gpus)
+        ),
         because=because,
-        cautions=["one machine: a process a GPU, or some on its cores, each with the whole LLM"],
+        cautions=["one machine: one process for each GPU, or several on its cores, each with the whole LLM"],
     )
 
 
 def last_run(measured: PastThroughput, names: list[str]) -> PastRun | None:
-    """Return the last run with encoders of these names, if it says how fast they are here."""
+    """Return the last run with encoders of these names, if it tells their speed on this machine."""
     return measured.worked("embed_captions", lambda worked: worked.get(title(names), 0))
 
 
 def title(names: Sequence[str]) -> str:
-    """Return what the work of these encoders is called."""
+    """Return the progress name of the work of these encoders."""
     return f"embed_captions by {', '.join(names)}"
 
 
@@ -84,12 +89,12 @@ def _memory(
     weights: float | None,
     processes: int,
 ) -> float | None:
-    """Return an LLM, which a GPU's is while it loads, and the vectors of a shard for each process.
+    """Return the memory for an LLM (also on GPUs, while it loads) and the vectors of a shard, per process.
 
-    None where the weights are not known.
+    None if the weights are unknown.
     """
     if weights is None:
         return None
-    of_shard = captions / max(images.images, 1) * min(images.images, params.download.shard_rows)
-    held = weights * WEIGHT_BYTES[params.embed_captions.precision]
-    return processes * (held + of_shard * width * (FLOAT_BYTES + HALF_BYTES))
+    shard_captions = captions / max(images.images, 1) * min(images.images, params.download.shard_rows)
+    llm_bytes = weights * WEIGHT_BYTES[params.embed_captions.precision]
+    return processes * (llm_bytes + shard_captions * width * (FLOAT_BYTES + HALF_BYTES))

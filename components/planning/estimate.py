@@ -1,8 +1,8 @@
 """Estimate rows, bytes, hours and memory of a stage.
 
-A stage that can be planned has a file here with `plan(params, machine, measured) -> Estimate`; it is
-found by its name and imports no other stage. Rates come from the user's own run where there is one, else from
-figures measured by the project, else nobody knows them and the plan says so.
+A stage that can be planned has a file here with `plan(params, machine, measured) -> Estimate`, which is found
+by its name and imports no other stage. Rates come from the user's own run if there is one, else from figures
+measured by the project; otherwise the plan says that they are unknown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TERA, BILLION = 1e12, 1e9
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to work with; `None` where the user did not say."""
+    """The machines of a run; `None` if the user did not say."""
 
     cores: int
     memory_bytes: float
@@ -34,33 +34,33 @@ class Machine:
     machines: int
     captions_per_second: float | None = None  # of one GPU, or of the endpoint
     gpu_flops: float | None = None  # of one GPU, a second
-    llm_weights: float | None = None  # where the LLM is not here yet
+    llm_weights: float | None = None  # given if the LLM's folder does not exist yet
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Something that a stage cannot be faster than; no hours where nobody knows."""
+    """A lower bound of a stage's wall time; `hours` is None if unknown."""
 
     name: str
     hours: float | None
-    to_know: str = ""  # what the user can do about that
+    to_know: str = ""  # how the user can make it known
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one stage takes.
+    """Cost of one stage.
 
     Attributes:
-        rows: What comes in, in the stage's own unit.
-        unit: That unit, e.g. `images`.
-        requests: Over HTTP, at least.
-        bytes_in: Read, with where from.
-        bytes_out: Written, with where to.
-        cpu_hours: On one core; None where nobody knows.
-        bounds: Of the wall time; the longest one binds.
-        memory_bytes: Of the machine that needs most.
-        because: Every figure that went into this, in words.
-        cautions: What today's code cannot do at this size.
+        rows: Input rows, in the stage's own unit.
+        unit: Unit of the rows, e.g. `images`.
+        requests: Lower bound of HTTP requests.
+        bytes_in: Bytes read, and from where.
+        bytes_out: Bytes written, and to where.
+        cpu_hours: Hours on one core; None if unknown.
+        bounds: Lower bounds of the wall time; the longest one binds.
+        memory_bytes: Memory of the machine that needs most.
+        because: Every figure behind the estimate, in words.
+        cautions: Limits of the code at this size.
     """
 
     rows: float
@@ -76,11 +76,11 @@ class Estimate:
 
     @property
     def binding(self) -> Bound | None:
-        """The bound that decides the wall time, or None where one of them is unknown."""
+        """The bound that decides the wall time, or None if one of them is unknown."""
         known = [(bound.hours, bound) for bound in self.bounds if bound.hours is not None]
         if not known or len(known) < len(self.bounds):
             return None
-        return max(known, key=lambda one: one[0])[1]
+        return max(known, key=lambda pair: pair[0])[1]
 
 
 def machine_of(
@@ -93,11 +93,11 @@ def machine_of(
     gpu_teraflops: float | None,
     llm_billions: float | None = None,
 ) -> Machine:
-    """Return the machine that the user described; cores and memory that were not told are those here."""
-    here = float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
+    """Return the machine that the user described; cores and memory default to this machine's."""
+    local_memory = float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
     return Machine(
         cores=cores or usable_cores(),
-        memory_bytes=1e9 * memory_gigabytes if memory_gigabytes else here,
+        memory_bytes=1e9 * memory_gigabytes if memory_gigabytes else local_memory,
         gpus=gpus,
         network_bytes_per_second=MEGABIT * network_megabits if network_megabits else None,
         machines=machines,
@@ -111,8 +111,8 @@ def plan_stages(params: Params, machine: Machine, measured: PastThroughput) -> d
     """Return the estimate of every stage that has one, in the order of the pipeline.
 
     Raises:
-        ConfigurationError: nobody can say how many rows a source has.
-        DataError: a list, or what a run left behind, is damaged.
+        ConfigurationError: the number of rows of a source is unknown.
+        DataError: a list, or the costs or metrics of a run, are damaged.
     """
     return {
         stage: importlib.import_module(f"components.planning.{stage}").plan(params, machine, measured)
@@ -122,12 +122,12 @@ def plan_stages(params: Params, machine: Machine, measured: PastThroughput) -> d
 
 
 def cpu_bound(cpu_hours: float | None, workers: float, name: str) -> Bound:
-    """Return the wall time of CPU work that so many workers share."""
+    """Return the wall time of CPU work shared by `workers`."""
     return Bound(name, None if cpu_hours is None else cpu_hours / workers)
 
 
 def network_bound(count: float, machine: Machine, machines: int) -> Bound:
-    """Return how long so many bytes take over the network of so many machines."""
+    """Return the time to move `count` bytes over the network of `machines`."""
     rate = machine.network_bytes_per_second
     if rate is None:
         return Bound("network", None, "give --network-mbit")

@@ -1,4 +1,4 @@
-"""Estimate the images and captions that sources will give."""
+"""Estimate the number and size of images and captions of the sources."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from components.settings.sources import (
 from components.sources.files import named_files
 from components.sources.source_requirements import is_far, is_fetched
 
-SENTENCES = 5  # of an image of COCO, Flickr8k or Flickr30k
-# urls die: the share that still answers with an image is that of whoever tried last and told of it
+SENTENCES = 5  # captions of an image of COCO, Flickr8k or Flickr30k
+# share of urls that still answer with an image, from the latest public report
 ANSWERS = {
     "cc3m": Figure(0.70, "rom1504/img2dataset issue 391, January 2024"),
     "cc12m": Figure(0.62, "google-research-datasets/conceptual-12m issue 9, October 2025"),
     "yfcc15m": Figure(0.66, "abhimanyudubey/GeoYFCC issue 2, June 2021, of other photographs of YFCC100M"),
     "recap_datacomp": Figure(0.88, "mlfoundations/datacomp issue 41, July 2023"),
 }
-UNKNOWN_ANSWERS = Figure(1.0, "an upper bound: nobody knows how many of these urls are dead")
-HERE = Figure(1.0, "they are here")
-SCENE_CAPTIONS = 6  # of a scene for validation or test; one for training has only alt
+UNKNOWN_ANSWERS = Figure(1.0, "an upper bound: the share of dead urls is unknown")
+HERE = Figure(1.0, "local files")
+SCENE_CAPTIONS = 6  # of a scene for validation or test; a scene for training has only alt
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class PlannedSource:
     """One source of images.
 
     Attributes:
-        name: Of params.
-        rows: With where the number is from.
-        is_fetched: Whether its images come over HTTP.
+        name: Name in params.
+        rows: Number of rows, with its origin.
+        is_fetched: True if its images are fetched over HTTP.
         comes: Share of rows that become images.
-        captions: Of one image.
-        splits: Of its rows, as far as params say; None: any.
+        captions: Captions of one image.
+        splits: Possible splits of its rows according to params; None: any.
     """
 
     name: str
@@ -61,13 +61,13 @@ class PlannedSource:
 
     @property
     def images(self) -> float:
-        """Images that come."""
+        """Number of images."""
         return self.rows.value * self.comes.value
 
 
 @dataclass(frozen=True)
 class PlannedImages:
-    """All sources of images, and the earlier run of download that the shares are from, if there is one."""
+    """All sources of images, and the earlier run of download that the shares come from, if any."""
 
     sources: list[PlannedSource]
     texts: float  # rows without an image
@@ -85,43 +85,43 @@ class PlannedImages:
 
     @property
     def images(self) -> float:
-        """Images that come, fetched or not."""
+        """Images of all sources, fetched or local."""
         return sum(source.images for source in self.sources)
 
     @property
     def fetched(self) -> float:
-        """Images that come over HTTP."""
+        """Images fetched over HTTP."""
         return sum(source.images for source in self.sources if source.is_fetched)
 
     def images_of(self, splits: set[str]) -> float:
-        """Return the images that are, or may be, of one of these splits."""
+        """Return the number of images that are, or may be, of one of these splits."""
         return sum(
             source.images for source in self.sources if source.splits is None or source.splits & splits
         )
 
     @property
     def captions(self) -> float:
-        """Captions that the sources give to images."""
+        """Captions of images from the sources."""
         return sum(source.images * source.captions for source in self.sources)
 
     def written(self, captioners: Iterable[Captioner]) -> float:
-        """Return the captions that captioners add: one for each image and column."""
+        """Return the number of captions that captioners add: one for each image and column."""
         return sum(
             self.images_of(set(splits)) for captioner in captioners for _, splits in captioner.written()
         )
 
     def captions_with(self, captioners: Iterable[Captioner]) -> float:
-        """Return the captions of sources and captioners."""
+        """Return the number of captions of sources and captioners."""
         return self.captions + self.written(captioners)
 
     def because(self) -> list[str]:
-        """Return in words where rows and images are from."""
+        """Return in words where the numbers of rows and images come from."""
         rows: dict[str, list[str]] = {}
         shares: dict[str, list[str]] = {}
-        for one in self.sources:
-            rows.setdefault(one.rows.origin, []).append(f"{one.name} {one.rows.value:,.0f}")
-            share = f"{one.comes.value:.0%} of rows become images: {one.comes.origin}"
-            shares.setdefault(share, []).append(one.name)
+        for source in self.sources:
+            rows.setdefault(source.rows.origin, []).append(f"{source.name} {source.rows.value:,.0f}")
+            share = f"{source.comes.value:.0%} of rows become images: {source.comes.origin}"
+            shares.setdefault(share, []).append(source.name)
         return [
             *(f"rows of {', '.join(counts)}: {origin}" for origin, counts in rows.items()),
             *(f"{', '.join(names)}: {share}" for share, names in shares.items()),
@@ -129,30 +129,30 @@ class PlannedImages:
 
 
 def planned_images(params: Params, measured: PastThroughput) -> PlannedImages:
-    """Count what sources will give; a file is looked at only where params give no limit.
+    """Count the images of the sources; a file is read only if params give no limit.
 
     Raises:
         ConfigurationError: a source has neither a limit nor a file whose rows can be counted.
     """
     inputs = measured.layout.inputs(params.download.inputs)
-    images = [one for one in params.download.sources if not isinstance(one, TextTable | SceneTexts)]
-    texts = [one for one in params.download.sources if isinstance(one, TextTable | SceneTexts)]
-    fetched = {one.name for one in images if is_fetched(one)}
+    images = [source for source in params.download.sources if not isinstance(source, TextTable | SceneTexts)]
+    texts = [source for source in params.download.sources if isinstance(source, TextTable | SceneTexts)]
+    fetched = {source.name for source in images if is_fetched(source)}
 
     def rows(metrics: dict[str, Any]) -> int:
-        own = metrics["images"]
-        return int(own["rows_in"]) if fetched and fetched <= own["sources"].keys() else 0
+        counts = metrics["images"]
+        return int(counts["rows_in"]) if fetched and fetched <= counts["sources"].keys() else 0
 
     run = measured.run("download", rows)
     return PlannedImages(
-        [_planned(one, inputs, run) for one in images],
-        sum(rows_of(one, inputs).value for one in texts),
+        [_planned(source, inputs, run) for source in images],
+        sum(rows_of(source, inputs).value for source in texts),
         run,
     )
 
 
 def _planned(source: Source, inputs: Path, run: PastRun | None) -> PlannedSource:
-    comes = _comes(source, run) if is_fetched(source) else HERE
+    comes = _success_share(source, run) if is_fetched(source) else HERE
     return PlannedSource(
         source.name,
         rows_of(source, inputs),
@@ -163,7 +163,7 @@ def _planned(source: Source, inputs: Path, run: PastRun | None) -> PlannedSource
     )
 
 
-def _comes(source: Source, run: PastRun | None) -> Figure:
+def _success_share(source: Source, run: PastRun | None) -> Figure:
     if run is None:
         return ANSWERS.get(source.name, UNKNOWN_ANSWERS)
     images = run.metrics["images"]
@@ -177,7 +177,7 @@ def _captions(source: Source) -> int:
 
 
 def possible_splits(source: Source) -> frozenset[str] | None:
-    """Return the splits that a source's rows may be of, as far as params say; None: any."""
+    """Return the possible splits of a source's rows according to params; None: any."""
     if isinstance(source, Karpathy):
         return frozenset(split for split in source.splits.values() if split)
     if isinstance(source, Coco):
@@ -192,38 +192,38 @@ BLOCK_BYTES = 1 << 24
 
 
 def rows_of(source: Source, inputs: Path) -> Figure:
-    """Return the rows of a source; a file is looked at only where params give no limit.
+    """Return the number of rows of a source; a file is read only if params give no limit.
 
     Args:
         source: From params.
-        inputs: The folder its paths are relative to.
+        inputs: Folder that its paths are relative to.
 
     Raises:
-        ConfigurationError: it has neither a limit nor files whose rows can be counted.
+        ConfigurationError: the source has neither a limit nor files whose rows can be counted.
         DataError: a file is damaged.
     """
     if isinstance(source, Scenes | SceneTexts):
         counts = source.counts
-        return Figure(counts.train + counts.validation + counts.test, "as params count them")
+        return Figure(counts.train + counts.validation + counts.test, "as set in params")
     if source.limit is not None:
-        return Figure(source.limit, "as params limit them, the files may hold fewer")
+        return Figure(source.limit, "the limit in params; the files may hold fewer")
     return Figure(sum(_counted(source, path) for path in _tables(source, inputs)), "counted in the files")
 
 
 def _tables(source: Captioned, inputs: Path) -> Iterator[Path]:
     try:
         if is_far(source):
-            raise ConfigurationError("its shards are elsewhere; bring them here")
+            raise ConfigurationError("its shards are remote; copy them here")
         yield from named_files(inputs, source.path, (".parquet", *TEXT_TABLES)).paths
-    except ConfigurationError as fault:
+    except ConfigurationError as error:
         raise ConfigurationError(
-            f"nobody can say how many rows download.sources {source.name} has: {fault}, or set its limit to "
+            f"the number of rows of download.sources {source.name} is unknown: {error}, or set its limit to "
             "its number of rows"
         ) from None
 
 
 def _counted(source: Captioned, path: Path) -> int:
-    """Return the rows of a table: of parquet what its footer says, of text its lines."""
+    """Return the rows of a table: from the footer of parquet, or the lines of text."""
     if path.suffix.lower() == ".parquet":
         return _footer_rows(path)
     if path.suffix.lower() not in TEXT_TABLES:
@@ -244,8 +244,8 @@ def _footer_rows(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException) as error:
-        what = str(error).splitlines()[0]
-        raise DataError(f"{path} is damaged ({what}); fetch it again") from None
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} is damaged ({reason}); fetch it again") from None
 
 
 PICTURE_BYTES = Figure(
@@ -257,7 +257,7 @@ TEXT_BYTES = 4.1e3  # of tar headers, ledger fields and three captions as long a
 
 
 def original_size(images: PlannedImages) -> Figure:
-    """Return the bytes of an image that comes over HTTP."""
+    """Return the bytes of an image fetched over HTTP."""
     if images.run:
         figures = images.run.metrics["images"]
         if figures.get("original_bytes"):
@@ -266,7 +266,7 @@ def original_size(images: PlannedImages) -> Figure:
 
 
 def shard_size(images: PlannedImages, download: Download) -> Figure:
-    """Return the bytes of an image in a shard, its captions with it."""
+    """Return the bytes of an image in a shard, with its captions."""
     if images.run:
         figures = images.run.metrics["images"]
         if figures.get("shard_bytes"):
@@ -278,7 +278,7 @@ def shard_size(images: PlannedImages, download: Download) -> Figure:
         "`python -m bench.fetch_rates`"
     )
     if size != MEASURED_SIZE:
-        origin += f"; taken to grow with the area to {size} pixels"
+        origin += f"; assumed to grow with the area to {size} pixels"
     if quality != MEASURED_QUALITY:
         origin += f"; quality {quality} was not measured"
     return Figure(JPEG_BYTES * (size / MEASURED_SIZE) ** 2 + TEXT_BYTES, origin)

@@ -15,17 +15,17 @@ from components.settings.params import Params
 from components.storage.atomic import read_json
 
 TOKENS = 64.0  # of a caption
-# of a GPU's peak of 989 TFLOP/s, by weights of the LLM, seen on one H100 with `bench.large_llm`, bf16:
-# captions of 15 tokens were embedded, those of 57 faster; LoRA in chunks of 64 short captions waits for
-# kernels to start, in half as many chunks a quarter to a half more was reached
+# share of a GPU's peak of 989 TFLOP/s by weights of the LLM, on one H100 with `bench.large_llm`, bf16.
+# Embedding: captions of 15 tokens; captions of 57 were faster. LoRA in chunks of 64 short captions waits for
+# kernels to start; half as many chunks reached a quarter to a half more.
 EMBEDDING_SHARES = {1.24e9: 0.35, 7.5e9: 0.45}
 TUNING_SHARES = {1.24e9: 0.07, 7.5e9: 0.21}
-ASSUMED_WIDTH = Figure(4096, "assumed, as Llama-3-8B has, for base_models.llm does not say so here")
-LAYER_MATRICES = 4  # of attention, each width x width; the feed-forward part has three
+ASSUMED_WIDTH = Figure(4096, "assumed, that of Llama-3-8B; base_models.llm does not state it")
+LAYER_MATRICES = 4  # of attention, each width x width; the feed-forward part has three more
 
 
 def llm_width(params: Params, inputs: Path) -> Figure:
-    """Return the numbers of one of its embeddings."""
+    """Return the width of an embedding of the LLM."""
     llm = params.base_models.llm
     if isinstance(llm, MadeLlm):
         return Figure(llm.width, "base_models.llm")
@@ -34,7 +34,7 @@ def llm_width(params: Params, inputs: Path) -> Figure:
 
 
 def llm_weights(params: Params, inputs: Path, machine: Machine) -> Figure | None:
-    """Return its weights; those that the user told where the model is not here."""
+    """Return the number of weights of the LLM; as the user said if its folder does not exist."""
     llm = params.base_models.llm
     if isinstance(llm, MadeLlm):
         layer = LAYER_MATRICES * llm.width**2 + 3 * llm.width * llm.feed_forward
@@ -52,25 +52,25 @@ def gpu_hours(
     machine: Machine,
     busy_shares: Mapping[float, float],
 ) -> tuple[Bound, str]:
-    """Return how long the GPUs of one machine take, and why.
+    """Return the hours of the GPUs of one machine, and the reason in words.
 
     Args:
-        captions: That go through the LLM.
-        flop_per_weight: For each token: 2 forward, 2 to 4 backward.
-        weights: Of the LLM.
-        machine: Its GPUs, and how fast one is.
-        busy_shares: Of a GPU's peak, by weights of an LLM; that of the nearest one is taken.
+        captions: Number of captions that go through the LLM.
+        flop_per_weight: Operations for each token and weight: 2 forward, 2 to 4 backward.
+        weights: Number of weights of the LLM.
+        machine: Gives the number of GPUs and their speed.
+        busy_shares: Share of a GPU's peak by weights of an LLM; the nearest LLM counts.
     """
     if weights is None or machine.gpu_flops is None:
-        lacks = [
+        missing_options = [
             *(["--gpu-tflops"] if machine.gpu_flops is None else []),
             *(["--llm-billions"] if weights is None else []),
         ]
-        return Bound("GPU", None, f"give {' and '.join(lacks)}, or run a part"), (
-            "nobody has measured this LLM on this machine"
+        return Bound("GPU", None, f"give {' and '.join(missing_options)}, or run a part"), (
+            "this LLM was not measured on this machine"
         )
     gpus, size = max(1, machine.gpus), weights.value
-    busy_share = busy_shares[min(busy_shares, key=lambda known: abs(log(known / size)))]
+    busy_share = busy_shares[min(busy_shares, key=lambda measured: abs(log(measured / size)))]
     flop = captions * TOKENS * flop_per_weight * weights.value
     hours = flop / (machine.gpu_flops * busy_share * gpus) / SECONDS_PER_HOUR
     return Bound("GPU", hours), (
@@ -81,6 +81,6 @@ def gpu_hours(
 
 
 def config_in(folder: Path) -> dict[str, Any]:
-    """Return a model's config; empty where there is none."""
+    """Return the config of a model; empty without config.json."""
     path = folder / "config.json"
     return read_json(path) if path.is_file() else {}

@@ -10,12 +10,12 @@ from typing import Any
 from components.storage.atomic import read_json
 from components.storage.layout import Layout
 
-MIN_ROWS = 10_000  # of a run of one's own; a shorter one is mostly its start
+MIN_ROWS = 10_000  # of an earlier run; a shorter run is mostly start-up
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number and where it is from."""
+    """A number and its origin."""
 
     value: float
     origin: str
@@ -23,7 +23,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class PastRun:
-    """What an earlier run of a stage on a machine of this kind left behind."""
+    """Costs and metrics of an earlier run of a stage on a machine of this kind."""
 
     rows: int
     seconds: float
@@ -32,26 +32,26 @@ class PastRun:
 
     @property
     def origin(self) -> str:
-        """What a figure of it is printed with."""
+        """Origin that is printed with its figures."""
         return f"your last run, {self.rows:,} of them"
 
     @property
     def seconds_per_row(self) -> float:
-        """Of wall time."""
+        """Wall seconds of a row."""
         return self.seconds / self.rows
 
     @property
     def cpu_per_row(self) -> Figure:
-        """CPU milliseconds."""
+        """CPU milliseconds of a row."""
         seconds = self.cpu_seconds / self.rows
-        return Figure(1000 * seconds, f"{self.origin}; one that went on from another costs less")
+        return Figure(1000 * seconds, f"{self.origin}; a resumed run costs less")
 
 
 class PastThroughput:
     """The costs and metrics of the user's own runs.
 
     Args:
-        layout: Where they are.
+        layout: Layout of the project.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -61,8 +61,8 @@ class PastThroughput:
         """Return the last run of a stage, if it was long enough and on a machine of this kind.
 
         Args:
-            stage: That has run.
-            rows: Says of its metrics how many rows it worked on; 0 if they are of other data.
+            stage: Name of the stage.
+            rows: Returns the number of rows from its metrics; 0 if they are of other data.
         """
         metrics_path = self.layout.metrics(stage)
         if not metrics_path.is_file():
@@ -71,14 +71,14 @@ class PastThroughput:
         return self._run(stage, lambda _: rows(metrics), metrics)
 
     def worked(self, stage: str, rows: Callable[[dict[str, int]], int]) -> PastRun | None:
-        """Return the last run of a stage by what it did itself, whatever it found done.
+        """Return the last run of a stage by the work that it did itself, without results of earlier runs.
 
-        DVC removes metrics before a stage runs, but no costs: a running stage has these alone.
+        DVC removes the metrics before a stage runs, but not the costs: a running stage has only costs.
 
         Args:
-            stage: That has run.
-            rows: Says of the units of each finished work (`running.progress.worked`) how many rows they are;
-                0 if they are of other data.
+            stage: Name of the stage.
+            rows: Returns the number of rows from the units of each finished work
+                (`running.progress.worked`); 0 if they are of other data.
         """
         return self._run(stage, lambda costs: rows(costs["worked"]), {})
 
@@ -94,5 +94,5 @@ class PastThroughput:
             if count < MIN_ROWS or costs["machine"] != platform.machine():
                 return None
             return PastRun(count, costs["seconds"], costs["cpu_seconds"], metrics)
-        except KeyError:  # of another version
+        except KeyError:  # costs of another version
             return None

@@ -1,4 +1,4 @@
-"""Print a plan: a few lines a stage, with the origin of every figure."""
+"""Format a plan: a few lines for each stage, with the origin of every figure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ UNKNOWN = "unknown"
 MEASURED = (
     "Figures of `python -m bench...` are CPU time on shared cores of an AMD EPYC (AVX-512), measured on "
     "2026-11-25 and 26. On another machine run a part of the data first: once 10,000 rows are through a "
-    "stage, its own figures are taken. The seconds in which a stage starts are not counted."
+    "stage, its own figures are used. The start of a stage is not included."
 )
 
 
 def plan_lines(preset: str, machine: Machine, estimates: Mapping[str, Estimate]) -> list[str]:
-    """Return the lines to print."""
+    """Return the lines of a plan."""
     lines = [f"plan of {preset} on {_machine(machine)}"]
     for stage, estimate in estimates.items():
         lines += ["", *_stage(stage, estimate, machine)]
@@ -38,7 +38,7 @@ def _stage(stage: str, estimate: Estimate, machine: Machine) -> list[str]:
         ("out", f"{_bytes(estimate.bytes_out.value)} {estimate.bytes_out.origin}"),
         ("CPU", f"{_hours(estimate.cpu_hours)} on one core"),
         ("wall", _wall(estimate)),
-        ("memory", f"{memory}{', which has less' if short else ''}"),
+        ("memory", f"{memory}{', more than it has' if short else ''}"),
     ]
     absent = {
         "requests": not estimate.requests,
@@ -62,8 +62,8 @@ def _wall(estimate: Estimate) -> str:
     parts = "; ".join(_part(bound) for bound in estimate.bounds)
     if binding is None:
         known = [bound.hours for bound in estimate.bounds if bound.hours is not None]
-        least = f", at least {_hours(max(known))}" if known else ""
-        return f"{UNKNOWN}{least} ({parts})"
+        at_least = f", at least {_hours(max(known))}" if known else ""
+        return f"{UNKNOWN}{at_least} ({parts})"
     beside = f" ({parts})" if len(estimate.bounds) > 1 else ""
     return f"{_hours(binding.hours)}, bound by {binding.name}{beside}"
 
@@ -79,7 +79,7 @@ def _machine(machine: Machine) -> str:
         f"{machine.cores} cores",
         f"{_bytes(machine.memory_bytes)} of memory",
         f"{machine.gpus} GPUs" if machine.gpus != 1 else "1 GPU",
-        "a network nobody told of" if rate is None else f"{rate / 125_000:,.0f} Mbit/s",
+        "network unknown (give --network-mbit)" if rate is None else f"{rate / 125_000:,.0f} Mbit/s",
     ]
     return f"{count} of {', '.join(parts)}"
 
@@ -100,7 +100,7 @@ def _hours(hours: float | None) -> str:
 
 
 def _digits(value: float) -> str:
-    """Round to three digits, which is more than any estimate is good for."""
+    """Format with three digits; no estimate is more accurate."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

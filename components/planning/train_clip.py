@@ -19,7 +19,7 @@ ASSUMED_SIDE = 224  # pixels, of CLIP ViT-L/14
 
 
 def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate:
-    """Estimate; see `components.planning.estimate`."""
+    """Estimate the train_clip stage; see `components.planning.estimate`."""
     images = planned_images(params, measured)
     inputs = measured.layout.inputs(params.download.inputs)
     count = images.images_of({"train"})
@@ -29,10 +29,10 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
     numbers = width.value * params.tune_llm.members
     vectors = captions * numbers * HALF_BYTES
     steps = sorted({arm.steps for arm in settings.arms})
-    epochs = [f"{number * settings.batch_size / max(count, 1):.1f}" for number in steps]
+    epochs = [f"{step_count * settings.batch_size / max(count, 1):.1f}" for step_count in steps]
     because = [
-        f"{count:,.0f} train images at most: what download keeps and audit may drop",
-        f"{' and '.join(f'{number:,}' for number in steps)} steps of {settings.batch_size} are "
+        f"{count:,.0f} train images at most: those that download keeps; audit may drop some",
+        f"{' and '.join(f'{step_count:,}' for step_count in steps)} steps of {settings.batch_size} are "
         f"{' and '.join(epochs)} epochs",
         f"decoded once to {side.value:.0f} x {side.value:.0f} pixels of {CHANNELS} bytes: {side.origin}",
         f"memory: {BASE_BYTES / 1e9:g} GB and {CAPTION_BYTES.value:g} bytes for each of "
@@ -50,20 +50,20 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
         ),
         bytes_out=Figure(count * CHANNELS * side.value**2, "of decoded pixels to the work store"),
         cpu_hours=None,
-        bounds=[Bound("GPU", None, "run some steps and see")],
+        bounds=[Bound("GPU", None, "run some steps")],
         memory_bytes=BASE_BYTES + captions * CAPTION_BYTES.value,
         because=because,
         cautions=[
-            "one GPU: a batch has to fit it; embeddings are read from the disk in random order, fast where "
-            "memory is left that holds them",
+            "one GPU: a batch has to fit it; embeddings are read from disk in random order, which is fast if "
+            "free memory can cache them",
         ],
     )
 
 
 def _side(params: Params, inputs: Path) -> Figure:
-    clip, asked = params.base_models.clip, params.train_clip.augmentation.picture_size
-    if asked:
-        return Figure(asked, "train_clip.augmentation.picture_size")
+    clip, picture_size = params.base_models.clip, params.train_clip.augmentation.picture_size
+    if picture_size:
+        return Figure(picture_size, "train_clip.augmentation.picture_size")
     if isinstance(clip, MadeClip):
         return Figure(clip.image_size, "base_models.clip")
     if isinstance(clip, FolderModel):
@@ -71,4 +71,4 @@ def _side(params: Params, inputs: Path) -> Figure:
         side = config.get("vision_config", config).get("image_size")
         if side:
             return Figure(side, clip.path)
-    return Figure(ASSUMED_SIDE, "assumed, for base_models.clip does not say so here")
+    return Figure(ASSUMED_SIDE, "assumed; base_models.clip does not state it")

@@ -1,4 +1,4 @@
-"""Cost of the tune_llm stage: hours where a run or the GPU's speed is known."""
+"""Cost of the tune_llm stage: hours if a run or the GPU's speed is known."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from components.settings.params import Params
 from components.settings.tune_llm import Phase, TuneLlm
 
 FLOAT_BYTES = 4
-OF_ADAM = 4  # weight, gradient and two moments, where all weights learn
+OF_ADAM = 4  # weight, gradient and two moments, if all weights are trained
 CAPTION_BYTES = Figure(160.0, "`python -m bench.text_side`, 12 words each")
-FORWARD = 2  # operations a token and weight; the gradient of activations costs as much, that of weights too
+FORWARD = 2  # operations a token and weight; gradients of activations and of weights cost as much each
 OF_PHASE = re.compile(r"tune_llm(?:_member\d+)?_phase(\d+)")
 AUTHORS = (
     "the authors: one to two days on 8 A100 for CC3M, with Llama-3-8B, 10,000 steps of 512 and E5's longer "
@@ -24,95 +24,108 @@ AUTHORS = (
 
 
 def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate:
-    """Estimate; see `components.planning.estimate`."""
-    own = params.tune_llm
+    """Estimate the tune_llm stage; see `components.planning.estimate`."""
+    settings = params.tune_llm
     planned = planned_images(params, measured)
     images = planned.images_of({"train"})
-    held_captions = planned.captions_with(params.recaption.captioners)
-    of_member = sum(phase.steps * _captions_of_step(phase) for phase in own.phases)
-    captions = own.members * of_member + _masked_captions(own)
+    all_captions = planned.captions_with(params.recaption.captioners)
+    member_captions = sum(phase.steps * _captions_of_step(phase) for phase in settings.phases)
+    captions = settings.members * member_captions + _masked_captions(settings)
     weights = llm_weights(params, measured.layout.inputs(params.download.inputs), machine)
-    pairs = sum(phase.steps * phase.batch_size for phase in own.phases)
-    each = f"each of {own.members} members sees " if own.members > 1 else ""
+    pairs = sum(phase.steps * phase.batch_size for phase in settings.phases)
+    each = f"each of {settings.members} members sees " if settings.members > 1 else ""
     because = [
-        f"{each}{pairs:,.0f} pairs in {len(own.phases)} phases are {pairs / max(images, 1):.1f} epochs of "
-        f"{images:,.0f} train images: what download keeps and audit may drop; text-only rows come on top",
-        f"{captions:,.0f} captions go through the LLM, {passes(own)} times its forward pass each",
+        f"{each}{pairs:,.0f} pairs in {len(settings.phases)} phases are {pairs / max(images, 1):.1f} epochs "
+        f"of {images:,.0f} train images, as download keeps; audit may drop some; text-only rows are extra",
+        f"{captions:,.0f} captions go through the LLM, each at the cost of {passes(settings)} forward passes",
     ]
-    run = measured.worked("tune_llm", lambda steps: _captions_of_run(steps, own))
+    run = measured.worked("tune_llm", lambda steps: _captions_of_run(steps, settings))
     if run:
         seconds = run.seconds_per_row
-        hours, why = Bound("the LLM", captions * seconds / SECONDS_PER_HOUR), f"{seconds:.2g} s: {run.origin}"
+        hours, reason = (
+            Bound("the LLM", captions * seconds / SECONDS_PER_HOUR),
+            f"{seconds:.2g} s: {run.origin}",
+        )
     else:
-        hours, why = gpu_hours(captions, FORWARD * passes(own), weights, machine, TUNING_SHARES)
-    because.append(why)
-    if own.method == "lora":
+        hours, reason = gpu_hours(captions, FORWARD * passes(settings), weights, machine, TUNING_SHARES)
+    because.append(reason)
+    if settings.method == "lora":
         because.append(AUTHORS)
-    holders = machine.gpus + 1 if machine.gpus > 1 else 1  # who starts them reads captions as well
-    times = f"{holders} times, for a process a GPU and who starts them, " if holders > 1 else ""
+    reader_processes = (
+        machine.gpus + 1 if machine.gpus > 1 else 1
+    )  # the parent process reads captions as well
+    times = (
+        f"{reader_processes} times, for one process a GPU and their parent, " if reader_processes > 1 else ""
+    )
     because.append(
-        f"memory: the weights, and {times}{CAPTION_BYTES.value:g} bytes for each of {held_captions:,.0f} "
+        f"memory: the weights, and {times}{CAPTION_BYTES.value:g} bytes for each of {all_captions:,.0f} "
         f"captions at most: {CAPTION_BYTES.origin}"
     )
-    # of a weight: LoRA's are float32 when they are saved, on the CPU
-    held = FLOAT_BYTES * (OF_ADAM if own.method == "full" else 1)
-    if own.members > 1:  # when they are joined, all are there and the joined one
-        held = max(held, FLOAT_BYTES * (own.members + own.members**2))
-    of_captions = held_captions * CAPTION_BYTES.value
+    # of a weight: with LoRA they are float32 when saved, on the CPU
+    bytes_per_weight = FLOAT_BYTES * (OF_ADAM if settings.method == "full" else 1)
+    if settings.members > 1:  # merging holds all members and the merged model
+        bytes_per_weight = max(bytes_per_weight, FLOAT_BYTES * (settings.members + settings.members**2))
+    caption_memory = all_captions * CAPTION_BYTES.value
     return Estimate(
         rows=captions,
         unit="captions",
         requests=0,
-        bytes_in=Figure(0, "but captions from this disk"),
-        # at most: joined matrices hold zeros between members, embeddings do not
-        bytes_out=Figure(weights.value * FLOAT_BYTES * own.members**2 if weights else 0, "to this disk"),
+        bytes_in=Figure(0, "only captions, from this disk"),
+        # at most: merged matrices hold zeros between members, embeddings do not
+        bytes_out=Figure(weights.value * FLOAT_BYTES * settings.members**2 if weights else 0, "to this disk"),
         cpu_hours=None,
         bounds=[hours],
-        memory_bytes=weights.value * held + holders * of_captions if weights else None,
+        memory_bytes=weights.value * bytes_per_weight + reader_processes * caption_memory
+        if weights
+        else None,
         because=because,
         cautions=[
-            f"weights are on each GPU, {_gpu_bytes(own)}, or shared by all with "
-            "LLM2CLIP_TRAINING_LAYOUT=sharded; a chunk's activations come on top"
+            f"weights are on each GPU, {_gpu_bytes(settings)}, or shared by all with "
+            "LLM2CLIP_TRAINING_LAYOUT=sharded; the activations of a chunk are extra"
         ],
     )
 
 
-def _gpu_bytes(own: TuneLlm) -> str:
-    """Say how many bytes a weight takes, the most at any time (`held_precision`)."""
-    if own.method == "full":
+def _gpu_bytes(settings: TuneLlm) -> str:
+    """Return in words the peak bytes of a weight on a GPU (`held_precision`)."""
+    if settings.method == "full":
         return f"{FLOAT_BYTES * OF_ADAM} bytes each"
-    if own.precision == "fp32" or own.mntp:
+    if settings.precision == "fp32" or settings.mntp:
         return f"{FLOAT_BYTES} bytes each"
     half = f"{WEIGHT_BYTES['bf16']} bytes each where they were published in bf16"
-    # what auto comes to is for the machine that tunes to say
-    return f"at most {FLOAT_BYTES} bytes each (auto may be bf16: {half})" if own.precision == "auto" else half
+    # `auto` is resolved on the machine that tunes
+    return (
+        f"at most {FLOAT_BYTES} bytes each (auto may be bf16: {half})"
+        if settings.precision == "auto"
+        else half
+    )
 
 
 def _captions_of_step(phase: Phase) -> int:
-    mined = phase.mined_negatives.per_pair if phase.mined_negatives else 0
-    written = any(kind.negative for kind in phase.pairs)
-    return phase.batch_size * (2 + mined + written)
+    mined_negatives = phase.mined_negatives.per_pair if phase.mined_negatives else 0
+    has_written_negatives = any(kind.negative for kind in phase.pairs)
+    return phase.batch_size * (2 + mined_negatives + has_written_negatives)
 
 
-def _masked_captions(own: TuneLlm) -> int:
-    return own.mntp.steps * own.mntp.batch_size if own.mntp else 0
+def _masked_captions(settings: TuneLlm) -> int:
+    return settings.mntp.steps * settings.mntp.batch_size if settings.mntp else 0
 
 
-def passes(own: TuneLlm) -> int:
-    """Return how many forward passes a step costs as much as."""
-    backward = 1 if own.method == "lora" else 2
-    return 1 + backward + own.gradient_cache + own.gradient_checkpointing
+def passes(settings: TuneLlm) -> int:
+    """Return the cost of a step in forward passes."""
+    backward = 1 if settings.method == "lora" else 2
+    return 1 + backward + settings.gradient_cache + settings.gradient_checkpointing
 
 
-def _captions_of_run(steps: dict[str, int], own: TuneLlm) -> int:
-    """Return the captions of the steps that a run took, by what they were of; 0 if it had other phases."""
+def _captions_of_run(steps: dict[str, int], settings: TuneLlm) -> int:
+    """Return the captions of the finished steps of a run, by phase; 0 if it had other phases."""
     captions = 0
     for work, count in steps.items():
-        if work == "tune_llm_mntp" and own.mntp:
-            captions += count * own.mntp.batch_size
-        elif found := OF_PHASE.fullmatch(work):
-            number = int(found[1])
-            if number > len(own.phases):
+        if work == "tune_llm_mntp" and settings.mntp:
+            captions += count * settings.mntp.batch_size
+        elif match := OF_PHASE.fullmatch(work):
+            phase_number = int(match[1])
+            if phase_number > len(settings.phases):
                 return 0
-            captions += count * _captions_of_step(own.phases[number - 1])
+            captions += count * _captions_of_step(settings.phases[phase_number - 1])
     return captions

@@ -1,1 +1,1 @@
-"""The stage recaption: more captions for the images that there are."""
+"""The stage recaption: write more captions for the images of download."""

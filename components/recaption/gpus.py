@@ -1,7 +1,7 @@
-"""Several GPUs of one machine: a process for each writes what is slow to write, for shards of its own.
+"""Use several GPUs of one machine: one process per GPU writes the slow results for its own shards.
 
-What it writes are the finished pieces that the stage would write itself, one shard after the other; the stage
-then finds them there. Captions depend on their shard alone, so the number of GPUs changes none.
+Each process fills the cache of results that the stage would otherwise fill itself, shard by shard; the stage
+then reads them from there. Captions depend only on their shard, so the number of GPUs does not change them.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from components.settings.recaption import Recaption
 from components.storage.layout import Layout
 from components.storage.manifest import Entry
 
-ELSEWHERE = ("columns", "endpoint")  # take no GPU of this machine
+ELSEWHERE = ("columns", "endpoint")  # kinds that use no GPU of this machine
 MODULES = Modules(imported=("components.recaption.gpus", "components.recaption.scores.scoring"))
 
 
 @dataclass(frozen=True)
 class DraftJob:
-    """The shards of one GPU; a job for a process of its own.
+    """The job of one GPU: its shards, in a separate process.
 
     Attributes:
-        params: Of the run.
-        env: Likewise, with the process's share of the cores.
-        entries: The shards; verified.
-        gpu: The one to use.
+        params: Params of the run.
+        env: Environment of the run, with the process's share of the cores.
+        entries: Manifest entries of the shards; verified.
+        gpu: The GPU to use.
     """
 
     params: Params
@@ -65,29 +65,29 @@ class DraftJob:
 
 
 def slow_captioners(section: Recaption) -> set[str]:
-    """Return the names of those that take a GPU of this machine."""
-    return {one.name for one in section.captioners if one.kind not in ELSEWHERE}
+    """Return the names of the captioners that use a GPU of this machine."""
+    return {captioner.name for captioner in section.captioners if captioner.kind not in ELSEWHERE}
 
 
 def gpus_of(params: Params, env: Environment, shards: int) -> int:
-    """Return how many GPUs there is work for."""
+    """Return the number of GPUs to use."""
     if not (params.recaption.scores or slow_captioners(params.recaption)):
         return 0
     return min(gpus_in_use(env), shards)
 
 
 def fill(params: Params, env: Environment, entries: Sequence[Entry], parts: int, gpus: int) -> None:
-    """Have so many processes write what is slow; what they finished is kept, however this ends.
+    """Write the slow results with one process per GPU; finished results are kept even after a failure.
 
     Args:
-        params: Of the run.
-        env: Likewise.
+        params: Params of the run.
+        env: Environment of the run.
         entries: All shards of download; verified.
-        parts: How often each row is written for, by all captioners that take a GPU.
-        gpus: How many.
+        parts: Number of parts written for each row by all captioners that use a GPU.
+        gpus: Number of GPUs.
 
     Raises:
-        PipelineError: as the stage itself would.
+        PipelineError: as in the stage itself.
     """
     work = Layout(env.work_store).work("recaption")
     rows = sum(entry.rows or 0 for entry in entries)
@@ -95,16 +95,17 @@ def fill(params: Params, env: Environment, entries: Sequence[Entry], parts: int,
     progress = Progress(work, f"recaption by {gpus} GPUs", total, "rows")
     share = share_of(env, gpus)
     jobs = (
-        DraftJob(params, share, mine, gpu_of(place)) for place, mine in enumerate(shares_of(entries, gpus))
+        DraftJob(params, share, gpu_entries, gpu_of(index))
+        for index, gpu_entries in enumerate(shares_of(entries, gpus))
     )
     with finished_pieces(jobs, gpus, progress, MODULES, work / "pieces") as ended:
         list(ended)
 
 
 def shares_of(entries: Sequence[Entry], parts: int) -> list[list[Entry]]:
-    """Return each process's shards: those of equal bytes, as empty ones are, share pieces, and so one."""
+    """Return each process's shards; shards of equal bytes share cached results, so they go to one process."""
     by_content: dict[str, list[Entry]] = {}
     for entry in entries:
         by_content.setdefault(entry.sha256, []).append(entry)
     groups = list(by_content.values())
-    return [[entry for group in groups[place::parts] for entry in group] for place in range(parts)]
+    return [[entry for group in groups[index::parts] for entry in group] for index in range(parts)]

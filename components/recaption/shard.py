@@ -1,4 +1,4 @@
-"""One shard's captions: those of the source, and what each captioner wrote, kept as finished pieces."""
+"""Captions of one shard: those of the source, and the cached drafts of each captioner."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class RecaptionShard:
 
     download: Path
     entry: Entry
-    work: Path  # the stage's
+    work: Path  # the stage's folder in the work store
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """All pairs; only read where a draft from pixels is missing, and once for all captioners."""
+        """All pairs; read only if drafts from pixels are missing, and once for all captioners."""
         return list(read_pairs(self.download, self.entry, self.work))
 
     @cached_property
     def captions(self) -> list[Caption]:
-        """The captions that the source gave its images."""
+        """Captions of its images from the source."""
         return source_captions(self.download, self.entry)
 
     @cached_property
@@ -57,72 +57,76 @@ class RecaptionShard:
 
     @cached_property
     def pixels(self) -> dict[str, str]:
-        """A hash of the keys and images of each split that has rows."""
+        """Hash of the keys and images of each split that has rows."""
         images: dict[str, list[list[str]]] = defaultdict(list)
         for image in image_table(self.download, self.entry).select(["key", "split", "sha256"]).to_pylist():
             images[image["split"]].append([image["key"], image["sha256"]])
-        return {split: content_key(found) for split, found in images.items()}
+        return {split: content_key(rows) for split, rows in images.items()}
 
 
 def check_columns(captioners: list[Captioner], source: list[Caption]) -> None:
     """Check that each column of a split has one writer.
 
     Raises:
-        ConfigurationError: one has two.
+        ConfigurationError: a column has two.
     """
-    taken = {(caption.column, caption.split) for caption in source}
+    existing = {(caption.column, caption.split) for caption in source}
     for captioner in captioners:
-        if twice := sorted(taken & captioner.columns()):
-            named = ", ".join(f"{column} of {split}" for column, split in twice)
+        if repeated := sorted(existing & captioner.columns()):
+            columns = ", ".join(f"{column} of {split}" for column, split in repeated)
             raise ConfigurationError(
-                f"recaption.captioners {captioner.name} writes column {named}, which is there already; "
-                "expected a name of its own"
+                f"recaption.captioners {captioner.name} writes column {columns}, which is there already; "
+                "expected a new name; rename the column"
             )
-        taken |= captioner.columns()
+        existing |= captioner.columns()
 
 
 def rounds_of(shard: RecaptionShard, captioner: Captioner, part: Part) -> Attempts:
-    """Return the pieces of what a captioner's part writes for a shard: decided by what it reads of it."""
-    seen = {split: shard.pixels.get(split) for split in sorted(part.splits)}
-    decided_by = {
-        "reads": shard.entry.sha256 if part.reads_captions else seen,
+    """Return the cached attempts of a captioner's part for a shard, keyed by all it reads."""
+    pixels = {split: shard.pixels.get(split) for split in sorted(part.splits)}
+    inputs = {
+        "reads": shard.entry.sha256 if part.reads_captions else pixels,
         "columns": sorted(part.columns),
         "captioner": part.identity,
         **({"code": shard.code_of(part.made_by)} if part.made_by else {"format_version": FETCHED["draft"]}),
     }
-    return Attempts(shard.work / "pieces" / captioner.name, content_key(decided_by))
+    return Attempts(shard.work / "pieces" / captioner.name, content_key(inputs))
 
 
 def drafts_of(shard: RecaptionShard, captioner: Captioner, progress: Counts | None = None) -> list[Draft]:
-    """Return what a captioner wrote for a shard; written now unless finished pieces are there.
+    """Return a captioner's drafts for a shard; write them now unless they are cached.
 
     Args:
-        shard: One of download.
-        captioner: Who writes.
-        progress: Counts the shard's rows once a part, each as soon as something was written for it.
+        shard: A shard of download.
+        captioner: The captioner.
+        progress: Counts the shard's rows once per part, each row as soon as a draft was written for it.
     """
-    found: list[Draft] = []
+    drafts: list[Draft] = []
     for part in captioner.parts():
-        shown = RowProgress(progress)
-        if part.splits.isdisjoint(shard.pixels):  # no row to write for
-            shown.end(shard.entry.rows or 0)
+        row_progress = RowProgress(progress)
+        if part.splits.isdisjoint(shard.pixels):  # no rows in these splits
+            row_progress.end(shard.entry.rows or 0)
             continue
 
         def make(
-            folder: Path, before: Path | None, _number: int, part: Part = part, shown: RowProgress = shown
+            folder: Path,
+            before: Path | None,
+            _number: int,
+            part: Part = part,
+            row_progress: RowProgress = row_progress,
         ) -> None:
             earlier = settled(read_drafts(before / DRAFTS)) if before else []
-            write_drafts(folder / DRAFTS, _written(shard, captioner, part, earlier, shown))
+            write_drafts(folder / DRAFTS, _written(shard, captioner, part, earlier, row_progress))
 
-        rounds = rounds_of(shard, captioner, part)
-        finished = rounds.finish(rounds.latest(), part.retry_rounds, is_lacking, make)
-        found += read_drafts(finished / DRAFTS)
-        shown.end(shard.entry.rows or 0)
-    return found
+        attempts = rounds_of(shard, captioner, part)
+        finished = attempts.finish(attempts.latest(), part.retry_rounds, is_lacking, make)
+        drafts += read_drafts(finished / DRAFTS)
+        row_progress.end(shard.entry.rows or 0)
+    return drafts
 
 
 def is_lacking(finished: Path) -> bool:
-    """Say whether another round may bring a caption that a finished one lacks."""
+    """Say whether another attempt may bring captions that a finished one lacks."""
     return may_pass(read_drafts(finished / DRAFTS))
 
 
@@ -131,73 +135,79 @@ def _written(
     captioner: Captioner,
     part: Part,
     earlier: list[Draft],
-    shown: RowProgress,
+    row_progress: RowProgress,
 ) -> list[Draft]:
-    """Return all drafts of a part: those of an earlier round, and what is written now for the other rows."""
-    known = {draft.caption.key for draft in earlier}
+    """Return all drafts of a part: those of an earlier attempt, and new ones for the other rows."""
+    earlier_keys = {draft.caption.key for draft in earlier}
     keys = [key for key, split in shard.splits.items() if split in part.splits]
-    asked = set(keys) - known
-    if part.reads_captions:  # and no pixels: the tar stays closed
-        pairs = [Pair(key, b"", "", {"split": shard.splits[key]}) for key in keys if key in asked]
+    missing_keys = set(keys) - earlier_keys
+    if part.reads_captions:  # no pixels are needed: the tar is not opened
+        pairs = [Pair(key, b"", "", {"split": shard.splits[key]}) for key in keys if key in missing_keys]
     else:
-        pairs = [pair for pair in shard.pairs if pair.key in asked] if asked else []
-    written = captioner.write(part, pairs, shard.captions) if asked else []
-    drafts = [_storable(draft) for draft in shown.of(written)]
+        pairs = [pair for pair in shard.pairs if pair.key in missing_keys] if missing_keys else []
+    written = captioner.write(part, pairs, shard.captions) if missing_keys else []
+    drafts = [_storable(draft) for draft in row_progress.of(written)]
     _check_complete(shard, captioner, part, drafts + earlier)
     if not earlier:
         return drafts
-    place = {key: number for number, key in enumerate(keys)}
-    return sorted(drafts + earlier, key=lambda draft: place[draft.caption.key])
+    position = {key: index for index, key in enumerate(keys)}
+    return sorted(drafts + earlier, key=lambda draft: position[draft.caption.key])
 
 
 def _storable(draft: Draft) -> Draft:
-    """Return a draft that UTF-8 can hold: one with half a character is set aside, that half spelled out."""
+    """Return a draft that UTF-8 can encode: reject one with a lone surrogate, which is escaped."""
     text = draft.caption.text
     if is_storable(text):
         return draft
-    spelled = text.encode("utf-8", "backslashreplace").decode()
-    return Draft(replace(draft.caption, text=spelled), "control_characters")
+    escaped = text.encode("utf-8", "backslashreplace").decode()
+    return Draft(replace(draft.caption, text=escaped), "control_characters")
 
 
 def _check_complete(shard: RecaptionShard, captioner: Captioner, part: Part, drafts: list[Draft]) -> None:
-    """Check that each row got its drafts and no other row's: none lost, none shifted."""
+    """Check that each row got its own drafts: none is lost or shifted."""
     splits = shard.splits
-    wanted = {(key, column) for key, own in splits.items() for column, split in part.columns if split == own}
-    found = {(draft.caption.key, draft.caption.column) for draft in drafts}
+    expected = {
+        (key, column)
+        for key, key_split in splits.items()
+        for column, split in part.columns
+        if split == key_split
+    }
+    written = {(draft.caption.key, draft.caption.column) for draft in drafts}
     wrong = [draft for draft in drafts if splits.get(draft.caption.key) != draft.caption.split]
-    if found != wanted or wrong:
+    if written != expected or wrong:
         raise DataError(
-            f"recaption: {captioner.name} wrote {len(found)} of {len(wanted)} captions asked for in shard "
-            f"{shard.entry.name}, {len(found - wanted) + len(wrong)} of them unasked for: please report this"
+            f"recaption: {captioner.name} wrote {len(written)} of {len(expected)} captions asked for in "
+            f"shard {shard.entry.name}, {len(written - expected) + len(wrong)} of them for other rows "
+            "or columns; please report this"
         )
 
 
 def may_pass(drafts: Sequence[Draft]) -> bool:
-    """Say whether another round may bring a caption that lacks."""
+    """Say whether any draft failed for a reason that is worth a retry."""
     return any(draft.reason in MAY_PASS for draft in drafts)
 
 
 def settled(drafts: Sequence[Draft]) -> list[Draft]:
-    """Return the drafts of those rows that need not be asked for again."""
-    again = {draft.caption.key for draft in drafts if draft.reason in MAY_PASS}
-    return [draft for draft in drafts if draft.caption.key not in again]
+    """Return the drafts of rows that need no retry."""
+    retry_keys = {draft.caption.key for draft in drafts if draft.reason in MAY_PASS}
+    return [draft for draft in drafts if draft.caption.key not in retry_keys]
 
 
 class Counts(Protocol):
-    """Something that counts rows: the progress of a stage, or of a process that tells it."""
+    """A counter of rows: the progress of a stage, or the reporter of a worker process."""
 
     def advance(self, count: int = 1, /) -> None:
-        """Count rows that are done."""
+        """Count finished rows."""
 
 
 class RowProgress:
-    """The rows that a part has something written for, told one by one."""
+    """Report a row as done with its first draft of a part."""
 
     def __init__(self, progress: Counts | None) -> None:
         self._progress, self._keys = progress, set[str]()
 
     def of(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
-        """Yield drafts as they come."""
+        """Yield drafts and count their rows."""
         for draft in drafts:
             if self._progress and draft.caption.key not in self._keys:
                 self._keys.add(draft.caption.key)
@@ -205,6 +215,6 @@ class RowProgress:
             yield draft
 
     def end(self, rows: int) -> None:
-        """Report all other rows."""
-        if self._progress and (left := rows - len(self._keys)) > 0:
-            self._progress.advance(left)
+        """Count all other rows as done."""
+        if self._progress and (remaining := rows - len(self._keys)) > 0:
+            self._progress.advance(remaining)

@@ -1,18 +1,19 @@
-"""Write more captions for the images of download: by models that look at them, or out of their own columns.
+"""Write more captions for the images of download: by vision models, or from existing columns.
 
 Reads:
-    artifacts/download/shards/: images, and the captions that the source gave them.
-    artifacts/base_models/captioner/: where params name a captioner of kind `model`.
-    artifacts/base_models/clip/: where params ask for scores.
-    artifacts/base_models/vision_language/: where params name a captioner of kind `vision_language` or `vllm`.
+    artifacts/download/shards/: images, and their captions from the source.
+    artifacts/base_models/captioner/: if params name a captioner of kind `model`.
+    artifacts/base_models/clip/: if params enable scores.
+    artifacts/base_models/vision_language/: if params name a captioner of kind `vision_language` or `vllm`.
 
 Writes:
     artifacts/recaption/captions/<shard>.parquet: all captions of the shard's rows, old and new.
-    artifacts/recaption/rejected/<shard>.parquet: what was written and is no caption, with the reason; of the
-        captions of sources as well, where params say that a model wrote them.
-    artifacts/recaption/{image_embeddings,scores}/<shard>.*: what the base CLIP says of them, see `scoring`.
-    metrics/recaption.json: captions by column, rejected ones by reason, and how right they are where there is
-        ground truth.
+    artifacts/recaption/rejected/<shard>.parquet: rejected drafts with their reasons, including captions of
+        sources that a model wrote according to params.
+    artifacts/recaption/{image_embeddings,scores}/<shard>.*: embeddings and scores of the base CLIP, see
+        `scoring`.
+    metrics/recaption.json: captions by column, rejected ones by reason, and their quality if there is ground
+        truth.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 
 def run(params: Params, env: Environment) -> None:
-    """Run the stage; a row is one caption asked for, or one that a model wrote for a source."""
+    """Run the stage; a row is one requested caption, or one that a model wrote for a source."""
     layout = Layout(env.work_store)
     work = layout.work("recaption")
     captioners = list(captioners_of(params, layout.artifact("base_models"), env))
@@ -62,17 +63,17 @@ def run(params: Params, env: Environment) -> None:
     entries = _entries(download)
     _check_sources(captioners, _shards(download, entries, work))
     if (gpus := gpus_of(params, env, len(entries))) > 1:
-        slow = [one for one in captioners if one.name in slow_captioners(params.recaption)]
-        fill(params, env, entries, sum(len(one.parts()) for one in slow), gpus)
-    given = FromSources(params.download.sources)
-    crowd = _write_drafts(captioners, given, download, entries, params.recaption, work)
-    judging = Filters(params.recaption.gates, crowd)
+        slow = [captioner for captioner in captioners if captioner.name in slow_captioners(params.recaption)]
+        fill(params, env, entries, sum(len(captioner.parts()) for captioner in slow), gpus)
+    sources = FromSources(params.download.sources)
+    repeated_captions = _write_drafts(captioners, sources, download, entries, params.recaption, work)
+    filters = Filters(params.recaption.gates, repeated_captions)
     qualities = _qualities(params.recaption)
     scorer = _scorer(params.recaption, layout, env, entries)
     columns: Counter[str] = Counter()
     with output(layout, "recaption") as out:
         for shard in _shards(download, entries, work):
-            captions, rejected = _judged(judging, captioners, given, shard)
+            captions, rejected = _filtered(filters, captioners, sources, shard)
             columns.update(caption.column for caption in captions)
             for quality in qualities.values():
                 quality.add(captions)
@@ -82,11 +83,11 @@ def run(params: Params, env: Environment) -> None:
             out.rows |= {f"captions/{name}": len(captions), f"rejected/{name}": len(rejected)}
             if scorer:
                 out.known += scorer.write(shard, captions, out.folder)
-        if captioners or judging.rows().rows_in:
-            _check_rows(judging.rows(), params, layout, captioners, _shards(download, entries, work))
+        if captioners or filters.rows().rows_in:
+            _check_rows(filters.rows(), params, layout, captioners, _shards(download, entries, work))
         scores = scorer.figures() if scorer else None
     figures = {
-        **judging.figures(),
+        **filters.figures(),
         "captions": dict(sorted(columns.items())),
         "quality": {name: quality.figures() for name, quality in qualities.items()},
         "scores": scores,
@@ -96,47 +97,49 @@ def run(params: Params, env: Environment) -> None:
 
 def _write_drafts(
     captioners: list[Captioner],
-    given: FromSources,
+    sources: FromSources,
     download: Path,
     entries: list[Entry],
     section: Recaption,
     work: Path,
 ) -> RepeatedCaptions:
-    """Have every captioner write for every shard what is not there yet; return what all texts show."""
-    crowd = RepeatedCaptions({str(kind): count for kind, count in section.gates.max_images_per_text.items()})
+    """Write the missing drafts of every captioner for every shard; return counts of repeated captions."""
+    repeated_captions = RepeatedCaptions(
+        {str(kind): count for kind, count in section.gates.max_images_per_text.items()}
+    )
     parts = sum(len(captioner.parts()) for captioner in captioners)
     total = sum(entry.rows or 0 for entry in entries) * parts
     progress = Progress(work, "recaption", total, "rows")
     for shard in _shards(download, entries, work):
         check_columns(captioners, shard.captions)
-        crowd.add(given, given.drafts(shard.captions))
+        repeated_captions.add(sources, sources.drafts(shard.captions))
         for captioner in captioners:
-            crowd.add(captioner, drafts_of(shard, captioner, progress))
-    return crowd
+            repeated_captions.add(captioner, drafts_of(shard, captioner, progress))
+    return repeated_captions
 
 
-def _judged(
-    judging: Filters, captioners: list[Captioner], given: FromSources, shard: RecaptionShard
+def _filtered(
+    filters: Filters, captioners: list[Captioner], sources: FromSources, shard: RecaptionShard
 ) -> tuple[list[Caption], list[Draft]]:
-    """Return all captions of a shard, those of the source first, and what a model wrote that is none."""
-    _, rejected = judging.divide(given, given.drafts(shard.captions))
-    refused = {draft.caption for draft in rejected}
-    captions = [caption for caption in shard.captions if caption not in refused]
+    """Return all accepted captions of a shard, those of the source first, and the rejected drafts."""
+    _, rejected = filters.divide(sources, sources.drafts(shard.captions))
+    rejected_captions = {draft.caption for draft in rejected}
+    captions = [caption for caption in shard.captions if caption not in rejected_captions]
     for captioner in captioners:
-        good, bad = judging.divide(captioner, drafts_of(shard, captioner))
-        captions += good
-        rejected += bad
+        accepted, newly_rejected = filters.divide(captioner, drafts_of(shard, captioner))
+        captions += accepted
+        rejected += newly_rejected
     return captions, rejected
 
 
 def _check_rows(
     rows: Rows, params: Params, layout: Layout, captioners: list[Captioner], shards: Iterator[RecaptionShard]
 ) -> None:
-    """Check balance and limit; where they do not hold, the next run asks again for what may come by then.
+    """Check the row counts and the reject limit; on failure mark transient failures for a retry.
 
     Raises:
         DataError: no caption is left, or too many were rejected.
-        InfrastructureError: the same, and failures that may pass are the reason.
+        InfrastructureError: the same, because of transient failures.
     """
     share = params.recaption.max_reject_share
     try:
@@ -148,14 +151,14 @@ def _check_rows(
                     latest = rounds_of(shard, captioner, part).latest()
                     if latest and is_lacking(latest):
                         mark_for_retry(latest)
-        passing = {reason: count for reason, count in rows.rejected.items() if reason in MAY_PASS}
-        failed = sum(passing.values())
-        others = sum(rows.rejected.values()) - failed
-        if failed and others <= share * rows.rows_in:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(passing.items()))
+        transient = {reason: count for reason, count in rows.rejected.items() if reason in MAY_PASS}
+        failed = sum(transient.values())
+        other_rejects = sum(rows.rejected.values()) - failed
+        if failed and other_rejects <= share * rows.rows_in:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(transient.items()))
             raise InfrastructureError(
                 f"the endpoint failed: {failed} of {rows.rows_in} captions did not come ({reasons}); "
-                "expected no more than recaption.max_reject_share: mend the server and run again for these"
+                "expected no more than recaption.max_reject_share; fix the server and rerun for these"
             ) from None
         raise
 
@@ -172,43 +175,43 @@ def _scorer(section: Recaption, layout: Layout, env: Environment, entries: list[
 
 def _qualities(section: Recaption) -> dict[str, Quality]:
     return {
-        one.name: Quality({kind: f"{one.name}_{kind}" for kind in one.writes})
-        for one in section.captioners
-        if isinstance(one, ModelCaptioner)
+        captioner.name: Quality({kind: f"{captioner.name}_{kind}" for kind in captioner.writes})
+        for captioner in section.captioners
+        if isinstance(captioner, ModelCaptioner)
     }
 
 
 def _entries(download: Path) -> list[Entry]:
     entries = shards_of(download)
     if not entries:
-        raise DataError(f"{download} holds no shard; expected at least one: run `dvc repro download`")
+        raise DataError(f"{download} holds no shard; expected at least one; run `dvc repro download`")
     return entries
 
 
 def _shards(download: Path, entries: list[Entry], work: Path) -> Iterator[RecaptionShard]:
-    """Yield each shard anew: one keeps the pairs it has read, and few may be in memory."""
+    """Yield new objects on each call: a shard keeps the pairs it has read, and memory holds only a few."""
     for entry in entries:
         yield RecaptionShard(download, entry, work)
 
 
 def _check_sources(captioners: list[Captioner], shards: Iterator[RecaptionShard]) -> None:
-    """Stop before any captioner works where one reads a column that no row of a split has.
+    """Fail before any captioner runs if one reads a column that no row of a split has.
 
-    A split without rows is no mistake.
+    A split without rows is no error.
     """
     if not any(captioner.sources() for captioner in captioners):
         return
-    given = {(caption.column, caption.split) for shard in shards for caption in shard.captions}
-    splits = {split for _, split in given}
+    existing = {(caption.column, caption.split) for shard in shards for caption in shard.captions}
+    splits = {split for _, split in existing}
     absent = [
         f"{captioner.name} reads column {column}, which no row of {split} has"
         for captioner in captioners
-        for column, split in sorted(captioner.sources() - given)
+        for column, split in sorted(captioner.sources() - existing)
         if split in splits
     ]
     if absent:
-        columns = ", ".join(f"{column} ({split})" for column, split in sorted(given))
+        columns = ", ".join(f"{column} ({split})" for column, split in sorted(existing))
         raise ConfigurationError(
-            f"recaption.captioners {'; '.join(absent)}; expected one of {columns}: correct its source, "
+            f"recaption.captioners {'; '.join(absent)}; expected one of {columns}; correct its source, "
             "or leave the split out of its splits"
         )

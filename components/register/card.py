@@ -1,4 +1,4 @@
-"""The model card: what the release is, how to use it, what it was trained on and what it reached."""
+"""Write the model card of a release: what it is, its use, its training data and its results."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def model_card(folder: Path, lineage: dict[str, Any], metrics: dict[str, Any], l
     """Return the card as Markdown.
 
     Args:
-        folder: The release, its models already there.
+        folder: Of the release, with its models.
         lineage: As `lineage_of` returned it.
-        metrics: What evaluate measured, all arms.
+        metrics: Metrics of evaluate, all arms.
         licence: From params.
     """
     about = read_json(folder / "model.json")
-    own = about["text"] == "own"
+    has_own_text = about["text"] == "own"
     return "\n\n".join(
         [
             "---\npipeline_tag: zero-shot-image-classification\ntags: [llm2clip]\n---",
@@ -52,11 +52,11 @@ def model_card(folder: Path, lineage: dict[str, Any], metrics: dict[str, Any], l
             "Images and texts as vectors of one space, by LLM2CLIP (arXiv 2411.04997): a large language "
             "model in the place of CLIP's text tower. "
             f"Arm `{lineage['arm']}` of preset `{lineage['preset']}`; release.json has version and lineage.",
-            OWN_TEXT if own else LLM_TEXT,
+            OWN_TEXT if has_own_text else LLM_TEXT,
             "## Use",
             "With this pipeline's package installed:",
             USE,
-            *([] if own else [ON_A_GPU, vision_text(folder)]),
+            *([] if has_own_text else [ON_A_GPU, vision_text(folder)]),
             "## Training data",
             _data(lineage, about),
             "## Results on the test split",
@@ -71,7 +71,7 @@ def model_card(folder: Path, lineage: dict[str, Any], metrics: dict[str, Any], l
 
 
 def vision_text(folder: Path) -> str:
-    """Return how the vision tower of a release is used by itself."""
+    """Return how to use the vision tower of a release by itself."""
     kind = read_json(folder / "vision_encoder" / "config.json")["model_type"]
     return PLAIN_VISION.format(kind=PLAIN[kind]) if kind in PLAIN else OWN_VISION
 

@@ -1,4 +1,4 @@
-"""The gates of a release: figures of evaluate that it must reach."""
+"""Check the gates of a release: figures of evaluate that it must reach."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ NEAREST = 3
 
 
 def check_gates(gates: list[Gate], metrics: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    """Return each gate with the figure that was found.
+    """Check the gates; return each gate with its figure.
 
     Args:
         gates: From params.
-        metrics: What evaluate measured.
-        path: Of the file it stands in, for messages.
+        metrics: Metrics of evaluate.
+        path: The file with the metrics, for messages.
 
     Raises:
-        ConfigurationError: a gate names no figure of evaluate; says which are near.
+        ConfigurationError: a gate names no figure of evaluate; the message has the nearest names.
         GateError: a figure is below its limit.
     """
     figures = dict(_leaves(metrics))
     if absent := [gate.metric for gate in gates if not _is_figure(figures.get(gate.metric))]:
-        named = "; ".join(f"{metric}; {_near(metric, figures)}" for metric in absent)
+        named = "; ".join(f"{metric}; {_nearest_names(metric, figures)}" for metric in absent)
         raise ConfigurationError(f"register.gates: {path} has no figure {named}")
     checked = [
         {"metric": gate.metric, "figure": figures[gate.metric], "minimum": gate.minimum} for gate in gates
@@ -35,7 +35,7 @@ def check_gates(gates: list[Gate], metrics: dict[str, Any], path: Path) -> list[
     below = [gate for gate in checked if gate["figure"] < gate["minimum"]]
     if below:
         named = ", ".join(
-            f"{gate['metric']} is {gate['figure']:g}, register.gates wants at least {gate['minimum']:g}"
+            f"{gate['metric']} is {gate['figure']:g}, register.gates asks for at least {gate['minimum']:g}"
             for gate in below
         )
         raise GateError(f"{named}; nothing was registered: see artifacts/evaluate/report.html")
@@ -54,6 +54,6 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _near(metric: str, figures: dict[str, Any]) -> str:
-    near = difflib.get_close_matches(metric, figures, n=NEAREST, cutoff=0.3)
-    return f"near are {', '.join(near)}" if near else "look there for its name"
+def _nearest_names(metric: str, figures: dict[str, Any]) -> str:
+    names = difflib.get_close_matches(metric, figures, n=NEAREST, cutoff=0.3)
+    return f"the nearest are {', '.join(names)}" if names else "look there for its name"

@@ -1,4 +1,4 @@
-"""Where a release comes from: params, data, models and code by their hashes, and what it reached."""
+"""Lineage of a release: hashes of its params, data, models and code, and its metrics."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ VERSION_CHARACTERS = 16  # of a sha256 in hex
 def lineage_of(
     params: Params, layout: Layout, gates: list[dict[str, Any]], metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what decides the release of the arm in params, as plain values.
+    """Return everything that decides the release of the arm in params, as plain values.
 
     Args:
         params: All of them.
         layout: Where the artifacts are.
         gates: As `check_gates` returned them.
-        metrics: What evaluate measured.
+        metrics: Metrics of evaluate.
     """
     audit = layout.artifact("audit")
-    kept = [read_keys(audit / entry.uri) for entry in read_manifest(audit, "kept/")]
+    audited_keys = [read_keys(audit / entry.uri) for entry in read_manifest(audit, "kept/")]
     files = read_json(layout.artifact("download") / MANIFEST)["files"]
     values = params.model_dump(mode="json")
     return {
@@ -42,7 +42,7 @@ def lineage_of(
         "data": {
             "sources": [source.name for source in params.download.sources],
             "images": sum(file["rows"] or 0 for file in files if file["uri"].endswith(".tar")),
-            "images_kept": sum(map(len, kept)),
+            "images_kept": sum(map(len, audited_keys)),
             "kept_sha256": folder_key(audit, "kept/"),
         },
         "manifests_sha256": {
@@ -55,14 +55,14 @@ def lineage_of(
 
 
 def version_of(folder: Path, lineage: dict[str, Any]) -> str:
-    """Return the version of a release: a hash of its lineage and of its files but release.json."""
+    """Return the version of a release: a hash of its lineage and of its files, without release.json."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = [[path.relative_to(folder).as_posix(), sha256_of(path)] for path in files]
-    return content_key([listed, lineage])[:VERSION_CHARACTERS]
+    hashes = [[path.relative_to(folder).as_posix(), sha256_of(path)] for path in files]
+    return content_key([hashes, lineage])[:VERSION_CHARACTERS]
 
 
 def code_key() -> str:
-    """Return one hash for the code files of the pipeline; no part of a version, for DVC watches fewer."""
+    """Return one hash of the pipeline's code files; not part of a version, because DVC watches fewer."""
     package = Path(components.__file__).parent
     return content_key(
         [[path.relative_to(package).as_posix(), sha256_of(path)] for path in sorted(package.rglob("*.py"))]

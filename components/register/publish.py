@@ -1,4 +1,4 @@
-"""Copying a release to the registry: blobs first, its manifest last and only once, then the alias `latest`.
+"""Copy a release to the registry: blobs first, its manifest last and only once, then the alias `latest`.
 
 models/<name>/<version>/...              the release as it is; manifest.json makes it visible
 models/<name>/<version>/published.json   when and from which commit; not part of the version
@@ -30,7 +30,7 @@ log = logging.getLogger("llm2clip")
 
 
 def publish(layout: Layout, env: Environment) -> str:
-    """Copy the release of artifacts/register to `LLM2CLIP_REGISTRY` unless it is there; return where it is.
+    """Copy the release of artifacts/register to `LLM2CLIP_REGISTRY` unless it is there; return its URI.
 
     Raises:
         DataError: there is no intact release, or the registry has another one under the same version.
@@ -43,7 +43,7 @@ def publish(layout: Layout, env: Environment) -> str:
     bucket = open_bucket(env.registry)
     folder = f"models/{about['name']}/{about['version']}"
     try:
-        if _published(bucket, release, folder):
+        if _is_published(bucket, release, folder):
             log.info("%s %s is in the registry already; nothing was copied", about["name"], about["version"])
         else:
             bucket.check_conditions()
@@ -51,59 +51,63 @@ def publish(layout: Layout, env: Environment) -> str:
             for entry in entries:
                 bucket.upload_file(release / entry.uri, f"{folder}/{entry.uri}", entry.sha256)
                 progress.advance()
-            bucket.write(f"{folder}/published.json", _json(_circumstances(layout)), if_absent=True)
+            bucket.write(f"{folder}/published.json", _json(_provenance(layout)), if_absent=True)
             manifest = (release / MANIFEST).read_bytes()
             is_first = bucket.write(f"{folder}/{MANIFEST}", manifest, if_absent=True)
-            _published(bucket, release, folder)
-            by_whom = "is published" if is_first else "was published by another process just now"
-            log.info("%s %s %s", about["name"], about["version"], by_whom)
+            _is_published(bucket, release, folder)
+            outcome = "is published" if is_first else "was published by another process just now"
+            log.info("%s %s %s", about["name"], about["version"], outcome)
         move_alias(bucket, about["name"], ALIAS, about["version"])
     except OSError as error:
         raise InfrastructureError(
-            f"{bucket.uri} cannot be written to ({error.strerror or error}); mend it and run again"
+            f"{bucket.uri} cannot be written to ({error.strerror or error}); fix it and rerun"
         ) from None
     return f"{bucket.uri}/{folder}"
 
 
 def move_alias(bucket: Bucket, name: str, alias: str, version: str) -> bool:
-    """Let an alias name a version, by compare-and-swap: of two that move it at once, neither is lost unseen.
+    """Point an alias at a version, by compare-and-swap, so that no concurrent move is lost unnoticed.
 
     Returns:
-        Whether it named another one before.
+        Whether it pointed at another version before.
 
     Raises:
-        InfrastructureError: others moved it each time.
+        InfrastructureError: other processes moved it at each attempt.
     """
     path = f"models/{name}/aliases/{alias}.json"
     for _ in range(ALIAS_ATTEMPTS):
-        found = bucket.read(path)
-        before = json.loads(found[0])["version"] if found else None
-        if before == version:
+        current = bucket.read(path)
+        previous = json.loads(current[0])["version"] if current else None
+        if previous == version:
             return False
-        data = _json({"version": version, "previous": before})
-        moved = (
-            bucket.write(path, data, if_match=found[1]) if found else bucket.write(path, data, if_absent=True)
+        data = _json({"version": version, "previous": previous})
+        is_moved = (
+            bucket.write(path, data, if_match=current[1])
+            if current
+            else bucket.write(path, data, if_absent=True)
         )
-        if moved:
+        if is_moved:
             return True
-    raise InfrastructureError(f"{bucket.uri}/{path} was moved by others {ALIAS_ATTEMPTS} times; run again")
+    raise InfrastructureError(
+        f"{bucket.uri}/{path} was moved by other processes {ALIAS_ATTEMPTS} times; rerun"
+    )
 
 
-def _published(bucket: Bucket, release: Path, folder: str) -> bool:
-    """Say whether this very release is visible in the registry."""
-    found = bucket.read(f"{folder}/{MANIFEST}")
-    if found and found[0] != (release / MANIFEST).read_bytes():
+def _is_published(bucket: Bucket, release: Path, folder: str) -> bool:
+    """Return whether this release is visible in the registry."""
+    manifest = bucket.read(f"{folder}/{MANIFEST}")
+    if manifest and manifest[0] != (release / MANIFEST).read_bytes():
         raise DataError(
             f"{bucket.uri}/{folder} holds another release under this version; expected the same files: "
-            "look at both manifest.json, then remove the wrong one"
+            "compare both manifest.json, then remove the wrong one"
         )
-    return found is not None
+    return manifest is not None
 
 
-def _circumstances(layout: Layout) -> dict[str, Any]:
-    """Return when, from which commit and code a release was published, and what decides its bits.
+def _provenance(layout: Layout) -> dict[str, Any]:
+    """Return the time, commit and code of a publication, and what decides the bits of its training.
 
-    Null stands for what git does not answer in time, for a folder without git, and for a training that DVC
+    A value is null where git does not answer in time, in a folder without git, and for a training that DVC
     restored from another machine.
     """
     costs = layout.costs("train_clip")
@@ -119,10 +123,10 @@ def _circumstances(layout: Layout) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git prints, or None: no release waits for a slow disk or fails for want of git."""
+    """Return what git prints, or None; a release never waits for a slow disk or fails without git."""
     command = ["git", "--no-optional-locks", *arguments]
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=GIT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
@@ -130,7 +134,7 @@ def _git(*arguments: str) -> str | None:
         return None
     except OSError:  # no git, or none that may be run
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _json(tree: dict[str, Any]) -> bytes:

@@ -2,9 +2,9 @@
 
 Reads
     artifacts/train_clip/<arm>/                          the arm
-    artifacts/tune_llm/, artifacts/base_models/llm/      the LLM it was trained with, and how that encodes
-    metrics/evaluate.json                                what the gates ask for
-    artifacts/{download,recaption}/manifest.json, artifacts/audit/kept/   what it was trained on
+    artifacts/tune_llm/, artifacts/base_models/llm/      the LLM it was trained with, and its encoding
+    metrics/evaluate.json                                the figures that the gates check
+    artifacts/{download,recaption}/manifest.json, artifacts/audit/kept/   the data it was trained on
 Writes
     artifacts/register/    vision_encoder/, text_adapter/, llm/, encoding.json (or clip/), model.json,
                            README.md (the model card), release.json (version and lineage)
@@ -35,7 +35,7 @@ STAGE = "register"
 def run(params: Params, env: Environment) -> None:
     """Run the stage."""
     layout, settings = Layout(env.work_store), params.register
-    open_bucket(env.registry)  # a registry that cannot be reached is told before any work
+    open_bucket(env.registry)  # an unreachable registry is reported before any work
     trained = [arm.name for arm in params.train_clip.arms]
     if settings.arm not in trained:
         raise ConfigurationError(
@@ -60,17 +60,17 @@ def run(params: Params, env: Environment) -> None:
     write_metrics(layout, STAGE, {"name": settings.name, "version": version, "gates": gates})
     try:
         publish(layout, env)
-    except PipelineError:  # what stayed would stand in the way of `dvc checkout`
+    except PipelineError:  # leftovers would block `dvc checkout`
         remove(layout.artifact(STAGE))
         remove(layout.metrics(STAGE))
         raise
 
 
 def _copy(artifact: Path, below: str, target: Path, *, keep_prefix: bool = True) -> None:
-    """Put the verified files of an artifact below a path into the release."""
+    """Copy the verified files of an artifact below a path into the release."""
     entries = read_manifest(artifact, below)
     if not entries:
-        raise ConfigurationError(f"{artifact / below} not found; `dvc repro {artifact.name}` makes it")
+        raise ConfigurationError(f"{artifact / below} not found; run `dvc repro {artifact.name}` to make it")
     for entry in entries:
         name = entry.uri if keep_prefix else entry.uri.removeprefix(below)
         link_or_copy(artifact / entry.uri, target / name)

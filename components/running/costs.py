@@ -1,6 +1,6 @@
-"""What a run cost: seconds, memory, bytes. Never part of an output, for it differs between equal runs.
+"""Costs of a run: seconds, memory, bytes. Never part of an output, because equal runs differ in them.
 
-A rerun that finds a result finished has spent nothing, and still says what the result took.
+A rerun that finds a finished result spends nothing, and still reports what the result took.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from components.running.progress import worked
 from components.storage.atomic import read_json, sha256_of, write_json
 from components.storage.layout import MANIFEST, Layout
 
-SECONDS = "seconds.json"  # of a finished piece, and of no output
-SPENT = "spent.json"  # of a stage's work folder: by the name of each result
+SECONDS = "seconds.json"  # in the folder of a cached result, never in an output
+SPENT = "spent.json"  # in a stage's work folder: seconds by the name of a result
 DIGITS = 2
 
 
 @dataclass
 class Spent:
-    """Seconds behind a result, on the machines that worked on it.
+    """Seconds that a result took, on the machines that computed it.
 
     Attributes:
-        work_seconds: Of training steps with the loading of their batches, or of the embedding of texts.
-        measuring_seconds: Of measurements on validation between steps.
-        is_known: False where a part is from a version that kept no seconds.
+        work_seconds: Seconds of training steps, loading of batches included, or of embedding texts.
+        measuring_seconds: Seconds of measurements on validation between steps.
+        is_known: False if a part is from a version that stored no seconds.
     """
 
     work_seconds: float = 0.0
@@ -40,19 +40,19 @@ class Spent:
     is_known: bool = True
 
     def tree(self) -> dict[str, float] | None:
-        """Return plain values to be kept; None stands for unknown."""
+        """Return the values to store as JSON; None if unknown."""
         if not self.is_known:
             return None
         return {"work_seconds": self.work_seconds, "measuring_seconds": self.measuring_seconds}
 
     @classmethod
     def of(cls, tree: Mapping[str, float] | None) -> Self:
-        """Return what plain values say."""
+        """Return the object from the values that `tree` returned."""
         return cls(tree["work_seconds"], tree["measuring_seconds"]) if tree else cls(is_known=False)
 
 
 def together(parts: Iterable[Spent]) -> Spent:
-    """Return the sum; it is unknown where a part is."""
+    """Return the sum; unknown if any part is."""
     total = Spent()
     for part in parts:
         total.work_seconds += part.work_seconds
@@ -62,35 +62,37 @@ def together(parts: Iterable[Spent]) -> Spent:
 
 
 def keep_spent(piece_folder: Path, spent: Spent) -> None:
-    """Write the seconds behind a piece into it; whoever puts it into an output leaves `SECONDS` out."""
+    """Write the seconds of a cached result into its folder; outputs must leave the file `SECONDS` out."""
     write_json(piece_folder / SECONDS, spent.tree())
 
 
 def kept_spent(piece_folder: Path) -> Spent:
-    """Return the seconds behind a finished piece; unknown of one that an earlier version made."""
+    """Return the seconds of a cached result; unknown if an earlier version made it."""
     path = piece_folder / SECONDS
     return Spent.of(read_json(path) if path.is_file() else None)
 
 
 def tell_spent(work: Path, spent: Mapping[str, Spent]) -> None:
-    """Have `costs/<stage>.json` say the seconds behind each result of a stage.
+    """Store the seconds of each result of a stage for `costs/<stage>.json`.
 
     Args:
         work: The stage's folder in the work store.
-        spent: By the name of a result in the output.
+        spent: Seconds by the name of a result in the output.
     """
     figures = {
-        "spent_seconds": {name: _rounded(one, one.work_seconds) for name, one in spent.items()},
-        "measuring_seconds": {name: _rounded(one, one.measuring_seconds) for name, one in spent.items()},
+        "spent_seconds": {name: _rounded(result, result.work_seconds) for name, result in spent.items()},
+        "measuring_seconds": {
+            name: _rounded(result, result.measuring_seconds) for name, result in spent.items()
+        },
     }
     write_json(work / SPENT, figures)
 
 
 def spent_figures(work: Path) -> dict[str, dict[str, float | None]]:
-    """Return what this run of a stage told; null stands for unknown."""
+    """Return the seconds that this run of a stage stored; None if unknown."""
     path = work / SPENT
-    told: dict[str, dict[str, float | None]] = read_json(path) if path.is_file() else {}
-    return {"spent_seconds": {}, "measuring_seconds": {}, **told}
+    figures: dict[str, dict[str, float | None]] = read_json(path) if path.is_file() else {}
+    return {"spent_seconds": {}, "measuring_seconds": {}, **figures}
 
 
 def _rounded(spent: Spent, seconds: float) -> float | None:
@@ -101,7 +103,7 @@ KIBIBYTE = 1024
 
 
 class Costs:
-    """Measures from its making to `write`."""
+    """Measures the costs of a run, from its construction to `write`."""
 
     def __init__(self) -> None:
         self._start_seconds = time.monotonic()
@@ -109,13 +111,18 @@ class Costs:
     def write(self, layout: Layout, stage: str) -> None:
         """Write `costs/<stage>.json`."""
         seconds = time.monotonic() - self._start_seconds
-        own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-        peak = max(own.ru_maxrss, children.ru_maxrss) * (KIBIBYTE if sys.platform == "linux" else 1)
+        usage, child_usage = (
+            resource.getrusage(resource.RUSAGE_SELF),
+            resource.getrusage(resource.RUSAGE_CHILDREN),
+        )
+        peak = max(usage.ru_maxrss, child_usage.ru_maxrss) * (KIBIBYTE if sys.platform == "linux" else 1)
         write_json(
             layout.costs(stage),
             {
                 "seconds": round(seconds, 2),
-                "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 2),
+                "cpu_seconds": round(
+                    usage.ru_utime + usage.ru_stime + child_usage.ru_utime + child_usage.ru_stime, 2
+                ),
                 "peak_memory_bytes": peak,
                 "artifact_bytes": _bytes_below(layout.artifact(stage)),
                 "rows_in_per_second": round(_rows_in(layout, stage) / max(seconds, 1e-9), 2),
@@ -123,7 +130,7 @@ class Costs:
                 **spent_figures(layout.work(stage)),
                 "manifest_sha256": manifest_sha256(layout, stage),
                 "cores": os.cpu_count(),
-                **_bits(),
+                **_numeric_setup(),
                 "machine": platform.machine(),
                 "torch": version("torch"),
             },
@@ -131,13 +138,13 @@ class Costs:
 
 
 def manifest_sha256(layout: Layout, stage: str) -> str | None:
-    """Return what tells a stage's output from another one, which DVC may put in its place; costs stay."""
+    """Return the hash of a stage's manifest; it tells whether DVC has replaced the output since its costs."""
     path = layout.artifact(stage) / MANIFEST
     return sha256_of(path) if path.is_file() else None
 
 
-def _bits() -> dict[str, Any]:
-    """Return what decides the last bits of a result besides torch's version; null without torch."""
+def _numeric_setup() -> dict[str, Any]:
+    """Return the set-up that decides the last bits of a result, besides torch's version; None: no torch."""
     torch = sys.modules.get("torch")
     return {
         "threads": torch.get_num_threads() if torch else None,

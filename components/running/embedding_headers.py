@@ -1,4 +1,4 @@
-"""What stands in the header of cached embeddings: all that decides one. Writer and readers ask here."""
+"""Header of cached embeddings: everything that decides their values. Used by the writer and all readers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ DTYPE = {"dtype": "float16"}
 
 
 def llm_folder(layout: Layout, name: str) -> Path:
-    """Return where the base or the tuned LLM is."""
+    """Return the folder of the base or the tuned LLM."""
     return layout.artifact(ARTIFACTS[name]) / "llm"
 
 
 def llm_header(layout: Layout, name: str, params: EmbedCaptions, *, verify: bool) -> dict[str, Any]:
-    """Return what the embeddings of an LLM are made by.
+    """Return the header of the embeddings of an LLM.
 
     Args:
-        layout: Where it is.
+        layout: Layout of the project.
         name: `base` or `tuned`.
-        params: Of embed_captions.
-        verify: Whether its files are read and compared with their manifest first.
+        params: Section embed_captions.
+        verify: Read the files of the LLM first and compare them with their manifest.
     """
     tuned = layout.artifact("tune_llm")
     if verify:
@@ -41,32 +41,32 @@ def llm_header(layout: Layout, name: str, params: EmbedCaptions, *, verify: bool
 def other_header(
     layout: Layout, section: SentenceTransformersModel | EndpointEncoder, *, verify: bool
 ) -> dict[str, Any]:
-    """Return what the embeddings of another encoder are made by; see `llm_header`.
+    """Return the header of the embeddings of another encoder; see `llm_header`.
 
-    A server is known by what params say of it, not by its address.
+    A server is identified by its params, not by its address.
     """
     if isinstance(section, EndpointEncoder):
-        about = section.model_dump(exclude={"name", "batch_size", "requests"})
+        header = section.model_dump(exclude={"name", "batch_size", "requests"})
     else:
-        about = section.model_dump(include={"kind", "model", "precision"})
-        about["model_key"] = _key(
+        header = section.model_dump(include={"kind", "model", "precision"})
+        header["model_key"] = _key(
             layout.artifact("base_models"), f"text_encoders/{section.model}/", verify=verify
         )
-    return {**about, "encoder": section.name, **DTYPE}
+    return {**header, "encoder": section.name, **DTYPE}
 
 
 def check_header(layout: Layout, name: str, params: EmbedCaptions, found: Embeddings) -> None:
-    """Refuse embeddings that params and models of now would not have made.
+    """Refuse embeddings that the current params and models would not have made.
 
-    DVC sees a folder that somebody copied here only when the stage that makes it is asked for.
+    DVC notices a folder that was copied here by hand only when it is asked for the stage that makes it.
 
     Raises:
-        DataError: the header differs; names every key that does.
+        DataError: the header differs; names every differing key.
     """
     if name in LLMS:
         expected = llm_header(layout, name, params, verify=False)
     else:
-        section = next(one for one in params.others if one.name == name)
+        section = next(other for other in params.others if other.name == name)
         expected = other_header(layout, section, verify=False)
     keys = sorted(
         key for key in expected.keys() | found.about.keys() if expected.get(key) != found.about.get(key)
@@ -76,8 +76,8 @@ def check_header(layout: Layout, name: str, params: EmbedCaptions, found: Embedd
             f"{key} {found.about.get(key)!r}, expected {expected.get(key)!r}" for key in keys
         )
         raise DataError(
-            f"{layout.artifact('embed_captions') / name} was made otherwise than params and models of now "
-            f"would: {differences}: `dvc repro --force embed_captions` makes it again"
+            f"{layout.artifact('embed_captions') / name} was not made by the current params and models: "
+            f"{differences}: run `dvc repro --force embed_captions`"
         )
 
 

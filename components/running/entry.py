@@ -1,4 +1,4 @@
-"""The one way a stage is started: params checked, one writer, signals, exit code and costs left behind."""
+"""Run one stage: check params, take its lock, handle signals, write costs and exit code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from components.storage.result_cache import remove_unfinished
 
 MIN_FREE_BYTES = 200_000_000
 UNEXPECTED = 1
-SPINS = "3000"  # looks of a waiting thread of OpenMP before it sleeps; its own default is 300,000
+SPINS = "3000"  # spins of a waiting OpenMP thread before it sleeps; OpenMP's default is 300,000
 OF_RUST = re.compile(r"\(os error (\d+)\)")
 log = logging.getLogger("llm2clip")
 
@@ -47,29 +47,29 @@ def start(stage: str, *, debug: bool = False) -> int:
         debug: Print the traceback of a failure as well.
     """
     log_to_stderr()
-    works: list[Path] = []
+    work_folders: list[Path] = []
 
     def work() -> None:
         params, env = load_params(PARAMS), load_environment()
         layout = Layout(env.work_store)
-        works.append(layout.work(stage))
+        work_folders.append(layout.work(stage))
         _guarded_run(stage, params, env, layout)
 
     code, message = outcome_of(work, debug=debug)
     if message:
         log.error("%s: %s", stage, message)
-    for folder in works:
+    for folder in work_folders:
         if folder.is_dir():
-            with suppress(OSError):  # a full disk; the exit code still says it
+            with suppress(OSError):  # the disk is full; the exit code still reports it
                 write_json(folder / "exit.json", {"exit_code": code, "message": message})
     return code
 
 
 def outcome_of(work: Callable[[], None], *, debug: bool = False) -> tuple[int, str]:
-    """Do work and return its exit code, with what is to be said about a failure.
+    """Call a function and return its exit code, with the message of a failure.
 
     Args:
-        work: What is done.
+        work: Function to call.
         debug: Print the traceback of a failure as well.
     """
     try:
@@ -78,11 +78,11 @@ def outcome_of(work: Callable[[], None], *, debug: bool = False) -> tuple[int, s
         failure: BaseException = stopped
         code, message = (
             Stopped.exit_code,
-            "stopped; what is finished is kept, the next run goes on from there",
+            "stopped; finished work is kept, the next run continues from there",
         )
-    except PipelineError as fault:
-        failure = fault
-        code, message = fault.exit_code, str(fault)
+    except PipelineError as error:
+        failure = error
+        code, message = error.exit_code, str(error)
     except Exception as error:
         failure = error
         code, message = last_words(error)
@@ -94,10 +94,10 @@ def outcome_of(work: Callable[[], None], *, debug: bool = False) -> tuple[int, s
 
 
 def log_to_stderr() -> None:
-    """Own lines and everyone's warnings: an HTTP client tells every request at INFO."""
+    """Log our lines from INFO on, and warnings of all others: HTTP clients log each request at INFO."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    for own in ("llm2clip", "components"):
-        logging.getLogger(own).setLevel(logging.INFO)
+    for name in ("llm2clip", "components"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -> None:
@@ -111,11 +111,11 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
         _preflight(work)
         remember_hashes(layout.hashes)
         prepare_libraries(env)
-        gpus_in_use(env)  # a device that is not there is told before anything is done
+        gpus_in_use(env)  # fail on an absent device before any work
         costs = Costs()
         try:
-            settled = resolved(params, stage, env.device)
-            importlib.import_module(f"components.{stage}.stage").run(settled, env)
+            resolved_params = resolved(params, stage, env.device)
+            importlib.import_module(f"components.{stage}.stage").run(resolved_params, env)
             stop_server()
             remember_code(work, stage)
             costs.write(layout, stage)
@@ -124,7 +124,7 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
 
 
 def _tidy(work: Path, stage: str, layout: Layout) -> None:
-    """Remove what an earlier run has left: what it said it did, what it fetched, and what is half written."""
+    """Remove the reports, fetched files and half-written files of an earlier run."""
     remove(work / REJECTED)
     remove(work / FETCHED)
     remove(work / WORKED)
@@ -136,20 +136,20 @@ def _tidy(work: Path, stage: str, layout: Layout) -> None:
 
 
 def prepare_libraries(env: Environment) -> None:
-    """Set what libraries read when they are imported: threads, memory, no bars in a log, no telemetry.
+    """Set the environment that libraries read on import: threads, memory, no progress bars, no telemetry.
 
-    The processes that are started later inherit it.
+    Processes that are started later inherit it.
     """
-    # Threads that wait for each other spin, which is lost time where they share a core. A step of two threads
-    # took 67 ms alone and 430 beside another training; asleep at once (OMP_WAIT_POLICY=passive) 138 and 165;
-    # after so many looks 78 and 225. A policy that the user has set stays.
+    # Threads spin while they wait for each other, which wastes time if they share a core. A step of two
+    # threads took 67 ms alone and 430 beside another training; 138 and 165 if threads sleep at once
+    # (OMP_WAIT_POLICY=passive); 78 and 225 after so many spins. A policy set by the user stays.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     if env.threads:
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(env.threads)
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         os.environ.setdefault(name, "1")
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own keeps 30 MB more of two processes
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # Arrow's takes 30 MB more for two processes
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
@@ -158,21 +158,21 @@ def _preflight(work: Path) -> None:
     free = shutil.disk_usage(work).free
     if free < MIN_FREE_BYTES:
         raise InfrastructureError(
-            f"disk of {work} has {free / 1e6:.0f} MB free, {MIN_FREE_BYTES / 1e6:.0f} MB are needed: "
-            "free some or point LLM2CLIP_WORK_STORE elsewhere"
+            f"disk of {work} has {free / 1e6:.0f} MB free; expected {MIN_FREE_BYTES / 1e6:.0f} MB: "
+            "free space, or set LLM2CLIP_WORK_STORE to another disk"
         )
 
 
 def last_words(error: Exception) -> tuple[int, str]:
-    """Return exit code and message of an error of the system, or of a bug of ours (the last defence)."""
-    if found := OF_RUST.search(str(error)):  # safetensors has no OSError
-        error = OSError(int(found[1]), os.strerror(int(found[1])))
+    """Return exit code and message of a system error, or of a bug in this project."""
+    if match := OF_RUST.search(str(error)):  # safetensors raises no OSError
+        error = OSError(int(match[1]), os.strerror(int(match[1])))
     if not isinstance(error, OSError):
         return UNEXPECTED, f"unexpected {type(error).__name__}: {error} (--debug prints the traceback)"
-    where = f" at {error.filename}" if error.filename else ""
+    location = f" at {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             InfrastructureError.exit_code,
-            f"disk full{where}: free some space and run again; nothing was damaged",
+            f"disk full{location}: free space and rerun; nothing was damaged",
         )
-    return InfrastructureError.exit_code, f"{error.strerror or error}{where}: mend it and run again"
+    return InfrastructureError.exit_code, f"{error.strerror or error}{location}: fix it and rerun"

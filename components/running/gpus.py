@@ -1,4 +1,4 @@
-"""The GPUs of one machine: how many there are, and a process for each, which sees no other."""
+"""GPUs of one machine: count them, and bind a process to one of them."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from components.running.workers import usable_cores
 from components.settings.environment import Environment
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU that the driver has found
+DRIVER = Path("/proc/driver/nvidia/gpus")  # one folder for each GPU that the driver has found
 
 
 def gpus_in_use(env: Environment) -> int:
-    """Return how many GPUs the stages work on; 0 where they work on the CPU.
+    """Return the number of GPUs that stages use; 0 on the CPU.
 
     Raises:
-        ConfigurationError: the device is cuda, and torch sees no GPU.
+        ConfigurationError: the device is cuda, but torch sees no GPU.
     """
     if env.device != "cuda":
         return 0
     import torch
 
-    if found := torch.cuda.device_count():
-        return found
+    if count := torch.cuda.device_count():
+        return count
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU"
     raise ConfigurationError(
         f"LLM2CLIP_DEVICE is cuda, and torch {torch.__version__} ({build}) sees no GPU; expected one: "
-        "unset it, look at nvidia-smi and CUDA_VISIBLE_DEVICES, or take a build for your CUDA by "
+        "unset it, check nvidia-smi and CUDA_VISIBLE_DEVICES, or install a build for your CUDA by "
         "`make setup TORCH=...`"
     )
 
 
 def known_gpus() -> int:
-    """Return how many GPUs the driver of this machine knows, used or not; nothing of CUDA is asked for."""
+    """Return the number of GPUs that the driver of this machine knows, used or not; does not load CUDA."""
     return len(list(DRIVER.glob("*")))
 
 
 def gpu_of(place: int) -> str:
-    """Return the name of a GPU by its place among those that this process may use."""
+    """Return the name of a GPU by its index among those that this process may use."""
     names = [name for name in os.environ.get(VISIBLE, "").split(",") if name]
     return names[place] if names else str(place)
 
 
 def use_only(gpu: str) -> None:
-    """Have this process see one GPU; called before anything of CUDA is asked for."""
+    """Make this process see only one GPU; call it before CUDA is loaded."""
     os.environ[VISIBLE] = gpu
 
 
 def share_of(env: Environment, parts: int) -> Environment:
-    """Return an environment with one of so many equal shares of the cores."""
+    """Return an environment with one of `parts` equal shares of the cores."""
     return env.model_copy(update={"processes": max(1, (env.processes or usable_cores()) // parts)})

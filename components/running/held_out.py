@@ -1,4 +1,4 @@
-"""A split to measure on: images, captions by task, labels; by key, so that shard order decides no figure."""
+"""Read a split to measure on: images, captions by task, labels; sorted by key, whatever the shard order."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from components.storage.side_tables import Caption
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The kept rows of a split.
+    """The audited rows of a split.
 
     Attributes:
-        keys: Sorted; image i is that of `keys[i]`.
-        captions: By key.
-        labels: By key: label name to its values.
+        keys: Sorted; image i has the key `keys[i]`.
+        captions: Captions by key.
+        labels: Values by label name, by key.
         pixels: Decoded images, in the order of the shards.
-        image_rows: (N,) which of `pixels` is the image of each key.
-        shards: Where they come from.
+        image_rows: (N,) index into `pixels` of the image of each key.
+        shards: Shards of the rows.
         split: validation or test.
-        work: Where decoded images are, and shards on their way here.
+        work: Folder of decoded images and of shards being fetched.
     """
 
     keys: list[str]
@@ -56,10 +56,10 @@ class TaskCaptions:
     """The captions of one retrieval task and their images.
 
     Attributes:
-        name: Of the task.
-        images: (n,) numbers of the images that have a caption here.
+        name: Name of the task.
+        images: (n,) indices of the images that have a caption.
         captions: Ordered by image and number.
-        owners: (m,) which of `images` each caption belongs to, as a number 0..n-1.
+        owners: (m,) index 0..n-1 into `images` of each caption's image.
     """
 
     name: str
@@ -74,29 +74,29 @@ def read_held_out(
     """Read a split and decode its images.
 
     Args:
-        layout: Where the artifacts are.
+        layout: Layout of the project.
         split: validation or test.
-        work: The stage's folder in the work store, where it keeps decoded images.
+        work: The stage's folder in the work store; decoded images are stored there.
         image_size: Pixels of a side.
-        rows: Counts the rows.
+        rows: Row counter to update.
         with_labels: Read labels too.
 
     Raises:
-        DataError: it is empty, or a file is missing or damaged.
+        DataError: the split is empty, or a file is missing or damaged.
     """
     shards = [shard for shard in kept_shards(layout, split) if shard.table.num_rows or shard.rejected]
-    captions = {key: found for shard in shards for key, found in shard.captions().items()}
+    captions = {key: row_captions for shard in shards for key, row_captions in shard.captions().items()}
     rows.accept(len(captions))
     rows.reject("not_kept", sum(shard.rejected for shard in shards))
     if not captions:
         raise DataError(
-            f"no {split} row is left; expected rows of split {split} that audit keeps: see download.sources"
+            f"no {split} row is left; expected rows of split {split} that pass audit: see download.sources"
         )
     code = code_of(work, work.name, "pixels")
     pixels = decoded(layout.artifact("download"), work, shards, image_size, decode_image, code)
     keys = sorted(captions)
-    places = {key: row for row, key in enumerate(pixels.keys().to_pylist())}
-    image_rows = torch.tensor([places[key] for key in keys])
+    pixel_rows = {key: row for row, key in enumerate(pixels.keys().to_pylist())}
+    image_rows = torch.tensor([pixel_rows[key] for key in keys])
     held_out = HeldOut(keys, captions, {}, pixels, image_rows, shards, split, work)
     if with_labels:
         download = layout.artifact("download")
@@ -111,17 +111,17 @@ def read_held_out(
 
 
 def read_jpegs(layout: Layout, held_out: HeldOut, keys: set[str]) -> dict[str, bytes]:
-    """Return the files of some images."""
+    """Return the files of images by key."""
     return {pair.key: pair.jpeg for pair in _pairs(layout, held_out, keys)}
 
 
 def task_captions(held_out: HeldOut, task: RetrievalTask, section: str) -> TaskCaptions:
-    """Return a task's captions, any number for each image; images without one take no part.
+    """Return the captions of a task, any number for each image; images without one are left out.
 
     Args:
         held_out: The split.
         task: From params.
-        section: Of params that the task stands in, for the message.
+        section: Params section of the task, for the message.
 
     Raises:
         ConfigurationError: no row has a caption of that column and language.
@@ -130,47 +130,47 @@ def task_captions(held_out: HeldOut, task: RetrievalTask, section: str) -> TaskC
     captions: list[Caption] = []
     owners: list[int] = []
     for image, key in enumerate(held_out.keys):
-        of_image = [
+        image_captions = [
             caption
-            for caption in _in_order(held_out.captions[key])
+            for caption in _sorted(held_out.captions[key])
             if (caption.column, caption.language) == (task.column, task.language)
         ]
-        if of_image:
-            owners += [len(images)] * len(of_image)
+        if image_captions:
+            owners += [len(images)] * len(image_captions)
             images.append(image)
-            captions += of_image
+            captions += image_captions
     if not captions:
         raise ConfigurationError(
-            f"{section} {task.name} wants column {task.column} in {task.language}, and no {held_out.split} "
-            f"row has it; there are {_columns(held_out)}: correct params"
+            f"{section} {task.name} reads column {task.column} in {task.language}, and no "
+            f"{held_out.split} row has it; there are {_columns(held_out)}: fix params"
         )
     return TaskCaptions(task.name, torch.tensor(images), captions, torch.tensor(owners))
 
 
 def caption_pairs(held_out: HeldOut, task: CaptionRetrieval) -> tuple[list[Caption], list[Caption]]:
-    """Return for each row that has both the first caption of each column, or the first two of one column.
+    """Return two captions of each row that has both: the first of each column, or the first two of one.
 
     Raises:
         ConfigurationError: no test row has both.
     """
-    number = 1 if task.first == task.second else 0
+    second_number = 1 if task.first == task.second else 0
     firsts, seconds = [], []
     for key in held_out.keys:
-        found = {(caption.column, caption.number): caption for caption in held_out.captions[key]}
-        first, second = found.get((task.first, 0)), found.get((task.second, number))
+        captions = {(caption.column, caption.number): caption for caption in held_out.captions[key]}
+        first, second = captions.get((task.first, 0)), captions.get((task.second, second_number))
         if first and second:
             firsts.append(first)
             seconds.append(second)
     if not firsts:
         raise ConfigurationError(
-            f"evaluate.caption_retrieval {task.name} wants {task.first} and {task.second}, and no test row "
-            f"has both; there are {_columns(held_out)}: correct params"
+            f"evaluate.caption_retrieval {task.name} reads {task.first} and {task.second}, and no test row "
+            f"has both; there are {_columns(held_out)}: fix params"
         )
     return firsts, seconds
 
 
 def label_truth(held_out: HeldOut, label: str) -> tuple[list[str], Tensor, Tensor]:
-    """Return the classes of a label, the numbers (n,) of images that have one, and the truth (n, classes).
+    """Return the classes of a label, the indices (n,) of images that have it, and the truth (n, classes).
 
     Raises:
         ConfigurationError: no test row has the label.
@@ -180,8 +180,8 @@ def label_truth(held_out: HeldOut, label: str) -> tuple[list[str], Tensor, Tenso
     if not classes:
         names = sorted({name for row in held_out.labels.values() for name in row})
         raise ConfigurationError(
-            f"evaluate.zero_shot wants label {label}, which no test row has; there are "
-            f"{', '.join(names) or 'none'}: correct params"
+            f"evaluate.zero_shot reads label {label}, which no test row has; there are "
+            f"{', '.join(names) or 'none'}: fix params"
         )
     images = [image for image, row in enumerate(values) if row]
     truth = torch.tensor([[name in values[image] for name in classes] for image in images])
@@ -189,43 +189,43 @@ def label_truth(held_out: HeldOut, label: str) -> tuple[list[str], Tensor, Tenso
 
 
 def _pairs(layout: Layout, held_out: HeldOut, keys: set[str]) -> list[Pair]:
-    found = []
+    selected = []
     for shard in held_out.shards:
         if keys & set(shard.keys.to_pylist()):
             pairs = read_pairs(layout.artifact("download"), shard.entry, held_out.work)
-            found += [pair for pair in pairs if pair.key in keys]
-    return found
+            selected += [pair for pair in pairs if pair.key in keys]
+    return selected
 
 
-def _in_order(captions: list[Caption]) -> list[Caption]:
+def _sorted(captions: list[Caption]) -> list[Caption]:
     return sorted(captions, key=lambda caption: (caption.column, caption.number))
 
 
 def _columns(held_out: HeldOut) -> str:
-    found: dict[Any, None] = {}
+    columns: dict[Any, None] = {}
     for key in held_out.keys:
         for caption in held_out.captions[key]:
-            found[caption.column, caption.language] = None
-    return ", ".join(f"{column} ({language})" for column, language in sorted(found))
+            columns[caption.column, caption.language] = None
+    return ", ".join(f"{column} ({language})" for column, language in sorted(columns))
 
 
-_MEND = "run `dvc repro --force embed_captions`"
+_FIX = "run `dvc repro --force embed_captions`"
 
 
 class HeldOutVectors:
-    """Embeddings of a split's captions and of prompts by one encoder; a text without one is an error.
+    """Embeddings of a split's captions and of prompts by one encoder; each text must have one.
 
     Args:
-        layout: Where the artifacts are.
-        name: Of the encoder.
-        params: What should have made them.
-        columns: Of the captions.
+        layout: Layout of the project.
+        name: Name of the encoder.
+        params: Section embed_captions, which must have made the embeddings.
+        columns: Columns of the captions.
         work: The stage's folder in the work store.
         split: validation or test.
-        with_prompts: Read those of zero-shot prompts too.
+        with_prompts: Read embeddings of zero-shot prompts too.
 
     Raises:
-        DataError: they are missing or damaged, or other params made them.
+        DataError: embeddings are missing or damaged, or other params made them.
     """
 
     def __init__(
@@ -243,15 +243,15 @@ class HeldOutVectors:
         check_header(layout, name, params, captions)
         self._vectors = captions.vectors
         names = ("key", "column", "number", "row")
-        here = captions.table.filter(pc.equal(captions.table["split"], split))
-        lines = [here[name].to_pylist() for name in names]
-        self._rows = {(key, column, number): row for key, column, number, row in zip(*lines, strict=True)}
+        split_rows = captions.table.filter(pc.equal(captions.table["split"], split))
+        values = [split_rows[name].to_pylist() for name in names]
+        self._rows = {(key, column, number): row for key, column, number, row in zip(*values, strict=True)}
         self._prompts: dict[tuple[str, str, str], int] = {}
         if with_prompts:
             prompts = read_prompts(folder, work)
             check_header(layout, name, params, prompts)
-            lines = [prompts.table[name].to_pylist() for name in ("task", "label", "template", "row")]
-            self._prompts = {(task, label, form): row for task, label, form, row in zip(*lines, strict=True)}
+            values = [prompts.table[name].to_pylist() for name in ("task", "label", "template", "row")]
+            self._prompts = {(task, label, form): row for task, label, form, row in zip(*values, strict=True)}
             self._prompt_vectors = prompts.vectors
 
     def of_captions(self, captions: list[Caption]) -> Tensor:
@@ -265,7 +265,7 @@ class HeldOutVectors:
             caption = captions[rows.index(None)]
             raise DataError(
                 f"{self.folder} has no embedding of {rows.count(None)} captions, first {caption.column} "
-                f"{caption.number} of {caption.key}; expected one of each: {_MEND}"
+                f"{caption.number} of {caption.key}; expected one of each: {_FIX}"
             )
         return self._vectors[torch.tensor(rows)].float()
 
@@ -275,8 +275,11 @@ class HeldOutVectors:
         Raises:
             DataError: a prompt has no embedding.
         """
-        wanted = [(task.name, label, form) for label in classes for form in task.templates]
-        rows = [self._prompts.get(prompt) for prompt in wanted]
+        prompts = [(task.name, label, form) for label in classes for form in task.templates]
+        rows = [self._prompts.get(prompt) for prompt in prompts]
         if None in rows:
-            raise DataError(f"{self.folder} has no embedding of prompt {wanted[rows.index(None)]}: {_MEND}")
+            raise DataError(
+                f"{self.folder} has no embedding of prompt {prompts[rows.index(None)]}; expected one of "
+                f"each: {_FIX}"
+            )
         return self._prompt_vectors[torch.tensor(rows)].float()

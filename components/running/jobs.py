@@ -1,4 +1,4 @@
-"""Jobs as a worker process sees them: what it runs, what it tells its parent, and when it ends."""
+"""Worker side of a job: run it, report progress to the parent, end when the parent ends."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ NOTHING = -1
 
 
 class Job(Protocol[Result_co]):
-    """One piece of work that can be sent to another process."""
+    """Work that can be sent to another process."""
 
     def __call__(self, reporter: ProgressReporter) -> Result_co:
-        """Do it, telling how far it is."""
+        """Do the work and report progress."""
         ...
 
 
 @runtime_checkable
 class SkipsItems(Protocol):
-    """A job that names its units of work (`ProgressReporter.at`), for one of them may crash the process."""
+    """A job that names its units of work (`ProgressReporter.at`), because one may crash the process."""
 
     def skip_item(self, item: int) -> Any:  # noqa: ANN401 - a job of the same results
         """Return the same job without a unit of work that crashed the process."""
@@ -43,17 +43,17 @@ class SkipsItems(Protocol):
 
 
 class ProgressReporter:
-    """What a job tells its parent: units done, a few times a second; its unit and warnings, at once."""
+    """Report to the parent: finished units a few times a second, the current unit and warnings at once."""
 
     def __init__(self, pipe: Connection, unit: c_int64, *, counts: bool = True) -> None:
         self._pipe, self._unit, self._counts, self._done, self._sent_seconds = pipe, unit, counts, 0, 0.0
 
     def uncounted(self) -> ProgressReporter:
-        """Return one that is not told of units done: they were counted before."""
+        """Return a reporter that ignores finished units, because they were counted before."""
         return ProgressReporter(self._pipe, self._unit, counts=False)
 
     def advance(self, units: int = 1) -> None:
-        """Count units that are done."""
+        """Count finished units."""
         if not self._counts:
             return
         self._done += units
@@ -66,16 +66,15 @@ class ProgressReporter:
         self._done, self._sent_seconds = 0, time.monotonic()
 
     def warn(self, kind: str, text: str) -> None:
-        """Have the parent log a text, unless it has logged one of this kind."""
+        """Make the parent log a text, unless it has logged one of this kind."""
         self._pipe.send(("warned", (kind, text)))
 
     @contextmanager
     def at(self, unit: int, deadline_seconds: float) -> Iterator[None]:
-        """Say that a crash of the process within the block is this unit's doing; at the deadline it is one.
+        """Attribute a crash of the process within the block to this unit; crash it at the deadline.
 
-        A library that loops for ever cannot be asked to stop: the timer ends the process. It counts the
-        seconds that the process computes, so that one which is stopped or starved loses nothing. One unit at
-        a time.
+        A library in an endless loop cannot be asked to stop, so the timer ends the process. It counts CPU
+        seconds, so time in which the process is stopped or starved does not count. One unit at a time.
         """
         self._unit.value = unit
         signal.setitimer(signal.ITIMER_PROF, deadline_seconds)
@@ -88,10 +87,10 @@ class ProgressReporter:
 
 @dataclass(frozen=True)
 class Modules:
-    """What worker processes import, once for all; and what they shall do without."""
+    """Modules that are imported once for all worker processes, and modules that are blocked."""
 
     imported: tuple[str, ...] = ()
-    blocked_imports: tuple[str, ...] = ()  # optional ones, that a library would import for nothing
+    blocked_imports: tuple[str, ...] = ()  # optional modules that a library imports without need
 
 
 def work(
@@ -99,8 +98,8 @@ def work(
 ) -> None:
     """Do a job; the first function of a worker process."""
     os.environ.clear()
-    os.environ.update(environment)  # the server keeps that of its start
-    gc.freeze()  # what the server imported is never garbage: its memory stays shared
+    os.environ.update(environment)  # the server keeps the environment of its start
+    gc.freeze()  # imported modules are never collected, so their memory stays shared
     sys.meta_path.insert(0, _ImportBlocker(modules.blocked_imports))
     _follow_parent()
     reporter = ProgressReporter(pipe, unit)
@@ -114,7 +113,7 @@ def work(
 
 
 def _sendable(error: Exception) -> Exception:
-    """Return an error that survives the way to the parent, if need be in other words."""
+    """Return an error that can be pickled; a RuntimeError with its text if it cannot."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     except Exception:
@@ -123,19 +122,19 @@ def _sendable(error: Exception) -> Exception:
 
 
 class _ImportBlocker(MetaPathFinder):
-    """Has modules look as if they were not installed."""
+    """Make modules look as if they were not installed."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:  # noqa: ANN401 - its interface
-        """Find nothing, and let no other finder look for what is blocked."""
+        """Raise for a blocked module, so that no other finder looks for it; find nothing else."""
         if fullname in self._names:
             raise ModuleNotFoundError(fullname)
 
 
 def _follow_parent() -> None:
-    """Leave the keyboard's signal to the parent, and end when it ends, however that was."""
+    """Ignore the keyboard's signal, which the parent handles, and exit when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()

@@ -1,7 +1,7 @@
-"""One writer per stage and work store, held by flock and so released however the process ends.
+"""Lock of a stage in the work store: one writer, by flock, which is released however the process ends.
 
-Processes that train for a stage outlive one that is killed, by a step and a checkpoint: they hold a lock of
-their own together, and the next writer waits for that too.
+Training processes outlive a killed stage by a step and a checkpoint. They share a second lock, and the next
+writer waits for that one too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO
 
 from components.errors import InfrastructureError
 
-PATIENCE_SECONDS = 60.0  # a stage that was told to stop still writes its checkpoint
+PATIENCE_SECONDS = 60.0  # a stopped stage still writes its checkpoint
 POLL_SECONDS = 0.2
 LOCK, TRAINING_LOCK = "lock", "training.lock"
 log = logging.getLogger(__name__)
@@ -28,20 +28,20 @@ def one_writer(work: Path, stage: str, patience_seconds: float = PATIENCE_SECOND
     """Hold the stage's lock.
 
     Raises:
-        InfrastructureError: another process still holds it after the patience; names it.
+        InfrastructureError: another process, named in the message, holds it for longer than the patience.
     """
     deadline = time.monotonic() + patience_seconds
     with (work / LOCK).open("a+") as file, (work / TRAINING_LOCK).open("a+") as training:
         _lock(file, stage, deadline)
         _lock(training, stage, deadline)
-        fcntl.flock(training, fcntl.LOCK_UN)  # for those that this writer will start
+        fcntl.flock(training, fcntl.LOCK_UN)  # for the training processes that this writer starts
         _name_holder(file)
         yield
 
 
 @contextmanager
 def training_for(work: Path) -> Iterator[None]:
-    """Hold, with others, the lock of the processes that train for whoever holds the stage's lock."""
+    """Hold, shared with others, the lock of the training processes of a stage."""
     with (work / TRAINING_LOCK).open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         _name_holder(file)

@@ -1,4 +1,4 @@
-"""What tells a model in a folder, and how many weights it has, without loading it."""
+"""Check the files of a model and count its weights without loading it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from components.errors import ConfigurationError
 from components.storage.buckets.bucket import Bucket
 
-WEIGHT_BYTES = {"fp32": 4, "bf16": 2}  # of a weight in memory, whatever it is stored in
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2}  # of a weight in memory, whatever its dtype in the file
 CONFIGS = ("config.json", "open_clip_config.json")  # either; EVA02 has the second on the hub
 
 WEIGHTS = ".safetensors"
@@ -28,7 +28,7 @@ TOKENIZERS = (
     "sentencepiece.bpe.model",
 )
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
-OTHERS = {  # formats of weights, and who reads them
+OTHERS = {  # other formats of weights, and why they are refused
     **dict.fromkeys(PICKLES, "which may run code when read"),
     ".gguf": "which is for llama.cpp",
     ".ggml": "which is for llama.cpp",
@@ -51,19 +51,19 @@ def check_model_files(
     read: Callable[[str], bytes | None],
     role: str,
 ) -> None:
-    """Check by the names at the top of a folder, bucket or repository that a whole model lies there.
+    """Check by the file names at the top of a folder, bucket or repository that it holds a whole model.
 
     Args:
-        place: What it is called in messages.
-        names: Of the files.
-        read: Returns the bytes of one of a few small JSON files; None where it is not there.
-        role: `llm`, `clip`, `vision_language` or `text_encoders`, the model's place in base_models.
+        place: Name of the folder, bucket or repository in messages.
+        names: File names.
+        read: Returns the bytes of a small JSON file; None if it does not exist.
+        role: Section of base_models: `llm`, `clip`, `vision_language` or `text_encoders`.
 
     Raises:
         ConfigurationError: it is an adapter, or weights, config or tokenizer are missing or of another kind.
     """
     if ADAPTER in names or any(name.startswith(ADAPTER_WEIGHTS) for name in names):
-        raise ConfigurationError(_adapter(place, names, read))
+        raise ConfigurationError(_adapter_message(place, names, read))
     weights = {name for name in names if name.endswith(WEIGHTS)}
     others = sorted(
         name for name in names if PurePosixPath(name).suffix in OTHERS and name != "training_args.bin"
@@ -86,22 +86,22 @@ def check_model_files(
         )
     config = _tree(read("config.json"))
     method = _quantisation(config)
-    if method and role != VISION_LANGUAGE:  # which nobody trains or merges
+    if method and role != VISION_LANGUAGE:  # a vision-language model is neither trained nor merged
         raise ConfigurationError(
-            f"{place} holds weights that are quantised ({method}); expected those of 16 or 32 bits: take the "
-            "model that it was made of"
+            f"{place} holds quantised weights ({method}); expected weights of 16 or 32 bits: take the model "
+            "before quantisation"
         )
     _check_parts(place, weights, listed_weights(place, read(INDEX)), is_named="model_type" in config)
-    # a vision tower alone reads no text
+    # a vision tower needs no tokenizer
     if role != CLIP and not any(name in names for name in TOKENIZERS):
         raise ConfigurationError(
-            f"{place} has no tokenizer; expected one of {', '.join(TOKENIZERS)}: put there what the model "
-            "was published with"
+            f"{place} has no tokenizer; expected one of {', '.join(TOKENIZERS)}: add the tokenizer "
+            "that the model was published with"
         )
 
 
 def check_folder_files(folder: Path, place: str, role: str) -> None:
-    """Check that a whole model lies in a folder; see `check_model_files`."""
+    """Check that a folder holds a whole model; see `check_model_files`."""
 
     def read(name: str) -> bytes | None:
         return (folder / name).read_bytes() if (folder / name).is_file() else None
@@ -110,7 +110,7 @@ def check_folder_files(folder: Path, place: str, role: str) -> None:
 
 
 def check_bucket_files(bucket: Bucket, role: str) -> None:
-    """Check that a whole model lies in a bucket; see `check_model_files`."""
+    """Check that a bucket holds a whole model; see `check_model_files`."""
 
     def read(name: str) -> bytes | None:
         data = bucket.read(name)
@@ -120,10 +120,10 @@ def check_bucket_files(bucket: Bucket, role: str) -> None:
 
 
 def listed_weights(place: str, index: bytes | None) -> set[str]:
-    """Return the files of weights that an index lists; none where there is no index.
+    """Return the weight files that an index lists; none without an index.
 
     Raises:
-        ConfigurationError: it is damaged.
+        ConfigurationError: the index is damaged.
     """
     if index is None:
         return set()
@@ -135,34 +135,34 @@ def listed_weights(place: str, index: bytes | None) -> set[str]:
         ) from None
 
 
-def _adapter(place: str, names: Collection[str], read: Callable[[str], bytes | None]) -> str:
-    """Return what to say of a model folder that holds an adapter."""
-    about = _tree(read(ADAPTER))
-    kind = str(about.get("peft_type") or "PEFT")[:40]
+def _adapter_message(source: str, names: Collection[str], read: Callable[[str], bytes | None]) -> str:
+    """Return the error message for a model folder that holds an adapter."""
+    config = _tree(read(ADAPTER))
+    kind = str(config.get("peft_type") or "PEFT")[:40]
     kind = "LoRA" if kind == "LORA" else kind
-    base = str(about.get("base_model_name_or_path") or "a model that it does not name")[:200]
+    base = str(config.get("base_model_name_or_path") or "a model that it does not name")[:200]
     if any(name.endswith(WEIGHTS) and not name.startswith(ADAPTER_WEIGHTS) for name in names):
         return (
-            f"{place} holds a {kind} adapter of {base} beside a whole model, and transformers would read the "
-            f"adapter; expected one of them: remove {ADAPTER} and {ADAPTER_WEIGHTS}*, or merge the adapter "
-            f"first, `{MERGE}`"
+            f"{source} holds a {kind} adapter of {base} beside a whole model, and transformers would read "
+            f"the adapter; expected one of them: remove {ADAPTER} and {ADAPTER_WEIGHTS}*, or merge the "
+            f"adapter first, `{MERGE}`"
         )
     return (
-        f"{place} is a {kind} adapter of {base}, without that model's weights; expected a whole model: "
+        f"{source} is a {kind} adapter of {base}, without that model's weights; expected a whole model: "
         f"merge the two, `{MERGE}`, where ADAPTER is the adapter's folder or its id on the hub, and take the "
         "folder MERGED"
     )
 
 
-def _check_parts(place: str, weights: set[str], listed: set[str], *, is_named: bool) -> None:
-    if missing := sorted(listed - weights):
+def _check_parts(source: str, weights: set[str], index_files: set[str], *, is_named: bool) -> None:
+    if missing := sorted(index_files - weights):
         raise ConfigurationError(
-            f"{place} lacks {missing[0]}, which its index lists ({len(missing)} of {len(listed)} missing); "
-            "expected all: download it again"
+            f"{source} lacks {missing[0]}, which its index lists ({len(missing)} of {len(index_files)} "
+            "missing); expected all: download it again"
         )
-    if is_named and not listed and WHOLE not in weights:
+    if is_named and not index_files and WHOLE not in weights:
         raise ConfigurationError(
-            f"{place} holds {sorted(weights)[0]} and neither {WHOLE} nor {INDEX}; expected one of them: "
+            f"{source} holds {sorted(weights)[0]} and neither {WHOLE} nor {INDEX}; expected one of them: "
             "download the model whole"
         )
 
@@ -177,25 +177,25 @@ def _quantisation(config: dict[str, Any]) -> str | None:
 def _tree(data: bytes | None) -> dict[str, Any]:
     try:
         tree = json.loads(data or b"{}")
-    except ValueError:  # who loads it says what is wrong
+    except ValueError:  # reported when the model is loaded
         return {}
     return tree if isinstance(tree, dict) else {}
 
 
 def weights_in(folder: Path) -> int:
-    """Count the weights of a folder's safetensors files by their headers; 0 where there is none.
+    """Count the weights of a folder's safetensors files by their headers; 0 without such files.
 
     Raises:
-        SafetensorError: one is damaged.
+        SafetensorError: a file is damaged.
     """
     return sum(prod(shape) for _, shape in _headers(folder))
 
 
 def is_stored_in_bf16(folder: Path) -> bool:
-    """Say by the headers of a folder's safetensors files whether all weights are there in bf16, and no other.
+    """Return True if the headers of a folder's safetensors files name bf16 weights and no others.
 
     Raises:
-        SafetensorError: one is damaged.
+        SafetensorError: a file is damaged.
     """
     return {kind for kind, _ in _headers(folder)} == {"BF16"}
 

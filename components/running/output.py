@@ -1,4 +1,4 @@
-"""A stage's artifact and metrics, built under the work store and renamed into place."""
+"""Write a stage's artifact and metrics: build them in the work store, then rename them into place."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Output:
     """The folder being built.
 
     Attributes:
-        folder: Where to write.
-        rows: The row counts that its manifest lists, by place.
-        known: Entries of files that belong to it and lie in a bucket, or were verified in this run.
+        folder: Folder to write to.
+        rows: Row counts for the manifest, by path.
+        known: Manifest entries of its files that are in a bucket or were verified in this run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,7 +33,7 @@ def output(layout: Layout, stage: str) -> Iterator[Output]:
     """Yield an empty folder that becomes `artifacts/<stage>` with a manifest when the block ends well.
 
     Raises:
-        Stopped: a stop signal came, and was lost on the way.
+        Stopped: a stop signal came whose exception was lost.
     """
     build = layout.work(stage) / "build"
     remove(build)
@@ -46,5 +46,5 @@ def output(layout: Layout, stage: str) -> Iterator[Output]:
 
 
 def write_metrics(layout: Layout, stage: str, tree: dict[str, Any]) -> None:
-    """Write `metrics/<stage>.json`: figures that are equal in every run of equal params, inputs and code."""
+    """Write `metrics/<stage>.json`: figures that equal params, inputs and code reproduce."""
     write_json(layout.metrics(stage), tree)

@@ -1,4 +1,4 @@
-"""HTML pages that need nothing but themselves: one way to fill a template, one to put a picture inside."""
+"""Self-contained HTML pages: fill templates, embed pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUALITY = 85
 
 
 def page_environment(folder: Path) -> Environment:
-    """Return what fills the templates of a folder: every value is escaped, a missing one is an error."""
+    """Return the jinja2 environment of a template folder: values are escaped, a missing one is an error."""
     return Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
@@ -25,7 +25,7 @@ def page_environment(folder: Path) -> Environment:
 
 
 def inline_picture(jpeg: bytes, side: int) -> str:
-    """Return a picture as a data URI, shrunk where its longer side has more than `side` pixels."""
+    """Return a picture as a data URI, shrunk so that its longer side has at most `side` pixels."""
     image: Image.Image = Image.open(BytesIO(jpeg))
     if max(image.size) > side:
         image = image.convert("RGB")

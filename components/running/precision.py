@@ -11,15 +11,15 @@ log = logging.getLogger("llm2clip")
 
 
 def resolved(params: Params, stage: str, device: str) -> Params:
-    """Return params in which the section of a stage names the precision that it computes in.
+    """Return params in which the section of a stage names its precision instead of `auto`.
 
-    The other sections stay as they were written: what theirs comes to is settled where those stages run,
-    which may be on another machine, and a release says what params were given.
+    Other sections stay as written: they are resolved where their stages run, maybe on another machine, and a
+    release records the params as given.
 
     Args:
-        params: As they were read; torch is imported only where the section says `auto`.
-        stage: Whose section it is.
-        device: On which it computes; with several GPUs, the current one of this process.
+        params: As read; torch is imported only if the section says `auto`.
+        stage: Stage whose section is resolved.
+        device: Device of the stage; with several GPUs, the current one of this process.
     """
     section = getattr(params, stage)
     if getattr(section, "precision", None) != AUTO:

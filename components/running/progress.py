@@ -1,4 +1,4 @@
-"""Progress of long work: log lines with rate and ETA, and a file that the flow shows."""
+"""Progress of long work: log lines with rate and ETA, and a file that the flow reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from components.running.signals import raise_if_stopped
 from components.storage.atomic import read_json, write_json
 
 SECONDS_BETWEEN_LINES = 2.0
-WORKED = "worked"  # a folder of the stage's, emptied when the stage starts: what this run did, work by work
+WORKED = "worked"  # folder of the stage, emptied at its start: units of each finished work of this run
 log = logging.getLogger("llm2clip")
 
 
@@ -18,12 +18,12 @@ class Progress:
     """Counts units of work.
 
     Args:
-        work: The stage's folder in the work store; `progress.json` is kept there.
-        what: What is being done, e.g. `train_clip llm2clip`.
-        total: Units in all.
-        unit: Their name, e.g. `steps`.
+        work: The stage's folder in the work store, where `progress.json` is written.
+        what: Name of the work, e.g. `train_clip llm2clip`.
+        total: Number of units.
+        unit: Name of a unit, e.g. `steps`.
         done: Units that an earlier run finished.
-        is_told: Whether anybody is told; of several processes that do the same, one tells.
+        is_told: Log and write files; of several processes with the same work, only one does.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Progress:
         self.work, self.what, self.total, self.unit = work, what, total, unit
         self.done = self._resumed = done
         self._start_seconds = time.monotonic()
-        self._next_line_seconds = self._start_seconds  # the first unit is told at once
+        self._next_line_seconds = self._start_seconds  # the first unit is logged at once
         self._is_told = is_told
         if done and is_told:
             log.info("%s: resumed at %s %d of %d", what, unit, done, total)
@@ -41,7 +41,7 @@ class Progress:
         """Count finished units; logs every few seconds and at the end. `note` ends the line (`loss 1.23`).
 
         Raises:
-            Stopped: a stop signal came, and was lost on the way.
+            Stopped: a stop signal came whose exception was lost.
         """
         raise_if_stopped()
         self.done += count
@@ -80,6 +80,6 @@ class Progress:
 
 
 def worked(work: Path) -> dict[str, int]:
-    """Return how many units of each finished work this run of a stage did, without an earlier run's."""
-    found = [read_json(path) for path in sorted((work / WORKED).glob("*.json"))]
-    return {one["what"]: one["count"] for one in found}
+    """Return the units of each finished work that this run of a stage did, without those of earlier runs."""
+    counts = [read_json(path) for path in sorted((work / WORKED).glob("*.json"))]
+    return {entry["what"]: entry["count"] for entry in counts}

@@ -22,9 +22,9 @@ log = logging.getLogger("llm2clip")
 
 
 def main(stage: str) -> int:
-    """Train the model of a stage with others; return the exit code, and leave the reason of a failure."""
+    """Train the model of a stage with other processes; return the exit code, write the error of a failure."""
     log_to_stderr()
-    number = int(os.environ["RANK"])
+    process_rank = int(os.environ["RANK"])
 
     def work() -> None:
         end_with_parent()
@@ -33,18 +33,18 @@ def main(stage: str) -> int:
         prepare_libraries(env)
         folder = Layout(env.work_store).work(stage)
         folder.mkdir(parents=True, exist_ok=True)
-        # the stage holds the lock where it started this; where torchrun was started by hand, nobody does yet
-        is_alone = number == 0 and os.environ.get("TORCHELASTIC_RUN_ID") != stage
+        # a stage that starts this process holds the lock; if torchrun was started by hand, nobody does
+        is_alone = process_rank == 0 and os.environ.get("TORCHELASTIC_RUN_ID") != stage
         writer = one_writer(folder, stage) if is_alone else nullcontext()
         with writer, process_group(env), training_for(folder):
-            settled = resolved(params, stage, env.device)  # by now this process has a GPU of its own
-            importlib.import_module(f"components.{stage}.stage").train(settled, env)
+            resolved_params = resolved(params, stage, env.device)  # by now this process has its own GPU
+            importlib.import_module(f"components.{stage}.stage").train(resolved_params, env)
 
     code, message = outcome_of(work)
     if message:
-        log.error("%s, process %d: %s", stage, number, message)
+        log.error("%s, process %d: %s", stage, process_rank, message)
         folder = said_in(Layout(load_environment().work_store).work(stage))
-        write_json(folder / f"{number:05d}.json", {"exit_code": code, "message": message})
+        write_json(folder / f"{process_rank:05d}.json", {"exit_code": code, "message": message})
     return code
 
 

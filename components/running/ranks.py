@@ -1,13 +1,13 @@
-"""Train in several processes: one a GPU, or over machines by torchrun.
+"""Train in several processes: one for each GPU, or over several machines by torchrun.
 
-The processes only train. What they leave is the checkpoint of the last step, from which the stage itself goes
-on, as it would after a run that was stopped there: so everything else is written once and in one place.
+The processes only train. They leave the checkpoint of the last step, from which the stage itself continues as
+after a stopped run, so everything else is written by one process.
 
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint host:29400 \
         -m components.running.rank tune_llm
 
-does the same over two machines that share the work store and the project's folder; `dvc repro` then finds the
-training done.
+does the same on two machines that share the work store and the project folder; `dvc repro` then finds the
+training finished.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ if TYPE_CHECKING:
     import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-# of one exchange: with the 30 seconds that torch leaves a process to end by itself, one that hangs ends all
-# of them within a minute
+# of one collective; torch then gives processes 30 seconds to exit, so a hanging process ends all within a
+# minute
 STEP_TIMEOUT = timedelta(seconds=25)
-WAIT_TIMEOUT = timedelta(hours=2)  # for the first process while it writes a checkpoint
+WAIT_TIMEOUT = timedelta(hours=2)  # other processes wait while the first one writes a checkpoint
 ERRORS: tuple[type[PipelineError], ...] = (ConfigurationError, DataError, InfrastructureError, GateError)
-_patient: list[dist.ProcessGroup] = []  # the group that waits long; there is one, once there are processes
+_patient_groups: list[dist.ProcessGroup] = []  # the group with WAIT_TIMEOUT; empty outside `process_group`
 
 
 def training_processes(env: Environment) -> int:
-    """Return how many processes train: as many as asked for, or one a GPU."""
+    """Return the number of training processes: as configured, or one for each GPU."""
     return env.training_processes or gpus_in_use(env) or 1
 
 
 def train_apart(stage: str, env: Environment, work: Path) -> None:
-    """Have several processes train a stage's model to the end, where several are asked for.
+    """Train a stage's model to the end in several processes, if several are configured.
 
     Args:
-        stage: Its `stage.py` has `train(params, env)`.
-        env: Of the run.
+        stage: Stage whose `stage.py` has `train(params, env)`.
+        env: Environment of the run.
         work: The stage's folder in the work store.
 
     Raises:
         Stopped: a stop signal came; a checkpoint was saved.
-        PipelineError: as a process met it.
+        PipelineError: the error of a process.
         InfrastructureError: a process died or hung.
     """
     count = training_processes(env)
@@ -71,8 +71,8 @@ def train_apart(stage: str, env: Environment, work: Path) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    said = said_in(work)
-    remove(said)
+    errors = said_in(work)
+    remove(errors)
     if not env.threads:
         os.environ["OMP_NUM_THREADS"] = str(max(1, usable_cores() // count))
     config = LaunchConfig(
@@ -84,44 +84,44 @@ def train_apart(stage: str, env: Environment, work: Path) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    # that of the terminal is not for a run that was started to survive it
+    # without SIGHUP, so that a run survives its terminal
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT"
     try:
         elastic_launch(config, sys.executable)("-m", "components.running.rank", stage)
     except SignalException:
         raise Stopped from None
     except ChildFailedError as error:
-        raise _fault(said, error) from None
+        raise _error_of(errors, error) from None
     finally:
-        raise_on_stop_signals()  # the launcher put its own in their place
+        raise_on_stop_signals()  # the launcher replaced our handlers
 
 
 def said_in(work: Path) -> Path:
-    """Return the folder of what failed processes said."""
+    """Return the folder of the errors of failed processes."""
     return work / "ranks"
 
 
-def _fault(said: Path, error: ChildFailedError) -> PipelineError:
-    outcomes = [read_json(path) for path in sorted(said.glob("*.json"))]
+def _error_of(folder: Path, error: ChildFailedError) -> PipelineError:
+    outcomes = [read_json(path) for path in sorted(folder.glob("*.json"))]
     for outcome in outcomes:
-        for fault in ERRORS:
-            if outcome["exit_code"] == fault.exit_code:
-                return fault(outcome["message"])
+        for kind in ERRORS:
+            if outcome["exit_code"] == kind.exit_code:
+                return kind(outcome["message"])
     _, failure = error.get_first_failure()
-    # the others are stopped when one fails; a signal leaves no word, and those that miss it say little
-    words = [one["message"] for one in outcomes if one["exit_code"] != Stopped.exit_code]
-    why = "likely memory" if failure.exitcode == -9 else "see the log above"
-    if words and failure.exitcode > 0:
-        why = words[0]
+    # the others are stopped when one fails; a killed process leaves no message, and theirs says little
+    messages = [outcome["message"] for outcome in outcomes if outcome["exit_code"] != Stopped.exit_code]
+    reason = "likely memory" if failure.exitcode == -9 else "see the log above"
+    if messages and failure.exitcode > 0:
+        reason = messages[0]
     return InfrastructureError(
-        f"training process {failure.local_rank} ended with {failure.exitcode} ({why}); the next run goes on "
-        "from the last checkpoint"
+        f"training process {failure.local_rank} ended with {failure.exitcode} ({reason}); the next run "
+        "continues from the last checkpoint"
     )
 
 
 @contextmanager
 def process_group(env: Environment) -> Iterator[None]:
-    """Join the processes that the launcher started, for the duration of the block."""
+    """Join the process group of the launched processes within the block."""
     import torch
     import torch.distributed as dist
 
@@ -129,21 +129,21 @@ def process_group(env: Environment) -> Iterator[None]:
     if is_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if is_cuda else "gloo", timeout=STEP_TIMEOUT)
-    _patient.append(dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT))
+    _patient_groups.append(dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT))
     try:
         yield
     finally:
-        _patient.clear()
+        _patient_groups.clear()
         dist.destroy_process_group()
 
 
 def wait_for_all() -> None:
-    """Wait until every process that trains the same model is here; nothing where there is one."""
-    if not _patient:
+    """Wait for all processes that train the same model; return at once if there is only one."""
+    if not _patient_groups:
         return
     import torch.distributed as dist
 
-    from components.ml.distributed import world_size  # torch reads the environment, which `rank` sets first
+    from components.ml.distributed import world_size  # imports torch, after `rank` has set the environment
 
     if world_size() > 1:
-        dist.barrier(group=_patient[0])
+        dist.barrier(group=_patient_groups[0])

@@ -1,4 +1,4 @@
-"""Row accounting: rows in = rows out + rows rejected by reason, exactly."""
+"""Row accounting: rows in = rows out + rows rejected by reason."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Rows:
 
     Attributes:
         rows_in: Rows that came in.
-        rows_out: Those that go on.
-        rejected: The others by reason.
-        firsts: By reason what its first row was, for messages; no metric holds it.
+        rows_out: Rows that go on.
+        rejected: Number of rejected rows by reason.
+        firsts: First rejected row by reason, for messages; not part of metrics.
     """
 
     def __init__(self) -> None:
@@ -37,14 +37,14 @@ class Rows:
         self.rows_out += count
 
     def reject(self, reason: str, count: int = 1, first: str = "") -> None:
-        """Count rows that came in and stop here; `first` says which row or value the first of them is."""
+        """Count rows that came in and are rejected; `first` describes the first such row or value."""
         self.rows_in += count
         self.rejected[reason] += count
         if first:
             self.firsts.setdefault(reason, first)
 
     def add(self, tree: dict[str, Any], firsts: Mapping[str, str] | None = None) -> None:
-        """Add the figures of another count, as `figures` gave them, and its first rows."""
+        """Add the figures of another counter, as `figures` returned them, and its first rows."""
         self.firsts = {**(firsts or {}), **self.firsts}
         self.rows_in += tree["rows_in"]
         self.rows_out += tree["rows_out"]
@@ -59,7 +59,7 @@ class Rows:
         }
 
     def exceeds(self, max_reject_share: float) -> bool:
-        """Say whether no row is left, or more than this share of them were rejected."""
+        """Return True if no row is left, or more than this share of the rows were rejected."""
         return self.rows_out == 0 or sum(self.rejected.values()) > max_reject_share * self.rows_in
 
     def check(
@@ -75,12 +75,12 @@ class Rows:
         """Check the balance and the limit.
 
         Args:
-            max_reject_share: Of the rows that came in, 0..1.
-            section: The params section the limit stands in, for the message.
-            params: Whose values decide; the message names them.
-            layout: Of the project; all reasons go to a file in the stage's work folder.
-            given: Rows that the stage was handed, where that is known apart from the counting.
-            stage: Where it has another name than the section.
+            max_reject_share: Share of the rows that came in, 0..1.
+            section: Params section of the limit, for the message.
+            params: Params of the run; the message names the values that decide.
+            layout: Layout of the project; all reasons go to a file in the stage's work folder.
+            given: Number of input rows, if it is known independently of this counter.
+            stage: Name of the stage, if it differs from the section.
 
         Raises:
             DataError: the figures do not balance, no row is left, or too many were rejected.
@@ -89,7 +89,8 @@ class Rows:
         if self.rows_in != self.rows_out + rejected or (given is not None and given != self.rows_in):
             raise DataError(
                 f"{section}: {given if given is not None else self.rows_in} rows came in, "
-                f"{self.rows_out} went out and {rejected} were rejected: no balance; please report this"
+                f"{self.rows_out} went out and {rejected} were rejected; expected a balance: "
+                "please report this bug"
             )
         if not self.exceeds(max_reject_share):
             return
@@ -103,21 +104,21 @@ class Rows:
         raise DataError(
             f"{section}: {rejected} of {self.rows_in} rows rejected ({reasons}); "
             f"{section}.max_reject_share allows {max_reject_share:g}: "
-            f"correct the input or raise the limit{account}"
+            f"fix the input or raise the limit{account}"
         )
 
 
 REJECTED = "rejected.json"
-IN_MESSAGE = 3  # reasons that a message explains; the file explains all
-NAMED = re.compile(r"\{([a-z_.]+)\}")  # a param in a rule: put there with its value
+IN_MESSAGE = 3  # reasons explained in a message; the file explains all
+NAMED = re.compile(r"\{([a-z_.]+)\}")  # a param in a rule, printed with its value
 STATUS = re.compile(r"http_\d{3}")
-FORMAT = re.compile(r"format_\w*")  # `format_heic`: the reason names what the file is
-UNKNOWN = "what the row holds"
+FORMAT = re.compile(r"format_\w*")  # `format_heic`: the reason names the format
+UNKNOWN = "the content of the row"
 
 _SOURCE = "of its entry in download.sources"
-_RETRIES = "the server or network; {download.retry_rounds} more asks again in the next run"
+_RETRIES = "the server or network; raise {download.retry_rounds} to retry in the next run"
 _UTF8 = "its captions must be text in UTF-8"
-_ROW = {  # where a source's rows are read
+_ROW = {  # reasons from reading the rows of a source
     "bad_json": "its .json must hold an object",
     "bad_key": f"its key, of 1 to 128 characters in key_column {_SOURCE}; null has keys made",
     "bad_sha256": f"64 hexadecimal digits in sha256_column {_SOURCE}",
@@ -151,7 +152,7 @@ RULES: Mapping[str, Mapping[str, str]] = {
         "credentials_in_url": "its url: expected one without user and password",
         "decoder_died": "{download.images.decode_deadline_seconds}, or this machine's memory",
         "dns_failed": _RETRIES,
-        "duplicate_url": "an earlier row of the same url, which is taken",
+        "duplicate_url": "an earlier row of the same url, which is used",
         "empty_body": "the server: an answer without a byte, or an empty file",
         "encoded_body": "the server: a Content-Encoding that cannot be undone",
         "format_not_allowed": "its format: expected JPEG, PNG, WebP, GIF or BMP",
@@ -175,8 +176,8 @@ RULES: Mapping[str, Mapping[str, str]] = {
         "truncated": "its bytes, which end too early",
     },
     "recaption": {
-        "control_characters": "its text: characters that nobody sees",
-        "empty": "its text: nothing was said, or there was nothing to take",
+        "control_characters": "its text: invisible control characters",
+        "empty": "its text: empty, or no caption to take",
         "prompt_leak": "{recaption.gates.min_leaked_words}, or marks of a chat",
         "refusal": "its text: the writer speaks of itself or of a missing image",
         "repeated": "{recaption.gates.max_repeats}, {recaption.gates.max_repeated_share}",
@@ -196,13 +197,13 @@ RULES: Mapping[str, Mapping[str, str]] = {
 
 
 def rule(section: str, reason: str, params: Params) -> str:
-    """Return what decides a reason in words, with the values of the params that do."""
+    """Return in words what decides a reason, with the values of its params."""
     text = RULES.get(section, {}).get("format_not_allowed" if FORMAT.fullmatch(reason) else reason)
     if text is None and section == "audit":
         text = "{audit.curation.heads}"
     if text is None:
         text = "the server's answer" if STATUS.fullmatch(reason) else UNKNOWN
-    return NAMED.sub(lambda found: f"{found[1]} {_value(params, found[1])}", text)
+    return NAMED.sub(lambda match: f"{match[1]} {_value(params, match[1])}", text)
 
 
 def explained(
@@ -213,18 +214,18 @@ def explained(
     layout: Layout,
     stage: str,
 ) -> str:
-    """Write the full account of rejected rows, and return two lines for a message.
+    """Write all reasons of rejected rows to a file, and return two lines for a message.
 
     Args:
-        section: Of params, whose rules these are.
+        section: Params section of the rules.
         counts: Rows by reason, the most frequent first.
-        firsts: What the first row of a reason was, where that is known.
-        params: Of the run.
-        layout: Of the project.
-        stage: Whose work folder the account goes to.
+        firsts: First row of a reason, if known.
+        params: Params of the run.
+        layout: Layout of the project.
+        stage: Stage whose work folder gets the file.
     """
     path = layout.work(stage) / REJECTED
-    account = [
+    entries = [
         {
             "reason": reason,
             "count": count,
@@ -233,12 +234,12 @@ def explained(
         }
         for reason, count in counts.items()
     ]
-    write_json(path, {"section": section, "rejected": account})
+    write_json(path, {"section": section, "rejected": entries})
     shown = [
-        f"{one['reason']}: "
-        + (f"first {one['first']}, " if one["first"] else "")
-        + f"decided by {one['decided_by']}"
-        for one in account[:IN_MESSAGE]
+        f"{entry['reason']}: "
+        + (f"first {entry['first']}, " if entry["first"] else "")
+        + f"decided by {entry['decided_by']}"
+        for entry in entries[:IN_MESSAGE]
     ]
     return f"\n{'; '.join(shown)}\nevery reason with its first row: {path}"
 

@@ -1,4 +1,4 @@
-"""What SIGTERM, SIGINT and the parent's death do to a stage."""
+"""Stop signals: SIGTERM, SIGINT and the parent's death end a stage cleanly."""
 
 from __future__ import annotations
 
@@ -23,57 +23,57 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def raise_on_stop_signals() -> None:
-    """Turn SIGTERM and SIGINT into `Stopped`, wherever the main thread is: all writes are atomic."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, _raise_stopped)
+    """Raise `Stopped` in the main thread on SIGTERM and SIGINT, at any point: all writes are atomic."""
+    for signal_number in STOP_SIGNALS:
+        signal.signal(signal_number, _raise_stopped)
 
 
 def ignore_stop_signals() -> None:
-    """Let nothing interrupt the telling of an outcome that is settled."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """Ignore stop signals while exit.json is written."""
+    for signal_number in STOP_SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
 
 
 def raise_if_stopped() -> None:
-    """Raise again what was raised where exceptions are lost: in a destructor, say, or by a weak reference.
+    """Raise `Stopped` again if it was lost, for example in a destructor or a weak reference's callback.
 
-    A stop signal that has come has all others ignored: that is how it is known.
+    After a stop signal all others are ignored, which shows that one came.
 
     Raises:
-        Stopped: one came, and the work goes on all the same.
+        Stopped: a stop signal came, but the work went on.
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         raise Stopped
 
 
 class StopRequest:
-    """Whether a stop signal has arrived."""
+    """Flag: True after a stop signal."""
 
     requested = False
 
 
 @contextmanager
 def deferred_stop() -> Iterator[StopRequest]:
-    """Let a stop signal only set a flag within the block, so that a step ends and a checkpoint is saved."""
+    """Make stop signals only set a flag within the block, so that a step ends and a checkpoint is saved."""
     request = StopRequest()
 
     def remember(_number: int, _frame: FrameType | None) -> None:
         request.requested = True
 
-    before = [signal.signal(number, remember) for number in STOP_SIGNALS]
+    handlers = [signal.signal(signal_number, remember) for signal_number in STOP_SIGNALS]
     try:
         yield request
     finally:
-        for number, handler in zip(STOP_SIGNALS, before, strict=True):
-            signal.signal(number, handler)
+        for signal_number, handler in zip(STOP_SIGNALS, handlers, strict=True):
+            signal.signal(signal_number, handler)
 
 
 def run_or_stop(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
-    """Run work in an event loop; a stop signal cancels it: an exception raised inside a loop may be lost.
+    """Run a coroutine in an event loop; a stop signal cancels it, as an exception in a loop may be lost.
 
     Args:
-        runner: Of this thread, which is the main one.
-        work: What it awaits is cancelled with it; tasks that it started are not.
+        runner: Runner of this thread, which is the main one.
+        work: Coroutine. What it awaits is cancelled with it; tasks that it started are not.
 
     Raises:
         Stopped: a signal arrived.
@@ -81,10 +81,12 @@ def run_or_stop(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
     loop = runner.get_loop()
     task = loop.create_task(work)
     with deferred_stop() as request:
-        for number in STOP_SIGNALS:
-            remember = signal.getsignal(number)
-            loop.add_signal_handler(number, task.cancel)
-            signal.signal(number, remember)  # asyncio's own does nothing, and a loop that ends looks no more
+        for signal_number in STOP_SIGNALS:
+            remember = signal.getsignal(signal_number)
+            loop.add_signal_handler(signal_number, task.cancel)
+            signal.signal(
+                signal_number, remember
+            )  # asyncio's handler does nothing, and a loop that ends no longer checks
         if request.requested:
             task.cancel()
         try:
@@ -93,26 +95,26 @@ def run_or_stop(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
             if not request.requested:
                 raise
         finally:
-            for number in STOP_SIGNALS:
-                loop.remove_signal_handler(number)
+            for signal_number in STOP_SIGNALS:
+                loop.remove_signal_handler(signal_number)
     if request.requested:
         raise Stopped
     return result
 
 
 def die_with_parent() -> None:
-    """Under DVC, make the parent's death a SIGTERM to this process: DVC itself leaves its stages running.
+    """Under DVC, send SIGTERM to this process when the parent dies: DVC leaves its stages running.
 
-    A stage started by hand (no `DVC_STAGE`) is left alone, so that it survives a logout.
+    A stage started by hand (no `DVC_STAGE`) is not changed, so that it survives a logout.
     """
     if "DVC_STAGE" in os.environ:
         end_with_parent()
-        if os.getppid() == 1 and not _is_of_session_of_first():
+        if os.getppid() == 1 and not _is_in_session_of_init():
             os.kill(os.getpid(), signal.SIGTERM)  # DVC died while this process started
 
 
 def end_with_parent() -> None:
-    """Make the parent's death a SIGTERM to this process."""
+    """Send SIGTERM to this process when the parent dies."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -122,8 +124,8 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _is_of_session_of_first() -> bool:
-    """Say whether this process may be a child of process 1: DVC, where it is all that a container runs."""
+def _is_in_session_of_init() -> bool:
+    """Return True if process 1 may be the parent: DVC, as the only process of a container."""
     try:
         return os.getsid(0) == os.getsid(1)
     except OSError:
@@ -137,5 +139,5 @@ def _watch_parent(parent: int) -> None:
 
 
 def _raise_stopped(_number: int, _frame: FrameType | None) -> None:
-    ignore_stop_signals()  # the group's signal and the parent's death come as two; once is enough
+    ignore_stop_signals()  # the group's signal and the parent's death are two signals; one is enough
     raise Stopped

@@ -1,4 +1,4 @@
-"""Run jobs in processes: a crash costs one job, its memory ends with it."""
+"""Run jobs in worker processes: a crash costs one job, and its memory is freed with it."""
 
 from __future__ import annotations
 
@@ -43,39 +43,40 @@ CRASHES = {
 
 @dataclass
 class _RunningJob(Generic[Result]):
-    """A job under way; the parent's end of its pipe is read until it closes."""
+    """A running job; the parent reads its end of the pipe until it closes."""
 
     job: Job[Result]
     process: BaseProcess
     pipe: Connection
-    unit: c_int64  # in memory that both processes see
+    unit: c_int64  # in shared memory
     done: int = 0
-    suspects: frozenset[int] = frozenset()  # units at which a process of this job crashed before
-    outcome: list[tuple[str, Any]] = field(default_factory=list)  # one, once it has ended
+    suspects: frozenset[int] = frozenset()  # units at which this job crashed before
+    outcome: list[tuple[str, Any]] = field(default_factory=list)  # one entry once the job has ended
 
 
 def in_order(
     jobs: Iterable[Job[Result]], processes: int, progress: Progress, modules: Modules
 ) -> Generator[Result, None, None]:
-    """Yield the results of jobs in their order, `processes` of them under way at a time.
+    """Yield the results of jobs in their order, with `processes` of them running at a time.
 
-    Processes are forked from a small server that has imported modules once, so that one is there within
-    milliseconds and shares the memory of what was imported. A job whose process crashes is done again; one
-    that crashes twice at the same unit of work is done without it. Close the generator to stop the processes.
+    Processes are forked from a small server that has imported the modules once. So a process starts within
+    milliseconds and shares the memory of the imports. A job whose process crashes is repeated; if it crashes
+    twice at the same unit of work, it is repeated without that unit. Closing the generator stops the
+    processes.
 
     Raises:
-        InfrastructureError: a process was killed, or crashed at no unit.
-        Exception: what a job raised; all others are stopped.
+        InfrastructureError: a process was killed, or crashed outside any unit.
+        Exception: the error that a job raised; all others are stopped.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *modules.imported])
-    waiting = iter(jobs)
+    pending = iter(jobs)
     warned: set[str] = set()
     runs: deque[_RunningJob[Result]] = deque()
     try:
         while True:
             while sum(not run.outcome for run in runs) < processes and len(runs) < 2 * processes:
-                job = next(waiting, None)
+                job = next(pending, None)
                 if job is None:
                     break
                 runs.append(_start(context, job, modules))
@@ -93,9 +94,9 @@ def in_order(
 def finished_pieces(
     jobs: Iterable[Job[Result]], processes: int, progress: Progress, modules: Modules, store: Path
 ) -> Iterator[Iterator[Result]]:
-    """Give the results of jobs that make pieces of a store, by `in_order`.
+    """Yield the results of jobs that write to a result cache, by `in_order`.
 
-    However it ends, nothing half made is left there.
+    However it ends, no unfinished result is left in the cache.
     """
     try:
         with closing(in_order(jobs, processes, progress, modules)) as finished:
@@ -107,52 +108,53 @@ def finished_pieces(
 def pieces_by_content(
     jobs: Mapping[str, Job[Result]], processes: int, progress: Progress, modules: Modules, store: Path
 ) -> dict[str, Result]:
-    """Return the results of jobs that make pieces of a store, by the hash of what each reads.
+    """Return the results of jobs that write to a result cache, by the hash of their inputs.
 
-    Inputs of equal bytes, as empty ones are, have one piece: as one job no two processes make it at once.
+    Inputs of equal bytes, such as empty ones, share one result and one job, so no two processes make
+    it at once.
     """
     with finished_pieces(jobs.values(), processes, progress, modules, store) as finished:
         return dict(zip(jobs, finished, strict=True))
 
 
 def stop_server() -> None:
-    """End the server of processes and wait for it, so that what its processes cost is known as ours.
+    """Stop the fork server and wait for it, so that the costs of its processes count as ours.
 
-    The library keeps it until the program ends and has no public way of saying this.
+    multiprocessing keeps it until the program ends and has no public call for this.
     """
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _start(context: ForkServerContext, job: Job[Result], modules: Modules) -> _RunningJob[Result]:
-    ours, theirs = context.Pipe()
+    parent_end, child_end = context.Pipe()
     unit = context.RawValue(c_int64, NOTHING)
-    process = context.Process(target=work, args=(job, theirs, unit, modules, dict(os.environ)))
+    process = context.Process(target=work, args=(job, child_end, unit, modules, dict(os.environ)))
     with _import_path():
         process.start()
-    theirs.close()
-    return _RunningJob(job, process, ours, unit)
+    child_end.close()
+    return _RunningJob(job, process, parent_end, unit)
 
 
 @contextmanager
 def _import_path() -> Iterator[None]:
-    """Have the server import this very code, wherever it is started: Python 3.11's ignores `sys.path`."""
-    before = os.environ.get("PYTHONPATH")
+    """Make the fork server import this code from any folder: in Python 3.11 it ignores `sys.path`."""
+    old_path = os.environ.get("PYTHONPATH")
     root = str(Path(components.__file__).parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join([root, *([before] if before else [])])
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, *([old_path] if old_path else [])])
     try:
         yield
     finally:
-        if before is None:
+        if old_path is None:
             del os.environ["PYTHONPATH"]
         else:
-            os.environ["PYTHONPATH"] = before
+            os.environ["PYTHONPATH"] = old_path
 
 
 def _listen(
@@ -162,17 +164,17 @@ def _listen(
     modules: Modules,
     warned: set[str],
 ) -> None:
-    """Wait until a job counts, warns, ends or dies; of each kind of warning the first one is logged."""
+    """Wait until a job reports progress, warns, ends or dies; log the first warning of each kind."""
     by_pipe: dict[Any, _RunningJob[Result]] = {run.pipe: run for run in runs if not run.outcome}
     for pipe in wait(list(by_pipe)):
         run = by_pipe[pipe]
         try:
             kind, value = run.pipe.recv()
         except (EOFError, OSError):
-            again = _after_death(run)
+            retry = _job_after_death(run)
             progress.advance(-run.done)
             runs[runs.index(run)] = replace(
-                _start(context, again, modules), suspects=run.suspects | {run.unit.value}
+                _start(context, retry, modules), suspects=run.suspects | {run.unit.value}
             )
             continue
         if kind == "done":
@@ -188,20 +190,20 @@ def _listen(
             run.process.join()
 
 
-def _after_death(run: _RunningJob[Result]) -> Job[Result]:
-    """Return what to do in the place of a job whose process is gone."""
+def _job_after_death(run: _RunningJob[Result]) -> Job[Result]:
+    """Return the job to run instead of one whose process has died."""
     run.pipe.close()
     run.process.join()
     code = run.process.exitcode or 0
     if code in CRASHES and run.unit.value != NOTHING:
-        if run.unit.value not in run.suspects:  # once may be a bystander's bad luck
+        if run.unit.value not in run.suspects:  # the first crash may have another cause
             return run.job
         if isinstance(run.job, SkipsItems):
             return run.job.skip_item(run.unit.value)
-    what = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
-        what += ", likely for want of memory: set LLM2CLIP_PROCESSES lower or make shards smaller"
-    raise InfrastructureError(f"a worker process ended with {what}; what is finished is kept, run again")
+        cause += ", likely out of memory: lower LLM2CLIP_PROCESSES or make shards smaller"
+    raise InfrastructureError(f"a worker process ended with {cause}; finished work is kept: rerun")
 
 
 def _result(run: _RunningJob[Result]) -> Result:

@@ -1,1 +1,1 @@
-"""Params (params.yaml, may change a result) and Environment (LLM2CLIP_*, may not)."""
+"""Params (params.yaml, may change a result) and Environment (LLM2CLIP_*, may not change a result)."""

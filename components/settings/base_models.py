@@ -22,7 +22,7 @@ from components.settings.sources import Scenes, TextSource
 
 
 class HubModel(Section):
-    """A model of the Hugging Face hub, safetensors only, no remote code."""
+    """A model on the Hugging Face hub; safetensors only, no remote code."""
 
     kind: Literal["hub"]
     id: str
@@ -30,18 +30,18 @@ class HubModel(Section):
 
 
 class FolderModel(Section):
-    """A model in Hugging Face layout in a folder below `inputs/<download.inputs>`, which DVC watches."""
+    """A model in Hugging Face layout in a folder below `inputs/<download.inputs>`, which DVC tracks."""
 
     kind: Literal["folder"]
     path: RelativePath
 
 
 class BucketModel(Section):
-    """A model in Hugging Face layout in a bucket, held to the bytes it had."""
+    """A model in Hugging Face layout in a bucket, pinned by its sha256."""
 
     kind: Literal["bucket"]
     uri: BucketUri
-    sha256: Sha256  # of what `sha256sum FILES | LC_ALL=C sort` prints of the files that are taken
+    sha256: Sha256  # of the output of `sha256sum FILES | LC_ALL=C sort` over the files that are used
 
 
 class Schedule(Section):
@@ -55,13 +55,13 @@ class Schedule(Section):
 
 
 class Cooccurrence(Section):
-    """Token embeddings that start from which tokens stand together in the captions of a row."""
+    """Initialise token embeddings from the co-occurrence of tokens in the captions of a row."""
 
-    deviation: Rate  # of all their numbers; random ones start with 0.02
+    deviation: Rate  # standard deviation of the embeddings; random ones have 0.02
 
 
 class MadeLlm(Section):
-    """A small Llama and its BPE vocabulary, made from text; 0 steps leave it random."""
+    """A small Llama and its BPE vocabulary, trained on text; 0 steps leave it random."""
 
     kind: Literal["made"]
     texts: list[TextSource] = Field(min_length=1)
@@ -71,8 +71,8 @@ class MadeLlm(Section):
     heads: Positive
     feed_forward: Positive
     max_tokens: Positive
-    cooccurrence: Cooccurrence | None = None  # null: they start random
-    training: Schedule  # a batch is of blocks of max_tokens tokens
+    cooccurrence: Cooccurrence | None = None  # null: random
+    training: Schedule  # a batch holds blocks of max_tokens tokens
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -89,7 +89,7 @@ class MadeClip(Section):
     image_size: Positive
     stem_channels: list[Positive] = Field(min_length=1)  # one 3x3 stride-2 convolution each
     pooling: Literal["class", "mean"] = (
-        "class"  # of the vision tower: its class token, or the mean over its cells
+        "class"  # of the vision tower: the class token, or the mean over its cells
     )
     vision_layers: Positive
     text_layers: Positive
@@ -97,7 +97,7 @@ class MadeClip(Section):
     heads: Positive
     projection_dim: Positive
     context_tokens: Positive
-    scenes: Scenes | None = None  # what it is trained on
+    scenes: Scenes | None = None  # training data; null: not trained
     caption_mix: dict[Literal["alt", "short", "dense", "short_de", "dense_de"], Weight] = Field(
         default_factory=dict
     )
@@ -149,7 +149,7 @@ Clip = Annotated[Fetched | MadeClip, Field(discriminator="kind")]
 
 
 class NamedModel(Section):
-    """A model that others made, under the name that other sections know it by."""
+    """A pretrained model, and the name by which other sections refer to it."""
 
     name: Name
     source: Annotated[Fetched, Field(discriminator="kind")]
@@ -163,12 +163,12 @@ class BaseModels(Section):
     captioner: MadeCaptioner | None = None
     vision_language: list[NamedModel] = Field(default_factory=list)  # captioners
     text_encoders: list[NamedModel] = Field(default_factory=list)  # in sentence-transformers layout
-    checkpoint_steps: Positive = 100  # a checkpoint every so many steps
+    checkpoint_steps: Positive = 100  # steps between checkpoints
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         for group in ("vision_language", "text_encoders"):
-            names = [one.name for one in getattr(self, group)]
+            names = [model.name for model in getattr(self, group)]
             if len(set(names)) < len(names):
                 raise ValueError(f"{group} has two models of one name ({', '.join(names)})")
         return self
@@ -180,6 +180,6 @@ def _check_heads(width: int, heads: int) -> None:
 
 
 def _check_scenes(scenes: Scenes) -> None:
-    """Base models learn from train scenes and are measured on validation ones; test is evaluate's alone."""
+    """Check that scenes have train and no test counts: only evaluate uses test scenes."""
     if not scenes.counts.train or scenes.counts.test:
         raise ValueError("scenes.counts: expected at least one train scene and no test scene")

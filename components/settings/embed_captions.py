@@ -10,7 +10,7 @@ from components.settings.requests import HttpRequests
 from components.settings.section import Count, Name, Positive, Rate, Section
 
 LLMS = ("base", "tuned")
-RESERVED = {*LLMS, "own"}  # what an arm's `text` says besides
+RESERVED = {*LLMS, "own"}  # values of an arm's `text` that are no encoder name
 
 
 class SentenceTransformersModel(Section):
@@ -28,12 +28,14 @@ class EndpointEncoder(Section):
 
     kind: Literal["endpoint"]
     name: Name
-    model: str = Field(min_length=1)  # as the endpoint calls it
-    revision: str  # any text: another one has all captions embedded again, by other weights of the same name
-    dimensions: Positive  # numbers a vector; another count is refused
-    asks_dimensions: bool  # whether the server is told of them, to shorten its vectors; some refuse that
-    batch_size: Positive  # texts a request
-    max_characters: Positive  # of a text; the rest is left out: servers refuse what they cannot read whole
+    model: str = Field(min_length=1)  # the name that the endpoint uses
+    revision: str  # any text; a new value embeds all captions again, for other weights of the same name
+    dimensions: Positive  # length of a vector; another length is refused
+    asks_dimensions: bool  # whether requests send `dimensions`, to shorten vectors; some servers refuse it
+    batch_size: Positive  # texts per request
+    max_characters: (
+        Positive  # of a text; longer texts are cut, because servers refuse what they cannot read whole
+    )
     requests: HttpRequests
 
 
@@ -47,17 +49,17 @@ class EmbedCaptions(Section):
     others: list[OtherEncoder] = Field(default_factory=list)
     batch_tokens: Positive = 16_384
     precision: Literal["fp32", "bf16"] = "fp32"
-    recheck_rows: Count = 16  # captions of a shard and column that are encoded again
+    recheck_rows: Count = 16  # captions per shard and column that are encoded twice as a check
     min_recheck_cosine: Rate = 0.999
 
     @property
     def names(self) -> list[str]:
-        """All that fill a cache: what an arm's `text` may be."""
-        return [*self.llms, *(one.name for one in self.others)]
+        """Names of all encoders: the allowed values of an arm's `text` besides `own`."""
+        return [*self.llms, *(encoder.name for encoder in self.others)]
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        others = [one.name for one in self.others]
-        if taken := sorted({name for name in others if others.count(name) > 1 or name in RESERVED}):
-            raise ValueError(f"others: expected other names than {', '.join(taken)}: taken, or used twice")
+        names = [encoder.name for encoder in self.others]
+        if clashes := sorted({name for name in names if names.count(name) > 1 or name in RESERVED}):
+            raise ValueError(f"others: expected other names than {', '.join(clashes)}: taken, or used twice")
         return self

@@ -1,4 +1,4 @@
-"""Where the work happens: `LLM2CLIP_*` variables, which may not change a result."""
+"""Environment: where a stage runs (`LLM2CLIP_*` variables), without effect on results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from components.errors import ConfigurationError
 
 PREFIX = "LLM2CLIP_"
-UNSET_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")  # what expandvars left as it was
+UNSET_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")  # variables that expandvars did not replace
 PLAIN_HTTP_HOSTS = f"{PREFIX}PLAIN_HTTP_HOSTS"
 
 
 class Environment(BaseSettings):
-    """Read from the environment only; no file is looked at, so that no secret lies beside the code."""
+    """Settings from environment variables only, never from a file, so that no secret is beside the code."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, hide_input_in_errors=True
@@ -30,14 +30,16 @@ class Environment(BaseSettings):
     work_store: Path = Path(".work")
     registry: str = "registry"
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = 0  # of torch; 0: as many as it likes
-    processes: int = 0  # of stages that work shard by shard; 0: as many as there are cores
-    training_processes: int = 0  # processes that train one model; 0: one a GPU, or one
-    training_layout: Literal["replicated", "sharded"] = "replicated"  # the model: whole in each, or in parts
-    plain_http_hosts: str = ""  # comma-separated; keys and pictures may go to them unencrypted
-    caption_endpoint: str = ""  # base URL of an OpenAI-compatible server, up to and with /v1
+    threads: int = 0  # of torch; 0: torch's default
+    processes: int = 0  # of stages that work shard by shard; 0: one per core
+    training_processes: int = 0  # processes that train one model; 0: one per GPU, or one without a GPU
+    training_layout: Literal["replicated", "sharded"] = (
+        "replicated"  # each process holds the whole model, or a part
+    )
+    plain_http_hosts: str = ""  # comma-separated; keys and images may be sent to them unencrypted
+    caption_endpoint: str = ""  # base URL of an OpenAI-compatible server, including /v1
     caption_endpoint_key: SecretStr = SecretStr("")
-    embedding_endpoint: str = ""  # likewise, for embed_captions.others
+    embedding_endpoint: str = ""  # the same, for embed_captions.others
     embedding_endpoint_key: SecretStr = SecretStr("")
 
     @field_validator("threads", "processes", "training_processes")
@@ -54,8 +56,8 @@ class Environment(BaseSettings):
 
     @field_validator("caption_endpoint", "embedding_endpoint")
     @classmethod
-    def _sent_in_secret(cls, endpoint: str, others: ValidationInfo) -> str:
-        if host := plain_http_host(endpoint, others.data.get("plain_http_hosts", "")):
+    def _is_encrypted(cls, endpoint: str, info: ValidationInfo) -> str:
+        if host := plain_http_host(endpoint, info.data.get("plain_http_hosts", "")):
             raise ValueError(
                 f"a key, pictures and texts would go to {host} over plain http; expected https: change the "
                 f"address, or, where nobody else can listen, name the host in {PLAIN_HTTP_HOSTS}"
@@ -64,7 +66,7 @@ class Environment(BaseSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine by its very name."""
+    """Return whether a host name or address is loopback, without a DNS lookup."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -72,14 +74,14 @@ def is_loopback(host: str) -> bool:
 
 
 def plain_http_host(url: str, allowed: str) -> str | None:
-    """Return the host that a URL would be sent to unencrypted.
+    """Return the host that a URL would send data to unencrypted.
 
     Args:
-        url: That may hold secrets.
-        allowed: Of `Environment.plain_http_hosts`.
+        url: A URL that may hold secrets.
+        allowed: The value of `Environment.plain_http_hosts`.
 
     Returns:
-        None for https, for loopback, for a host that is allowed, and for what is no URL.
+        The host; None for https, for loopback, for an allowed host, and for text that is no URL.
     """
     try:
         parts = urlsplit(url)
@@ -99,22 +101,22 @@ def load_environment() -> Environment:
     known = [PREFIX + name.upper() for name in Environment.model_fields]
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {matches[0]}?" if matches else f"known are {', '.join(known)}"
             raise ConfigurationError(
                 f"unknown environment variable {name}; {hint} (training values live in params.yaml)"
             )
     try:
         return Environment()
     except ValidationError as error:
-        fault = error.errors()[0]
-        name = PREFIX + str(fault["loc"][0]).upper()
-        reason = fault["msg"].removeprefix("Value error, ")
+        detail = error.errors()[0]
+        name = PREFIX + str(detail["loc"][0]).upper()
+        reason = detail["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"environment variable {name}: {reason}") from None
 
 
 def _expanded_path(text: str) -> str:
-    """Replace a leading `~` and `$NAME` as a shell does: who sets a variable elsewhere expects it to."""
+    """Replace a leading `~` and `$NAME` like a shell, because variables set outside a shell keep them."""
     path = os.path.expanduser(os.path.expandvars(text))
     if unset := UNSET_VARIABLE.search(path):
         raise ValueError(

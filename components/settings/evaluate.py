@@ -19,10 +19,10 @@ class RetrievalTask(Section):
 
 
 class ZeroShotTask(Section):
-    """Classification of test images by prompts made of each class name."""
+    """Zero-shot classification of test images by prompts built from each class name."""
 
     name: Name
-    label: Name  # a label that the source gives its rows
+    label: Name  # name of a label that the source gives its rows
     templates: list[Annotated[str, Field(pattern=r"\{label\}")]] = Field(min_length=1)
 
 
@@ -38,13 +38,13 @@ class Evaluate(Section):
     recall_at: list[Positive] = Field(default_factory=lambda: [1, 5, 10], min_length=1)
     bootstrap_samples: Positive = 1000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # share of bootstrap samples inside an interval
-    gallery_rows: Count = 8  # captions of each task that the report shows with what they found
+    gallery_rows: Count = 8  # captions per task that the report shows with their results
 
     @field_validator("recall_at")
     @classmethod
     def _has_one(cls, recall_at: list[int]) -> list[int]:
         if 1 not in recall_at:
-            raise ValueError("expected 1 among them: tables and gates are about recall at 1")
+            raise ValueError("expected 1 among them: tables and gates use recall at 1")
         return recall_at
 
     @field_validator("retrieval", "zero_shot", "caption_retrieval")

@@ -1,4 +1,4 @@
-"""All of params.yaml, checked as a whole whichever stage is started."""
+"""Load and check params.yaml, always as a whole, for every stage."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Params(Section):
     embed_captions: EmbedCaptions
     train_clip: TrainClip
     evaluate: Evaluate
-    register: Register = Field()  # written out, or the method would be its default
+    register: Register = Field()  # explicit, because otherwise the method would be the default
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
@@ -70,14 +70,14 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _encoders_have_their_models(self) -> Self:
-        there = [model.name for model in self.base_models.text_encoders]
-        for one in self.embed_captions.others:
-            if isinstance(one, SentenceTransformersModel) and one.model not in there:
+        models = [model.name for model in self.base_models.text_encoders]
+        for encoder in self.embed_captions.others:
+            if isinstance(encoder, SentenceTransformersModel) and encoder.model not in models:
                 raise ValueError(
-                    f"embed_captions.others {one.name} needs {one.model} in base_models.text_encoders"
+                    f"embed_captions.others {encoder.name} needs {encoder.model} in base_models.text_encoders"
                 )
         text = {arm.name: arm.text for arm in self.train_clip.arms}.get(self.register.arm)
-        if text in [one.name for one in self.embed_captions.others]:
+        if text in [encoder.name for encoder in self.embed_captions.others]:
             raise ValueError(
                 f"register.arm is {self.register.arm}, whose texts {text} embeds; expected an arm of tuned, "
                 "base or own: a release holds no text encoder of others"
@@ -86,11 +86,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _captioners_have_their_models(self) -> Self:
-        there = [model.name for model in self.base_models.vision_language]
+        models = [model.name for model in self.base_models.vision_language]
         for captioner in self.recaption.captioners:
             if (
                 isinstance(captioner, VisionLanguageCaptioner | VllmCaptioner)
-                and captioner.model not in there
+                and captioner.model not in models
             ):
                 raise ValueError(
                     f"captioner {captioner.name} needs {captioner.model} in base_models.vision_language"
@@ -103,23 +103,23 @@ def load_params(path: Path) -> Params:
 
     Raises:
         ConfigurationError: the file is missing or unreadable, or a value is unknown, of a wrong type or out
-            of range; says of the first fault what to do, and names every other key with its line.
+            of range. The message explains the first error, and names every other key with its line.
     """
     tree = _parse(path)
     try:
         return Params.model_validate(_plain(tree))
     except ValidationError as error:
-        faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-        first, *others = [dict(fault) for fault in faults]
-        message = f"{_explain(path, tree, first)}{_named(tree, others)}"
+        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        first, *others = [dict(detail) for detail in details]
+        message = f"{_explain(path, tree, first)}{_list_keys(tree, others)}"
         raise ConfigurationError(message) from None
 
 
 def located(path: Path, location: Sequence[str | int]) -> str:
-    """Return where a key stands, for a message: `params.yaml:31: download.sources.0.path`.
+    """Return the file, line and name of a key, for a message: `params.yaml:31: download.sources.0.path`.
 
     Args:
-        path: Of a params file that has been read before.
+        path: A params file that has been loaded before.
         location: The keys that lead to it.
     """
     return f"{path}:{_line(_parse(path), list(location))}: {'.'.join(map(str, location))}"
@@ -139,8 +139,8 @@ def _parse(path: Path) -> CommentedMap:
     except (YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigurationError(f"{where} is not valid YAML: {what}") from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigurationError(f"{where} is not valid YAML: {problem}") from None
     if not isinstance(tree, CommentedMap):
         raise ConfigurationError(f"{path} is empty or not a mapping: expected one section per stage")
     for token in YAML(typ="rt").scan(text):
@@ -154,7 +154,7 @@ def _parse(path: Path) -> CommentedMap:
 
 
 def _plain(node: Any) -> Any:  # noqa: ANN401 - a YAML tree
-    """Turn ruamel's round-trip types into plain ones, which pydantic's strict mode wants."""
+    """Convert ruamel's round-trip types to plain ones, as pydantic's strict mode requires."""
     if isinstance(node, CommentedMap):
         return {str(key): _plain(value) for key, value in node.items()}
     if isinstance(node, CommentedSeq):
@@ -165,47 +165,47 @@ def _plain(node: Any) -> Any:  # noqa: ANN401 - a YAML tree
     return node
 
 
-def _explain(path: Path, tree: CommentedMap, fault: dict[str, Any]) -> str:
-    location = _location(tree, fault["loc"])
+def _explain(path: Path, tree: CommentedMap, detail: dict[str, Any]) -> str:
+    location = _location(tree, detail["loc"])
     dotted = ".".join(str(part) for part in location)
     where = f"{path}:{_line(tree, location)}"
-    if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "remove it"
+    if detail["type"] == "extra_forbidden":
+        matches = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1, cutoff=0.5)
+        hint = f"did you mean {matches[0]}?" if matches else "remove it"
         return f"{where}: unknown key {dotted}; {hint}"
     if not location:
-        return f"{path}: {fault['msg'].removeprefix('Value error, ')}"
-    if fault["type"] == "missing":
+        return f"{path}: {detail['msg'].removeprefix('Value error, ')}"
+    if detail["type"] == "missing":
         return f"{where}: {dotted} is missing; every value is written out, see presets/demo.yaml"
-    return f"{where}: {dotted} is {fault['input']!r:.80}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    return f"{where}: {dotted} is {detail['input']!r:.80}; {detail['msg'][:1].lower()}{detail['msg'][1:]}"
 
 
 KINDS = {"missing": "missing as well", "extra_forbidden": "unknown as well"}
 
 
-def _named(tree: CommentedMap, faults: list[dict[str, Any]]) -> str:
-    """Return a line that names the keys of faults by what is wrong with them; empty where there is none."""
+def _list_keys(tree: CommentedMap, details: list[dict[str, Any]]) -> str:
+    """Return a line that lists the keys of errors by kind of error; empty without errors."""
     by_kind: dict[str, dict[str, None]] = {}
-    for fault in faults:
-        location = _location(tree, fault["loc"])
-        name = ".".join(str(part) for part in location) or fault["msg"].removeprefix("Value error, ")
-        where = "" if fault["type"] == "missing" else f" (line {_line(tree, location)})"
-        by_kind.setdefault(KINDS.get(fault["type"], "wrong as well"), {})[f"{name}{where}"] = None
+    for detail in details:
+        location = _location(tree, detail["loc"])
+        name = ".".join(str(part) for part in location) or detail["msg"].removeprefix("Value error, ")
+        where = "" if detail["type"] == "missing" else f" (line {_line(tree, location)})"
+        by_kind.setdefault(KINDS.get(detail["type"], "wrong as well"), {})[f"{name}{where}"] = None
     lines = [f"{kind}: {', '.join(names)}" for kind, names in by_kind.items()]
     return f"\n{'; '.join(lines)}" if lines else ""
 
 
 def _location(tree: Any, location: tuple[Any, ...]) -> list[Any]:  # noqa: ANN401 - a YAML tree
-    """Return pydantic's location without the tags of unions, which are no keys of the file."""
-    node, found = tree, []
+    """Return pydantic's location without the tags of unions, which are not keys in the file."""
+    node, keys = tree, []
     for number, step in enumerate(location):
         try:
             node = node[step]
         except (KeyError, IndexError, TypeError):
             if number < len(location) - 1:
                 continue
-        found.append(step)
-    return found
+        keys.append(step)
+    return keys
 
 
 def _line(tree: Any, location: list[Any]) -> int:  # noqa: ANN401
@@ -227,10 +227,10 @@ def _known_keys(location: list[Any]) -> list[str]:
         if isinstance(step, int):
             continue
         models = [
-            found
+            part
             for model in models
             if step in model.model_fields
-            for found in _models_in(model.model_fields[step].annotation)
+            for part in _models_in(model.model_fields[step].annotation)
         ]
     return sorted({key for model in models for key in model.model_fields})
 

@@ -21,7 +21,7 @@ from components.settings.sources import Kind, Split
 
 
 class ModelCaptioner(Section):
-    """The captioner of base_models; writes columns `<name>_<kind>`."""
+    """The captioner that base_models trains; writes columns `<name>_<kind>`."""
 
     kind: Literal["model"]
     name: Name
@@ -30,12 +30,12 @@ class ModelCaptioner(Section):
     batch_size: Positive
 
     def written(self) -> list[tuple[str, list[Split]]]:
-        """Return each column that it writes, with the splits it writes it for."""
+        """Return each column that the captioner writes, with its splits."""
         return [(f"{self.name}_{kind}", self.splits) for kind in self.writes]
 
 
 class Take(Section):
-    """A new column made of the captions of an existing one."""
+    """A new column made from the captions of an existing column."""
 
     source: Name
     column: Name
@@ -44,14 +44,14 @@ class Take(Section):
 
 
 class ColumnsCaptioner(Section):
-    """Existing caption columns."""
+    """New columns made from existing caption columns."""
 
     kind: Literal["columns"]
     name: Name
     columns: list[Take] = Field(min_length=1)
 
     def written(self) -> list[tuple[str, list[Split]]]:
-        """Return each column that it writes, with the splits it writes it for."""
+        """Return each column that the captioner writes, with its splits."""
         return [(take.column, take.splits) for take in self.columns]
 
     @model_validator(mode="after")
@@ -63,20 +63,20 @@ class ColumnsCaptioner(Section):
 
 
 class PromptedCaptioner(Section):
-    """A model that is shown an image and asked for a caption by a prompt; writes columns `<name>_<kind>`.
+    """A model that captions an image by a prompt; writes columns `<name>_<kind>`.
 
-    Prompts are the same for every image: nothing that a source says about an image gets into them.
+    Prompts are the same for every image and hold nothing from the source.
     """
 
     name: Name
     prompts: dict[Kind, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
-    max_new_tokens: dict[Kind, Positive]  # a caption that has not ended by then is rejected as truncated
-    temperature: Weight = 0.0  # 0 takes the likeliest token; above it tokens are drawn by seed and key
-    language: Language = "en"  # that the prompts ask for
+    max_new_tokens: dict[Kind, Positive]  # a longer caption is rejected as truncated
+    temperature: Weight = 0.0  # 0 takes the likeliest token; above 0, tokens are drawn by seed and key
+    language: Language = "en"  # of the captions that the prompts ask for
     splits: list[Split] = Field(min_length=1)
 
     def written(self) -> list[tuple[str, list[Split]]]:
-        """Return each column that it writes, with the splits it writes it for."""
+        """Return each column that the captioner writes, with its splits."""
         return [(f"{self.name}_{kind}", self.splits) for kind in self.prompts]
 
     @model_validator(mode="after")
@@ -108,18 +108,18 @@ class VllmCaptioner(PromptedCaptioner):
 
 
 class Requests(HttpRequests):
-    """How captions are asked for over HTTP; changes no caption that comes."""
+    """HTTP requests for captions; changes no caption that arrives."""
 
-    max_failures_in_a_row: Positive = 20  # then the stage stops instead of rejecting row after row
-    retry_rounds: Count = 0  # raise it to ask again for captions whose failure may pass; all others stay
+    max_failures_in_a_row: Positive = 20  # then the stage stops, instead of rejecting row after row
+    retry_rounds: Count = 0  # raise it to retry captions with a transient failure; all others stay
 
 
 class EndpointCaptioner(PromptedCaptioner):
     """A model behind an OpenAI-compatible endpoint, which LLM2CLIP_CAPTION_ENDPOINT names."""
 
     kind: Literal["endpoint"]
-    model: str = Field(min_length=1)  # as the endpoint calls it
-    revision: str  # any text: another one has all captions written again, by other weights of the same name
+    model: str = Field(min_length=1)  # the name that the endpoint uses
+    revision: str  # any text; a new value writes all captions again, for other weights of the same name
     requests: Requests = Field(default_factory=Requests)
 
 
@@ -130,39 +130,43 @@ Captioner = Annotated[
 
 
 class CaptionGates(Section):
-    """What is no caption. A change here writes no caption again; it only judges anew."""
+    """Filters that reject captions. A change here filters again but writes no caption again."""
 
     max_characters: Positive = 4000
-    max_repeats: Annotated[int, Field(ge=2)] = 3  # times in a row that a word or phrase may stand
-    max_repeated_share: Share = 0.5  # of a caption's three-word runs, those that stood in it before
-    min_leaked_words: Positive = 6  # so many words of the prompt in a row, or all of it, are a leak
-    whole_sentences: list[Kind] = Field(default_factory=list)  # kinds that must end as a sentence does
-    min_script_share: Share = 0.5  # of a caption's letters, those of its language's script
+    max_repeats: Annotated[int, Field(ge=2)] = (
+        3  # greatest number of times in a row that a word or phrase may occur
+    )
+    max_repeated_share: Share = (
+        0.5  # greatest share of a caption's three-word runs that occurred in it before
+    )
+    min_leaked_words: Positive = 6  # this many words of the prompt in a row, or all of it, are a leak
+    whole_sentences: list[Kind] = Field(default_factory=list)  # kinds that must end like a sentence
+    min_script_share: Share = 0.5  # of a caption's letters that are in its language's script
     max_images_per_text: dict[Kind, Positive] = Field(
         default_factory=dict
-    )  # more images of one text: none keeps it; unnamed kinds may
+    )  # if more images have the same text, all lose it; other kinds have no limit
 
     def reasons(self, kind: Kind | None, *, is_answer: bool) -> list[str]:
         """Return the reasons for which a caption of a column may be rejected.
 
         Args:
-            kind: Of the column.
-            is_answer: Whether a model wrote it that was spoken to, and may answer with something else.
+            kind: Kind of the column's captions.
+            is_answer: Whether a prompted model wrote the captions, which may refuse to answer.
         """
-        of_answers = ["refusal"] if is_answer else []
-        of_kind = ["truncated"] if kind in self.whole_sentences else []
-        of_kind += ["same_text"] if kind in self.max_images_per_text else []
+        answer_reasons = ["refusal"] if is_answer else []
+        kind_reasons = ["truncated"] if kind in self.whole_sentences else []
+        kind_reasons += ["same_text"] if kind in self.max_images_per_text else []
         return [
             "too_long", "control_characters", "empty", "prompt_leak", "repeated", "wrong_language",
-            *of_answers, *of_kind,
+            *answer_reasons, *kind_reasons,
         ]  # fmt: skip
 
 
 class Scores(Section):
     """Image-text similarity of every caption under the base CLIP, and agreement between captioners."""
 
-    columns: list[Name] | None = None  # whose captions get a similarity; null: all
-    batch_size: Positive = 256  # images or texts embedded at once
+    columns: list[Name] | None = None  # columns whose captions get a similarity; null: all
+    batch_size: Positive = 256  # images or texts per batch
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
@@ -171,12 +175,12 @@ class Recaption(Section):
 
     captioners: list[Captioner] = Field(default_factory=list)
     gates: CaptionGates = Field(default_factory=CaptionGates)
-    scores: Scores | None = None  # audit's curation by similarity, near images and heads reads them
+    scores: Scores | None = None  # read by audit's curation: similarity, near_images and heads
     max_reject_share: Share = 0.05
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [one.name for one in self.captioners]
+        names = [captioner.name for captioner in self.captioners]
         if len(set(names)) < len(names) or "source" in names:
             raise ValueError(
                 f"captioners are named {', '.join(names)}; expected other names, and none `source`"

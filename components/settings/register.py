@@ -12,7 +12,7 @@ MetricPath = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$")]  # ke
 
 
 class Gate(Section):
-    """A figure of evaluate that a release must reach."""
+    """A metric of evaluate and the minimum that a release must reach."""
 
     metric: MetricPath
     minimum: Share
@@ -24,4 +24,4 @@ class Register(Section):
     name: Name
     arm: Name
     gates: list[Gate]
-    licence: str = Field(min_length=1)  # of the weights, as the model card gives it
+    licence: str = Field(min_length=1)  # of the weights, for the model card

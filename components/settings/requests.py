@@ -1,4 +1,4 @@
-"""How a server is asked over HTTP; where it is, the environment says."""
+"""Params of HTTP requests to a model server; its address comes from the environment."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from components.settings.section import Count, Positive, Rate, Section
 
 
 class HttpRequests(Section):
-    """How one answer is asked for; changes none that comes."""
+    """Timeouts, retries and connections of one request; they change no answer."""
 
     deadline_seconds: Rate = 60.0  # for all attempts and the waits between them
     retries: Count = 4  # after a broken connection, HTTP 429 or 5xx
     backoff_seconds: Rate = 1.0  # before the first retry; doubles each time
-    max_retry_after_seconds: Rate = 30.0  # a server may ask for longer and does not get it
+    max_retry_after_seconds: Rate = 30.0  # upper limit on a server's Retry-After
     connections: Positive = 8

@@ -1,4 +1,4 @@
-"""The strict base of every params section, and the number ranges they share."""
+"""The strict base class of every params section, and the shared field types."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ Item = TypeVar("Item")
 
 
 def twice_in(items: Sequence[Item]) -> Item | None:
-    """Return the first item that stands there a second time."""
-    return next((item for place, item in enumerate(items) if item in items[:place]), None)
+    """Return the first item that occurs a second time."""
+    return next((item for index, item in enumerate(items) if item in items[:index]), None)
 
 
 class Section(BaseModel):
-    """Strict, frozen, no unknown keys, no NaN; a default only for what nearly everybody leaves as it is."""
+    """Strict, frozen, no unknown keys, no NaN. Only values that nearly everybody keeps have a default."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Count = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # times a million and more it still fits torch's 64 bits
+Seed = Annotated[
+    int, Field(ge=0, lt=2**32)
+]  # multiplied by a million and more, it still fits torch's 64 bits
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]  # a learning rate, a temperature, a deadline in seconds
 Weight = Annotated[float, Field(ge=0)]

@@ -1,7 +1,7 @@
-"""Where rows come from: url lists, folders, annotation files, shards, tables of text, procedural scenes.
+"""Params of data sources: url lists, folders, annotation files, shards, text tables, procedural scenes.
 
-Paths are relative to `inputs/<download.inputs>`. A `path` names one file; where a source may be many files,
-it may also name a folder or hold a pattern (`laion/part-*.parquet`), read in the order of names.
+Paths are relative to `inputs/<download.inputs>`. A `path` names one file. If a source may have many files,
+its path may also be a folder or a pattern (`laion/part-*.parquet`); files are read in name order.
 """
 
 from __future__ import annotations
@@ -26,32 +26,34 @@ from components.settings.section import (
 )
 
 Split = Literal["train", "validation", "test"]
-Kind = Literal["short", "dense"]  # of caption, for the gates of recaption
+Kind = Literal["short", "dense"]  # kind of caption, for the gates of recaption
 MEMBER_COLUMN = r"^(txt|json\..+)$"
 
 
 class CaptionColumn(Section):
     """A column of the input that holds one caption or a list of captions.
 
-    Captions that a model wrote are judged by `recaption.gates`, as those that recaption writes itself, and so
-    is what a `columns` captioner takes from them. Both marks are left out of a dump where they are not set:
-    what was made from a column without them is not made again.
+    `recaption.gates` filters captions that a model wrote, like those that recaption writes itself, and the
+    captions that a `columns` captioner takes from them. A dump leaves out `by_model` and `kind` if they are
+    not set, so results made from a column without them stay valid.
     """
 
     column: str  # in the input
     name: Name  # in the pipeline
     language: Language
-    by_model: bool = Field(default=False, exclude_if=operator.not_)  # false: people wrote them
-    kind: Kind | None = Field(default=None, exclude_if=operator.not_)  # of what a model wrote; null: neither
+    by_model: bool = Field(default=False, exclude_if=operator.not_)  # false: people wrote the captions
+    kind: Kind | None = Field(
+        default=None, exclude_if=operator.not_
+    )  # kind of a model's captions; null: neither
 
 
 class Captioned(Section):
-    """What every source shares whose captions come from files."""
+    """Params of every source whose captions come from files."""
 
     name: Name
     path: RelativePath
     captions: list[CaptionColumn] = Field(min_length=1)
-    limit: Positive | None = None  # rows taken from the head
+    limit: Positive | None = None  # use only the first rows
 
     @model_validator(mode="after")
     def _one_name_each(self) -> Self:
@@ -62,10 +64,10 @@ class Captioned(Section):
 
 
 class SplitByColumn(Captioned):
-    """A source whose rows say themselves of which split they are, or are all of one."""
+    """A source whose split is a column, or one split for all rows."""
 
     split_column: str | None = None  # holds train, validation or test
-    split: Split | None = None  # for all rows, where there is no split column
+    split: Split | None = None  # for all rows, if there is no split column
 
     @model_validator(mode="after")
     def _one_split(self) -> Self:
@@ -75,23 +77,23 @@ class SplitByColumn(Captioned):
 
 
 class Pinned(Section):
-    """A source that may be held to the bytes it had."""
+    """A source whose files may be pinned by sha256."""
 
-    sha256: Sha256 | None = None  # of the file; of many files that of what `sha256sum` prints of them
+    sha256: Sha256 | None = None  # of the file; of many files, of the output of `sha256sum` for them
 
 
 class Weighted(Section):
     """A source of images that may be mixed with others."""
 
     weight: Rate | None = (
-        None  # its share of each stretch of rows, beside the other weights; null: read as a whole
+        None  # share of each stretch of rows, relative to the other weights; null: read as a whole
     )
 
 
 class Table(SplitByColumn, Pinned):
-    """What every source read from tables shares: parquet, csv, tsv, csv.gz or tsv.gz, one file or many."""
+    """Params of every source read from tables: parquet, csv, tsv, csv.gz or tsv.gz, one file or many."""
 
-    columns: list[str] | None = None  # names of the columns of a csv or tsv without a header line
+    columns: list[str] | None = None  # column names of a csv or tsv without a header line
     key_column: str | None = None  # None: keys are made from the row number
 
     @model_validator(mode="after")
@@ -106,21 +108,19 @@ class UrlList(Table, Weighted):
 
     kind: Literal["url_list"]
     url_column: str
-    sha256_column: str | None = None  # of the image's bytes; a row whose bytes have another one is rejected
+    sha256_column: str | None = None  # of the image's bytes; a row with other bytes is rejected
 
 
 class Folder(Table, Weighted):
-    """Images that lie in a folder beside a captions table."""
+    """Images in a folder, with a captions table."""
 
     kind: Literal["folder"]
-    images: RelativePath | None = (
-        None  # the folder that they lie in; null: names are paths from inputs/<name>
-    )
-    image_column: str  # file name below `images`; where all begin with it, paths from inputs/<name> will do
+    images: RelativePath | None = None  # folder of the images; null: names are paths from inputs/<name>
+    image_column: str  # file name below `images`, or path from inputs/<name> if all begin with `images`
 
 
 class TextTable(Table):
-    """Captions without images, for the language side."""
+    """Captions without images, to train language models."""
 
     kind: Literal["text_table"]
 
@@ -135,12 +135,12 @@ class TextTable(Table):
 
 
 class Coco(Captioned, Pinned, Weighted):
-    """A captions file of COCO: `images` and `annotations`; the columns are fields of an annotation."""
+    """A COCO captions file: `images` and `annotations`; caption columns are fields of an annotation."""
 
     kind: Literal["coco"]
     split: Split
-    images: RelativePath | None = None  # the folder that holds each `file_name`, as of a folder source
-    url_field: str | None = None  # of an image, coco_url or flickr_url, where they are not here
+    images: RelativePath | None = None  # folder of each `file_name`, as in a folder source
+    url_field: str | None = None  # coco_url or flickr_url of an image, if images are not local
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -153,14 +153,12 @@ class Coco(Captioned, Pinned, Weighted):
 
 
 class Karpathy(Captioned, Pinned, Weighted):
-    """A dataset file of Karpathy's splits; the columns are fields of a sentence (`raw`)."""
+    """A dataset file of Karpathy's splits; caption columns are fields of a sentence (`raw`)."""
 
     kind: Literal["karpathy"]
-    splits: dict[str, Split | None]  # what its train, restval, val and test mean here; null leaves one out
-    images: RelativePath | None = (
-        None  # the folder that holds each `filepath`/`filename`, as of a folder source
-    )
-    url_prefix: str | None = None  # what to put before them, where they are not here
+    splits: dict[str, Split | None]  # maps train, restval, val and test to our splits; null leaves one out
+    images: RelativePath | None = None  # folder of each `filepath`/`filename`, as in a folder source
+    url_prefix: str | None = None  # prefix of the image names, if images are not local
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -173,7 +171,7 @@ class Karpathy(Captioned, Pinned, Weighted):
 
 
 class Members(SplitByColumn, Weighted):
-    """Images whose captions lie beside them in .txt and .json files of the same name.
+    """Images with their captions beside them in .txt and .json files of the same name.
 
     The column `txt` is the .txt file, `json.caption` the field caption of the .json file.
     """
@@ -182,7 +180,7 @@ class Members(SplitByColumn, Weighted):
 
     @model_validator(mode="after")
     def _columns_are_of_members(self) -> Self:
-        for column in [*(one.column for one in self.captions), self.split_column or "txt"]:
+        for column in [*(caption.column for caption in self.captions), self.split_column or "txt"]:
             if not re.match(MEMBER_COLUMN, column):
                 raise ValueError(f"source {self.name}: column {column} is neither txt nor json.FIELD")
         return self
@@ -195,10 +193,11 @@ class Sidecars(Members):
 
 
 class Shards(Members, Pinned):
-    """WebDataset shards that are there already, as img2dataset writes them.
+    """Existing WebDataset shards, as img2dataset writes them.
 
-    They may lie on a web server or in a bucket, numbered from one shard to another or, in a bucket only, by a
-    pattern: `https://host/cc12m/{00000..01242}.tar`, `s3://bucket/cc12m/*.tar`.
+    They may be on a web server or in a bucket, given as a range of numbers or, in a bucket only, as a
+    pattern:
+     `https://host/cc12m/{00000..01242}.tar`, `s3://bucket/cc12m/*.tar`.
     """
 
     kind: Literal["shards"]
@@ -206,12 +205,12 @@ class Shards(Members, Pinned):
 
     @property
     def is_far(self) -> bool:
-        """Whether they must be brought here first."""
+        """Whether the shards are remote and must be downloaded first."""
         return "://" in self.path
 
     @property
     def place(self) -> str:
-        """The address, or the folder, that they lie in."""
+        """The address or folder of the shards."""
         return self.path.rpartition("/")[0]
 
 
@@ -233,7 +232,7 @@ class Scenes(Section):
 
 
 class SceneTexts(Section):
-    """Captions of procedural scenes that are never drawn."""
+    """Captions of procedural scenes, without images."""
 
     kind: Literal["scene_texts"]
     name: Name
@@ -251,7 +250,7 @@ def caption_columns(sources: Iterable[Source]) -> dict[str, CaptionColumn]:
     """Return the caption columns of images by their name in the pipeline.
 
     Raises:
-        ValueError: two sources say of one name that a model wrote it and that people did, or another kind.
+        ValueError: two sources have a column of the same name with different `by_model` or `kind`.
     """
     columns: dict[str, CaptionColumn] = {}
     for source in sources:

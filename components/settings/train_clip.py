@@ -9,29 +9,29 @@ from pydantic import Field, field_validator, model_validator
 from components.settings.evaluate import RetrievalTask
 from components.settings.section import Count, Name, Positive, Rate, Section, Share, Weight
 
-RESERVED = {"base_clip", "history"}  # an arm of evaluate, a folder of train_clip
+RESERVED = {"base_clip", "history"}  # names of an arm of evaluate, and of a folder of train_clip
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LogitScale(Section):
-    """1/temperature, which learns."""
+    """Learned logit scale, 1/temperature."""
 
-    initial: Rate | None = None  # None: as the base CLIP has it
+    initial: Rate | None = None  # None: the value of the base CLIP
     maximum: Rate = 100.0
     learning_rate: Rate
 
 
 class Arm(Section):
-    """One model to train: against cached embeddings, or with CLIP's own text tower."""
+    """One model to train: against cached text embeddings, or with CLIP's own text tower."""
 
     name: Name
-    text: Name  # one of embed_captions.llms or the name of one of its others; `own` is CLIP's text tower
-    context_tokens: Positive | None = None  # for `own`: its context length
-    steps: Count  # arms may differ: at equal cost, not at equal steps, cached text is worth what it saves
-    captions_per_image: Positive = 1  # drawn for each image and step; each is a positive of its own
-    caption_negatives: Count = 0  # captions of other images beside a batch's, which no image of it belongs to
+    text: Name  # a name in embed_captions.llms or others; `own` is CLIP's text tower
+    context_tokens: Positive | None = None  # context length, for `own` only
+    steps: Count  # arms may differ: cached text saves cost, so compare at equal cost, not at equal steps
+    captions_per_image: Positive = 1  # captions drawn per image and step; each is a separate positive
+    caption_negatives: Count = 0  # extra captions per batch that belong to none of its images
     vision_learning_rate: Rate
     text_learning_rate: Rate  # of the adapter, or of CLIP's own text tower
     logit_scale: LogitScale
@@ -43,24 +43,30 @@ class AdapterSettings(Section):
     blocks: Count = 4
     expansion: Positive = 2
     dropout: Share = 0.0
-    standardise: bool = False  # centre and scale the cached embeddings first, by the training captions
+    standardise: bool = (
+        False  # first centre and scale the cached embeddings by statistics of the training captions
+    )
 
 
 class Augmentation(Section):
-    """What is drawn anew for each image and step."""
+    """Random image augmentation, drawn for each image and step."""
 
     min_crop: Annotated[float, Field(gt=0, le=1)] = 0.9  # share of the area; 1 leaves images whole
     flip: bool = False
     colour_jitter: Share = 0.0
-    picture_size: Positive | None = None  # pixels of a side that crops are cut from; None: the tower's
+    picture_size: Positive | None = (
+        None  # side in pixels of the image that crops are cut from; None: the tower's size
+    )
 
 
 class ValidationSettings(Section):
-    """Retrieval on the validation split, measured on the way."""
+    """Retrieval on the validation split during training."""
 
-    steps: Positive | None = None  # every so many, and after the last; None: never
-    recall_at: Positive = 1  # the k of the recall that is measured
-    keep: Literal["last", "best"] = "last"  # which weights an arm ends with; best: of the highest mean recall
+    steps: Positive | None = None  # steps between measurements, also after the last step; None: never
+    recall_at: Positive = 1  # k of the recall
+    keep: Literal["last", "best"] = (
+        "last"  # final weights of an arm; best: those with the highest mean recall
+    )
     retrieval: list[RetrievalTask] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -76,25 +82,23 @@ class TrainClip(Section):
     """Params of train_clip."""
 
     arms: list[Arm] = Field(min_length=1)
-    equal_cost: str | None = None  # what arms of different steps have in common; the report says it
+    equal_cost: str | None = None  # text for the report: what arms of different steps have in common
     caption_mix: dict[str, Weight] = Field(min_length=1)
-    # captions whose tuned embeddings have this cosine or more are no negatives of each other's images
+    # captions whose tuned embeddings have at least this cosine are no negatives of each other's images
     false_negative_cosine: Share | None = None
     batch_size: Positive
-    new_projection: bool = True  # drop the vision tower's projection and start a new one (docs/method.md, 3)
+    new_projection: bool = True  # replace the vision tower's projection by a new one (docs/method.md, 3)
     projection_dim: Positive
     layer_decay: Rate = 1.0
     warmup_steps: Count
     weight_decay: Weight = 0.05
     betas: Annotated[list[Decay], Field(min_length=2, max_length=2)] = Field(
         default_factory=lambda: [0.9, 0.999]
-    )  # of AdamW's two moving averages
+    )  # AdamW's decay rates of the two moving averages
     max_gradient_norm: Rate = 5.0
     adapter: AdapterSettings = Field(default_factory=AdapterSettings)
     augmentation: Augmentation = Field(default_factory=Augmentation)
-    precision: Literal["fp32", "bf16", "auto"] = (
-        "auto"  # auto: bf16 where the device is known to be fast at it
-    )
+    precision: Literal["fp32", "bf16", "auto"] = "auto"  # auto: bf16 on devices known to be fast at it
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     checkpoint_steps: Positive = 100
 
@@ -102,8 +106,8 @@ class TrainClip(Section):
     @classmethod
     def _distinct(cls, arms: list[Arm]) -> list[Arm]:
         names = [arm.name for arm in arms]
-        if taken := {name for name in names if names.count(name) > 1 or name in RESERVED}:
-            raise ValueError(f"expected other names than {', '.join(sorted(taken))}: taken, or used twice")
+        if clashes := {name for name in names if names.count(name) > 1 or name in RESERVED}:
+            raise ValueError(f"expected other names than {', '.join(sorted(clashes))}: taken, or used twice")
         return arms
 
     @field_validator("caption_mix")

@@ -25,23 +25,25 @@ class PairKind(Section):
 
     first: Name
     second: Name
-    # a column of wrong answers to `first`; each row's is a negative of the whole batch
+    # a column of wrong answers to `first`; each row's answer is a negative of the whole batch
     negative: Name | None = None
-    query_prompt: str = ""  # put before the first caption and left out of pooling; "" for none
+    query_prompt: str = ""  # prefix of the first caption, left out of pooling; "" for none
     weight: Weight = 1.0
 
 
 class MinedNegatives(Section):
-    """Other rows' captions that the model at the start of the phase finds near (arXiv 2407.15831)."""
+    """Hard negatives: captions of other rows that the model at phase start finds near (arXiv 2407.15831)."""
 
-    per_pair: Positive  # how many go into the batch with each pair, drawn from those kept
-    kept: Positive  # of the nearest for each row
-    pool_rows: Positive  # rows that are compared with each other; a random pool at a time
-    max_share_of_positive: Share  # of the cosine of the row's own pair; what is nearer may be as true
+    per_pair: Positive  # negatives in the batch for each pair, drawn from those kept
+    kept: Positive  # nearest captions kept for each row
+    pool_rows: Positive  # rows per random pool; rows of a pool are compared with each other
+    max_share_of_positive: (
+        Share  # greatest share of the positive pair's cosine; a nearer caption may be true as well
+    )
 
 
 class Phase(Section):
-    """A run of steps over one mix of pairs."""
+    """A training phase: steps over one mix of pairs."""
 
     steps: Count
     batch_size: Positive  # pairs, over all processes
@@ -69,13 +71,13 @@ class Phase(Section):
 class Mntp(Section):
     """Masked next token prediction before the phases (LLM2Vec, arXiv 2404.05961)."""
 
-    columns: list[Name] = Field(min_length=1)  # whose captions are read
+    columns: list[Name] = Field(min_length=1)  # columns of the captions to train on
     steps: Count
     batch_size: Positive  # captions, over all processes
     learning_rate: Rate
     warmup_steps: Count
-    masked_share: Annotated[float, Field(gt=0, lt=1)]  # of a caption's tokens
-    mask: Annotated[str, Field(min_length=1)]  # a text of one token, which stands for what is masked
+    masked_share: Annotated[float, Field(gt=0, lt=1)]  # share of a caption's tokens
+    mask: Annotated[str, Field(min_length=1)]  # a text of one token, which replaces the masked tokens
 
 
 class Encoding(Section):
@@ -83,7 +85,7 @@ class Encoding(Section):
 
     attention: Literal["bidirectional", "causal"] = "bidirectional"
     pooling: Literal["mean", "last"] = "mean"
-    template: str = "{text}"  # chat wrap; "{text}" for none
+    template: str = "{text}"  # chat template; "{text}" for none
     max_tokens: Positive = 512
 
     @field_validator("template")
@@ -95,7 +97,7 @@ class Encoding(Section):
 
 
 class CaptionRetrieval(Section):
-    """CRA: caption `first` finds caption `second` of the same row among all rows of the split."""
+    """Caption retrieval (CRA): caption `first` finds `second` of its row among all rows of the split."""
 
     name: Name
     first: Name
@@ -110,27 +112,35 @@ class TuneLlm(Section):
     encoding: Encoding = Field(default_factory=Encoding)
     temperature: Rate  # tau
     symmetric: bool = False
-    same_side_negatives: bool = False  # queries are told from each other as well, and answers from each other
-    false_negative_margin: Weight | None = None  # nearer than the positive by more than this is no negative
-    # share of a caption's tokens left out at each step
+    same_side_negatives: bool = False  # queries are also negatives of queries, and answers of answers
+    false_negative_margin: Weight | None = (
+        None  # a caption nearer than the positive by more than this is no negative
+    )
+    # share of a caption's tokens dropped at each step
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    embedding_rate_factor: Rate = 1.0  # learning rate of the token embeddings, relative; lora leaves them
+    embedding_rate_factor: Rate = (
+        1.0  # relative learning rate of the token embeddings; lora does not train them
+    )
     weight_decay: Weight = 0.0
     max_gradient_norm: Rate = 1.0
-    chunks: Positive = 1  # length-sorted chunks of a process's share of a batch, at most; see gradient_cache
-    # one chunk in memory at a time, for another forward pass; the largest then has the fewest tokens that are
-    # possible, else each has as many captions
+    chunks: Positive = 1  # greatest number of length-sorted chunks of a process's batch; see gradient_cache
+    # keep one chunk in memory at a time, at the cost of another forward pass. Chunks are then cut so that the
+    # largest has as few tokens as possible; otherwise each has as many captions
     gradient_cache: bool = False
-    gradient_checkpointing: bool = False  # one block in memory at a time, for another forward pass
-    # auto: bf16 where the device is known to be fast at it
+    gradient_checkpointing: bool = (
+        False  # keep one block in memory at a time, at the cost of another forward pass
+    )
+    # auto: bf16 on devices known to be fast at it
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     mntp: Mntp | None = None
     phases: list[Phase] = Field(min_length=1)
-    members: Positive = 1  # tuned by draws of their own, then joined into one model, so many times as wide
+    members: Positive = (
+        1  # ensemble size: models tuned with different draws, merged into one model that many times as wide
+    )
     caption_retrieval: list[CaptionRetrieval] = Field(min_length=1)
-    # measured every so many steps for the history; null: at the end
+    # steps between measurements for the history; null: only at the end
     caption_retrieval_steps: Positive | None = None
-    # of the first entry's recall_at_1 over the untuned LLM; else exit 5
+    # least gain of the first entry's recall_at_1 over the untuned LLM; otherwise exit 5
     min_caption_retrieval_gain: float = 0.05
     checkpoint_steps: Positive = 100
 

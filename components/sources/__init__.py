@@ -1,1 +1,1 @@
-"""Where rows come from: url lists, folders, text tables and procedural scenes, behind `rows.read_rows`."""
+"""Read rows from url lists, folders, annotation files, shards, text tables and scenes: `rows.read_rows`."""

@@ -1,7 +1,7 @@
-"""Annotation files: JSON that holds a list of images, read whole.
+"""Read COCO and Karpathy annotation files: JSON with a list of images.
 
-The one kind of input that is not streamed: captions stand apart from their images, in any order. A file as
-large as COCO's captions_train2017.json (97 MB, 118,287 images) took 390 MB; larger sets come as tables.
+The file is read whole, unlike every other input, because captions may be listed apart from their images and
+in any order. COCO's captions_train2017.json (97 MB, 118,287 images) took 390 MB; larger sets come as tables.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image as an annotation file has it."""
+    """One image of an annotation file."""
 
-    key: str  # tells it from the file's other images
+    key: str  # unique in the file
     split: str
     captions: list[Tree]  # objects whose fields are captions
-    name: str  # below the folder of images, if there is one
-    url: str  # empty where it has none
-    where: str  # it stands in the file
+    name: str  # path below the folder of images, if there is one
+    url: str  # empty if the image has none
+    where: str  # position in the file, for messages
 
 
 def read_annotations(source: Coco | Karpathy, inputs: Path, lists: tuple[str, ...]) -> dict[str, list[Tree]]:
-    """Return the lists of objects that an annotation file holds; what is none among them has no fields.
+    """Return the named lists of objects in an annotation file; an item that is no object becomes `{}`.
 
     Args:
         source: From params.
         inputs: The folder its paths are relative to.
-        lists: Names of the lists wanted.
+        lists: Names of the lists to return.
 
     Raises:
-        ConfigurationError: the file or the folder of images is missing, or it is JSON of another kind.
-        DataError: it is damaged, empty, or not the pinned one.
+        ConfigurationError: the file or the folder of images is missing, or the JSON has another format.
+        DataError: the file is damaged, empty, or not the pinned one.
     """
     files = named_files(inputs, source.path, (".json",))
     if len(files.paths) != 1:
@@ -60,26 +60,26 @@ def read_annotations(source: Coco | Karpathy, inputs: Path, lists: tuple[str, ..
     path = files.paths[0]
     tree = _parsed(path)
     for name in lists:
-        found = tree.get(name) if isinstance(tree, dict) else None
-        if not isinstance(found, list) or (found and not any(isinstance(one, dict) for one in found)):
-            there = f"; it has {', '.join(list(tree)[:10])}" if isinstance(tree, dict) else ""
+        items = tree.get(name) if isinstance(tree, dict) else None
+        if not isinstance(items, list) or (items and not any(isinstance(item, dict) for item in items)):
+            present = f"; it has {', '.join(list(tree)[:10])}" if isinstance(tree, dict) else ""
             raise ConfigurationError(
-                f"{path} has no list {name} of objects{there}: expected {source.kind}'s format"
+                f"{path} has no list {name} of objects{present}: expected {source.kind}'s format"
             )
-        if not found:
+        if not items:
             raise DataError(f"{path} has no {name}; expected at least one")
-    return {name: [one if isinstance(one, dict) else {} for one in tree[name]] for name in lists}
+    return {name: [item if isinstance(item, dict) else {} for item in tree[name]] for name in lists}
 
 
 def check_fields(source: Coco | Karpathy, inputs: Path, what: str, objects: list[Tree]) -> None:
-    """Check that the captions' columns are fields of the objects that should hold them.
+    """Check that each caption column is a field of at least one of the objects that hold captions.
 
     Raises:
-        ConfigurationError: none of them has such a field.
+        ConfigurationError: no object has a field of that name.
     """
     for column in source.captions:
-        if not any(column.column in one for one in objects):
-            fields = ", ".join(sorted({field for one in objects[:100] for field in one})[:10]) or "none"
+        if not any(column.column in item for item in objects):
+            fields = ", ".join(sorted({field for item in objects[:100] for field in item})[:10]) or "none"
             raise ConfigurationError(
                 f"{inputs / source.path}: no {what} has a field {column.column}; their fields are {fields}: "
                 "name one of them in params, or the file that holds captions"
@@ -87,27 +87,27 @@ def check_fields(source: Coco | Karpathy, inputs: Path, what: str, objects: list
 
 
 def names_of(source: Coco | Karpathy, inputs: Path, names: Iterable[str]) -> ImageNames | None:
-    """Return what a file's names of pictures mean, decided by the first; None where pictures are fetched."""
+    """Return how image names map to paths, decided by the first names; None if images are fetched."""
     images = images_folder(source)
     return None if images is None else image_names(inputs, images, names)
 
 
 def row_of(source: Coco | Karpathy, names: ImageNames | None, image: AnnotatedImage) -> Row | Rejection:
-    """Return the row of an image, or why it has none; `names` is None where pictures are fetched."""
+    """Return the row of an image, or its rejection; `names` is None if images are fetched."""
 
     def make(draft: RowDraft) -> Row:
         draft.key = normal_key(draft.key)
-        place = _place(names, image)
+        location = _image_location(names, image)
         if not image.key:
             raise Rejected("bad_key")
         captions = captions_of(source.captions, _values(source, image), draft.key, image.split, source.name)
-        return Row(draft.key, image.split, source.name, captions, {}, place)
+        return Row(draft.key, image.split, source.name, captions, {}, location)
 
     key = f"{source.name}_{image.key}"
     return row_or_rejection(RowDraft(source.name, key, image.split, image.where, image.url), make)
 
 
-def _place(names: ImageNames | None, image: AnnotatedImage) -> Image:
+def _image_location(names: ImageNames | None, image: AnnotatedImage) -> Image:
     name = whole_text(image.name)
     if names is not None:
         return names.image(name)
@@ -119,8 +119,10 @@ def _place(names: ImageNames | None, image: AnnotatedImage) -> Image:
 def _values(source: Coco | Karpathy, image: AnnotatedImage) -> Tree:
     values: Tree = {}
     for column in source.captions:
-        given = [one.get(column.column) for one in image.captions]
-        values[column.column] = [text for one in given for text in (one if isinstance(one, list) else [one])]
+        items = [caption.get(column.column) for caption in image.captions]
+        values[column.column] = [
+            text for item in items for text in (item if isinstance(item, list) else [item])
+        ]
     return values
 
 
@@ -135,7 +137,7 @@ def _parsed(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
 
 
 def read_coco(source: Coco, inputs: Path) -> Iterator[Row | Rejection]:
-    """Yield images in the order of the file, then a rejection for each annotation that names none of them.
+    """Yield the images in file order, then a rejection for each annotation whose image is not in the file.
 
     Args:
         source: From params.
@@ -143,7 +145,7 @@ def read_coco(source: Coco, inputs: Path) -> Iterator[Row | Rejection]:
 
     Raises:
         ConfigurationError: the file or the folder of images is missing, or the file holds no captions.
-        DataError: the file is damaged, not the pinned one, or two images have one id.
+        DataError: the file is damaged, not the pinned one, or two images have the same id.
     """
     lists = read_annotations(source, inputs, ("images", "annotations"))
     check_fields(source, inputs, "annotation", lists["annotations"])
@@ -161,7 +163,7 @@ def _coco_rows(
     seen = set[str]()
     for image in images:
         key = _id(image.get("id"))
-        if key and key in seen:  # one without an id is a rejected row
+        if key and key in seen:  # an image without an id is a rejected row
             raise DataError(f"{path} has two images of id {key}; expected one: remove the other")
         seen.add(key)
         name, url = _coco_name(image), str(image.get(source.url_field or "") or "")
@@ -169,7 +171,7 @@ def _coco_rows(
         yield row_of(
             source, names, AnnotatedImage(key, source.split, captions.get(key, []), name, url, where)
         )
-    for orphan in (one for key, found in captions.items() if key not in seen for one in found):
+    for orphan in (item for key, items in captions.items() if key not in seen for item in items):
         key, where = _id(orphan.get("image_id")), f"{path.name} annotation {orphan.get('id')}"
         yield rejection(source.name, f"{source.name}_{key}", source.split, "no_such_image", where)
 
@@ -183,32 +185,34 @@ def _id(value: object) -> str:
 
 
 def read_karpathy(source: Karpathy, inputs: Path) -> Iterator[Row | Rejection]:
-    """Yield images in the order of the file; those of a split that params leave out are passed over.
+    """Yield the images in file order, without the splits that params leave out.
 
     Args:
         source: From params.
         inputs: The folder its paths are relative to.
 
     Raises:
-        ConfigurationError: the file or the folder of images is missing, or the file is of another kind.
+        ConfigurationError: the file or the folder of images is missing, or the file has another format.
         DataError: the file is damaged, or not the pinned one.
     """
     images = read_annotations(source, inputs, ("images",))["images"]
-    check_fields(source, inputs, "sentence", [one for image in images for one in _sentences(image)])
+    check_fields(source, inputs, "sentence", [sentence for image in images for sentence in _sentences(image)])
     yield from islice(_karpathy_rows(source, inputs, images), source.limit)
 
 
 def _karpathy_rows(source: Karpathy, inputs: Path, images: list[Tree]) -> Iterator[Row | Rejection]:
     names = names_of(
-        source, inputs, (_karpathy_name(one) for one in images if source.splits.get(str(one.get("split"))))
+        source,
+        inputs,
+        (_karpathy_name(image) for image in images if source.splits.get(str(image.get("split")))),
     )
     for number, image in enumerate(images):
         name = _karpathy_name(image)
         key, where = Path(name).stem, f"{Path(source.path).name} image {number}"
-        theirs = str(image.get("split"))
-        if theirs not in source.splits:
-            yield rejection(source.name, f"{source.name}_{key}", "", Rejected("unknown_split", theirs), where)
-        elif (split := source.splits[theirs]) is not None:
+        label = str(image.get("split"))
+        if label not in source.splits:
+            yield rejection(source.name, f"{source.name}_{key}", "", Rejected("unknown_split", label), where)
+        elif (split := source.splits[label]) is not None:
             url = f"{source.url_prefix or ''}{quote(name, errors='replace')}" if image.get("filename") else ""
             yield row_of(source, names, AnnotatedImage(key, split, _sentences(image), name, url, where))
 
@@ -218,5 +222,5 @@ def _karpathy_name(image: Tree) -> str:
 
 
 def _sentences(image: Tree) -> list[Tree]:
-    found = image.get("sentences")
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    items = image.get("sentences")
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []

@@ -1,4 +1,4 @@
-"""Reject a row whose reading fails unexpectedly, and that row alone."""
+"""Turn an error in one row into a rejection of that row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from components.errors import PipelineError
 from components.sources.row import Rejection, Row
 from components.sources.values import Rejected, rejection
 
-PLACES_LOGGED = 10  # of each kind of exception, the first one with its traceback
+PLACES_LOGGED = 10  # rows logged per kind of exception, the first with its traceback
 ERRORS_OF_ONE_FILE = frozenset(
     {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 )
@@ -23,7 +23,7 @@ _times_seen: Counter[str] = Counter()
 
 @dataclass
 class RowDraft:
-    """What is known of a row while it is made, which is what a rejection of it says."""
+    """What is known about a row so far; a rejection of the row reports these fields."""
 
     source: str
     key: str
@@ -33,13 +33,13 @@ class RowDraft:
 
 
 def row_or_rejection(draft: RowDraft, make: Callable[[RowDraft], Row]) -> Row | Rejection:
-    """Make a row, or reject it by reason, whatever its input holds.
+    """Make a row, or reject it with a reason, whatever its input holds.
 
-    A file that cannot be opened is `unreadable`. An exception that nobody foresaw is `unexpected`; its place
-    and traceback are logged.
+    A file that cannot be opened is `unreadable`. Any other exception is `unexpected`; the row and the
+    traceback are logged.
 
     Args:
-        draft: What is known so far; `make` adds what it learns.
+        draft: What is known so far; `make` fills in what it finds out.
         make: Returns the row, or raises.
 
     Raises:
@@ -63,13 +63,13 @@ def row_or_rejection(draft: RowDraft, make: Callable[[RowDraft], Row]) -> Row | 
 
 
 def kind_of(error: Exception) -> str:
-    """Return what tells errors that nobody foresaw from one another: their type, and where they came up."""
+    """Return the kind of an unexpected error: its type, and the file and line that raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {last.filename}:{last.lineno}"
 
 
 def _log_unexpected(draft: RowDraft, error: Exception) -> None:
-    """Log where an exception came up: the traceback once per kind, and no more than a few rows of a kind."""
+    """Log an unexpected exception: the traceback once per kind, and only the first few rows of a kind."""
     kind = kind_of(error)
     _times_seen[kind] += 1
     if _times_seen[kind] <= PLACES_LOGGED:

@@ -1,8 +1,7 @@
 """Resolve a source's path to files and verify pinned hashes.
 
-A picture's name may or may not repeat the folder: tables often say `images/cat.jpg` beside a folder `images`
-that params name as well. A source's names have one meaning, which its first names decide; whatever the
-decision, no other rows are read in the other way.
+An image name may or may not repeat the folder: tables often say `images/cat.jpg` beside a folder `images`
+that params name as well. The first names of a source decide which of the two holds for all of its names.
 """
 
 from __future__ import annotations
@@ -27,78 +26,80 @@ PACKED_TAR = re.compile(r"\.t(gz|bz2?|xz|zst)$")
 
 @dataclass(frozen=True)
 class Files:
-    """Files in the order of their names, and the folder that the names are relative to."""
+    """Files sorted by name, and the folder that the names are relative to."""
 
     folder: Path
     paths: list[Path]
 
     def name_of(self, path: Path) -> str:
-        """Return what tells one of the files from the others."""
+        """Return the name of one of the files, relative to the folder."""
         return path.relative_to(self.folder).as_posix()
 
 
 def named_files(inputs: Path, path: str, suffixes: Sequence[str]) -> Files:
-    """Find what a source's path names: one file, the fitting files of a folder, or those of a pattern.
+    """Find the files of a source's path: one file, the matching files of a folder, or those of a pattern.
 
-    A file named as such may have any suffix; whoever reads it says whether it fits. Upper and lower case of
-    suffixes are one.
+    A path to a single file may have any suffix; its reader checks the format. Suffixes are matched without
+    regard to case.
 
     Args:
         inputs: The folder that the path is relative to.
-        path: Of params.
-        suffixes: Of the files wanted, where there may be many.
+        path: From params.
+        suffixes: Suffixes of the files to take from a folder.
 
     Raises:
-        ConfigurationError: nothing fits, or a folder holds files of two kinds or compressed ones.
+        ConfigurationError: no file matches, or a folder holds files of two kinds or compressed ones.
     """
-    place = inputs / path
-    if place.is_file():
-        return Files(place.parent, [place])
-    if place.is_dir():
-        return Files(place, _of_folder(place, suffixes))
+    target = inputs / path
+    if target.is_file():
+        return Files(target.parent, [target])
+    if target.is_dir():
+        return Files(target, _files_in_folder(target, suffixes))
     if PATTERN_SIGNS.isdisjoint(path):
-        there = ", ".join(sorted(one.name for one in place.parent.glob("*"))[:5]) or "nothing"
+        siblings = ", ".join(sorted(sibling.name for sibling in target.parent.glob("*"))[:5]) or "nothing"
         raise ConfigurationError(
-            f"{place} not found; its folder holds {there}: put it there or mend the path"
+            f"{target} not found; its folder holds {siblings}: put it there or fix the path"
         )
-    found = sorted((one for one in inputs.glob(path) if _fits(one)), key=Path.as_posix)
-    if not found:
+    matches = sorted((match for match in inputs.glob(path) if _fits(match)), key=Path.as_posix)
+    if not matches:
         raise ConfigurationError(
-            f"no file fits {place}; expected at least one: put it there or mend the path"
+            f"no file fits {target}; expected at least one: put it there or fix the path"
         )
 
-    return Files(inputs.joinpath(*_fixed_parts(path)), found)
+    return Files(inputs.joinpath(*_fixed_parts(path)), matches)
 
 
 def check_pin(inputs: Path, paths: Sequence[Path], pinned: str | None) -> None:
-    """Compare files with the pin of params, if there is one.
+    """Compare files with the sha256 pinned in params, if there is one.
 
-    One file is pinned by its sha256. Many are pinned by that of the list which sha256sum prints of them,
-    started in `inputs`. It is the shell that puts the names in order, so the locale is set for the shell:
+    One file is pinned by its sha256. Several files are pinned by the sha256 of the list that `sha256sum`
+    prints when it is run in `inputs`. The shell sorts the names, so the locale is set for the shell:
     `cd inputs/NAME && (export LC_ALL=C; sha256sum laion/*.parquet | sha256sum)`.
 
     Raises:
-        DataError: they are not the pinned ones.
+        DataError: the files are not the pinned ones.
     """
     if pinned is None:
         return
     if len(paths) == 1:
-        what, found = str(paths[0]), sha256_of(paths[0])
+        subject, sha256 = str(paths[0]), sha256_of(paths[0])
     else:
         digest = hashlib.sha256()
         for path in paths:
             digest.update(f"{sha256_of(path)}  {path.relative_to(inputs).as_posix()}\n".encode())
-        what, found = f"the list of {len(paths)} files from {paths[0]} on", digest.hexdigest()
-    if found != pinned:
-        raise DataError(f"{what} has sha256 {found}, params pin {pinned}: fetch what is pinned or change it")
+        subject, sha256 = f"the list of {len(paths)} files from {paths[0]} on", digest.hexdigest()
+    if sha256 != pinned:
+        raise DataError(
+            f"{subject} has sha256 {sha256}, params pin {pinned}: fetch the pinned files or change the pin"
+        )
 
 
-def _of_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    found = sorted(
-        (one for one in folder.iterdir() if _fits(one, suffixes)),
+def _files_in_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    paths = sorted(
+        (path for path in folder.iterdir() if _fits(path, suffixes)),
         key=Path.as_posix,
     )
-    names = [one.name.lower() for one in found]
+    names = [path.name.lower() for path in paths]
     kinds = sorted({suffix for suffix in suffixes if any(name.endswith(suffix) for name in names)})
     if len(kinds) > 1:
         raise ConfigurationError(
@@ -110,13 +111,13 @@ def _of_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
             f"{folder} holds {packed}, which is compressed; expected {', '.join(suffixes)}: unpack it, or "
             "move it elsewhere"
         )
-    if not found:
-        raise ConfigurationError(f"{folder} holds no {', '.join(suffixes)}; put them there or mend the path")
-    return found
+    if not paths:
+        raise ConfigurationError(f"{folder} holds no {', '.join(suffixes)}; put them there or fix the path")
+    return paths
 
 
 def _packed(folder: Path, suffixes: Sequence[str]) -> str | None:
-    """Return the name of a file that would fit if it were unpacked; it must not be passed over in silence."""
+    """Return the name of a compressed file that would fit once unpacked: skipping it silently loses data."""
     for path in sorted(folder.iterdir()):
         unpacked = PACKED.sub("", PACKED_TAR.sub(".tar.gz", path.name.lower()))
         if _fits(path) and not _fits(path, suffixes) and unpacked.endswith(tuple(suffixes)):
@@ -125,36 +126,36 @@ def _packed(folder: Path, suffixes: Sequence[str]) -> str | None:
 
 
 def _fixed_parts(pattern: str) -> list[str]:
-    """Return the folders that a pattern begins with."""
+    """Return the leading folders of a pattern that hold no wildcard."""
     parts = pattern.split("/")[:-1]
-    first = next((n for n, part in enumerate(parts) if not PATTERN_SIGNS.isdisjoint(part)), len(parts))
-    return parts[:first]
+    count = next((n for n, part in enumerate(parts) if not PATTERN_SIGNS.isdisjoint(part)), len(parts))
+    return parts[:count]
 
 
 def _fits(path: Path, suffixes: Sequence[str] = ("",)) -> bool:
     return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(suffixes))
 
 
-HEAD_NAMES = 100  # that decide
+HEAD_NAMES = 100  # the first names, which decide for all
 
 
 @dataclass(frozen=True)
 class ImageNames:
-    """What the names of one source mean.
+    """How the image names of one source map to paths.
 
     Attributes:
-        folder: That the pictures lie in, with its links resolved.
-        repeats: The parts of its path that every name begins with once more; none where names are below it.
+        folder: The folder of the images, with its links resolved.
+        repeats: The parts of the folder's path that every name repeats; empty if names start below it.
     """
 
     folder: Path
     repeats: tuple[str, ...] = ()
 
     def image(self, name: str) -> ImageFile:
-        """Return the picture of a name.
+        """Return the image of a name.
 
         Raises:
-            Rejected: there is no name, or it leads out of the folder.
+            Rejected: the name is empty, or leads out of the folder.
         """
         if not self.repeats or not name:
             return file_below(self.folder, name)
@@ -164,15 +165,15 @@ class ImageNames:
 
 
 def image_names(inputs: Path, images: str, names: Iterable[str]) -> ImageNames:
-    """Decide what the names of a source mean.
+    """Decide whether the image names of a source repeat the folder of images.
 
-    They are paths below `images`, unless all of the first hundred begin with that folder, none of them is a
-    file below it, and at least one is a file as a path from `inputs`.
+    They repeat it if all of the first hundred begin with that folder, none of them is a file below it, and at
+    least one is a file as a path from `inputs`. Otherwise they are paths below `images`.
 
     Args:
         inputs: The folder of inputs.
-        images: The folder of images, below it.
-        names: Of the source's pictures; only the first hundred are looked at.
+        images: The folder of images, below `inputs`.
+        names: The source's image names; only the first hundred are looked at.
     """
     folder, parts = inputs / images, PurePosixPath(images).parts
     head = [name for name in islice(names, HEAD_NAMES) if name]

@@ -1,4 +1,4 @@
-"""Records of a table, one at a time."""
+"""A record of a table, and the check of its columns."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from components.errors import ConfigurationError, DataError
 
 @dataclass(frozen=True)
 class Record:
-    """One record: its values by column, or the reason why it has none."""
+    """One record of a table: its values by column, or the reason why it cannot be read."""
 
-    where: str  # file and line, or row
+    where: str  # file, and line or row number
     values: dict[str, Any]
     reason: str = ""
 
@@ -24,18 +24,18 @@ def check_columns(path: Path, found: Sequence[str], wanted: Sequence[str], hint:
     """Check that a table has each wanted column once.
 
     Args:
-        path: Of the table.
-        found: The names it has.
-        wanted: Those of params.
-        hint: What to do about a missing one, where that is known better than by a similar name.
+        path: The table's path.
+        found: The column names that the table has.
+        wanted: The column names from params.
+        hint: What to do about a missing column if no similar name is found.
 
     Raises:
-        ConfigurationError: one is missing.
-        DataError: there are two of one name.
+        ConfigurationError: a column is missing.
+        DataError: two columns have the same name.
     """
     if absent := [column for column in wanted if column not in found]:
-        near = {column: difflib.get_close_matches(column, found, n=1) for column in absent}
-        guesses = [f"did you mean {one[0]}?" for one in near.values() if one]
+        close = {column: difflib.get_close_matches(column, found, n=1) for column in absent}
+        guesses = [f"did you mean {matches[0]}?" for matches in close.values() if matches]
         names = ", ".join(f"{name:.40}" for name in found)
         advice = " ".join(guesses) or hint or "name one of them in params"
         raise ConfigurationError(f"{path} has no column {', '.join(absent)}; it has {names}: {advice}")

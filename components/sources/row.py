@@ -1,4 +1,4 @@
-"""One row of a source: an image or none, with its captions; or why there is no row."""
+"""One row of a source (captions, with or without an image), or its rejection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CREDENTIALS = re.compile(r"//[^/?#]*@")
 
 @dataclass(frozen=True)
 class ImageUrl:
-    """An image to be fetched; other bytes than those of `sha256` are refused where it is known."""
+    """An image to fetch over HTTP; if `sha256` is known, other bytes are refused."""
 
     url: str
     sha256: str | None = None
@@ -22,7 +22,7 @@ class ImageUrl:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image that lies in a folder; `name` is its path below the source's folder of images."""
+    """An image file in a folder; `name` is its path below the source's folder of images."""
 
     path: Path
     name: str
@@ -30,7 +30,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImageMember:
-    """An image that is `size` bytes of a tar, from `offset` on; `name` is that of tar and member."""
+    """An image in a tar: `size` bytes from `offset` on; `name` is the name of the tar and the member."""
 
     path: Path
     name: str
@@ -46,7 +46,7 @@ class ImageMember:
 
 @dataclass(frozen=True)
 class ImageScene:
-    """An image to be drawn, `size` pixels wide and high."""
+    """A scene to draw, `size` pixels wide and high."""
 
     scene: Scene
     size: int
@@ -57,7 +57,7 @@ Image = ImageUrl | ImageFile | ImageMember | ImageScene
 
 @dataclass(frozen=True)
 class Row:
-    """One image with its captions, or captions alone."""
+    """One image with its captions, or captions without an image."""
 
     key: str  # lower-case, of a-z, 0-9, _ and -
     split: str  # train, validation or test
@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Rejection:
-    """An input row that gives no row."""
+    """An input row that is rejected."""
 
     key: str
     split: str
@@ -77,15 +77,15 @@ class Rejection:
     reason: str  # a word, counted in metrics
     where: str  # file and line or row number
     url: str
-    value: str = field(default="", compare=False)  # that was not what it should be; for messages alone
+    value: str = field(default="", compare=False)  # the value that was wrong; only for messages
 
     def described(self) -> str:
-        """Return for a message which row it is and what it holds."""
+        """Return the rejected value and its location, for a message."""
         value = f"{self.value!r} in " if self.value else ""
         url = f", {self.url}" if self.url else ""
         return f"{value}{self.where} of source {self.source}{url}"
 
 
 def without_credentials(url: str) -> str:
-    """Return a URL as it may be logged and kept."""
+    """Return a URL with its credentials masked, safe to log and store."""
     return CREDENTIALS.sub("//***@", url)

@@ -1,4 +1,4 @@
-"""Read the rows of any source."""
+"""Read the rows of any source, and mix sources by weight."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ __all__ = ["Image", "ImageFile", "ImageMember", "ImageScene", "ImageUrl", "Rejec
 
 
 def read_rows(source: Source, inputs: Path, seed: int) -> Iterator[Row | Rejection]:
-    """Yield a source's rows in their order, one at a time, and a rejection for each input row without one.
+    """Yield a source's rows in order, one at a time, and a rejection for each input row that gives none.
 
     Args:
         source: From params.
-        inputs: The folder that the paths in it are relative to.
-        seed: Of params; decides the procedural sources.
+        inputs: The folder that the source's paths are relative to.
+        seed: From params; decides the procedural scenes.
 
     Raises:
-        ConfigurationError: what params name is missing, or of another kind.
-        DataError: it is empty, damaged, or not what params pin.
+        ConfigurationError: an input that params name is missing, or has another format.
+        DataError: an input is empty, damaged, or not the pinned one.
     """
     match source:
         case Scenes() | SceneTexts():
@@ -56,26 +56,27 @@ T = TypeVar("T")
 
 
 def mixed(streams: Sequence[Iterator[T]], weights: Sequence[float]) -> Iterator[T]:
-    """Merge streams in proportion, each item once and each stream in its own order; nothing is drawn by lot.
+    """Merge streams in proportion to their weights, without randomness.
 
-    Whichever stream is furthest behind its share comes next, the first one of several (Webster's rule). After
-    n items of k streams one of weight w has given n * w / sum(weights) items, within (k + 1) / 2: any stretch
-    holds the mixture. A stream that ends leaves its share to the others in their proportion.
+    Each item comes once, and each stream keeps its order. The next item comes from the stream that is
+    furthest behind its share, and from the first of several such streams (Webster's rule). After n items of k
+    streams, a stream of weight w has given n * w / sum(weights) items, within (k + 1) / 2, so any stretch
+    holds the mixture. When a stream ends, the others take over its share in proportion to their weights.
 
     Example: `mixed([iter("aaaa"), iter("bb")], [2, 1])` gives a, b, a, a, b, a.
 
     Args:
-        streams: To be merged.
-        weights: One of each stream, above 0; their ratios alone matter.
+        streams: The streams to merge.
+        weights: One weight for each stream, above 0; only their ratios matter.
     """
-    left = list(range(len(streams)))
-    given = [0] * len(streams)
-    while left:
-        next_one = min(left, key=lambda one: (given[one] + 0.5) / weights[one])
+    open_streams = list(range(len(streams)))
+    counts = [0] * len(streams)
+    while open_streams:
+        index = min(open_streams, key=lambda stream: (counts[stream] + 0.5) / weights[stream])
         try:
-            item = next(streams[next_one])
+            item = next(streams[index])
         except StopIteration:
-            left.remove(next_one)
+            open_streams.remove(index)
             continue
-        given[next_one] += 1
+        counts[index] += 1
         yield item

@@ -1,4 +1,4 @@
-"""Read samples whose captions lie beside the image, as `.txt` and `.json`."""
+"""Read images whose captions are in `.txt` and `.json` files of the same name."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ FileT = TypeVar("FileT")
 
 @dataclass(frozen=True)
 class Sample(Generic[FileT]):
-    """The images and captions of one name.
+    """The image and caption files that share one name.
 
     Attributes:
-        stem: Their name without its suffix.
-        files: By kind: image, txt or json.
+        stem: The name without its suffix.
+        files: Files by kind: image, txt or json.
     """
 
     stem: str
     files: dict[str, list[FileT]] = field(default_factory=dict)
 
     def only(self, kind: str) -> FileT | None:
-        """Return the file of a kind, or None where there is none.
+        """Return the only file of a kind, or None if there is none.
 
         Raises:
-            Rejected: there are several, and nothing says which of them is meant.
+            Rejected: there are several files of that kind.
         """
         files = self.files.get(kind, [])
         if len(files) > 1:
@@ -58,21 +58,21 @@ class Sample(Generic[FileT]):
 
 @dataclass(frozen=True)
 class SampleReader:
-    """How the image and the captions of one sample are read; each function may raise `Rejected`."""
+    """Functions that read the image and the captions of one sample; each may raise `Rejected`."""
 
-    key: str  # behind the source's name it is the row's key
+    key: str  # the row's key is `<source>_<key>`
     where: str
     image: Callable[[], Image]
-    text: Callable[[str], bytes | None]  # of a kind, txt or json
+    text: Callable[[str], bytes | None]  # takes a kind, txt or json
 
 
 def samples_by_stem(files: Iterable[tuple[str, FileT]]) -> dict[str, Sample[FileT]]:
-    """Group files by their names up to the last dot; those that are neither image nor caption are left out.
+    """Group image and caption files by their names up to the last dot; other files are left out.
 
-    Suffixes may be in upper case. The caption `1.jpg.txt` is that of `1.jpg`, as `1.txt` is.
+    Suffixes may be in upper case. Both `1.txt` and `1.jpg.txt` are captions of `1.jpg`.
 
     Args:
-        files: Name and file of each.
+        files: Pairs of name and file.
     """
     samples: dict[str, Sample[FileT]] = {}
     for name, file in files:
@@ -91,7 +91,7 @@ def _stem_and_kind(name: str) -> tuple[str, str]:
 
 
 def row_of(source: Members, sample: SampleReader) -> Row | Rejection:
-    """Return the row of an image, or why it has none."""
+    """Return the row of a sample, or its rejection."""
 
     def make(draft: RowDraft) -> Row:
         image = sample.image()
@@ -107,7 +107,7 @@ def row_of(source: Members, sample: SampleReader) -> Row | Rejection:
 
 
 def _values(source: Members, columns: Iterable[str], sample: SampleReader) -> dict[str, Any]:
-    """Return the values of columns; only the files that these name are decoded."""
+    """Return values by column; only files that the columns name are decoded."""
     values: dict[str, Any] = {}
     fields: dict[str, Any] | None = None
     for column in columns:
@@ -116,8 +116,8 @@ def _values(source: Members, columns: Iterable[str], sample: SampleReader) -> di
         if text is None:
             continue
         if kind == "txt":
-            whole = _decoded(text)
-            values[column] = whole.split("\n") if source.txt_lines else whole
+            caption = _decoded(text)
+            values[column] = caption.split("\n") if source.txt_lines else caption
         else:
             fields = _fields(_decoded(text)) if fields is None else fields
             values[column] = fields.get(field)
@@ -142,10 +142,10 @@ def _fields(text: str) -> dict[str, Any]:
 
 
 def read_sidecars(source: Sidecars, inputs: Path) -> Iterator[Row | Rejection]:
-    """Yield the images of a folder, folder by folder in the order of names; those of one are in memory.
+    """Yield the images below a folder, folder by folder in name order; one folder's names are in memory.
 
-    A caption file without an image is a rejected row, and so are two images of one name, or two captions of
-    one kind; files of other kinds, and hidden ones, are no rows.
+    A caption file without an image is a rejected row. So are two images of one name, and two captions of one
+    kind. Files of other kinds and hidden files are ignored.
 
     Args:
         source: From params.
@@ -153,7 +153,7 @@ def read_sidecars(source: Sidecars, inputs: Path) -> Iterator[Row | Rejection]:
 
     Raises:
         ConfigurationError: there is no such folder.
-        DataError: it holds no image and no caption.
+        DataError: the folder holds no image and no caption.
     """
     folder = inputs / source.path
     if not folder.is_dir():
@@ -168,12 +168,14 @@ def read_sidecars(source: Sidecars, inputs: Path) -> Iterator[Row | Rejection]:
 
 def _samples(folder: Path) -> Iterator[SampleReader]:
     root = folder.resolve()
-    for place, folders, names in os.walk(folder, onerror=_refuse):
+    for current, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(place).relative_to(folder)
-        samples = samples_by_stem((name, below / name) for name in sorted(names) if not name.startswith("."))
+        subfolder = Path(current).relative_to(folder)
+        samples = samples_by_stem(
+            (name, subfolder / name) for name in sorted(names) if not name.startswith(".")
+        )
         for stem in sorted(samples):
-            path = (below / stem).as_posix()
+            path = (subfolder / stem).as_posix()
             image, text = partial(_image, root, samples[stem]), partial(_text, root, samples[stem])
             yield SampleReader(path, path, image, text)
 
@@ -190,7 +192,7 @@ def _image(root: Path, sample: Sample[Path]) -> Image:
 
 
 def _text(root: Path, sample: Sample[Path], kind: str) -> bytes | None:
-    """Return the bytes of a caption file, which must lie in the folder as an image must."""
+    """Return the bytes of a caption file; like an image, it must be inside the folder."""
     name = sample.only(kind)
     if name is None:
         return None

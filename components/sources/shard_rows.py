@@ -1,10 +1,10 @@
-"""Rows of WebDataset shards that are there already: img2dataset's output, or any tars of its layout.
+"""Read rows from existing WebDataset shards: img2dataset's output, or tars of the same layout.
 
-A sample is made of the files that share a name up to the last dot: `0001.jpg`, `0001.txt`, and as well
-`frame.0001.jpg`, `frame.0001.txt`. Beside an image whose name has one dot, files with more dots are what
-WebDataset takes them for, further parts of the same sample (`0001.seg.png`), unless they are an image with a
-caption of its own. Such parts, and members of other kinds, are not read; how many there are is logged. An
-image stays in its tar and is named by its offset there.
+A sample is the set of files that share a name up to the last dot: `0001.jpg` and `0001.txt`, or
+`frame.0001.jpg` and `frame.0001.txt`. If an image's name has one dot, files of the same key with more dots
+are further parts of that sample, as WebDataset reads them (`0001.seg.png`), unless they are an image with its
+own caption. Such parts and members of other kinds are not read; their number is logged. An image stays in its
+tar and is addressed by its offset.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ log = logging.getLogger("llm2clip")
 
 @dataclass(frozen=True)
 class ShardContents:
-    """What a shard holds: its samples in their order, and how many members of which kinds are not read."""
+    """The samples of a shard in order, and the number of unread members by kind."""
 
     samples: list[Sample[Member]]
     unread: Counter[str]
 
 
 def read_shards(source: Shards, inputs: Path) -> Iterator[Row | Rejection]:
-    """Yield the samples of each shard in their order; the index of one shard is in memory.
+    """Yield the samples of each shard in order; the index of one shard is in memory.
 
-    Keys are made of the source's name, the shard's and the sample's, for shards may count from zero each. A
-    tar without members, as WebDataset's writer may leave one, has no samples.
+    A key is made of the names of the source, the shard and the sample, because each shard may count from
+    zero. A tar without members has no samples; WebDataset's writer may leave such a tar.
 
     Args:
         source: From params.
-        inputs: The folder its path is relative to; for shards that were brought here, the one they are in.
+        inputs: The folder the source's path is relative to; for downloaded shards, the folder they are in.
 
     Raises:
         ConfigurationError: no shard fits the path.
-        DataError: a shard is cut, damaged, compressed, not the pinned one, holds other than plain files or no
-            file of a sample, or a key occurs twice in it; or all shards are empty.
+        DataError: a shard is cut, damaged, compressed, not the pinned one, holds anything but plain files,
+            holds no file of a sample, or has a key twice; or all shards are empty.
     """
     files = named_files(inputs, "." if source.is_far else source.path, (".tar",))
     check_pin(inputs, files.paths, source.sha256)
@@ -75,8 +75,8 @@ def _rows(source: Shards, files: Files) -> Iterator[Row | Rejection]:
             if not contents.samples:
                 empty.append(files.name_of(path))
             yield from _rows_of_shard(source, path, files.name_of(path), contents)
-    finally:  # a limit may end it
-        _log_what_is_left_out(source, files, empty, unread)
+    finally:  # a limit may end the loop
+        _log_empty_and_unread(source, files, empty, unread)
     if len(empty) == len(files.paths):
         raise DataError(
             f"{files.paths[0]} holds no file, and no other shard of sources.{source.name} holds one; "
@@ -87,11 +87,11 @@ def _rows(source: Shards, files: Files) -> Iterator[Row | Rejection]:
 def _rows_of_shard(
     source: Shards, path: Path, name: str, contents: ShardContents
 ) -> Iterator[Row | Rejection]:
-    of_shard = (name[: -len(".tar")] if name.lower().endswith(".tar") else name).replace("/", "_")
+    prefix = (name[: -len(".tar")] if name.lower().endswith(".tar") else name).replace("/", "_")
     with path.open("rb") as file:
         for sample in contents.samples:
             reader = SampleReader(
-                key=f"{of_shard}_{sample.stem}",
+                key=f"{prefix}_{sample.stem}",
                 where=f"{name} sample {sample.stem}",
                 image=partial(_image, path, name, sample),
                 text=partial(_text, file, sample),
@@ -100,24 +100,24 @@ def _rows_of_shard(
 
 
 def shard_contents(source: Shards, path: Path) -> ShardContents:
-    """Return what a shard holds; nothing, if it is a tar without members.
+    """Return the samples of a shard, and its unread members; both are empty for a tar without members.
 
     Args:
-        source: From params; says which captions are asked for.
-        path: Of the shard.
+        source: From params; says which captions to read.
+        path: The shard's path.
 
     Raises:
-        DataError: it is cut, damaged, compressed, holds other than plain files or no file of a sample, or a
-            key occurs twice.
+        DataError: the shard is cut, damaged, compressed, holds anything but plain files, holds no file of a
+            sample, or has a key twice.
     """
     members = tar_index(path)
     samples: list[Sample[Member]] = []
     unread: Counter[str] = Counter()
-    for key, of_key in _by_key(path, members).items():
-        chosen = _samples_of_key(source, key, of_key)
-        samples += chosen
-        read = {member.name for sample in chosen for files in sample.files.values() for member in files}
-        unread.update(name[len(key) + 1 :].lower() for name in of_key if name not in read)
+    for key, by_name in _members_by_key(path, members).items():
+        key_samples = _samples_of_key(source, key, by_name)
+        samples += key_samples
+        read = {member.name for sample in key_samples for files in sample.files.values() for member in files}
+        unread.update(name[len(key) + 1 :].lower() for name in by_name if name not in read)
     if members and not samples:
         raise DataError(
             f"{path} holds no image and no caption; expected members KEY.jpg and KEY.txt or KEY.json"
@@ -125,22 +125,22 @@ def shard_contents(source: Shards, path: Path) -> ShardContents:
     return ShardContents(samples, unread)
 
 
-def _by_key(path: Path, members: list[Member]) -> dict[str, dict[str, Member]]:
-    """Return the members of each of WebDataset's keys by name: a key ends at the first dot of a file name."""
+def _members_by_key(path: Path, members: list[Member]) -> dict[str, dict[str, Member]]:
+    """Group members by WebDataset key, then by name; a key ends at the first dot of a file name."""
     keys: dict[str, dict[str, Member]] = {}
-    last = None
+    previous_key = None
     for member in members:
         folder, slash, name = member.name.rpartition("/")
         stem, dot, _ = name.partition(".")
         if not stem or not dot:
             continue
         key = f"{folder}{slash}{stem}"
-        if key in keys and (key != last or member.name in keys[key]):
+        if key in keys and (key != previous_key or member.name in keys[key]):
             raise DataError(
                 f"{path} holds {member.name} twice, or apart from the other files of its key; expected the "
                 "files of a key side by side: pack it again"
             )
-        last = key
+        previous_key = key
         keys.setdefault(key, {})[member.name] = member
     return keys
 
@@ -173,19 +173,19 @@ def _text(file: IO[bytes], sample: Sample[Member], kind: str) -> bytes | None:
     return member.read(file)
 
 
-def _log_what_is_left_out(source: Shards, files: Files, empty: list[str], unread: Counter[str]) -> None:
-    place = f"source {source.name}, {files.paths[0].parent}"
+def _log_empty_and_unread(source: Shards, files: Files, empty: list[str], unread: Counter[str]) -> None:
+    prefix = f"source {source.name}, {files.paths[0].parent}"
     if empty:
         names = ", ".join(empty[:NAMES_LOGGED])
-        _log_once(f"{place}: empty shards: {len(empty)} of {len(files.paths)} ({names})")
+        _log_once(f"{prefix}: empty shards: {len(empty)} of {len(files.paths)} ({names})")
     if unread:
         kinds = ", ".join(
             f"{kind or 'no suffix'} {count}" for kind, count in unread.most_common(NAMES_LOGGED)
         )
-        _log_once(f"{place}: members beside the samples that are not read: {unread.total()} ({kinds})")
+        _log_once(f"{prefix}: members beside the samples that are not read: {unread.total()} ({kinds})")
 
 
 @cache
 def _log_once(message: str) -> None:
-    """Log a line; sources are read twice."""
+    """Log a message once, although sources are read twice."""
     log.warning(message)

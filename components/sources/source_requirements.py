@@ -1,4 +1,4 @@
-"""Requirements of a source before it can be read: files, or the network."""
+"""What a source needs before it can be read: local files, remote shards, or HTTP."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from components.storage.atomic import content_key
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where the files of sources are.
+    """Folders that the files of sources are in.
 
     Attributes:
-        folder: The user's.
-        brought: Of what came from elsewhere, a folder for each source.
+        folder: The user's input folder.
+        brought: The folder of downloaded shards, with one folder for each source.
     """
 
     folder: Path
@@ -30,12 +30,12 @@ class Inputs:
 
 
 def is_far(source: Source | Captioned) -> TypeGuard[Shards]:
-    """Say whether a source's files must be brought here before it can be read."""
+    """Return whether a source's shards are remote and must be downloaded before it can be read."""
     return isinstance(source, Shards) and source.is_far
 
 
 def is_fetched(source: Source) -> bool:
-    """Say whether a source's images come over HTTP."""
+    """Return whether a source's images are fetched over HTTP."""
     if isinstance(source, Coco):
         return source.url_field is not None
     if isinstance(source, Karpathy):
@@ -44,7 +44,7 @@ def is_fetched(source: Source) -> bool:
 
 
 def images_folder(source: Source | TextSource) -> str | None:
-    """Return the folder that a source's names of images are relative to; None where they are not files."""
+    """Return the folder that a source's image names are relative to; None if the images are not files."""
     if isinstance(source, Folder | Coco | Karpathy) and not is_fetched(source):
         return source.images or "."
     return None

@@ -1,4 +1,4 @@
-"""Rows of url lists, folders and text tables, which share how a table is read."""
+"""Read rows from tables: url lists, folders with a captions table, and text tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from components.sources.values import (
     whole_text,
 )
 
-HEAD_ROWS = 100  # looked at for swapped columns
+HEAD_ROWS = 100  # checked for swapped columns
 
 
 def read_table_rows(source: UrlList | Folder | TextTable, inputs: Path) -> Iterator[Row | Rejection]:
@@ -36,26 +36,26 @@ def read_table_rows(source: UrlList | Folder | TextTable, inputs: Path) -> Itera
         inputs: The folder its paths are relative to.
 
     Raises:
-        ConfigurationError: table, folder or column missing, or a header line that is not as params say.
+        ConfigurationError: a table, folder or column is missing, or the header line does not match params.
         DataError: a table is empty, damaged, not the pinned one, or has captions and urls swapped.
     """
     files = named_files(inputs, source.path, KINDS)
     check_pin(inputs, files.paths, source.sha256)
     records = read_tables(files.paths, _columns(source), source.columns)
-    first = list(islice(records, HEAD_ROWS))
-    names = _image_names(source, inputs, first)
-    head: list[bool] = []
-    for number, record in enumerate(islice(chain(first, records), source.limit)):
+    head = list(islice(records, HEAD_ROWS))
+    names = _image_names(source, inputs, head)
+    are_urls: list[bool] = []
+    for number, record in enumerate(islice(chain(head, records), source.limit)):
         row = _row_or_rejection(source, names, record, number)
         if number < HEAD_ROWS:
-            head.append(_caption_is_url(row))
-            if sum(head) > HEAD_ROWS // 2:
+            are_urls.append(_caption_is_url(row))
+            if sum(are_urls) > HEAD_ROWS // 2:
                 break
         yield row
-    if 2 * sum(head) > len(head):
+    if 2 * sum(are_urls) > len(are_urls):
         raise DataError(
-            f"{files.paths[0]}: captions are urls in {sum(head)} of the first {len(head)} rows; "
-            f"the columns of sources.{source.name} look swapped"
+            f"{files.paths[0]}: captions are urls in {sum(are_urls)} of the first {len(are_urls)} "
+            f"rows; the columns of sources.{source.name} look swapped"
         )
 
 
@@ -69,7 +69,7 @@ def _columns(source: UrlList | Folder | TextTable) -> list[str]:
 
 
 def _names_in(source: Folder, records: Iterable[Record]) -> Iterator[str]:
-    """Yield the names of pictures; those that are no text are passed over."""
+    """Yield the image names of records; names that are not text are skipped."""
     for record in records:
         with suppress(Rejected):
             yield whole_text(record.values.get(source.image_column))
@@ -78,7 +78,7 @@ def _names_in(source: Folder, records: Iterable[Record]) -> Iterator[str]:
 def _image_names(
     source: UrlList | Folder | TextTable, inputs: Path, first: list[Record]
 ) -> ImageNames | None:
-    """Return what names of pictures mean, decided by the first records; None for a source without any."""
+    """Return how image names map to paths, decided by the first records; None for other sources."""
     images = images_folder(source)
     if images is None or not isinstance(source, Folder):
         return None
@@ -97,7 +97,7 @@ def _row_or_rejection(
     def make(draft: RowDraft) -> Row:
         if record.reason:
             raise Rejected(record.reason)
-        values = record.values  # one of JSON lines may lack any column
+        values = record.values  # a JSON line may lack any column
         if source.key_column:
             draft.key = normal_key(whole_text(values.get(source.key_column)).strip())
         draft.split = source.split or split_of(values.get(str(source.split_column)))

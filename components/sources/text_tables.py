@@ -1,8 +1,9 @@
-"""Tables that are text: csv and tsv, with a header line or without.
+"""Read text tables: csv and tsv, with or without a header line, and JSON lines.
 
-A tsv is split on line feeds, then on tabs, and never quoted: every other reader loses rows at a lone quote or
-splits a caption at a Unicode line separator. In a csv quotes mean something, so a quote that swallows lines
-stops the stage. A field is a text here; `texts.captions_of` says which texts are lists of captions.
+A tsv is split on line feeds, then on tabs, and quotes in it have no meaning: other readers lose rows at an
+unbalanced quote or split a caption at a Unicode line separator. In a csv quotes have a meaning, so a quoted
+field that merges rows stops the stage. Fields are plain text here; `values.captions_of` decides which texts
+are lists of captions.
 """
 
 from __future__ import annotations
@@ -36,17 +37,18 @@ def read_text(path: Path, wanted: Sequence[str], names: Sequence[str] | None) ->
     Args:
         path: A UTF-8 file, packed by gzip if its name ends in .gz.
         wanted: The columns to take.
-        names: Of its columns, if it has no header line.
+        names: Column names, if the file has no header line.
 
     Raises:
-        ConfigurationError: a column is missing, or the first line is a header and should not be, or is none.
-        DataError: there is no line, the file is cut or broken, or a quote swallows lines.
+        ConfigurationError: a column is missing, or a header line is present where none is expected, or
+            missing where one is expected.
+        DataError: there is no line, the file is cut or broken, or a quoted field merges rows.
     """
     with open_lines(path) as lines:
         is_csv = path.name.lower().removesuffix(".gz").endswith(".csv")
         rows = _csv_rows(path, lines, len(names or ())) if is_csv else _tsv_rows(lines)
         header, rows = _header(path, rows, wanted, names)
-        places = {column: header.index(column) for column in wanted}
+        indices = {column: header.index(column) for column in wanted}
         for line, fields in rows:
             where = f"{path.name} line {line}"
             if fields is None:
@@ -54,24 +56,24 @@ def read_text(path: Path, wanted: Sequence[str], names: Sequence[str] | None) ->
             elif len(fields) != len(header):
                 yield Record(where, {}, "wrong_field_count")
             else:
-                yield Record(where, {column: fields[place] for column, place in places.items()})
+                yield Record(where, {column: fields[index] for column, index in indices.items()})
 
 
 def _header(
     path: Path, rows: Iterator[Fields], wanted: Sequence[str], names: Sequence[str] | None
 ) -> tuple[list[str], Iterator[Fields]]:
-    """Return the names of the columns, and the rows below them."""
+    """Return the column names and the remaining rows."""
     first = next(rows, None)
     if first is None or (names is None and first[1] is None):
         expected = "a line of column names" if names is None else "rows"
         raise DataError(f"{path} has no {expected.removeprefix('a ')}; expected {expected}, in UTF-8")
     fields = first[1] or []
     if names is None:
-        hint = "if that is a row, list the names in columns" if _is_a_row(fields) else ""
+        hint = "if that is a row, list the names in columns" if _looks_like_row(fields) else ""
         check_columns(path, fields, wanted, hint)
         return fields, rows
     check_columns(path, list(names), wanted)
-    if _is_a_header(fields, names):
+    if _looks_like_header(fields, names):
         raise ConfigurationError(
             f"{path} begins with a line of column names ({', '.join(fields)}), and params name the columns "
             "too; expected rows only: set columns of its source to null, or remove the line"
@@ -79,11 +81,11 @@ def _header(
     return list(names), chain([first], rows)
 
 
-def _is_a_row(fields: Sequence[str]) -> bool:
+def _looks_like_row(fields: Sequence[str]) -> bool:
     return any("://" in field or len(field.split()) > 3 for field in fields)
 
 
-def _is_a_header(fields: Sequence[str], names: Sequence[str]) -> bool:
+def _looks_like_header(fields: Sequence[str], names: Sequence[str]) -> bool:
     known = HEADER_WORDS | {name.casefold() for name in names}
     are_words = all(re.fullmatch(r"[A-Za-z_][\w .-]{0,39}", field) for field in fields)
     return are_words and any(field.strip().casefold() in known for field in fields)
@@ -100,7 +102,7 @@ def _tsv_rows(lines: Lines) -> Iterator[Fields]:
 def _csv_rows(path: Path, lines: Lines, columns: int) -> Iterator[Fields]:
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader((line.replace("\r", " ") + "\n" for line in lines), strict=True)
-    last = 0
+    last_line = 0
     while True:
         try:
             fields = next(reader)
@@ -108,22 +110,22 @@ def _csv_rows(path: Path, lines: Lines, columns: int) -> Iterator[Fields]:
             return
         except csv.Error as error:
             raise DataError(
-                f"{path}: a quote is not closed or not doubled between line {last + 1} and {lines.number} "
-                f"({error}); mend it there, or give the table as parquet or tsv"
+                f"{path}: a quote is not closed or not doubled between line {last_line + 1} and "
+                f"{lines.number} ({error}); fix it there, or give the table as parquet or tsv"
             ) from None
         if lines.bad:
             yield lines.bad[0], None
             lines.bad.clear()
         elif fields:
             columns = columns or len(fields)
-            _check_span(path, fields, last + 1, columns)
-            yield last + 1, fields
-        last = lines.number
+            _check_merged_rows(path, fields, last_line + 1, columns)
+            yield last_line + 1, fields
+        last_line = lines.number
 
 
-def _check_span(path: Path, fields: list[str], line: int, columns: int) -> None:
-    for place, field in enumerate(fields):
-        if "\n" in field and looks_swallowed(fields, place, columns):
+def _check_merged_rows(path: Path, fields: list[str], line: int, columns: int) -> None:
+    for index, field in enumerate(fields):
+        if "\n" in field and looks_swallowed(fields, index, columns):
             raise DataError(
                 f"{path}: the quoted field that begins in line {line} holds {field.count(chr(10))} further "
                 "lines that look like rows; close the quote, or write line breaks in captions as spaces"
@@ -139,7 +141,7 @@ def read_json_lines(path: Path, wanted: Sequence[str]) -> Iterator[Record]:
 
     Raises:
         ConfigurationError: no object has a column.
-        DataError: there is no line, or the file is cut.
+        DataError: the file has no line, or is cut.
     """
     seen: dict[str, None] = {}  # in order
     with open_lines(path) as lines:
@@ -149,7 +151,7 @@ def read_json_lines(path: Path, wanted: Sequence[str]) -> Iterator[Record]:
                 lines.bad.clear()
                 yield Record(where, {}, "bad_utf8")
             elif line.strip():
-                tree = _object(line)
+                tree = _parsed_object(line)
                 if tree is None:
                     yield Record(where, {}, "bad_json")
                 else:
@@ -160,7 +162,7 @@ def read_json_lines(path: Path, wanted: Sequence[str]) -> Iterator[Record]:
     check_columns(path, list(seen), wanted)
 
 
-def _object(line: str) -> dict[str, Any] | None:
+def _parsed_object(line: str) -> dict[str, Any] | None:
     try:
         tree = json.loads(line)
     except (ValueError, RecursionError):
@@ -180,7 +182,7 @@ def open_lines(path: Path) -> Iterator[Lines]:
 
 
 class Lines:
-    """Decodes lines, counts them from 1, and puts those that are no UTF-8 aside."""
+    """Decoded lines of a file, numbered from 1; `bad` collects the numbers of lines that are not UTF-8."""
 
     def __init__(self, path: Path, file: BufferedIOBase) -> None:
         self.path, self.number, self.bad = path, 0, list[int]()
@@ -195,7 +197,7 @@ class Lines:
                 yield data.decode()
             except UnicodeDecodeError:
                 self.bad.append(self.number)
-                yield data.decode(errors="replace")  # a quote in it counts all the same
+                yield data.decode(errors="replace")  # its quotes still count
 
     def _read(self) -> bytes:
         try:
@@ -212,41 +214,42 @@ class Lines:
 
 
 ADDRESS = "://"
-FILE = re.compile(r"\w\.[a-z]\w{1,3}$", re.IGNORECASE | re.ASCII)  # ends as cat.jpg does
+FILE = re.compile(r"\w\.[a-z]\w{1,3}$", re.IGNORECASE | re.ASCII)  # ends like cat.jpg
 
 
 def looks_swallowed(fields: Sequence[str], place: int, columns: int) -> bool:
-    r"""Say whether a field of several lines is more likely rows than one caption.
+    r"""Return whether a field of several lines is more likely merged rows than one caption.
 
-    The field is read as if its quotes were letters: its first line ends the row that began before it, its
-    last line begins the row that goes on behind it. If more than half of these lines are rows, of as many
-    fields as the table has and alike in those that no caption is (a url, a file, a number), quotes have
-    swallowed them. A table without such a column, above all one of captions alone, gives no evidence.
+    The field is split at its line breaks as if it had no quotes. Its first line then ends the row before it,
+    and its last line begins the row after it. A line counts as a row if it has as many fields as the table
+    has columns, and the same shape as this row in every column that holds no caption (a url, a file, a
+    number). If more than half of the lines are rows, an unbalanced quote has merged them. A table without
+    such a column, for example one with captions only, gives no evidence.
 
-    Example: the field at place 1 of `["http://a/1", "a cat\nhttp://a/2,a dog"]` with 2 columns is two rows;
-    that of `["http://a/1", "A cat.\nNext to it, a dog."]` is one caption.
+    Example: field 1 of `["http://a/1", "a cat\nhttp://a/2,a dog"]` with 2 columns is two rows; field 1 of
+    `["http://a/1", "A cat.\nNext to it, a dog."]` is one caption.
 
     Args:
-        fields: Of one row as the csv module read it.
-        place: That of the field among them.
-        columns: Of the table.
+        fields: One row as the csv module read it.
+        place: Index of the field in `fields`.
+        columns: Number of columns of the table.
     """
     lines = [line.split(",") for line in fields[place].split("\n")]
     lines[0] = [*fields[:place], *lines[0]]
     lines[-1] = [*lines[-1], *fields[place + 1 :]]
-    known = {other: _shape(value) for other, value in enumerate(fields) if other != place}
+    shapes = {index: _shape(value) for index, value in enumerate(fields) if index != place}
     if len(lines[0]) == columns > 1 and ADDRESS in lines[0][place]:
-        known[place] = _shape(lines[0][place])
-    names = {other: shape for other, shape in known.items() if not shape[0] and any(shape)}
+        shapes[place] = _shape(lines[0][place])
+    expected = {index: shape for index, shape in shapes.items() if not shape[0] and any(shape)}
     rows = sum(
-        len(line) == columns and all(_shape(line[other]) == shape for other, shape in names.items())
+        len(line) == columns and all(_shape(line[index]) == shape for index, shape in expected.items())
         for line in lines
     )
-    return bool(names) and 2 * rows > len(lines)
+    return bool(expected) and 2 * rows > len(lines)
 
 
 def _shape(value: str) -> tuple[bool, bool, bool]:
-    """Return whether a value holds white space, digits, and a slash or a file's suffix."""
+    """Return whether a value holds white space, whether digits, and whether a slash or a file suffix."""
     return (
         any(map(str.isspace, value)),
         any(map(str.isdigit, value)),

@@ -1,9 +1,9 @@
-"""Convert values to keys, splits, names and captions, or reject the row.
+"""Convert input values to keys, splits, image files and captions, or reject the row.
 
-Lists of captions written as text: `DataFrame.to_csv`, img2dataset and others write a list as Python or numpy
-prints it; other tools write JSON. Only a flat list of strings, `null`, `None` and `nan` is read as one; `[]`
-holds no caption, as an empty list of parquet holds none. `[12]`, `['a', 3]` and `[laughs] a cat` are captions
-as they stand.
+A caption value may be a list written as text: `DataFrame.to_csv`, img2dataset and others write a list as
+Python or numpy prints it; other tools write JSON. Only a flat list of strings, `null`, `None` and `nan` is
+read as a list. `[]` holds no caption, like an empty list in parquet. `[12]`, `['a', 3]` and `[laughs] a cat`
+are each one caption.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from components.sources.row import ImageFile, Rejection
 from components.storage.side_tables import Caption
 
 MAX_KEY_CHARACTERS = 128
-KEY_HASH_DIGITS = 16  # of a cleaned text: 64 bits
+KEY_HASH_DIGITS = 16  # hash appended to a cleaned key: 64 bits
 KEY_HASH = re.compile(rf"-[0-9a-f]{{{KEY_HASH_DIGITS}}}$")
-MAX_VALUE_CHARACTERS = 80  # of a value in a message
+MAX_VALUE_CHARACTERS = 80  # longest value in a message
 SPLITS = get_args(Split)
-CAPTION_TYPES = (str, bytes, type(None), Number)  # a truth value is a number to Python, and no caption
+CAPTION_TYPES = (str, bytes, type(None), Number)  # bool is a Number in Python, but no caption
 INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]")
-NONCHARACTER = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # a template marks a text by one
-SURROGATE = re.compile("[\ud800-\udfff]")  # JSON and file names can hold half a character, UTF-8 cannot
-CACHED = re.compile("/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # below cache.dir, as DVC 3 lays it out
+NONCHARACTER = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # a template marks a text with one
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON and file names can hold a lone surrogate, UTF-8 cannot
+CACHED = re.compile("/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # below cache.dir, in the layout of DVC 3
 KEY = re.compile(rf"[a-z0-9_-]{{1,{MAX_KEY_CHARACTERS}}}")
 NOT_OF_KEYS = re.compile(r"[^a-z0-9_-]+")
 
 
 class Rejected(Exception):
-    """This input row gives no row; the reason is the text, `value` what the input holds, for messages."""
+    """An input row is rejected: the text is the reason, `value` the input value for messages."""
 
     def __init__(self, reason: str, value: str = "") -> None:
         super().__init__(reason)
@@ -46,13 +46,13 @@ class Rejected(Exception):
 
 
 def normal_key(value: Any) -> str:  # noqa: ANN401 - whatever the input holds
-    """Return a key as shards want it: of a-z, 0-9, _ and -, at most 128 characters.
+    """Return a value as a shard key: characters a-z, 0-9, _ and -, at most 128 of them.
 
-    A text of that form is its own key. Any other one is cleaned, and a hash of the text as it stood is put
-    behind it, so that `IMG (1)`, `IMG [1]` and `img_1_` have a key each. The key depends on the text alone.
+    A text of that form is its own key. Any other text is cleaned, and a hash of the original text is
+    appended, so that `IMG (1)`, `IMG [1]` and `img_1_` get different keys. The key depends only on the text.
 
     Raises:
-        Rejected: it is no text, or nothing is left of it.
+        Rejected: the value is no text, or is blank.
     """
     text = whole_text(value)
     if KEY.fullmatch(text):
@@ -65,14 +65,14 @@ def normal_key(value: Any) -> str:  # noqa: ANN401 - whatever the input holds
 
 
 def without_hash(key: str) -> str:
-    """Return a key as `normal_key` once made it, when it put no hash behind a cleaned text."""
+    """Return a key in the older form of `normal_key`, which appended no hash to a cleaned text."""
     return KEY_HASH.sub("", key)
 
 
 def rejection(
     source: str, key: str, split: str, reason: Rejected | str, where: str, url: str = ""
 ) -> Rejection:
-    """Return a rejection of a row; its key is cut to the form of keys, what cannot be written is replaced."""
+    """Return a row's rejection, with its key cleaned and characters that UTF-8 cannot encode replaced."""
     key = NOT_OF_KEYS.sub("_", key.strip().lower())[:MAX_KEY_CHARACTERS]
     value = reason.value[:MAX_VALUE_CHARACTERS] if isinstance(reason, Rejected) else ""
     where, url, value = (SURROGATE.sub("\ufffd", text) for text in (where, url, value))
@@ -80,10 +80,10 @@ def rejection(
 
 
 def split_of(value: Any) -> str:  # noqa: ANN401
-    """Return a split that is one.
+    """Return a value as the name of a split.
 
     Raises:
-        Rejected: it is none.
+        Rejected: the value is no split.
     """
     split = whole_text(value)
     if split not in SPLITS:
@@ -92,10 +92,10 @@ def split_of(value: Any) -> str:  # noqa: ANN401
 
 
 def whole_text(value: Any) -> str:  # noqa: ANN401
-    """Return a value as text that UTF-8 can write; empty for none, and for NaN, which pandas writes for none.
+    """Return a value as text that UTF-8 can encode; empty for None and for NaN, which pandas writes for None.
 
     Raises:
-        Rejected: it holds half a character, or is a list or an object.
+        Rejected: the value has a lone surrogate, is not UTF-8, or is a list or an object.
     """
     if value is None or value != value:
         return ""
@@ -113,12 +113,12 @@ def whole_text(value: Any) -> str:  # noqa: ANN401
 
 
 def one_line(value: Any) -> str:  # noqa: ANN401
-    """Return a caption with each run of white space made one space; empty when nothing visible is left.
+    """Return a caption with each run of white space replaced by one space; empty if nothing visible is left.
 
-    A number is a caption, as `7` of a csv is; a date, a truth value or a record is none.
+    A number is a caption, like `7` in a csv. A date, a boolean or a record is not.
 
     Raises:
-        Rejected: it is no text, or holds a NUL, half a character or what Unicode keeps for programs.
+        Rejected: the value is no text, or has a NUL, a lone surrogate or a Unicode noncharacter.
     """
     if isinstance(value, bool) or not isinstance(value, CAPTION_TYPES):
         raise Rejected("not_text")
@@ -135,17 +135,17 @@ def captions_of(
 ) -> list[Caption]:
     """Return the captions of a row, column by column; each value is one caption or a list of captions.
 
-    A text that is written as a list of strings is one, whatever kind of source it is from.
+    A text that is written as a list of strings counts as a list, for every kind of source.
 
     Args:
-        columns: Those to take.
-        values: By column; one that is missing holds no caption.
-        key: Of the row.
-        split: Of the row.
-        writer: Who says so: the source's name.
+        columns: The caption columns to take.
+        values: Values by column; a missing column has no caption.
+        key: The row's key.
+        split: The row's split.
+        writer: The source's name.
 
     Raises:
-        Rejected: no column holds a visible character, or one holds what no caption can.
+        Rejected: no column holds a visible character, or a value holds something that a caption must not.
     """
     captions = []
     for column in columns:
@@ -162,47 +162,48 @@ def captions_of(
 
 
 def _texts_of(item: Any) -> list[Any]:  # noqa: ANN401
-    """Return what a value of a caption column holds: the strings of a list written as text, or itself."""
+    """Return the strings of a list written as text, or the item itself as the only one."""
     text = whole_text(item) if isinstance(item, bytes) else item
-    listed = strings_listed_in(text) if isinstance(text, str) else None
-    return [item] if listed is None else listed
+    strings = strings_listed_in(text) if isinstance(text, str) else None
+    return [item] if strings is None else strings
 
 
 def file_below(folder: Path, name: str) -> ImageFile:
-    """Return an image that lies in a folder.
+    """Return an image file in a folder.
 
     Args:
-        folder: With its links resolved.
-        name: Of the image, below it.
+        folder: The folder, with its links resolved.
+        name: The image's path below the folder.
 
     Raises:
-        Rejected: there is no name, it leads out of the folder, or the file may not be read.
+        Rejected: the name is empty, leads out of the folder, or the file is not readable.
         OSError: no file can have such a name.
     """
     if not name:
         raise Rejected("no_image_name")
     if not lies_below(folder, name):
         raise Rejected("path_outside_folder", name)
-    with suppress(FileNotFoundError, NotADirectoryError):  # said when it is taken: `image_missing`
+    with suppress(FileNotFoundError, NotADirectoryError):  # reported when the image is read: `image_missing`
         if (folder / name).stat() and not os.access(folder / name, os.R_OK):
             raise Rejected("unreadable", name)
     return ImageFile(folder / name, name)
 
 
 def lies_below(folder: Path, name: str) -> bool:
-    """Say whether a file is in a folder, or is a link in it to an object of a DVC cache.
+    """Return whether a file is inside a folder, or is a link in it to an object of a DVC cache.
 
-    `dvc add` leaves such links where `cache.type` is symlink. A cache may lie anywhere, so it is known by how
-    it names its objects, by hash; no file that a data set's author could want to reach is called so.
+    `dvc add` creates such links if `cache.type` is symlink. A cache may be anywhere, so it is recognised by
+    the names of its objects, which are hashes. No other file that a dataset's author could want to reach has
+    such a name.
 
     Args:
-        folder: With its links resolved.
-        name: Of the file, below it.
+        folder: The folder, with its links resolved.
+        name: The file's path below the folder.
     """
     if "\0" in name:
         return False
     path = folder / name
-    target = Path(os.path.realpath(path))  # `resolve` raises where links go in a circle
+    target = Path(os.path.realpath(path))  # `resolve` raises if links form a loop
     if target.is_relative_to(folder):
         return True
     is_added = path.is_symlink() and path.parent.resolve().is_relative_to(folder)
@@ -213,13 +214,14 @@ MAX_CHARACTERS = 1_000_000
 ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""  # as `repr` writes them
 STRING = rf"""u?(?:'(?:[^'\\\n]|{ESCAPE})*+'|"(?:[^"\\\n]|{ESCAPE})*+")"""
 ITEM = rf"(?:{STRING}|np\.str_\({STRING}\)|None|nan)"
-PYTHON_LIST = re.compile(rf"\[\s*+(?:{ITEM}(?:\s*+,\s*+{ITEM})*+(?:\s*+,)?\s*+)?\]")  # linear: no way back
-NUMPY_LIST = re.compile(rf"\[\s*+{ITEM}(?:\s++{ITEM})++\s*+\]")  # Python would join such strings to one
+# linear time: possessive quantifiers do not backtrack
+PYTHON_LIST = re.compile(rf"\[\s*+(?:{ITEM}(?:\s*+,\s*+{ITEM})*+(?:\s*+,)?\s*+)?\]")
+NUMPY_LIST = re.compile(rf"\[\s*+{ITEM}(?:\s++{ITEM})++\s*+\]")  # Python would join such strings into one
 STRINGS = re.compile(STRING)
 
 
 def strings_listed_in(text: str) -> list[str] | None:
-    """Return the strings of a list that is written as text, or None for any other text.
+    """Return the strings of a list written as text, or None for any other text.
 
     Args:
         text: E.g. `["a cat", "a dog"]`, `['a cat', 'a dog']`, or numpy's `['a cat' 'a dog']`.
@@ -238,6 +240,6 @@ def _strings_in_json(text: str) -> list[str] | None:
         items = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    is_nothing = [item is None or item != item for item in items]
-    strings = [item for item, nothing in zip(items, is_nothing, strict=True) if not nothing]
+    are_empty = [item is None or item != item for item in items]
+    strings = [item for item, is_empty in zip(items, are_empty, strict=True) if not is_empty]
     return strings if all(isinstance(item, str) for item in strings) else None

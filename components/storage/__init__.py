@@ -1,1 +1,1 @@
-"""Where bytes live: layout, atomic writes, manifests, shards, side tables, checkpoints; knows no model."""
+"""Files on disk and in buckets: layout, atomic writes, manifests, shards, side tables, checkpoints."""

@@ -1,4 +1,4 @@
-"""The one way to write a file: beside its place, flushed to disk, renamed into it."""
+"""Atomic writes of files and folders: write to a temporary name, flush to disk, rename."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHUNK_BYTES = 1 << 20
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; it becomes `path` when the block ends well, and nothing does otherwise."""
+    """Yield a temporary path; it becomes `path` if the block succeeds, and is removed if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
@@ -41,7 +41,7 @@ def write_json(path: Path, tree: Any) -> None:  # noqa: ANN401 - whatever JSON h
     """Write sorted, indented JSON.
 
     Raises:
-        ValueError: a number is NaN or infinite, which JSON has no word for.
+        ValueError: a number is NaN or infinite, which JSON cannot express.
     """
     text = json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())
@@ -65,9 +65,9 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder to build in; it replaces `path` when the block ends well.
+    """Yield an empty folder to build in; it replaces `path` if the block succeeds.
 
-    The folder lies beside `path`: only between the two renames at the end is `path` absent.
+    The folder is beside `path`. `path` is absent only between the two renames at the end.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -78,13 +78,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield part
     except BaseException:
-        remove(part)  # on a full disk its room is needed to say so
+        remove(part)  # on a full disk, its space is needed to report the error
         raise
     replace_folder(part, path)
 
 
 def replace_folder(part: Path, path: Path) -> None:
-    """Put a finished folder in the place of another."""
+    """Replace the folder `path`, if there is one, by a finished folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     old = path.with_name(f".{path.name}.old")
     remove(old)
@@ -96,7 +96,7 @@ def replace_folder(part: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, link or folder if it is there."""
+    """Remove a file, link or folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -104,7 +104,7 @@ def remove(path: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put a finished file at a second place without a second copy where the file system can."""
+    """Hard-link a finished file to a second path; copy it if the file system cannot link."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -114,7 +114,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def reserve(path: Path) -> None:
-    """Have the disk give a sparse file its room now: a write to mapped memory without room is a SIGBUS.
+    """Allocate the disk space of a sparse file now: a write to mapped memory on a full disk is a SIGBUS.
 
     Raises:
         OSError: the disk is full.
@@ -134,7 +134,7 @@ def sha256_of(path: Path) -> str:
 
 
 def content_key(tree: Any) -> str:  # noqa: ANN401 - whatever JSON holds
-    """Return the sha256 of a tree of plain values: the name of work that depends on them only."""
+    """Return the sha256 of a tree of plain values: the cache key of a result that depends only on them."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 

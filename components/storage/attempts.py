@@ -1,4 +1,4 @@
-"""Retry attempts: each a finished result that takes over what the one before it settled."""
+"""Retry attempts of a cached result: each attempt reuses what the previous one settled."""
 
 from __future__ import annotations
 
@@ -13,72 +13,74 @@ Make = Callable[[Path, Path | None, int], None]
 Look = Callable[[Path], None]
 
 
-def _rely(folder: Path) -> None:
-    """Look at a folder that needs no second look."""
+def _skip_check(folder: Path) -> None:
+    """Rely on a folder without a check."""
 
 
 class Attempts:
-    """The rounds of one piece of work, of which the latest alone is kept.
+    """The attempts (rounds) of one cached result; only the latest is kept.
 
     Args:
-        store: Folder of all pieces of one kind.
-        key: Hash of all that decides round 0 (`content_key`).
-        look: Called with each folder before it is relied on; may remove it.
+        store: Folder of all cached results of one kind.
+        key: Hash of everything that decides round 0 (`content_key`).
+        look: Called with each folder before it is used; may remove the folder.
     """
 
-    def __init__(self, store: Path, key: str, look: Look = _rely) -> None:
+    def __init__(self, store: Path, key: str, look: Look = _skip_check) -> None:
         self._store, self._key, self._look = store, key, look
 
     def latest(self) -> Path | None:
-        """Return the latest intact round, whatever params ask for; all others are removed.
+        """Return the latest intact round and remove all others, whatever number of rounds params allow.
 
-        What once came is not thrown away when fewer rounds are asked for: by now nobody may have it.
+        Fetched data is kept when params allow fewer rounds: the source may be gone by now.
         """
         folders = sorted(self._store.glob(f"{self._key}.[0-9]*"), key=_number, reverse=True)
         for folder in folders:
             self._look(folder)
-        found = next((folder for folder in folders if is_intact(folder)), None)
+        latest = next((folder for folder in folders if is_intact(folder)), None)
         for folder in folders:
-            if folder != found:
+            if folder != latest:
                 remove(folder)
-        return found
+        return latest
 
     def take_over(self, key: str) -> None:
-        """Have round 0 take what is good from the latest round of another key, if there is one.
+        """Let round 0 start from the latest round of another key, if there is one.
 
         Args:
-            key: Under which an earlier version of this program kept the same work.
+            key: The key under which an earlier version of this program kept the same work.
         """
-        found = Attempts(self._store, key, self._look).latest()
-        if found and not self._aside.exists():
-            found.replace(self._aside)
+        latest = Attempts(self._store, key, self._look).latest()
+        if latest and not self._aside.exists():
+            latest.replace(self._aside)
 
     def finish(
         self, latest: Path | None, rounds: int, is_lacking: Callable[[Path], bool], make: Make
     ) -> Path:
-        """Return the round after which nothing is lacking, or the last one that params allow.
+        """Return the first complete round, or the last round that params allow.
 
         Args:
-            latest: As the method of this name gave it, or None to begin anew.
-            rounds: At most so many after round 0.
-            is_lacking: Says of a finished round whether another one may bring more.
-            make: Fills an empty folder; it is handed the earlier round to take from, if there is one, and the
-                number of its own.
+            latest: The result of `latest`, or None to start again.
+            rounds: Maximum number of rounds after round 0.
+            is_lacking: Takes a finished round; True if another round may bring more.
+            make: Fills an empty folder. It also gets the previous round, or None, and the number of the new
+                round.
         """
-        finished = latest or self._first(make)
+        finished = latest or self._make_first(make)
         remove(self._aside)
         while _number(finished) < rounds and is_lacking(finished):
-            earlier = finished
-            finished = self._made(make, earlier, _number(earlier) + 1)
-            remove(earlier)
+            previous = finished
+            finished = self._make_round(make, previous, _number(previous) + 1)
+            remove(previous)
         return finished
 
-    def _first(self, make: Make) -> Path:
+    def _make_first(self, make: Make) -> Path:
         self._look(self._aside)
-        return self._made(make, self._aside if is_intact(self._aside) else None, 0)
+        return self._make_round(make, self._aside if is_intact(self._aside) else None, 0)
 
-    def _made(self, make: Make, before: Path | None, number: int) -> Path:
-        return get_or_build(self._store, f"{self._key}.{number}", lambda folder: make(folder, before, number))
+    def _make_round(self, make: Make, previous: Path | None, number: int) -> Path:
+        return get_or_build(
+            self._store, f"{self._key}.{number}", lambda folder: make(folder, previous, number)
+        )
 
     @property
     def _aside(self) -> Path:
@@ -86,7 +88,7 @@ class Attempts:
 
 
 def mark_for_retry(finished: Path) -> None:
-    """Have the next run begin anew with a round that is not good enough, and take from it what is good."""
+    """Mark a round as not good enough: the next run starts again at round 0 and reuses its good parts."""
     target = finished.with_name(f"{finished.stem}.{ASIDE}")
     remove(target)
     finished.replace(target)

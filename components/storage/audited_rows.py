@@ -1,4 +1,4 @@
-"""Audited rows: the verdict, and the captions that passed."""
+"""Read the rows that passed the audit, and its verdict."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from components.storage.side_tables import CAPTIONS, Caption, captions_in, key_c
 
 @dataclass(frozen=True)
 class KeptShard:
-    """The rows of one split of one shard that the audit kept.
+    """The rows of one shard and one split that the audit kept.
 
     Attributes:
         name: `00000`.
-        entry: Of the tar, in the manifest of `artifacts/download`.
-        table: Their captions (`CAPTIONS`, or fewer columns of it), those of a row in the order of the file.
-        rejected: Rows of the split that the audit took out.
+        entry: The tar's entry in the manifest of `artifacts/download`.
+        table: The captions (`CAPTIONS`, or fewer columns of it); a row's captions are in file order.
+        rejected: Number of rows of the split that the audit rejected.
     """
 
     name: str
@@ -33,34 +33,34 @@ class KeptShard:
 
     @property
     def keys(self) -> pa.Array:
-        """The keys of the rows, sorted."""
+        """The sorted keys of the rows."""
         return pc.unique(self.table["key"]).sort()
 
     def captions(self) -> dict[str, list[Caption]]:
-        """Return all captions by key, keys sorted."""
-        found: dict[str, list[Caption]] = {key: [] for key in self.keys.to_pylist()}
+        """Return all captions by key, in key order."""
+        by_key: dict[str, list[Caption]] = {key: [] for key in self.keys.to_pylist()}
         for caption in captions_in(self.table):
-            found[caption.key].append(caption)
-        return found
+            by_key[caption.key].append(caption)
+        return by_key
 
 
 def require_verdict(layout: Layout) -> None:
     """Stop unless the audit passed.
 
     Raises:
-        GateError: it did not.
+        GateError: the audit did not pass.
     """
     read_manifest(layout.artifact("audit"), "verdict.json")
     path = layout.artifact("audit") / "verdict.json"
     if read_json(path).get("passed") is not True:
         raise GateError(
-            f"{path} says that the audit did not pass, a gate failed; see report.html there, then mend "
+            f"{path} says that the audit did not pass, a gate failed; see report.html there, then fix "
             "the data or audit's limits in params"
         )
 
 
 def kept_shards(layout: Layout, split: str, schema: pa.Schema = CAPTIONS) -> Iterator[KeptShard]:
-    """Read each image shard's kept rows of a split: the columns of a schema.
+    """Read the kept rows of a split from each image shard, with the columns of a schema.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -73,12 +73,12 @@ def kept_shards(layout: Layout, split: str, schema: pa.Schema = CAPTIONS) -> Ite
 
 
 def kept_captions(layout: Layout, name: str, split: str, schema: pa.Schema) -> tuple[pa.Table, int]:
-    """Read the captions of one shard's kept rows of a split, and how many rows of it the audit took out.
+    """Read the captions of one shard's kept rows of a split, and the number of rows that the audit rejected.
 
-    The caller verifies the files by their manifests, before or after.
+    The caller verifies the files against their manifests, before or after.
     """
     table = read_table(layout.artifact("recaption") / "captions" / f"{name}.parquet", schema)
     table = table.filter(pc.equal(table["split"], split))
-    kept = key_column(layout.artifact("audit") / "kept" / f"{name}.parquet")
-    is_kept = pc.is_in(table["key"], value_set=kept)
+    kept_keys = key_column(layout.artifact("audit") / "kept" / f"{name}.parquet")
+    is_kept = pc.is_in(table["key"], value_set=kept_keys)
     return table.filter(is_kept), len(pc.unique(table["key"].filter(pc.invert(is_kept))))

@@ -1,7 +1,8 @@
-"""Bulk mode: shards and embeddings in a bucket, under names that carry their content's hash, read verified.
+"""Bulk mode: keep shards and embeddings in a bucket, and verify them when they are read.
 
-A manifest's entry names the object; what lists, describes or joins shards stays in the folder and is small.
-Nothing here removes an object: a manifest of an earlier run may name it.
+An object's name holds the sha256 of its content; an entry of the manifest names the object. Small files that
+list, describe or join shards stay in the local folder. Nothing here removes an object, because a manifest of
+an earlier run may name it.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from components.storage.manifest import (
     write_manifest,
 )
 
-SHARDS = "shards"  # the folder of the objects below a data root
+SHARDS = "shards"  # folder of the shard objects below a data root
 MARK, MARK_TEXT = "data_root.txt", b"Shards of an LLM2CLIP pipeline, named by their content.\n"
-FETCHED = "fetched"  # below a stage's work
+FETCHED = "fetched"  # below a stage's work folder
 log = logging.getLogger("llm2clip")
 
 
 def open_data_root(uri: str) -> Bucket:
-    """Open the place that shards go to; writes a mark there, always the same, and leaves it.
+    """Open the bucket that shards go to, and write a marker file there whose content never changes.
 
     Raises:
-        ConfigurationError: no such bucket, or credentials that are missing, refused or may not write.
+        ConfigurationError: the bucket does not exist, or credentials are missing, refused or may not write.
         InfrastructureError: the endpoint does not answer.
     """
     root = open_bucket(uri)
@@ -46,24 +47,25 @@ def open_data_root(uri: str) -> Bucket:
 
 
 def forget_lost(piece_folder: Path, root: Bucket | None) -> None:
-    """Bring a finished piece's shard here if it is elsewhere than in `root`; remove the piece if it is lost.
+    """Download the shards of a cached result that are not in `root`; remove the result if one is lost.
 
-    Asked before a piece is relied on; one that was removed is made again. A shard that somebody copied to
-    `root` is found by its name. Where the copy came without what was written beside it, the shard is read and
-    compared, as is one that only its former place has; `keep_remote` then writes it as any other.
+    This is called before a cached result is used; a removed result is built again. A shard that somebody
+    copied to `root` is found by its name. If the copy lacks the metadata of the original, the shard is
+    downloaded and compared, like a shard that is only in its former bucket; `keep_remote` then uploads it as
+    usual.
 
     Args:
-        piece_folder: Of the piece, there or not.
-        root: Where shards go; None for this machine.
+        piece_folder: Folder of the cached result; it may not exist.
+        root: The bucket that shards go to; None for this machine.
 
     Raises:
-        ConfigurationError: a former place refuses; that is no proof that it lost the shard.
-        InfrastructureError: a place does not answer.
+        ConfigurationError: a former bucket refuses access, which is no proof that the shard is lost.
+        InfrastructureError: a bucket does not answer.
     """
     try:
         entries = listed(piece_folder) if piece_folder.is_dir() else []
     except DataError:
-        return  # `piece` makes it again
+        return  # `get_or_build` builds it again
     elsewhere = [
         entry
         for entry in entries
@@ -72,15 +74,15 @@ def forget_lost(piece_folder: Path, root: Bucket | None) -> None:
     if not elsewhere:
         return
     try:
-        _bring_here(piece_folder, elsewhere, root)
-    except DataError as fault:
-        where = f"in {root.uri}" if root else "on this machine"
-        log.warning("%s is wanted %s: %s: the shard is made again", elsewhere[0].uri, where, fault)
+        _download_shards(piece_folder, elsewhere, root)
+    except DataError as error:
+        target = f"in {root.uri}" if root else "on this machine"
+        log.warning("%s is needed %s: %s: the shard is made again", elsewhere[0].uri, target, error)
         remove(piece_folder)
 
 
-def _bring_here(piece_folder: Path, shards: list[Entry], root: Bucket | None) -> None:
-    """Have a piece keep these shards as files again."""
+def _download_shards(piece_folder: Path, shards: list[Entry], root: Bucket | None) -> None:
+    """Turn remote shards of a cached result into local files again."""
     entries = read_manifest(piece_folder)
     with new_folder(piece_folder) as part:
         for shard in shards:
@@ -92,42 +94,43 @@ def _bring_here(piece_folder: Path, shards: list[Entry], root: Bucket | None) ->
 
 
 def _download(shard: Entry, root: Bucket | None, path: Path, piece_folder: Path) -> None:
-    """Bring a shard here, from `root` if it has the right one, else from where it was put."""
-    former = _root_of(shard)
+    """Download a shard from `root` if the right one is there, else from the bucket it was uploaded to."""
+    former_root = _root_of(shard)
     if root:
         try:
             return root.download_file(object_name(shard), path, shard.sha256)
         except DataError:
-            if root.uri == former:
+            if root.uri == former_root:
                 raise
     try:
-        open_bucket(former, greet=False).download_file(object_name(shard), path, shard.sha256)
-    except (ConfigurationError, InfrastructureError) as fault:
-        raise type(fault)(
-            f"{fault}; if that place is gone for good, remove {piece_folder.parent}: all is made again"
+        open_bucket(former_root, greet=False).download_file(object_name(shard), path, shard.sha256)
+    except (ConfigurationError, InfrastructureError) as error:
+        raise type(error)(
+            f"{error}; if that place is gone for good, remove {piece_folder.parent}: all is made again"
         ) from None
 
 
 def keep_remote(piece_folder: Path, root: Bucket, below: str = "") -> None:
-    """Put a finished piece's shards or vectors in the bucket; the piece keeps their entries in its manifest.
+    """Upload the shards or vectors of a cached result; its manifest then lists them as remote.
 
-    The local file goes when the entry is in place: a kill before that costs one more question whether the
-    object is there. No condition guards the upload, because who writes the same name writes the same bytes.
+    The local file is removed once the manifest has the remote entry. If the process is killed before that,
+    the next run only has to ask again whether the object exists. The upload needs no condition, because the
+    same name always has the same bytes.
 
     Args:
-        piece_folder: Of the piece.
-        root: Where they go.
-        below: Of vectors, their folder in the artifact: `tuned/dense`.
+        piece_folder: Folder of the cached result.
+        root: The bucket to upload to.
+        below: Folder of the vectors in the artifact, such as `tuned/dense`; empty for shards.
 
     Raises:
-        DataError: a file of the piece is damaged.
-        InfrastructureError: the endpoint failed for longer than is ridden out.
+        DataError: a file of the cached result is damaged.
+        InfrastructureError: the endpoint failed for longer than the retries last.
     """
     entries = listed(piece_folder)
     shards = [entry for entry in entries if entry.is_shard or entry.is_vectors]
-    names = {entry: object_name(_placed(entry, below)) for entry in shards}
-    kept = [replace(entry, uri=f"{root.uri}/{names[entry]}") for entry in shards]
-    if kept == shards:
+    names = {entry: object_name(_artifact_entry(entry, below)) for entry in shards}
+    remote = [replace(entry, uri=f"{root.uri}/{names[entry]}") for entry in shards]
+    if remote == shards:
         return
     for entry in shards:
         if not entry.is_remote:
@@ -137,54 +140,53 @@ def keep_remote(piece_folder: Path, root: Bucket, below: str = "") -> None:
             if entry not in shards:
                 verify(piece_folder, entry)
                 link_or_copy(piece_folder / entry.uri, part / entry.uri)
-        write_manifest(part, known=kept)
+        write_manifest(part, known=remote)
 
 
 @contextmanager
 def local_copy(folder: Path, entry: Entry, work: Path) -> Iterator[Path]:
-    """Yield a file of a verified manifest as a path on this machine, for the duration of the block.
+    """Yield a file of a verified manifest as a local path, for the duration of the block.
 
-    A remote file is first brought here whole and its sha256 compared: from a stream, a consumer would have
-    decoded, captioned or counted half a shard before its last byte could tell that the object is the wrong
-    one. It takes one shard's room on the disk per reader, and longer than the block only where the file stays
-    mapped.
+    A remote file is first downloaded whole and its sha256 compared. A stream would be verified only at its
+    last byte, after a consumer has decoded, captioned or counted half a shard of a wrong object. Each reader
+    needs disk space for one shard; the space is held beyond the block only while the file stays mapped.
 
     Args:
-        folder: Of the manifest.
-        entry: As `read_manifest` gave it.
-        work: The stage's folder in the work store; what a killed run left there is removed at the next start.
+        folder: Folder of the manifest.
+        entry: An entry from `read_manifest`.
+        work: The stage's folder in the work store; leftovers of a killed run are removed at the next start.
 
     Raises:
-        DataError: the object is missing or is another one.
-        ConfigurationError: refused credentials.
-        InfrastructureError: the endpoint failed for longer than is ridden out.
+        DataError: the object is missing or has another sha256.
+        ConfigurationError: the credentials are refused.
+        InfrastructureError: the endpoint failed for longer than the retries last.
     """
     if not entry.is_remote:
         yield folder / entry.uri
         return
     (work / FETCHED).mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=work / FETCHED) as here:
-        path = Path(here) / PurePosixPath(entry.place).name
+    with TemporaryDirectory(dir=work / FETCHED) as temporary:
+        path = Path(temporary) / PurePosixPath(entry.place).name
         try:
             open_bucket(_root_of(entry), greet=False).download_file(object_name(entry), path, entry.sha256)
-        except DataError as fault:
+        except DataError as error:
             raise DataError(
-                f"{fault}: restore it from a copy, or remove it if it is there and "
+                f"{error}: restore it from a copy, or remove it if it is there and "
                 f"`dvc repro --force {'embed_captions' if entry.is_vectors else 'download'}` makes it again"
             ) from None
         yield path
 
 
 def object_name(entry: Entry) -> str:
-    """Return a file's name below a data root; it carries the hash, so that no other content ever has it."""
+    """Return a file's object name below a data root; it holds the sha256, so each content has its name."""
     if entry.is_vectors:
         name = entry.place.removesuffix(VECTORS_SUFFIX).replace("/", ".")
         return f"{EMBEDDINGS}/{name}-{entry.sha256}{VECTORS_SUFFIX}"
     return f"{SHARDS}/{entry.name}-{entry.sha256}{SHARD_SUFFIX}"
 
 
-def _placed(entry: Entry, below: str) -> Entry:
-    """Return the entry of a piece's file as the artifact has it."""
+def _artifact_entry(entry: Entry, below: str) -> Entry:
+    """Return the entry of a cached result's file with its path in the artifact."""
     return entry if entry.is_remote or not below else replace(entry, uri=f"{below}/{entry.uri}")
 
 

@@ -1,4 +1,4 @@
-"""Index of caption lines by key, as arrays for tens of millions."""
+"""Index the caption lines of one column by key, in arrays that hold tens of millions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class ColumnLines:
     """The captions of one column.
 
     Attributes:
-        keys: (K,) those that have any, each once; with 64-bit offsets, for they may be more than 2 GB.
-        first: (K,) where the captions of each begin in `rows`.
-        counts: (K,) how many they are.
-        rows: (N,) the vector of each caption, those of a key in the order of their numbers.
+        keys: (K,) keys that have captions, each once; with 64-bit offsets, because they may exceed 2 GB.
+        first: (K,) index in `rows` of the first caption of each key.
+        counts: (K,) number of captions of each key.
+        rows: (N,) vector row of each caption; the captions of a key are in the order of their numbers.
     """
 
     keys: pa.LargeStringArray
@@ -28,17 +28,17 @@ class ColumnLines:
 
 
 def column_lines(table: pa.Table, column: str) -> ColumnLines:
-    """Take the lines of a column from the table of `storage.embeddings.Embeddings`."""
-    found = table.filter(pc.equal(table["column"], column))
-    of_line = found["key"].cast(pa.large_string())
-    keys = pc.unique(of_line)
-    order, counts = by_key(of_line, found["number"], keys)
-    return ColumnLines(keys, np.cumsum(counts) - counts, counts, found["row"].to_numpy()[order])
+    """Index the captions of a column in the table of `storage.embeddings.Embeddings`."""
+    lines = table.filter(pc.equal(table["column"], column))
+    line_keys = lines["key"].cast(pa.large_string())
+    keys = pc.unique(line_keys)
+    order, counts = by_key(line_keys, lines["number"], keys)
+    return ColumnLines(keys, np.cumsum(counts) - counts, counts, lines["row"].to_numpy()[order])
 
 
 def by_key(
     of_line: pa.ChunkedArray, number: pa.ChunkedArray, keys: pa.Array
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the order of lines by key, as `keys` has them, and number; and how many each key has: (K,)."""
-    place = pc.index_in(of_line, value_set=keys).to_numpy()
-    return np.lexsort((number.to_numpy(), place)), np.bincount(place, minlength=len(keys))
+    """Return the order of lines by key (as in `keys`) and number, and the line count of each key (K,)."""
+    index = pc.index_in(of_line, value_set=keys).to_numpy()
+    return np.lexsort((number.to_numpy(), index)), np.bincount(index, minlength=len(keys))

@@ -1,4 +1,4 @@
-"""Training checkpoints, keyed by everything that decides them; only an intact one of the same key resumes."""
+"""Training checkpoints; a run resumes only from an intact checkpoint of the same identity."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Checkpoints:
     """The checkpoints of one training run: `<folder>/<step>/` with tensors, state and manifest.
 
     Args:
-        folder: In the work store.
-        identity: What decides the run, as plain values: params, data hash, `format_version`. A run of another
-            identity starts fresh, and the log says which value changed.
-        is_writer: Whether this process writes; of several that train together, one does.
+        folder: Folder in the work store.
+        identity: Everything that decides the run, as plain values: params, data hash, `format_version`. A run
+            with another identity starts fresh, and the log says which value changed.
+        is_writer: Whether this process writes; of the processes that train together, one does.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], *, is_writer: bool = True) -> None:
@@ -48,7 +48,7 @@ class Checkpoints:
         write_json(path, self.identity)
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Save a checkpoint and drop all but the newest two."""
+        """Save a checkpoint and remove all but the newest two."""
         from safetensors.torch import save_file
 
         with new_folder(self.folder / f"{step:08d}") as part:
@@ -62,25 +62,25 @@ class Checkpoints:
         log.info("%s: checkpoint at step %d", self.folder.name, step)
 
     def load(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-        """Return step, tensors and state of the newest intact checkpoint, or None."""
+        """Return the step, tensors and state of the newest intact checkpoint, or None."""
         from safetensors.torch import load_file
 
         for folder in reversed(self._steps()):
             try:
                 read_manifest(folder)
-            except DataError as fault:
-                log.warning("checkpoint skipped: %s", fault)
+            except DataError as error:
+                log.warning("checkpoint skipped: %s", error)
                 continue
             state = read_json(folder / "state.json")
             return int(state["step"]), load_file(folder / "tensors.safetensors"), state
         return None
 
     def clear(self) -> None:
-        """Remove all checkpoints: their run is finished."""
+        """Remove all checkpoints once their run is finished."""
         remove(self.folder)
 
     def _steps(self) -> list[Path]:
-        if not self.folder.is_dir():  # of a process that another machine's disk is hidden from
+        if not self.folder.is_dir():  # a process on another machine does not see the writer's disk
             return []
         return sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit())
 

@@ -1,9 +1,9 @@
-"""Hash of the code that computes a result: what its modules do, without comments, docstrings and messages.
+"""Hash the code that computes a result, without comments, docstrings and messages.
 
-A result that is computed here is kept under a key that holds this hash, so that changed code computes it
-again. Left out is what decides no result: docstrings and comments, where a module lies and how its imports
-are sorted, annotations of functions, log lines, the messages of raised errors, and whatever is imported from
-other packages than `FOLLOWED` and the stage's own.
+The hash is part of the key of a computed result, so changed code computes the result again. The hash leaves
+out everything that cannot change a result: docstrings and comments, the location of a module, the order of
+its imports, annotations of functions, log lines, messages of raised errors, and everything imported from
+packages other than `FOLLOWED` and the stage's own.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLLOWED = {("components", "ml"), ("components", "sources")}
 NOT_FOLLOWED = {("components", folder) for folder in ("settings", "storage", "running")}
 LOGGERS = ("log", "logger", "logging")
-# fields that decide nothing of what a program does; `kind` is the u of u"text"
+# syntax fields without effect on what a program does; `kind` is the u of u"text"
 SKIPPED_FIELDS = {"ctx", "kind", "type_comment", "type_ignores", "returns", "annotation"}
 BLOCKS = {"body", "orelse", "finalbody"}
 
 
 def code_hash(modules: Sequence[str], root: Path = ROOT) -> str:
-    """Return one hash of what modules do, and of what they import of `FOLLOWED` and of their own packages.
+    """Return one hash of modules and of what they import from `FOLLOWED` and from their own packages.
 
-    Equal on all versions of Python that the project runs on, which `ast.dump` is not.
+    The hash is equal on all Python versions that the project supports, unlike a hash of `ast.dump`.
 
     Args:
-        modules: Names, e.g. `components.train_clip.training`; their order decides nothing.
+        modules: Module names, e.g. `components.train_clip.training`; their order does not matter.
         root: The folder that holds `components`.
     """
     queue = [(_path_of(root, name), tuple(name.split(".")[:2])) for name in sorted(set(modules))]
@@ -55,7 +55,7 @@ def code_hash(modules: Sequence[str], root: Path = ROOT) -> str:
 
 
 def statements_hash(source: str) -> str:
-    """Return the hash of one module's text, its imports left out."""
+    """Return the hash of one module's source, without its imports."""
     parts: list[str] = []
     _add_block(ast.parse(source).body, parts)
     return _sha256(parts)
@@ -68,7 +68,7 @@ def _statements_hash(path: Path) -> str:
 
 @cache
 def _imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
-    """Return the imports of a module, those within functions among them, without those for types alone."""
+    """Return the imports of a module, also inside functions, but not under TYPE_CHECKING."""
     return list(_imports_in(ast.parse(path.read_text("utf-8"))))
 
 
@@ -82,7 +82,7 @@ def _imports_in(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
 
 
 def _target(root: Path, node: ast.Import | ast.ImportFrom, alias: ast.alias) -> Path | str:
-    """Return the file of ours that holds what is imported, or the name of another's module."""
+    """Return the project file that holds the imported name, or the name of an external module."""
     module = alias.name if isinstance(node, ast.Import) else node.module or ""
     if not module.startswith("components"):
         return module
@@ -92,12 +92,12 @@ def _target(root: Path, node: ast.Import | ast.ImportFrom, alias: ast.alias) -> 
 
 def _add_block(statements: Iterable[ast.stmt], parts: list[str]) -> None:
     for statement in statements:
-        if not _decides_nothing(statement):
+        if not _has_no_effect(statement):
             _add(statement, parts)
 
 
 def _add(node: object, parts: list[str]) -> None:
-    """Add a syntax tree in a form of our own: names of nodes and fields in brackets, and plain values."""
+    """Add a syntax tree as parts: names of nodes and fields in brackets, and plain values."""
     if isinstance(node, ast.AST):
         parts.append(f"({type(node).__name__}")
         for name, value in _fields(node):
@@ -117,10 +117,10 @@ def _add(node: object, parts: list[str]) -> None:
 
 
 def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:
-    """Yield the fields of a node that decide something."""
-    if isinstance(node, ast.Raise):  # the kind of error alone
+    """Yield the fields of a node that have an effect."""
+    if isinstance(node, ast.Raise):  # only the type of the error
         yield "exc", node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-    elif isinstance(node, ast.JoinedStr):  # Python 3.12 puts empty texts between the values
+    elif isinstance(node, ast.JoinedStr):  # Python 3.12 puts empty strings between the values
         yield "values", [value for value in node.values if not _is_empty(value)]
     else:
         for name, value in ast.iter_fields(node):
@@ -129,8 +129,8 @@ def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:
                 yield name, value
 
 
-def _decides_nothing(statement: ast.stmt) -> bool:
-    """Say whether a statement is an import, text that stands by itself, a log line or there for types."""
+def _has_no_effect(statement: ast.stmt) -> bool:
+    """Return whether a statement is an import, a bare string, a log line or a TYPE_CHECKING block."""
     if isinstance(statement, (ast.Import, ast.ImportFrom)) or _is_for_types(statement):
         return True
     if not isinstance(statement, ast.Expr):

@@ -1,8 +1,8 @@
-"""Results that are computed here, with the modules that make each; and those that were fetched.
+"""Cache keys of results: the code hash of computed results, the format version of fetched ones.
 
-What is computed here is computed by the code that is here: the key of such a result holds `code_of` it, and
-changed code computes it again. What was fetched from outside is never fetched again because of code: the keys
-of such results hold a version of `FETCHED`, raised by hand where what is kept cannot be used any more.
+The key of a computed result holds the hash of its code (`code_of`), so changed code computes it again.
+Changed code never fetches external data again: the key of a fetched result holds a version from `FETCHED`,
+which is raised by hand when the stored form cannot be used any more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from components.errors import ConfigurationError
 from components.storage.atomic import read_json, write_json
 from components.storage.code import code_hash
 
-MAKERS: dict[str, dict[str, tuple[str, ...]]] = {  # by stage and result
+MAKERS: dict[str, dict[str, tuple[str, ...]]] = {  # modules by stage and result
     "download": {"scenes": ("components.sources.scenes.drawing", "components.ml.vision.pictures")},
     "base_models": {
         "llm": ("components.base_models.llm",),
@@ -48,46 +48,46 @@ MAKERS: dict[str, dict[str, tuple[str, ...]]] = {  # by stage and result
     },
     "evaluate": {"pixels": ("components.ml.vision.pixels", "components.storage.pixels")},
 }
-FETCHED = {  # versions, raised by hand: a raised one fetches everything of its kind again
-    "shard": 4,  # pictures of urls, and shards of others
-    "model": 1,  # of the hub, a folder or a bucket
+FETCHED = {  # versions; raising one by hand fetches everything of its kind again
+    "shard": 4,  # images of urls, and shards from elsewhere
+    "model": 1,  # from the hub, a folder or a bucket
     "draft": 3,  # captions that an endpoint wrote
     "embedding": 3,  # vectors that an endpoint gave
 }
-FILE = "code.json"  # in a stage's folder of the work store
+FILE = "code.json"  # in a stage's folder in the work store
 
 
 def code_of(work: Path, stage: str, result: str) -> str:
-    """Return the hash of the code that computes a result, or of that which counts as the same (`accept`).
+    """Return the hash of the code that computes a result, or the older hash that `accept` stored for it.
 
     Args:
         work: The stage's folder in the work store.
-        stage: Of `MAKERS`.
-        result: Of that stage.
+        stage: A stage of `MAKERS`.
+        result: A result of that stage.
     """
     code = code_hash(MAKERS[stage][result])
     return str(_read(work).get("accepted", {}).get(code, code))
 
 
 def remember_code(work: Path, stage: str) -> None:
-    """Write down what code a stage has run with to its end."""
+    """Record the code hashes that a finished run of a stage used."""
     if makers := MAKERS.get(stage):
         made_by = {result: code_of(work, stage, result) for result in makers}
         write_json(work / FILE, {**_read(work), "made_by": made_by})
 
 
 def accept(work: Path, stage: str) -> list[str]:
-    """Let results of the code that a stage last ran with stand for those of the code that is here.
+    """Accept the results of the code that a stage last ran with as results of the current code.
 
     Args:
         work: The stage's folder in the work store.
-        stage: Its name.
+        stage: The stage's name.
 
     Returns:
         The results whose code has changed.
 
     Raises:
-        ConfigurationError: the stage computes nothing that is kept, or has not run to its end here.
+        ConfigurationError: the stage keeps no computed result, or has no finished run in this work store.
     """
     makers = MAKERS.get(stage)
     if makers is None:

@@ -1,6 +1,6 @@
-"""Caption embeddings per column and shard: un-normalised fp16 safetensors, and beside them whose they are.
+"""Read and write embeddings per column and shard: un-normalised fp16 safetensors with a table of lines.
 
-A reader takes the columns it needs, and a column added later leaves the files of the others as they are.
+A reader takes only the columns it needs, and a new column leaves the files of the others unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from components.storage.side_tables import read_table, write_table
 if TYPE_CHECKING:
     from torch import Tensor
 
-PROMPTS = "prompts"  # names the file of the prompts of zero-shot classes
+PROMPTS = "prompts"  # file name of the zero-shot prompts
 EMBEDDED_CAPTIONS = pa.schema(
     [
         ("key", pa.string()),
@@ -48,10 +48,11 @@ class Embeddings:
     """Embeddings of one LLM.
 
     Attributes:
-        about: What made them: llm, its hash, encoding, dtype.
+        about: What made the embeddings: llm, its hash, encoding, dtype.
         vectors: (M, d) fp16, un-normalised, finite, no row zero.
-        table: One line per caption (`EMBEDDED_CAPTIONS`) or prompt (`EMBEDDED_PROMPTS`); `row` numbers
-            `vectors`, and captions of equal text share one.
+        table: One line per caption (`EMBEDDED_CAPTIONS`) or prompt (`EMBEDDED_PROMPTS`); `row` is an index
+            into
+            `vectors`, and captions of equal text share a row.
     """
 
     about: dict[str, Any]
@@ -62,15 +63,15 @@ class Embeddings:
 def write_embeddings(
     folder: Path, name: str, about: dict[str, Any], table: pa.Table, embeddings: Tensor, mend: str = _MEND
 ) -> None:
-    """Write `<name>.safetensors` and `<name>.parquet`, whose bytes depend on the arguments alone.
+    """Write `<name>.safetensors` and `<name>.parquet`, whose bytes depend only on the arguments.
 
     Args:
         folder: `<llm>/<column>` for captions, `<llm>` for prompts.
         name: The shard, or `PROMPTS`.
-        about: What made them, as plain values.
+        about: What made the embeddings, as plain values.
         table: As in `Embeddings`.
         embeddings: (M, d), un-normalised; stored as fp16.
-        mend: What to do about a fault, for the message.
+        mend: What to do about an error, for the message.
 
     Raises:
         DataError: a vector is not finite, too large for fp16, or zero.
@@ -89,12 +90,12 @@ def write_embeddings(
 
 
 def read_embeddings(folder: Path, columns: Iterable[str], work: Path) -> Embeddings:
-    """Read the embeddings that one LLM made of captions, verified by the manifest of the folder above.
+    """Read one LLM's caption embeddings, verified by the manifest of the parent folder.
 
     Args:
         folder: `artifacts/embed_captions/<llm>`.
-        columns: Whose captions; each must be there.
-        work: The stage's folder in the work store, for files of a bucket (see `read_listed`).
+        columns: Caption columns to read; each must be present.
+        work: The stage's folder in the work store, for files in a bucket (see `read_listed`).
 
     Raises:
         DataError: a column or a file is missing or damaged, a vector is NaN or zero, a line has no vector, or
@@ -102,60 +103,61 @@ def read_embeddings(folder: Path, columns: Iterable[str], work: Path) -> Embeddi
     """
     entries: list[Entry] = []
     for column in sorted(set(columns)):
-        found = _listed(folder, f"{column}/")
-        if not found:
-            parts = [PurePosixPath(entry.place).parts for entry in _listed(folder)]
-            there = sorted({names[1] for names in parts if len(names) > 2})
+        column_entries = _vector_entries(folder, f"{column}/")
+        if not column_entries:
+            paths = [PurePosixPath(entry.place).parts for entry in _vector_entries(folder)]
+            present = sorted({parts[1] for parts in paths if len(parts) > 2})
             raise DataError(
-                f"{folder} has no embeddings of column {column}, but of {', '.join(there) or 'none'}; {_MEND}"
+                f"{folder} has no embeddings of column {column}, but of {', '.join(present) or 'none'}; "
+                f"{_MEND}"
             )
-        entries += found
-    return _joined(folder, entries, EMBEDDED_CAPTIONS, work)
+        entries += column_entries
+    return _concatenated(folder, entries, EMBEDDED_CAPTIONS, work)
 
 
 def read_prompts(folder: Path, work: Path) -> Embeddings:
-    """Read the embeddings that one LLM made of zero-shot prompts, as `read_embeddings` does."""
-    entries = _listed(folder, f"{PROMPTS}.")
+    """Read one LLM's embeddings of the zero-shot prompts, like `read_embeddings`."""
+    entries = _vector_entries(folder, f"{PROMPTS}.")
     if not entries:
         raise DataError(f"{folder} has no embeddings of prompts; {_MEND}")
-    return _joined(folder, entries, EMBEDDED_PROMPTS, work)
+    return _concatenated(folder, entries, EMBEDDED_PROMPTS, work)
 
 
-def _listed(folder: Path, start: str = "") -> list[Entry]:
+def _vector_entries(folder: Path, start: str = "") -> list[Entry]:
     entries = read_manifest(folder.parent, f"{folder.name}/{start}")
     return [entry for entry in entries if entry.is_vectors]
 
 
-def _joined(folder: Path, entries: list[Entry], schema: pa.Schema, work: Path) -> Embeddings:
+def _concatenated(folder: Path, entries: list[Entry], schema: pa.Schema, work: Path) -> Embeddings:
     about: dict[str, Any] = {}
     vectors: list[NDArray[np.float16]] = []
     tables: list[pa.Table] = []
     offset = 0
     for entry in entries:
-        one, of_file, table = read_listed(folder.parent, entry, schema, _MEND, work)
-        about = about or one
-        if one != about:
+        file_about, file_vectors, table = read_listed(folder.parent, entry, schema, _MEND, work)
+        about = about or file_about
+        if file_about != about:
             first = entries[0].place
-            raise DataError(f"{folder}: {entry.place} was made by {one}, {first} by {about}; {_MEND}")
-        vectors.append(of_file.numpy())
+            raise DataError(f"{folder}: {entry.place} was made by {file_about}, {first} by {about}; {_MEND}")
+        vectors.append(file_vectors.numpy())
         rows = pa.array(table["row"].to_numpy() + offset, pa.int64())
         tables.append(table.set_column(table.schema.get_field_index("row"), "row", rows))
-        offset += len(of_file)
+        offset += len(file_vectors)
     return Embeddings(about, MappedRows(vectors), pa.concat_tables(tables))
 
 
 def lines_of(folder: Path, entry: Entry) -> Path:
-    """Return the table beside a file of vectors; it is in the folder wherever those are."""
+    """Return the path of a vector file's table; the table is local even if the vectors are not."""
     return (folder / entry.place).with_suffix(".parquet")
 
 
 def read_listed(
     folder: Path, entry: Entry, schema: pa.Schema, mend: str, work: Path
 ) -> tuple[dict[str, Any], Tensor, pa.Table]:
-    """Read one file of a verified manifest, its vectors here or in a bucket, as `read_vectors` does.
+    """Read one vector file of a verified manifest, local or in a bucket, like `read_vectors`.
 
-    The vectors are mapped, not read. Those of a bucket are then of a file without a name, which takes its
-    room on the disk for as long as they are held.
+    The vectors are memory-mapped. Vectors from a bucket are mapped from a deleted temporary file, which takes
+    disk space for as long as they are in use.
     """
     with local_copy(folder, entry, work) as path:
         return read_vectors(path, schema, mend, lines_of(folder, entry))
@@ -164,16 +166,16 @@ def read_listed(
 def read_vectors(
     path: Path, schema: pa.Schema, mend: str, lines: Path | None = None
 ) -> tuple[dict[str, Any], Tensor, pa.Table]:
-    """Read one file: what made it, its vectors (M, d), and the lines whose column `row` indexes them.
+    """Read one vector file: what made it, its vectors (M, d), and its table, whose `row` indexes them.
 
     Args:
-        path: Of the vectors.
-        schema: Of the lines.
-        mend: What to do about a fault, for the message.
-        lines: Their file, if it is not beside the vectors.
+        path: The vector file.
+        schema: Schema of the table.
+        mend: What to do about an error, for the message.
+        lines: The table's file, if it is not beside the vectors.
 
     Raises:
-        DataError: as `read_embeddings`; the caller has verified the manifest.
+        DataError: as in `read_embeddings`; the caller has verified the manifest.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -193,7 +195,7 @@ def _check(path: Path, vectors: Tensor, table: pa.Table, mend: str) -> None:
 
     if vectors.dtype != torch.float16 or vectors.dim() != 2:
         raise DataError(f"{path} holds {vectors.dtype} {tuple(vectors.shape)}; expected fp16 (M, d); {mend}")
-    # a few rows at once: of large blocks that come and go, between tables that stay, memory is left in holes
+    # a few rows at a time: large temporary blocks between long-lived tables would fragment memory
     parts = vectors.split(CHECKED_ROWS)
     if bad := sum(int((~torch.isfinite(part).all(dim=1) | (part == 0).all(dim=1)).sum()) for part in parts):
         raise DataError(

@@ -10,7 +10,7 @@ BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class FileKind:
-    """What a file is, and how to get what was meant."""
+    """A kind of file, and what to do if another kind was expected."""
 
     name: str  # fits between "is" and "inside"
     advice: str
@@ -40,13 +40,13 @@ BY_MAGIC = {
     b"Rar!\x1a\x07": FileKind("a RAR archive", "unpack it with unrar"),
     b"PAR1": PARQUET,
     b"version https://git-lfs.github.com/": LFS_POINTER,
-    b"version https://hawser.github.com/": LFS_POINTER,  # its first name
+    b"version https://hawser.github.com/": LFS_POINTER,  # the older name of Git LFS
 }
 BY_TAG = {b"<!doctype html": HTML, b"<html": HTML, b"<?xml": XML, b"<error>": XML}
 
 
 def file_kind(head: bytes) -> FileKind | None:
-    """Return the kind of file that begins with these bytes, or None where they do not tell.
+    """Return the kind of file that begins with these bytes, or None if it is unknown.
 
     Args:
         head: The first `HEAD_BYTES` of the file, or all of a shorter one.

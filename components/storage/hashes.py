@@ -1,9 +1,9 @@
-"""Remember the sha256 of files that were read, so that each is read once on a machine to be verified.
+"""Cache the sha256 of files, so that a machine reads each file only once to verify it.
 
-A file is known by device and inode, and is the same as long as its size and its time of modification are.
-One that was modified less than two seconds before it was read is not remembered: another write within the
-file system's clock tick would look the same (as git's index has it, "racy git"). What changes bytes and sets
-the time back, or a disk that loses bits, is found by `llm2clip verify`, which reads everything.
+A file is identified by device and inode, and counts as unchanged while its size and modification time stay
+the same. A file that was modified less than two seconds before it was read is not cached: another write
+within the file system's clock tick would look the same (git's index calls this "racy git"). `llm2clip verify`
+reads every file and finds changes that keep the modification time, and bits lost by a disk.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pathlib import Path
 
 from components.storage.atomic import new_file, sha256_of
 
-VARIABLE = "_LLM2CLIP_HASHES"  # says to all processes of a run where the memory is
+VARIABLE = "_LLM2CLIP_HASHES"  # path of the cache file, for all processes of a run
 SETTLED_NANOSECONDS = 2_000_000_000
 LINE = re.compile(r"(\d+):(\d+) (\d+) (\d+) ([0-9a-f]{64})")
-SPARE_LINES = 10_000  # of files that are gone or changed, before the memory is written anew
+SPARE_LINES = 10_000  # lines of deleted or changed files before the cache file is rewritten
 
-Known = dict[tuple[int, int], tuple[int, int, str]]  # by device and inode: bytes, nanoseconds, sha256
+Known = dict[tuple[int, int], tuple[int, int, str]]  # (device, inode): (bytes, nanoseconds, sha256)
 
 
 def remember_hashes(path: Path) -> None:
-    """Have this process, and those it starts, remember in a file of the work store.
+    """Set the cache file in the work store, for this process and the processes it starts.
 
     Args:
-        path: Text, a line for a file; only appended to, so that many processes may.
+        path: A text file with one line per hashed file; only appended to, so that many processes can write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     os.environ[VARIABLE] = str(path.absolute())
@@ -39,43 +39,43 @@ def remember_hashes(path: Path) -> None:
 
 
 def known_sha256(path: Path, *, read: bool = False) -> str:
-    """Return the sha256 of a file in hex, as it was read before if nothing has touched it since.
+    """Return the sha256 of a file in hex, from the cache if the file is unchanged.
 
     Args:
-        path: Of the file.
-        read: Read it whatever is remembered, and remember what it is now.
+        path: The file's path.
+        read: Read the file in any case, and update the cache.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
-    memory = os.environ.get(VARIABLE)
-    if not memory:
+    cache_file = os.environ.get(VARIABLE)
+    if not cache_file:
         return sha256_of(path)
     stat, now = path.stat(), time.time_ns()
     identity, version = (stat.st_dev, stat.st_ino), (stat.st_size, stat.st_mtime_ns)
-    known = _known(memory)
-    found = known.get(identity)
-    if found and found[:2] == version and not read:
-        return found[2]
+    known = _known(cache_file)
+    entry = known.get(identity)
+    if entry and entry[:2] == version and not read:
+        return entry[2]
     digest = sha256_of(path)
     if now - stat.st_mtime_ns >= SETTLED_NANOSECONDS:
         known[identity] = (*version, digest)
-        with Path(memory).open("a", encoding="ascii") as file:
+        with Path(cache_file).open("a", encoding="ascii") as file:
             file.write(_line((identity, known[identity])))
     return digest
 
 
 @cache
-def _known(memory: str) -> Known:
-    """Return what is remembered; a line that a kill has cut is none."""
+def _known(cache_file: str) -> Known:
+    """Return the cached hashes; a line cut by a kill is ignored."""
     try:
-        lines = Path(memory).read_text("ascii", errors="replace").splitlines()
+        lines = Path(cache_file).read_text("ascii", errors="replace").splitlines()
     except FileNotFoundError:
         return {}
     known: Known = {}
-    for found in filter(None, map(LINE.fullmatch, lines)):
-        device, inode, size, modified = map(int, found.groups()[:4])
-        known[device, inode] = (size, modified, found[5])
+    for match in filter(None, map(LINE.fullmatch, lines)):
+        device, inode, size, modified = map(int, match.groups()[:4])
+        known[device, inode] = (size, modified, match[5])
     return known
 
 

@@ -1,4 +1,4 @@
-"""Every path of the repository, once."""
+"""Paths of the repository and the work store."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths below the project's folder, and those of the work store."""
+    """Paths below the project's folder and the work store."""
 
     work_store: Path
     root: Path = Path()
 
     def inputs(self, name: str) -> Path:
-        """The folder the user's data lies in."""
+        """Folder of the user's data."""
         return self.root / INPUTS / name
 
     def artifact(self, stage: str) -> Path:
-        """What a stage made; a DVC out."""
+        """Folder of a stage's outputs; a DVC out."""
         return self.root / "artifacts" / stage
 
     def metrics(self, stage: str) -> Path:
-        """What is equal in every run."""
+        """Metrics file of a stage; equal in every run."""
         return self.root / "metrics" / f"{stage}.json"
 
     def costs(self, stage: str) -> Path:
-        """What one run cost: seconds, bytes, memory."""
+        """Costs file of one run of a stage: seconds, bytes, memory."""
         return self.root / "costs" / f"{stage}.json"
 
     @property
     def hashes(self) -> Path:
-        """What this machine remembers of files that it verified."""
+        """Cache of the sha256 of files that this machine verified."""
         return self.work_store / "hashes.txt"
 
     def work(self, stage: str) -> Path:
-        """Where a stage builds, and what it resumes from."""
+        """Folder that a stage builds in and resumes from."""
         return self.work_store / stage

@@ -1,6 +1,6 @@
-"""The list of a folder's files with size and sha256, written last; readers refuse what does not match.
+"""Manifest of a folder: its files with size and sha256, written last and verified by readers.
 
-A file may lie in a bucket instead: its entry says where, and `storage.bulk` verifies it when it is read.
+A file may be in a bucket instead: its entry has the address, and `storage.bulk` verifies the file on reading.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ RESTORE = (
     "`dvc checkout --force` brings the last good files back, `dvc repro --force <stage>` makes them again"
 )
 SHARD_SUFFIX, VECTORS_SUFFIX = ".tar", ".safetensors"
-EMBEDDINGS = "embeddings"  # a folder of a bucket; its `tuned.dense.00000` stands for tuned/dense/00000
+EMBEDDINGS = "embeddings"  # folder in a bucket; its object `tuned.dense.00000` is the file tuned/dense/00000
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file, and rows where it holds rows.
+    """One file of a manifest; `rows` is set if the file holds rows.
 
     Attributes:
         uri: `shards/00000.tar` below the folder, or `s3://bucket/prefix/shards/00000-<sha256>.tar`.
@@ -38,12 +38,12 @@ class Entry:
 
     @property
     def is_remote(self) -> bool:
-        """Whether it lies in a bucket."""
+        """Whether the file is in a bucket."""
         return self.uri.startswith(REMOTE)
 
     @property
     def place(self) -> str:
-        """Its path below the folder, if it lay there: what names it wherever its bytes are."""
+        """The path that the file has, or would have if it were local, below the folder."""
         if not self.is_remote:
             return self.uri
         path = PurePosixPath(self.uri.removeprefix(REMOTE))
@@ -54,17 +54,17 @@ class Entry:
 
     @property
     def is_shard(self) -> bool:
-        """Whether it is a tar of image-caption pairs."""
+        """Whether the file is a tar of image-caption pairs."""
         return self.place.endswith(SHARD_SUFFIX)
 
     @property
     def is_vectors(self) -> bool:
-        """Whether it holds embeddings."""
+        """Whether the file holds embeddings."""
         return self.place.endswith(VECTORS_SUFFIX)
 
     @property
     def name(self) -> str:
-        """The last part of its place without the suffix: `00000`."""
+        """The file name without the suffix: `00000`."""
         return PurePosixPath(self.place).stem
 
 
@@ -73,8 +73,8 @@ def write_manifest(folder: Path, rows: dict[str, int] | None = None, known: Iter
 
     Args:
         folder: The folder.
-        rows: The row counts of some files, by place.
-        known: Entries of files that belong here and lie in a bucket, or are here and were verified.
+        rows: Row counts of some files, by `Entry.place`.
+        known: Entries of files that are in a bucket, or are local and already verified.
     """
     paths = dict(_files(folder))
     by_place = {entry.place: entry for entry in known if entry.is_remote or entry.uri in paths}
@@ -87,21 +87,22 @@ def write_manifest(folder: Path, rows: dict[str, int] | None = None, known: Iter
 
 
 def read_manifest(folder: Path, below: str = "") -> list[Entry]:
-    """Read a manifest and verify every file it lists whose place starts with `below`, except remote ones.
+    """Read a manifest and verify every local file it lists whose place starts with `below`.
 
-    Those are verified when they are read, by `storage.bulk`.
+    `storage.bulk` verifies remote files when they are read.
 
     Raises:
-        DataError: the folder has no manifest, a file is missing, one too many, or differs from it.
+        DataError: the folder has no manifest, a file is missing or not listed, or a file differs.
     """
     entries = [entry for entry in listed(folder) if entry.place.startswith(below)]
     local = [entry for entry in entries if not entry.is_remote]
-    found = {name for name, _ in _files(folder) if name.startswith(below)}
+    present = {name for name, _ in _files(folder) if name.startswith(below)}
     names = {entry.uri for entry in local}
-    if found != names:
-        odd = sorted(found ^ names)[0]
+    if present != names:
+        odd = sorted(present ^ names)[0]
         raise DataError(
-            f"{folder}: manifest says {len(names)} files, found {len(found)} (first odd one {odd}); {RESTORE}"
+            f"{folder}: manifest says {len(names)} files, found {len(present)} "
+            f"(first difference {odd}); {RESTORE}"
         )
     for entry in local:
         verify(folder, entry)
@@ -109,10 +110,10 @@ def read_manifest(folder: Path, below: str = "") -> list[Entry]:
 
 
 def listed(folder: Path) -> list[Entry]:
-    """Return what a manifest lists, unverified.
+    """Return the entries of a manifest without verifying the files.
 
     Raises:
-        DataError: the folder has no manifest, or one of another format.
+        DataError: the folder has no manifest, or the manifest has another format.
     """
     tree = read_json(folder / MANIFEST)
     if tree.get("format_version") != FORMAT_VERSION:
@@ -123,10 +124,10 @@ def listed(folder: Path) -> list[Entry]:
 
 
 def verify(folder: Path, entry: Entry) -> None:
-    """Refuse a local file that is not the one its manifest lists.
+    """Verify a local file against its manifest entry.
 
     Raises:
-        DataError: it differs.
+        DataError: the file differs.
     """
     path = folder / entry.uri
     if path.stat().st_size != entry.bytes or known_sha256(path) != entry.sha256:
@@ -134,7 +135,7 @@ def verify(folder: Path, entry: Entry) -> None:
 
 
 def folder_key(folder: Path, below: str = "") -> str:
-    """Return one hash for the content of a folder, from its manifest; verifies it."""
+    """Verify a folder by its manifest, and return one hash of its content."""
     return content_key([[entry.place, entry.sha256] for entry in read_manifest(folder, below)])
 
 

@@ -1,4 +1,4 @@
-"""Images decoded once: uint8 squares per shard in the work store, mapped from disk, read by row."""
+"""Cache of decoded images: uint8 squares per shard in the work store, memory-mapped and read by row."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ IMAGES, KEYS = "images.npy", "keys.parquet"
 
 
 class Pixels:
-    """The images of several shards, numbered on from shard to shard."""
+    """The decoded images of several shards, numbered on from shard to shard."""
 
     def __init__(self, pieces: list[Path]) -> None:
-        self.names = [piece.name for piece in pieces]
-        self._pieces = pieces
+        self.names = [folder.name for folder in pieces]
+        self._folders = pieces
         self._images = MappedRows(
-            [np.load(piece / IMAGES, mmap_mode="r", allow_pickle=False) for piece in pieces]
+            [np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False) for folder in pieces]
         )
 
     def __len__(self) -> int:
@@ -38,11 +38,11 @@ class Pixels:
 
     def keys(self) -> pa.ChunkedArray:
         """Read the key of each image: (N,)."""
-        parts = [key_column(piece / KEYS).combine_chunks() for piece in self._pieces]
+        parts = [key_column(folder / KEYS).combine_chunks() for folder in self._folders]
         return pa.chunked_array(parts, pa.string())
 
     def batch(self, rows: Tensor) -> Tensor:
-        """Return the images (B, 3, size, size) uint8 of row numbers (B,)."""
+        """Return the images (B, 3, size, size) uint8 at row numbers (B,)."""
         return self._images[rows]
 
 
@@ -54,25 +54,25 @@ def decoded(
     decode: Callable[[bytes, int], Tensor],
     code: str,
 ) -> Pixels:
-    """Decode the kept rows of shards, shard by shard, unless an earlier run has.
+    """Decode the kept rows of shards, shard by shard, or reuse what an earlier run decoded.
 
     Args:
         download: The folder whose manifest lists the shards.
-        work: The stage's folder in the work store; the pieces are kept there.
-        shards: With the rows wanted.
-        size: Pixels of a side.
+        work: The stage's folder in the work store; the decoded images are cached there.
+        shards: Shards with the rows to decode.
+        size: Side of the decoded square, in pixels.
         decode: From a JPEG's bytes and the size to uint8 (3, size, size); raises ValueError.
         code: Hash of the code that decodes.
 
     Raises:
         DataError: an image is missing or unreadable.
     """
-    pieces = []
+    folders = []
     for shard in shards:
         if shard.table.num_rows:
             key = content_key([code, shard.entry.sha256, shard.keys.to_pylist(), size])
-            pieces.append(get_or_build(work / "pixels", key, _maker(download, work, shard, size, decode)))
-    return Pixels(pieces)
+            folders.append(get_or_build(work / "pixels", key, _maker(download, work, shard, size, decode)))
+    return Pixels(folders)
 
 
 def _maker(

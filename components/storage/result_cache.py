@@ -1,4 +1,4 @@
-"""Finished results of a stage, kept by content outside DVC's outputs: a rerun makes only the rest."""
+"""Cache of a stage's finished results, by content key and outside DVC's outputs: a rerun builds the rest."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from components.storage.manifest import Entry, listed, read_manifest, write_mani
 
 
 def get_or_build(store: Path, key: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder of a finished piece, made by `make(folder)` unless an intact one is there.
+    """Return the folder of a cached result; build it with `make(folder)` unless an intact one exists.
 
     Args:
-        store: Folder of all pieces of one kind.
-        key: Hash of the inputs and of the params that decide the piece (`content_key`).
+        store: Folder of all cached results of one kind.
+        key: Hash of the inputs and params that decide the result (`content_key`).
         make: Fills an empty folder.
     """
     folder = store / key
@@ -30,7 +30,7 @@ def get_or_build(store: Path, key: str, make: Callable[[Path], None]) -> Path:
 
 
 def is_intact(folder: Path) -> bool:
-    """Say whether a finished piece is there, as its manifest has it."""
+    """Return whether a cached result exists and matches its manifest."""
     try:
         return folder.is_dir() and bool(read_manifest(folder))
     except DataError:
@@ -38,7 +38,7 @@ def is_intact(folder: Path) -> bool:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half made, at any depth; nothing may be under way there."""
+    """Remove unfinished folders and files of killed processes, at any depth; no process may write there."""
     for leftover in sorted(folder.rglob(".*.part")):
         remove(leftover)
 
@@ -51,14 +51,14 @@ def put_files(
     leave: Collection[str] = (),
     beside: Collection[str] = (),
 ) -> list[Entry]:
-    """Put a piece's files into the output that is being built; return their entries there.
+    """Link or copy a cached result's files into an output that is being built; return their new entries.
 
     Args:
-        piece_folder: Of a piece that `get_or_build` gave in this run, and so verified.
-        folder: The output.
-        below: The folder in it that they go to.
-        leave: Files that stay with the piece.
-        beside: Folders of the piece that go into the output itself.
+        piece_folder: Folder of a cached result that `get_or_build` returned in this run, and so verified.
+        folder: The output folder.
+        below: Subfolder of the output that the files go to.
+        leave: Files that are left out.
+        beside: Subfolders of the result that go into the output folder itself.
     """
     entries = []
     for entry in listed(piece_folder):

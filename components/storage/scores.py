@@ -1,4 +1,4 @@
-"""What the base CLIP saw in each image and thought of each caption: side tables per shard, joined by key."""
+"""Base CLIP's image embeddings and caption scores: side tables per shard, joined by key."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ SCORES = pa.schema(
         ("key", pa.string()),
         ("column", pa.string()),
         ("number", pa.int32()),
-        ("similarity", pa.float32()),  # cosine of image and caption under the base CLIP; null if not asked
-        ("is_cut", pa.bool_()),  # the caption is longer than CLIP's context, and its end was not read
-        ("agreement", pa.float32()),  # mean word overlap with other writers' captions; null without any
+        ("similarity", pa.float32()),  # cosine of image and caption under the base CLIP; null if not computed
+        ("is_cut", pa.bool_()),  # the caption is longer than CLIP's context and was truncated
+        (
+            "agreement",
+            pa.float32(),
+        ),  # mean word overlap with other writers' captions; null without other captions
     ]
 )
 EMBEDDED_IMAGES = pa.schema([("key", pa.string()), ("split", pa.string()), ("row", pa.int64())])
@@ -35,9 +38,9 @@ def write_image_embeddings(
     """Write a shard's image embeddings in the form of `storage.embeddings`.
 
     Args:
-        folder: Where to put `<name>.safetensors` and `<name>.parquet`.
+        folder: Folder of `<name>.safetensors` and `<name>.parquet`.
         name: The shard.
-        about: What made them, as plain values.
+        about: What made the embeddings, as plain values.
         table: One line per image (`EMBEDDED_IMAGES`).
         embeddings: (N, D), rows of length 1; stored as fp16.
 
@@ -51,10 +54,10 @@ def read_image_embeddings(path: Path) -> tuple[list[str], Tensor]:
     """Read a shard's image embeddings.
 
     Args:
-        path: Of the `.safetensors`, verified by the caller through its manifest.
+        path: The `.safetensors` file; the caller has verified it by its manifest.
 
     Returns:
-        The keys, and (N, D) fp16 with the embedding of each.
+        The keys, and their embeddings (N, D) fp16.
 
     Raises:
         DataError: a file is missing or damaged, or an embedding is NaN, infinite or zero.
@@ -67,7 +70,7 @@ def read_scores(path: Path) -> pa.Table:
     """Read a shard's scores.
 
     Raises:
-        DataError: the file is missing or damaged, or two lines are of one caption.
+        DataError: the file is missing or damaged, or a caption has two lines.
     """
     table = read_table(path, SCORES)
     lines = table.select(["key", "column", "number"])

@@ -1,8 +1,8 @@
-"""WebDataset shards of image-caption pairs: `<key>.jpg`, `<key>.txt`, `<key>.json` per pair.
+"""Read and write WebDataset shards of image-caption pairs: `<key>.jpg`, `<key>.txt`, `<key>.json` per pair.
 
-Two tables hold what is in `shards/00000.tar` besides pixels, so that nobody reads a tar for texts:
+Two tables hold the content of `shards/00000.tar` without the pixels, so that no stage reads a tar for texts:
 `captions/00000.parquet` (`side_tables.CAPTIONS`) and `images/00000.parquet` (`IMAGES`). They have folders of
-their own, for other readers of such shards take every parquet file beside the tars for a ledger.
+their own: other readers of such shards take every parquet file beside the tars for a ledger.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Pair:
 
 
 def write_shard(path: Path, pairs: Iterable[Pair]) -> int:
-    """Write a shard and its tables, whose bytes depend on the pairs alone; return the number of pairs.
+    """Write a shard and its tables, whose bytes depend only on the pairs; return the number of pairs.
 
     Raises:
-        DataError: a caption is no text that UTF-8 can hold.
+        DataError: UTF-8 cannot encode a caption.
     """
     from webdataset import TarWriter  # imports torch
 
@@ -64,7 +64,7 @@ def write_shard(path: Path, pairs: Iterable[Pair]) -> int:
                 count += 1
         except BaseException:
             with suppress(OSError):
-                writer.close()  # else tarfile tries again, too late, and prints a traceback
+                writer.close()  # otherwise tarfile tries again later and prints a traceback
             raise
         writer.close()
     tables.write(path)
@@ -72,14 +72,14 @@ def write_shard(path: Path, pairs: Iterable[Pair]) -> int:
 
 
 class _SideTables:
-    """What the tables of a shard hold, pair by pair."""
+    """Collects the side tables of a shard, pair by pair."""
 
     def __init__(self) -> None:
         self._captions: list[Caption] = []
         self._images: list[dict[str, Any]] = []
 
     def add(self, pair: Pair) -> None:
-        """Take in a pair."""
+        """Add a pair."""
         split = pair.metadata.get("split", "")
         self._captions += [
             Caption(key=pair.key, split=split, **caption) for caption in pair.metadata.get("captions", [])
@@ -93,23 +93,23 @@ class _SideTables:
         try:
             write_captions(captions, self._captions)
         except UnicodeEncodeError:
-            odd = next(caption.key for caption in self._captions if not is_storable(caption.text))
+            key = next(caption.key for caption in self._captions if not is_storable(caption.text))
             raise DataError(
-                f"{path.name}: a caption of {odd} holds half a character; expected text: "
+                f"{path.name}: a caption of {key} holds half a character; expected text: "
                 "run `llm2clip forget --fetched download shards`"
             ) from None
         write_table(images, pa.Table.from_pylist(self._images, IMAGES))
 
 
 def add_side_tables(piece_folder: Path, work: Path) -> None:
-    """Give the shards of a finished piece their tables, unless it has them: earlier versions wrote none.
+    """Add missing side tables to the shards of a cached result; earlier versions wrote none.
 
     Args:
-        piece_folder: Of the piece; made anew with the same files, and the tables.
+        piece_folder: Folder of the cached result; it is rewritten with the same files and the tables.
         work: The stage's folder in the work store.
 
     Raises:
-        DataError: a shard is damaged, or a caption is no text that UTF-8 can hold.
+        DataError: a shard is damaged, or UTF-8 cannot encode a caption.
     """
     entries = listed(piece_folder)
     with_tables = {entry.name for entry in entries if entry.place.startswith(f"{TABLE_FOLDERS[1]}/")}
@@ -146,7 +146,7 @@ def tables_of(path: Path) -> tuple[Path, Path]:
 
 
 def is_storable(text: str) -> bool:
-    """Say whether UTF-8 can hold a text: it has no half of a character."""
+    """Return whether UTF-8 can encode a text: it has no lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -165,17 +165,17 @@ def _sample(pair: Pair) -> dict[str, Any]:
 
 
 def read_shard(path: Path, rows: int | None = None) -> Iterator[Pair]:
-    """Read a shard.
+    """Read the pairs of a shard.
 
-    The index of `tar_index` is read first: it sees a cut that a reader of streams takes for the end, and
-    costs less than webdataset's reader, which imports torch into every process that reads a shard.
+    The index of `tar_index` is read first. It detects a cut file, which a stream reader takes for the end,
+    and it costs less than webdataset's reader, which imports torch into every process that reads a shard.
 
     Args:
         path: A local tar file.
-        rows: How many pairs its manifest promises; None where nobody promised.
+        rows: Number of pairs in the manifest; None if it is unknown.
 
     Raises:
-        DataError: the tar is cut or holds other than `rows` whole pairs.
+        DataError: the tar is cut, or does not hold `rows` whole pairs.
     """
     count = 0
     try:
@@ -194,16 +194,16 @@ def read_shard(path: Path, rows: int | None = None) -> Iterator[Pair]:
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the files of each key by their kind; a key's files lie side by side, and no key comes twice."""
+    """Yield the files of each key by kind; a key's files must be adjacent, and no key may come twice."""
     members = tar_index(path)
     seen: set[str] = set()
     with path.open("rb") as file:
-        for key, of_key in groupby(members, lambda member: member.name.partition(".")[0]):
+        for key, key_members in groupby(members, lambda member: member.name.partition(".")[0]):
             if key in seen:
                 raise ValueError(f"{key} occurs twice")
             seen.add(key)
             parts: dict[str, bytes] = {}
-            for member in of_key:
+            for member in key_members:
                 kind = member.name.partition(".")[2]
                 if kind in parts:
                     raise ValueError(f"{member.name} occurs twice")
@@ -212,20 +212,20 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def read_pairs(folder: Path, shard: Entry, work: Path) -> Iterator[Pair]:
-    """Read a shard of a folder, wherever its bytes are (see `storage.bulk.local_copy`).
+    """Read the pairs of a shard, local or in a bucket (see `storage.bulk.local_copy`).
 
     Args:
-        folder: Of the manifest that lists it.
-        shard: As `shards_of` gave it.
+        folder: Folder of the manifest that lists the shard.
+        shard: An entry from `shards_of`.
         work: The stage's folder in the work store.
 
     Raises:
-        DataError: it is missing or damaged, or holds other than the promised number of pairs.
+        DataError: the shard is missing or damaged, or its number of pairs differs from the manifest.
     """
     with local_copy(folder, shard, work) as path:
         yield from read_shard(path, shard.rows)
 
 
 def shards_of(folder: Path) -> list[Entry]:
-    """Return the shards of a folder; verifies all of it by its manifest, but for shards in a bucket."""
+    """Return the shards of a folder; verifies its local files by the manifest."""
     return [entry for entry in read_manifest(folder) if entry.is_shard]

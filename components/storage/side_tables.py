@@ -1,4 +1,4 @@
-"""Captions and kept keys per shard, in Parquet, joined to images by key and never by row number."""
+"""Parquet tables per shard (captions, drafts, kept keys), joined to images by key and never by row number."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CAPTIONS = pa.schema(
     ]
 )
 
-# what readers of texts alone need
+# the columns for readers that need only texts
 CAPTION_TEXTS = pa.schema([CAPTIONS.field(name) for name in ("key", "split", "column", "number", "text")])
 
 DRAFTS = pa.schema([*CAPTIONS, ("reason", pa.string())])
@@ -57,19 +57,19 @@ def read_captions(path: Path) -> list[Caption]:
 
 
 def _columns(captions: list[Caption]) -> dict[str, list[Any]]:
-    """Return captions by column; `asdict` would copy every string, at ten times the cost."""
+    """Return captions as columns; `asdict` would copy every string, at ten times the cost."""
     return {name: [getattr(caption, name) for caption in captions] for name in CAPTIONS.names}
 
 
 def captions_in(table: pa.Table) -> list[Caption]:
-    """Return the lines of a table that has all of `CAPTIONS`."""
+    """Return the captions of a table that has all columns of `CAPTIONS`."""
     columns = (table[name].to_pylist() for name in CAPTIONS.names)  # in the order of the fields
     return [Caption(*values) for values in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What a captioner wrote, and why that is no caption; None where nobody has said so yet."""
+    """A caption that a captioner wrote, and the reason why it is rejected; None if no reason is known yet."""
 
     caption: Caption
     reason: str | None = None
@@ -77,8 +77,8 @@ class Draft:
 
 def write_drafts(path: Path, drafts: Iterable[Draft]) -> None:
     """Write one shard's drafts."""
-    found = list(drafts)
-    columns = {**_columns([draft.caption for draft in found]), "reason": [draft.reason for draft in found]}
+    rows = list(drafts)
+    columns = {**_columns([draft.caption for draft in rows]), "reason": [draft.reason for draft in rows]}
     write_table(path, pa.table(columns, DRAFTS))
 
 
@@ -90,28 +90,28 @@ def read_drafts(path: Path) -> list[Draft]:
 
 
 def write_keys(path: Path, keys: Iterable[str]) -> None:
-    """Write the keys of one shard that go on."""
+    """Write the kept keys of one shard."""
     write_table(path, pa.table({"key": pa.array(keys, pa.string())}))
 
 
 def read_keys(path: Path) -> set[str]:
-    """Read the keys of one shard that go on."""
+    """Read the kept keys of one shard."""
     return set(key_column(path).to_pylist())
 
 
 def key_column(path: Path) -> pa.ChunkedArray:
-    """Read the same in the order of the file."""
+    """Read the kept keys of one shard in file order."""
     return read_table(path, pa.schema([("key", pa.string())]))["key"]
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write Parquet whose bytes depend on the table alone."""
+    """Write Parquet whose bytes depend only on the table."""
     with new_file(path) as part:
         pq.write_table(table, part, compression="zstd")
 
 
 def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """Read Parquet: all of it, or the columns of a schema.
+    """Read Parquet: all columns, or those of a schema.
 
     Raises:
         DataError: the file is missing or damaged, or lacks a column of the schema.
@@ -120,20 +120,20 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
         with pq.ParquetFile(path) as file:  # `pq.read_table` loads 12 MB of code for folders of tables
             if schema is None:
                 return file.read()
-            found = {field.name: field.type for field in file.schema_arrow}
-            if any(found.get(field.name) != field.type for field in schema):
+            types = {field.name: field.type for field in file.schema_arrow}
+            if any(types.get(field.name) != field.type for field in schema):
                 raise DataError(
-                    f"{path} has columns {', '.join(found)}; expected {', '.join(schema.names)}, of the "
+                    f"{path} has columns {', '.join(types)}; expected {', '.join(schema.names)}, of the "
                     "types this version writes: `llm2clip forget STAGE` has the stage make it again"
                 )
             return file.read(schema.names).select(schema.names)
     except (OSError, pa.ArrowException, ValueError) as error:
-        what = str(error).splitlines()[0]
+        cause = str(error).splitlines()[0]
         raise DataError(
-            f"{path} cannot be read ({what}); `dvc checkout` brings the last good one back"
+            f"{path} cannot be read ({cause}); `dvc checkout` brings the last good one back"
         ) from None
 
 
 def text_key(text: str) -> str:
-    """Return the sha256 of a caption's NFC text: equal captions are embedded once."""
+    """Return the sha256 of a caption's NFC text, by which equal captions are embedded once."""
     return sha256(unicodedata.normalize("NFC", text).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The two kinds of arm: CLIP's vision tower against cached LLM embeddings, or with CLIP's own text tower."""
+"""Models of the two kinds of arm: CLIP's vision tower with cached LLM embeddings, or with its text tower."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ TEXT_CHUNK = 64  # captions of similar length go through the text tower together
 
 
 class LlmArm(nn.Module):
-    """A whole vision tower and a text adapter; the LLM stays frozen, for its embeddings were cached.
+    """A vision tower, trained whole, and a text adapter; the LLM is frozen and its embeddings are cached.
 
     Args:
         clip: Folder of the base CLIP.
         settings: Params of train_clip.
         scale: Params of the logit scale.
-        texts: Cached embeddings of the training captions, for their width and statistics.
+        texts: Cached embeddings of the training captions; their width and statistics are read.
     """
 
     def __init__(self, clip: Path, settings: TrainClip, scale: LogitScale, texts: CachedTexts) -> None:
@@ -65,7 +65,7 @@ class LlmArm(nn.Module):
         self.text_adapter = TextAdapter(config)
         if config.standardise:
             self.text_adapter.fit_statistics(texts.vectors.in_parts(texts.rows.unique()))
-        self.log_logit_scale = nn.Parameter(_first_scale(scale, model).reshape(()))
+        self.log_logit_scale = nn.Parameter(_initial_log_scale(scale, model).reshape(()))
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Embed uint8 images (B, 3, H, W): (B, D), rows of length 1."""
@@ -91,11 +91,10 @@ class LlmArm(nn.Module):
 
 
 class OwnTextArm(nn.Module):
-    """The base CLIP continued, both towers: the control that sees the same images and captions.
+    """The base CLIP with both towers trained further: a control that sees the same images and captions.
 
     Args:
         clip: Folder of the base CLIP.
-        settings: Params of train_clip.
         scale: Params of the logit scale.
         context_tokens: Length of the text tower's context; None leaves it.
     """
@@ -104,13 +103,13 @@ class OwnTextArm(nn.Module):
         super().__init__()
         model, self._tokenizer = load_clip(clip), load_clip_tokenizer(clip)
         self.clip = with_context(model, context_tokens) if context_tokens else model
-        self.clip.logit_scale = nn.Parameter(_first_scale(scale, model))
+        self.clip.logit_scale = nn.Parameter(_initial_log_scale(scale, model))
         self.context_tokens = int(self.clip.config.text_config.max_position_embeddings)
         self._tokenizer.model_max_length = self.context_tokens
 
     @property
     def log_logit_scale(self) -> nn.Parameter:
-        """CLIP's own."""
+        """Logarithm of CLIP's logit scale."""
         scale: nn.Parameter = self.clip.logit_scale
         return scale
 
@@ -119,7 +118,7 @@ class OwnTextArm(nn.Module):
         return image_embeddings(self.clip, images)
 
     def embed_texts(self, texts: list[str]) -> Tensor:
-        """Embed captions: (n, D), rows of length 1; those of similar length together, padded on the right."""
+        """Embed captions: (n, D), rows of length 1. Captions of similar length are padded together."""
         device = self.log_logit_scale.device
         try:
             ids, mask = text_tokens(self.clip, self._tokenizer, texts)  # (B, T) each
@@ -128,8 +127,8 @@ class OwnTextArm(nn.Module):
         lengths, order = mask.sum(dim=1).sort()
         parts = []
         for part, length in zip(order.split(TEXT_CHUNK), lengths.split(TEXT_CHUNK), strict=True):
-            own = (whole[part, : int(length.max())].to(device) for whole in (ids, mask))
-            parts.append(text_features(self.clip, *own))
+            inputs = (tokens[part, : int(length.max())].to(device) for tokens in (ids, mask))
+            parts.append(text_features(self.clip, *inputs))
         return F.normalize(torch.cat(parts)[order.argsort().to(device)], dim=-1)
 
     def vision_parameters(self) -> dict[str, nn.Parameter]:
@@ -165,7 +164,7 @@ def build_arm(clip: Path, settings: ArmSettings, training: TrainClip, text: Cach
 
 
 def about_arm(arm: Arm, settings: ArmSettings, precision: str) -> dict[str, Any]:
-    """Return what `model.json` says of an arm besides its training.
+    """Return the content of an arm's `model.json`, without its training.
 
     Args:
         arm: The arm.
@@ -179,7 +178,7 @@ def about_arm(arm: Arm, settings: ArmSettings, precision: str) -> dict[str, Any]
         "name": settings.name,
         "text": settings.text,
         "context_tokens": arm.context_tokens if isinstance(arm, OwnTextArm) else None,
-        # what `auto` came to: machines that differ in it train other weights, and equal ones say the same
+        # what `auto` resolved to: machines with another precision train other weights
         "precision": precision,
         "log_logit_scale": log_scale,
         "logit_scale": math.exp(log_scale),
@@ -187,15 +186,15 @@ def about_arm(arm: Arm, settings: ArmSettings, precision: str) -> dict[str, Any]
     }
 
 
-def _first_scale(settings: LogitScale, model: Any) -> Tensor:  # noqa: ANN401 - a CLIP or a vision tower
-    """Return the logarithm of the first scale, in the shape that the model saves."""
-    own: Tensor | None = getattr(model, "logit_scale", None)
+def _initial_log_scale(settings: LogitScale, model: Any) -> Tensor:  # noqa: ANN401 - a CLIP or a vision tower
+    """Return the logarithm of the initial logit scale, in the shape that the model saves."""
+    base_scale: Tensor | None = getattr(model, "logit_scale", None)
     if settings.initial is not None:
-        shape = () if own is None else own.shape
+        shape = () if base_scale is None else base_scale.shape
         return torch.full(shape, math.log(settings.initial))
-    if own is None:
+    if base_scale is None:
         raise ValueError(
             "the base is a vision tower without a logit scale and params leave the first one to it: set "
             "logit_scale.initial of the arm"
         )
-    return own.detach().clone()
+    return base_scale.detach().clone()

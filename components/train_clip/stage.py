@@ -3,10 +3,10 @@
 Reads
     artifacts/download/shards/                images (splits train and validation)
     artifacts/recaption/captions/             which captions the caption mix draws from
-    artifacts/audit/kept/, verdict.json       which rows go on, and whether any may
+    artifacts/audit/kept/, verdict.json       the rows that passed, and whether the audit passed
     artifacts/embed_captions/<tuned|base|name>/    for arms whose text is an LLM's or another encoder's
-    artifacts/tune_llm/, base_models/         which models these should be made by
-    artifacts/base_models/clip/               where every arm starts
+    artifacts/tune_llm/, base_models/         the models that must have made these
+    artifacts/base_models/clip/               the base CLIP that every arm starts from
 Writes
     artifacts/train_clip/<arm>/               vision_encoder/ and text_adapter/, or clip/; model.json
     artifacts/train_clip/history/<arm>.csv    step, loss, recall on validation
@@ -52,9 +52,9 @@ from components.train_clip.training import flops_of_step, train_arm
 from components.train_clip.validation import MEAN, Validation
 
 STAGE = "train_clip"
-OWN = "own"  # the text of an arm that keeps its CLIP's text tower
+OWN = "own"  # `text` of an arm that keeps CLIP's own text tower
 DIGITS = 6
-GUIDE = "tuned"  # whose embeddings tell which captions say the same
+GUIDE = "tuned"  # the encoder whose embeddings find captions of equal meaning
 
 
 def run(params: Params, env: Environment) -> None:
@@ -86,7 +86,7 @@ def run(params: Params, env: Environment) -> None:
     cached = {
         name: cached_texts(layout, name, examples, params.embed_captions) for name in sorted(needed - {OWN})
     }
-    pa.default_memory_pool().release_unused()  # what reading took, for hours of training to come
+    pa.default_memory_pool().release_unused()  # frees the memory of reading, before hours of training
     guide = FalseNegativeFilter(cached[GUIDE], cosine) if cosine is not None else None
     texts: dict[str, CachedTexts | PlainTexts] = {**cached}
     if OWN in needed:
@@ -94,11 +94,11 @@ def run(params: Params, env: Environment) -> None:
     validations = _validations(layout, params, image_size)
     for arm in settings.arms:
         text, validation = texts[arm.text], validations.get(arm.text)
-        digests = [getattr(one, "digest", None) for one in (text, guide and guide.texts)]
-        of_arm = {**identity, "arm": arm.model_dump(), "embeddings": digests}
-        of_arm["validation"] = validation.digest() if validation else None
-        make = partial(_train, arm, text, examples, guide, validation, params, env, of_arm)
-        folders.append(get_or_build(work / "arms", content_key(of_arm), make))
+        digests = [getattr(source, "digest", None) for source in (text, guide and guide.texts)]
+        arm_identity = {**identity, "arm": arm.model_dump(), "embeddings": digests}
+        arm_identity["validation"] = validation.digest() if validation else None
+        make = partial(_train, arm, text, examples, guide, validation, params, env, arm_identity)
+        folders.append(get_or_build(work / "arms", content_key(arm_identity), make))
         remove(work / "checkpoints" / arm.name)
 
     names = [arm.name for arm in settings.arms]
@@ -112,7 +112,7 @@ def run(params: Params, env: Environment) -> None:
 
 
 def _examples(layout: Layout, settings: TrainClip, image_size: int, rows: Rows) -> Examples:
-    shards = list(kept_shards(layout, "train", CAPTION_TEXTS))
+    audited_shards = list(kept_shards(layout, "train", CAPTION_TEXTS))
     picture_size = settings.augmentation.picture_size or image_size
     if not image_size <= picture_size <= MAX_SHRINK * image_size:
         raise ConfigurationError(
@@ -121,12 +121,12 @@ def _examples(layout: Layout, settings: TrainClip, image_size: int, rows: Rows) 
         )
     work = layout.work(STAGE)
     code = code_of(work, STAGE, "pixels")
-    pixels = decoded(layout.artifact("download"), work, shards, picture_size, decode_image, code)
-    return Examples(pixels, shards, settings.caption_mix, rows, image_size)
+    pixels = decoded(layout.artifact("download"), work, audited_shards, picture_size, decode_image, code)
+    return Examples(pixels, audited_shards, settings.caption_mix, rows, image_size)
 
 
 def _validations(layout: Layout, params: Params, image_size: int) -> dict[str, Validation]:
-    """Return for each kind of text what measures its arms; nothing where params ask for no measurement."""
+    """Return the validation for each kind of text; none where params ask for no measurement."""
     settings = params.train_clip
     tasks, work = settings.validation.retrieval, layout.work(STAGE)
     if not tasks:
@@ -157,7 +157,7 @@ def _train(
     folder: Path,
 ) -> None:
     layout = Layout(env.work_store)
-    torch.manual_seed(params.seed)  # of the new projection and the adapter
+    torch.manual_seed(params.seed)  # draws the new projection and the adapter
     try:
         arm = build_arm(layout.artifact("base_models") / "clip", settings, params.train_clip, text)
     except ValueError as error:
@@ -182,7 +182,7 @@ def _train(
         "images_seen": settings.steps * min(params.train_clip.batch_size, len(examples)),
         "flops": settings.steps * flops,
         "final_loss": history[-1]["loss"] if history else None,
-        **_measured(history, params.train_clip.validation),
+        **_saved_recalls(history, params.train_clip.validation),
     }
     about = about_arm(arm, settings, params.train_clip.precision)
     write_json(folder / settings.name / "model.json", {**about, **training})
@@ -190,12 +190,14 @@ def _train(
     keep_spent(folder, spent)
 
 
-def _measured(history: list[dict[str, float]], settings: ValidationSettings) -> dict[str, Any]:
-    """Return what the weights that were kept reached on validation, and at which step."""
+def _saved_recalls(history: list[dict[str, float]], settings: ValidationSettings) -> dict[str, Any]:
+    """Return the validation recall of the saved weights, and the step at which it was measured."""
     points = [point for point in history if MEAN in point]
     if not points:
         return {}
-    kept = max(points, key=lambda point: point[MEAN]) if settings.keep == "best" else points[-1]
-    figures = {name: round(value, DIGITS) for name, value in kept.items() if name not in ("step", "loss")}
-    of_recall = {"recall_at": settings.recall_at, **figures}
-    return {"kept_step": int(kept["step"]) + 1, "validation": of_recall}
+    saved_point = max(points, key=lambda point: point[MEAN]) if settings.keep == "best" else points[-1]
+    figures = {
+        name: round(value, DIGITS) for name, value in saved_point.items() if name not in ("step", "loss")
+    }
+    recalls = {"recall_at": settings.recall_at, **figures}
+    return {"kept_step": int(saved_point["step"]) + 1, "validation": recalls}

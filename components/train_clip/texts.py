@@ -1,4 +1,4 @@
-"""Text side of training: cached embeddings, or the texts themselves."""
+"""Text side of training: cached embeddings or caption texts."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class CachedTexts:
     """Embeddings of the captions by one LLM.
 
     Attributes:
-        vectors: (M, d) fp16, un-normalised; read from the disk as they are asked for.
-        rows: (captions,) which of `vectors` belongs to each caption.
+        vectors: (M, d) fp16, un-normalised; read from the disk on access.
+        rows: (captions,) row in `vectors` of each caption.
         digest: Hash of the embeddings in the captions' order.
     """
 
@@ -33,19 +33,19 @@ class CachedTexts:
     digest: str
 
     def __getitem__(self, captions: Tensor) -> Tensor:
-        """Return the embeddings (n, d) of captions by number (n,)."""
+        """Return the embeddings (n, d) of caption numbers (n,)."""
         return self.vectors[self.rows[captions]]
 
 
 @dataclass(frozen=True)
 class FalseNegativeFilter:
-    """Tells false negatives: captions whose embeddings have this cosine or more."""
+    """Finds false negatives: captions whose embeddings have a cosine of at least `cosine`."""
 
     texts: CachedTexts
     cosine: float
 
     def near(self, captions: Tensor, device: torch.device) -> NegativeMask:
-        """Leave them out among captions by number (n,)."""
+        """Mask the false negatives of a batch of caption numbers (n,)."""
         vectors = self.texts[captions].to(device).float()
         unit = torch.nn.functional.normalize(vectors, dim=1)
         return NegativeMask(guides=unit, guide_cosine=self.cosine)
@@ -53,18 +53,18 @@ class FalseNegativeFilter:
 
 @dataclass(frozen=True)
 class PlainTexts:
-    """The captions themselves, by number."""
+    """Texts of the captions, by caption number."""
 
     captions: pa.ChunkedArray
 
     def __getitem__(self, captions: Tensor) -> list[str]:
-        """Return the texts of captions by number (n,)."""
-        # taken all at once, as of pyarrow 26, they would cost a look at every chunk
+        """Return the texts of caption numbers (n,)."""
+        # taking them all at once would visit every chunk, as of pyarrow 26
         return [self.captions[number].as_py() for number in captions.tolist()]
 
 
 def cached_texts(layout: Layout, name: str, examples: Examples, params: EmbedCaptions) -> CachedTexts:
-    """Return what an encoder of embed_captions made of the captions.
+    """Return the captions' embeddings by one encoder of embed_captions.
 
     Raises:
         DataError: the embeddings are missing or damaged, a caption has none, or other params made them.

@@ -31,13 +31,13 @@ FORWARD_AND_BACKWARD = 3  # a backward pass computes twice what the forward pass
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What a step learns from.
+    """Images and captions of one training step.
 
     Attributes:
         images: (B, 3, H, W) uint8.
-        captions: (B * k + N,) by number: the k of each image, image by image, then N of other images.
+        captions: (B * k + N,) caption numbers: the k of each image, image by image, then N of other images.
         rows: (B,) numbers of the examples.
-        negative_rows: (N,) numbers of the examples that the further captions belong to.
+        negative_rows: (N,) numbers of the examples that the N captions belong to.
     """
 
     images: Tensor
@@ -51,14 +51,16 @@ def draw_batch(
 ) -> TrainingBatch:
     """Draw a step's batch by torch's global generator, which is seeded by the step.
 
-    The first caption of each image and the images' looks are drawn before anything else, so all arms of one
-    seed see the same images in the same way, however many captions they take.
+    The first caption and the augmentation of each image are drawn before anything else. So all arms of one
+    seed see the same augmented images, however many captions they take.
     """
-    look = settings.augmentation
+    augmentation = settings.augmentation
     rows = batch_rows(len(examples), settings.batch_size, seed, step)
     captions = [examples.mix.draw(rows)]
     images = examples.pixels.batch(examples.image_rows[rows])
-    images = augment(images, examples.image_size, look.min_crop, look.flip, look.colour_jitter)
+    images = augment(
+        images, examples.image_size, augmentation.min_crop, augmentation.flip, augmentation.colour_jitter
+    )
     captions += [examples.mix.draw(rows) for _ in range(arm.captions_per_image - 1)]
     negative_rows = torch.randint(len(examples), (arm.caption_negatives,))
     negatives = examples.mix.draw(negative_rows)
@@ -82,21 +84,21 @@ def train_arm(
     """Train an arm in place, resuming where an earlier run of the same identity stopped.
 
     Args:
-        arm: What is trained.
-        own: Its params.
+        arm: The model to train.
+        own: Params of this arm.
         examples: Images and captions.
-        texts: The captions as the arm takes them.
-        guide: Tells which captions are no negatives of each other's images, the same for every arm; None
-            where params do not ask.
-        validation: Measures the arm on the way; None: nothing is measured.
-        settings: Of all arms.
+        texts: The captions in the form that the arm takes.
+        guide: Finds captions that are not negatives of each other's images, the same for every arm; None
+            where params do not ask for it.
+        validation: Measures the arm during training; None measures nothing.
+        settings: Params of all arms.
         seed: Of the draws.
         work: The stage's folder in the work store.
         identity: What decides the weights.
 
     Returns:
-        The history: loss, and retrieval on the validation split where it was measured. And the seconds behind
-        the weights, those of earlier runs included.
+        The history, with loss, and retrieval on the validation split where it was measured; and the seconds
+        that training took, those of earlier runs included.
     """
     arm.train()
     device = next(arm.parameters()).device
@@ -108,7 +110,7 @@ def train_arm(
             image_embeddings = arm.embed_images(batch.images.to(device))
             text_embeddings = arm.embed_texts(texts[batch.captions])  # type: ignore[arg-type]
         scale = arm.log_logit_scale.exp()
-        excluded = _excluded(batch, own.captions_per_image, guide, device)
+        excluded = _negative_mask(batch, own.captions_per_image, guide, device)
         loss = captions_loss(image_embeddings, text_embeddings, scale, own.captions_per_image, excluded)
         optimizer.zero_grad()
         loss.backward()
@@ -143,24 +145,24 @@ def flops_of_step(
 ) -> int:
     """Return the floating-point operations of the first step's towers, forward and backward.
 
-    Matrix products and convolutions are counted, as torch does; equal in every run.
+    Matrix products and convolutions are counted, as torch does. The figure is equal in every run.
     """
     torch.manual_seed(seed)
     batch = draw_batch(examples, own, settings, seed, 0)
     device = next(arm.parameters()).device
-    arm.eval()  # statistics of a batch shall not change for having been counted
+    arm.eval()  # counting must not change the statistics of a batch
     with FlopCounterMode(display=False) as counter:
         arm.embed_images(batch.images.to(device))
         arm.embed_texts(texts[batch.captions])  # type: ignore[arg-type]
     return FORWARD_AND_BACKWARD * int(counter.get_total_flops())
 
 
-def _excluded(
+def _negative_mask(
     batch: TrainingBatch, captions_each: int, guide: FalseNegativeFilter | None, device: torch.device
 ) -> NegativeMask | None:
-    """Return which captions are no negatives of which images: those a guide finds near, and its own.
+    """Mask captions that are not negatives of an image: those that the guide finds near, and its own.
 
-    An image stands once in a batch, so that only a further caption may be one of its own.
+    An image occurs once in a batch, so only one of the N further captions can be another of its own.
     """
     excluded = guide.near(batch.captions, device) if guide else None
     if not len(batch.negative_rows):
@@ -174,12 +176,12 @@ def _excluded(
 
 
 def _update(
-    own: ArmSettings, number: int, arm: Arm, optimizer: torch.optim.Optimizer, settings: TrainClip
+    arm_settings: ArmSettings, step: int, arm: Arm, optimizer: torch.optim.Optimizer, settings: TrainClip
 ) -> None:
-    clip_gradients(own.name, number, arm.parameters(), settings.max_gradient_norm)
+    clip_gradients(arm_settings.name, step, arm.parameters(), settings.max_gradient_norm)
     optimizer.step()
     with torch.no_grad():
-        arm.log_logit_scale.clamp_(0, math.log(own.logit_scale.maximum))
+        arm.log_logit_scale.clamp_(0, math.log(arm_settings.logit_scale.maximum))
 
 
 EPSILON = 1e-8
@@ -195,13 +197,15 @@ def build_optimizer(arm: Arm, rates: ArmSettings, settings: TrainClip) -> torch.
     positions are not decayed.
     """
     vision = arm.vision_parameters()
-    of_vision = {id(parameter): name for name, parameter in vision.items()}
+    vision_names = {id(parameter): name for name, parameter in vision.items()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in arm.named_parameters():
         peak = rates.text_learning_rate
-        if id(parameter) in of_vision:
-            above = arm.vision_layers() + 1 - layer_of(of_vision[id(parameter)], arm.vision_layers())
-            peak = rates.vision_learning_rate * settings.layer_decay**above
+        if id(parameter) in vision_names:
+            layers_above = (
+                arm.vision_layers() + 1 - layer_of(vision_names[id(parameter)], arm.vision_layers())
+            )
+            peak = rates.vision_learning_rate * settings.layer_decay**layers_above
         elif parameter is arm.log_logit_scale:
             peak = rates.logit_scale.learning_rate
         decay = settings.weight_decay if _is_decayed(name, parameter) else 0.0

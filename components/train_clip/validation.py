@@ -27,9 +27,9 @@ class Validation:
     """Measures an arm on the validation split.
 
     Args:
-        held_out: Its images.
-        tasks: Its captions, task by task.
-        vectors: Their cached embeddings, for an arm whose text is cached; None: the texts themselves.
+        held_out: Images of the split.
+        tasks: Captions of the split, task by task.
+        vectors: Cached embeddings of the captions, for an arm whose text is cached; None uses their texts.
         settings: Params of train_clip.
     """
 
@@ -44,7 +44,7 @@ class Validation:
         self._texts = [_texts_of(task, vectors) for task in tasks]
 
     def digest(self) -> str:
-        """Return one hash of what is measured on: images, captions and their embeddings."""
+        """Return one hash of the images, the captions and their embeddings."""
         digest = sha256(content_key([self._held_out.keys, self._held_out.pixels.names]).encode())
         for task, texts in zip(self._tasks, self._texts, strict=True):
             digest.update(content_key([task.name, task.images.tolist(), task.owners.tolist()]).encode())
@@ -57,7 +57,7 @@ class Validation:
         device = arm.log_logit_scale.device
         figures: dict[str, float] = {}
         with torch.inference_mode(), autocast(device, self._settings.precision):
-            images = torch.cat(
+            image_embeddings = torch.cat(
                 [
                     arm.embed_images(self._held_out.pixels.batch(rows).to(device)).float().cpu()
                     for rows in self._held_out.image_rows.split(BATCH)
@@ -65,8 +65,10 @@ class Validation:
             )
             for task, texts in zip(self._tasks, self._texts, strict=True):
                 parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
-                found = torch.cat([arm.embed_texts(part).float().cpu() for part in parts])  # type: ignore[arg-type]
-                figures |= _recalls(task, images[task.images], found, self._settings.validation.recall_at)
+                text_embeddings = torch.cat([arm.embed_texts(part).float().cpu() for part in parts])  # type: ignore[arg-type]
+                figures |= _recalls(
+                    task, image_embeddings[task.images], text_embeddings, self._settings.validation.recall_at
+                )
         arm.train()
         return {**figures, MEAN: fmean(figures.values())}
 

@@ -1,4 +1,4 @@
-"""Caption retrieval accuracy (CRA): a caption finds another caption of its row among those of all rows."""
+"""Caption retrieval accuracy (CRA): recall@1 from a caption to another caption of its row, among all rows."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ Vectors = Callable[[list[str]], Tensor]
 def llm_recalls(
     encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: CaptionRows, precision: str
 ) -> dict[str, float]:
-    """Return recall@1 of each task by an LLM, without query prompt (docs/method.md, 1)."""
+    """Return an LLM's recall@1 for each task, without a query prompt (docs/method.md, 1)."""
     return {name: embedded.recall_at_1() for name, embedded in _by_llm(encoder, tasks, rows, precision)}
 
 
 def llm_figures(
     encoder: TextEncoder, tasks: list[CaptionRetrieval], rows: CaptionRows
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Return the recalls, and alignment and uniformity of each task's captions (`ml.metrics`).
+    """Return each task's recall@1, and the alignment and uniformity of its captions (`ml.metrics`).
 
-    They are in the precision in which the weights are held.
+    All are computed in the precision of the weights.
     """
-    recalls, spread = {}, {}
+    recalls, geometry = {}, {}
     for name, embedded in _by_llm(encoder, tasks, rows, encoder.precision):
-        second = embedded.candidates[embedded.groups]
+        positives = embedded.candidates[embedded.groups]
         recalls[name] = embedded.recall_at_1()
-        spread[name] = {
-            "alignment": alignment(embedded.queries, second),
-            "uniformity": uniformity(second),
+        geometry[name] = {
+            "alignment": alignment(embedded.queries, positives),
+            "uniformity": uniformity(positives),
         }
-    return recalls, spread
+    return recalls, geometry
 
 
 def _by_llm(
@@ -58,7 +58,7 @@ def _by_llm(
 
 
 def tfidf_recalls(tasks: list[CaptionRetrieval], rows: CaptionRows) -> dict[str, float]:
-    """Return recall@1 of each task by TF-IDF, the control that counts words."""
+    """Return recall@1 of each task by TF-IDF, a control that only counts words."""
     recalls = {}
     for task in tasks:
         first, second = captions_of(task, rows)
@@ -67,33 +67,35 @@ def tfidf_recalls(tasks: list[CaptionRetrieval], rows: CaptionRows) -> dict[str,
 
 
 def captions_of(task: CaptionRetrieval, rows: CaptionRows) -> tuple[list[str], list[str]]:
-    """Return captions 0 of `first` and 0 of `second` (1 where both are one column) of the rows with both.
+    """Return caption 0 of `first` and caption 0 of `second` for the rows that have both.
+
+    Where both are one column, the second caption is caption 1.
 
     Raises:
         ConfigurationError: fewer than two rows have both.
     """
-    other = 1 if task.first == task.second else 0
-    has_both = (rows.counts(task.first) > 0) & (rows.counts(task.second) > other)
-    found = np.flatnonzero(has_both).tolist()
-    if len(found) < 2:
+    second_number = 1 if task.first == task.second else 0
+    has_both = (rows.counts(task.first) > 0) & (rows.counts(task.second) > second_number)
+    row_numbers = np.flatnonzero(has_both).tolist()
+    if len(row_numbers) < 2:
         raise ConfigurationError(
-            f"tune_llm.caption_retrieval {task.name}: {len(found)} validation rows have {task.first} and "
-            f"{task.second}; expected 2 or more"
+            f"tune_llm.caption_retrieval {task.name}: {len(row_numbers)} validation rows have {task.first} "
+            f"and {task.second}; expected 2 or more"
         )
     return (
-        [rows.captions(row, task.first)[0] for row in found],
-        [rows.captions(row, task.second)[other] for row in found],
+        [rows.captions(row, task.first)[0] for row in row_numbers],
+        [rows.captions(row, task.second)[second_number] for row in row_numbers],
     )
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Pairs of captions as rows of length 1; equal candidates are one.
+    """Embedded captions, rows of length 1; equal candidate texts share one row.
 
     Attributes:
         queries: (N, d).
         candidates: (M, d).
-        groups: (N,) the candidate that belongs to each query.
+        groups: (N,) index of each query's candidate.
     """
 
     queries: Tensor
@@ -101,16 +103,16 @@ class Embedded:
     groups: Tensor
 
     def recall_at_1(self) -> float:
-        """Return the share of queries that find their candidate before all others."""
-        numbers = torch.arange(len(self.candidates))
-        return _recall_at_1(true_ranks(self.queries, self.candidates, self.groups, numbers))
+        """Return the share of queries whose own candidate ranks first."""
+        candidate_indices = torch.arange(len(self.candidates))
+        return _recall_at_1(true_ranks(self.queries, self.candidates, self.groups, candidate_indices))
 
 
 def embed_pairs(first: list[str], second: list[str], vectors: Vectors) -> Embedded:
-    """Embed captions `first` and those of `second` that belong to them."""
-    searched, groups = distinct(second)
+    """Embed queries `first` and their candidates `second`, given in the same order."""
+    unique_texts, groups = distinct(second)
     queries, candidates = (
-        torch.nn.functional.normalize(vectors(texts), dim=1) for texts in (first, searched)
+        torch.nn.functional.normalize(vectors(texts), dim=1) for texts in (first, unique_texts)
     )
     return Embedded(queries, candidates, groups)
 

@@ -1,4 +1,4 @@
-"""MNTP before the contrastive phases."""
+"""Masked next-token prediction (MNTP), trained before the contrastive phases."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def masking_run(
     """Return the training run that predicts masked tokens of captions.
 
     Args:
-        encoder: Whose open weights learn.
-        folder: Of the base model, which has the head.
-        params: Of the stage.
-        mntp: Of the run.
-        rows: All of train.
+        encoder: The model; its trainable weights are updated.
+        folder: Of the base model, which has the output head.
+        params: Section `tune_llm`.
+        mntp: Section `tune_llm.mntp`.
+        rows: All train rows.
         name: Of the run.
-        seed: Of its draws.
+        seed: Of the run's draws.
 
     Raises:
-        ConfigurationError: no caption to learn from, no head, or a mask that is no token.
+        ConfigurationError: there is no caption to train on, no head, or the mask is not a token.
     """
     texts = CaptionTexts(rows, mntp.columns)
     if not len(texts):
@@ -56,18 +56,18 @@ def masking_run(
         raise ConfigurationError(f"tune_llm.mntp: {error}") from None
 
     def backward_at(number: int, weights: Sequence[Tensor]) -> Tensor:
-        chosen = batch_rows(len(texts), mntp.batch_size, seed, number).tolist()
-        tokens = tokenise(encoder, [texts[row] for row in chosen])
-        # a number known before any token is masked: parts and processes then need not ask each other
-        expected = mntp.masked_share * sum(row.text_end - row.text_start for row in tokens)
+        text_indices = batch_rows(len(texts), mntp.batch_size, seed, number).tolist()
+        tokens = tokenise(encoder, [texts[row] for row in text_indices])
+        # known before any token is masked, so chunks and processes need not exchange it
+        expected_masked = mntp.masked_share * sum(row.text_end - row.text_start for row in tokens)
         order = shared_order([len(row.ids) for row in tokens])
-        rows = with_gaps(tokens, mntp.masked_share)  # of the whole batch, so that shares change no draw
+        masked_rows = with_gaps(tokens, mntp.masked_share)  # whole batch: sharing it changes no draw
         loss = torch.zeros((), device=encoder.device)
-        for part in own_parts(rows, order, params.chunks, is_lean=True):
+        for part in own_parts(masked_rows, order, params.chunks, is_lean=True):
             with autocast(encoder.device, params.precision):
-                of_part = masked_loss(encoder, head, part, mask) / expected
-            of_part.backward()
-            loss += of_part.detach()
+                part_loss = masked_loss(encoder, head, part, mask) / expected_masked
+            part_loss.backward()
+            loss += part_loss.detach()
         sum_gradients(weights)
         return all_reduce_sum(loss)
 

@@ -1,4 +1,4 @@
-"""Mine hard negatives with the model itself."""
+"""Mine hard negatives with the model that is being tuned."""
 
 from __future__ import annotations
 
@@ -41,45 +41,47 @@ def mined(
     work: Path,
     identity: dict[str, Any],
 ) -> tuple[list[Tensor], Spent]:
-    """Return mined negatives for each kind of pair of a phase, if it asks for any, and their seconds.
+    """Return the mined negatives for each kind of pair of a phase, and the seconds spent on them.
 
-    They follow from the weights that the phase starts with, which a resumed run has again: that they are kept
-    saves their time alone. Of a phase the latest are kept.
+    Both are empty where the phase asks for none. The negatives follow from the weights at the start of the
+    phase, which a resumed run has again, so storing them only saves time. Only the latest of a phase are
+    stored.
 
     Args:
-        encoder: As it is when the phase starts.
-        rows: All of train.
+        encoder: In its state at the start of the phase.
+        rows: All train rows.
         pairs: Of the phase.
         precision: Of the encoder.
         seed: Of the pools.
-        work: The stage's folder in the work store, where they are kept.
-        identity: What decides them, besides the seed.
+        work: The stage's folder in the work store, where the negatives are stored.
+        identity: What decides the negatives, besides the seed.
     """
     settings = pairs.phase.mined_negatives
     if settings is None or not pairs.phase.steps:
         return [], Spent()
-    key, store = content_key([identity, seed]), work / "mined" / str(seed)  # each phase has its own
+    # one folder a phase: each has its own seed
+    key, store = content_key([identity, seed]), work / "mined" / str(seed)
     wait_for_all()
     if not is_intact(store / key):
         start_seconds = time.monotonic()
         encoder.model.eval()
-        texts = 2 * sum(len(places) for places in pairs.rows)
-        progress = Progress(work, f"{work.name} mining", texts, "texts", is_told=rank() == 0)
+        text_count = 2 * sum(len(row_numbers) for row_numbers in pairs.rows)
+        progress = Progress(work, f"{work.name} mining", text_count, "texts", is_told=rank() == 0)
         vectors = shared_vectors(encoder, precision, progress.advance)
         near = {}
-        for number, (kind, places) in enumerate(zip(pairs.kinds, pairs.rows, strict=True)):
-            near[f"{number:03d}"] = near_rows(rows, places, kind, settings, vectors, seed)
+        for number, (kind, row_numbers) in enumerate(zip(pairs.kinds, pairs.rows, strict=True)):
+            near[f"{number:03d}"] = near_rows(rows, row_numbers, kind, settings, vectors, seed)
         encoder.model.train()
         if rank() == 0:
             remove(store)
             spent = Spent(work_seconds=time.monotonic() - start_seconds)
-            get_or_build(store, key, lambda folder: _keep(folder, near, spent))
+            get_or_build(store, key, lambda folder: _save(folder, near, spent))
         wait_for_all()
-    kept = load_file(store / key / NEAR)
-    return [kept[name] for name in sorted(kept)], kept_spent(store / key)
+    tensors = load_file(store / key / NEAR)
+    return [tensors[name] for name in sorted(tensors)], kept_spent(store / key)
 
 
-def _keep(folder: Path, near: dict[str, Tensor], spent: Spent) -> None:
+def _save(folder: Path, near: dict[str, Tensor], spent: Spent) -> None:
     save_file(near, folder / NEAR)
     keep_spent(folder, spent)
 
@@ -92,68 +94,69 @@ def near_rows(
     vectors: Vectors,
     seed: int,
 ) -> Tensor:
-    """Return for each row of a kind which of them are nearest to it, nearest first: (N, kept) int32.
+    """Return the nearest other rows of each row, for one kind of pair, nearest first: (N, kept) int32.
 
-    A row asks with its first caption of `kind.first`; every row answers with its first caption of
-    `kind.second`, its second one where both are one column. Rows are compared within random pools. Left out
-    are the row itself, equal texts, and whatever is nearer than `max_share_of_positive` of the row's own
-    answer, for that may be as true (the positive-aware rule of NV-Retriever, arXiv 2407.15831, section 3.2).
+    The query of a row is its first caption of `kind.first`. The candidate of a row is its first caption of
+    `kind.second`, or its second one where both are one column. Rows are compared within random pools.
+    Excluded are the row itself, equal texts, and candidates whose cosine is above `max_share_of_positive`
+    times that of the row's own candidate, because they may be as true (the positive-aware rule of
+    NV-Retriever, arXiv 2407.15831, section 3.2).
 
     Args:
-        rows: All of train.
-        places: (N,) which of them have the columns of the kind.
+        rows: All train rows.
+        places: (N,) numbers of the rows that have the columns of the kind.
         kind: Of pair.
-        settings: How many, among how many.
+        settings: How many negatives to keep, and of how large pools.
         vectors: Encodes texts after a prompt: (M, d).
         seed: Of the pools.
 
     Returns:
-        `NOBODY` fills a line that has fewer.
+        Indices into `places`; `NOBODY` pads a line that has fewer.
     """
     near = torch.full((len(places), settings.kept), NOBODY, dtype=torch.int32)
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
-    second = 1 if kind.first == kind.second else 0
+    second_number = 1 if kind.first == kind.second else 0
     for pool in order.split(settings.pool_rows):
-        here = places[pool.numpy()].tolist()
-        answers = [rows.captions(row, kind.second)[second] for row in here]
-        queries = vectors([rows.captions(row, kind.first)[0] for row in here], kind.query_prompt)
-        found = _nearest(queries, vectors(answers, ""), answers, settings)
-        near[pool] = torch.where(found == NOBODY, NOBODY, pool[found.clamp(min=0)]).int()
+        pool_numbers = places[pool.numpy()].tolist()
+        answers = [rows.captions(row, kind.second)[second_number] for row in pool_numbers]
+        queries = vectors([rows.captions(row, kind.first)[0] for row in pool_numbers], kind.query_prompt)
+        nearest = _nearest(queries, vectors(answers, ""), answers, settings)
+        near[pool] = torch.where(nearest == NOBODY, NOBODY, pool[nearest.clamp(min=0)]).int()
     return near
 
 
 def _nearest(queries: Tensor, answers: Tensor, texts: list[str], settings: MinedNegatives) -> Tensor:
-    """Return the places within the pool of each row's nearest: (P, kept), `NOBODY` where there are fewer."""
+    """Return the pool indices of each row's nearest candidates: (P, kept), padded with `NOBODY`."""
     queries, answers = F.normalize(queries, dim=1), F.normalize(answers, dim=1)
-    text = distinct(texts)[1].to(answers.device)
-    kept = min(settings.kept, len(texts))
-    found = torch.full((len(texts), settings.kept), NOBODY, dtype=torch.long)
+    text_ids = distinct(texts)[1].to(answers.device)
+    count = min(settings.kept, len(texts))
+    nearest = torch.full((len(texts), settings.kept), NOBODY, dtype=torch.long)
     for start in range(0, len(texts), CHUNK_ROWS):
-        here = slice(start, start + CHUNK_ROWS)
-        cosines = queries[here] @ answers.T  # (C, P)
-        limit = settings.max_share_of_positive * (queries[here] * answers[here]).sum(dim=1, keepdim=True)
-        is_out = (cosines > limit) | (text[here, None] == text)
-        best, places = cosines.masked_fill(is_out, float("-inf")).topk(kept, dim=1)
-        found[here, :kept] = places.masked_fill(best.isinf(), NOBODY).cpu()
-    return found
+        chunk = slice(start, start + CHUNK_ROWS)
+        cosines = queries[chunk] @ answers.T  # (C, P)
+        limit = settings.max_share_of_positive * (queries[chunk] * answers[chunk]).sum(dim=1, keepdim=True)
+        is_excluded = (cosines > limit) | (text_ids[chunk, None] == text_ids)
+        best_cosines, indices = cosines.masked_fill(is_excluded, float("-inf")).topk(count, dim=1)
+        nearest[chunk, :count] = indices.masked_fill(best_cosines.isinf(), NOBODY).cpu()
+    return nearest
 
 
 def shared_vectors(encoder: TextEncoder, precision: str, progress: Callable[[int], None]) -> Vectors:
-    """Return an encoder of texts that has every process do its share of them.
+    """Return a text encoder that divides the texts among all processes.
 
     Args:
         encoder: In evaluation mode.
-        precision: Of its products.
-        progress: Told the number of texts that all have embedded.
+        precision: Of its matrix products.
+        progress: Called with the number of texts that all processes have embedded.
     """
 
     def vectors(texts: list[str], prompt: str) -> Tensor:
         tokens = tokenise(encoder, texts, prompt)
         size = -(-len(tokens) // world_size())
         share = slice(rank() * size, min((rank() + 1) * size, len(tokens)))
-        own = encode_tokens(encoder, tokens[share], BATCH_TOKENS, precision)
-        wait_for_all()  # over millions of texts one may be minutes ahead of another
+        share_vectors = encode_tokens(encoder, tokens[share], BATCH_TOKENS, precision)
+        wait_for_all()  # over millions of texts one process may be minutes ahead of another
         progress(len(tokens))
-        return gather(own.to(encoder.device), share, len(tokens))
+        return gather(share_vectors.to(encoder.device), share, len(tokens))
 
     return vectors

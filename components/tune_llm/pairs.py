@@ -20,15 +20,15 @@ NOBODY = -1
 
 @dataclass(frozen=True)
 class PairBatch:
-    """The pairs of one step, all of one kind, and texts that answer none of them.
+    """Caption pairs of one step, all of one kind, and negatives that match none of them.
 
     Attributes:
-        first: B captions that ask.
-        second: Their answers.
+        first: B query captions.
+        second: Their positives.
         query_prompt: Put before each of `first`.
-        rows: Which row each pair is of.
+        rows: Row number of each pair.
         negatives: N further captions.
-        negative_rows: Which row each is of, `NOBODY` where it was written as a wrong answer.
+        negative_rows: Row number of each negative; `NOBODY` where it was written as a wrong answer.
     """
 
     first: list[str]
@@ -42,12 +42,12 @@ class PairBatch:
 class PairDraws:
     """The batches of one phase.
 
-    The kind of each step's batch is drawn by weight, so that a batch is of one kind; a row without the
-    columns of a kind takes no part in it. Within a kind, epochs run over its rows in a new order each, and
-    which of a column's captions stands for a row is drawn at each step.
+    The kind of pair is drawn by weight once a step, so each batch has one kind. A row without the columns of
+    a kind takes no part in it. Each epoch of a kind goes through its rows in a new order. Which caption of a
+    column stands for a row is drawn at each step.
 
     Args:
-        rows: All of train.
+        rows: All train rows.
         phase: Its pair kinds, weights, steps and batch size.
         seed: Of the phase.
 
@@ -63,86 +63,91 @@ class PairDraws:
             raise ConfigurationError("tune_llm.phases: all pairs have weight 0; expected one above 0")
         self.all_rows = rows
         self.rows = [_rows_with(rows, kind) for kind in self.kinds]
-        self.near: list[
-            Tensor
-        ] = []  # for each kind, mined negatives: (rows, kept), `NOBODY` where there is none
+        # for each kind, mined negatives: (rows, kept), padded with `NOBODY`
+        self.near: list[Tensor] = []
         generator = torch.Generator().manual_seed(seed)
         weights = torch.tensor([kind.weight for kind in self.kinds])
-        drawn = torch.multinomial(weights, max(1, phase.steps), replacement=True, generator=generator)
-        self.kind_at: list[int] = drawn.tolist()
+        kind_numbers = torch.multinomial(weights, max(1, phase.steps), replacement=True, generator=generator)
+        self.kind_at: list[int] = kind_numbers.tolist()
 
     def rows_by_kind(self) -> dict[str, int]:
-        """Return how many rows take part in each kind of pair."""
+        """Return the number of rows of each kind of pair."""
         return {
             f"{kind.first}-{kind.second}": len(rows) for kind, rows in zip(self.kinds, self.rows, strict=True)
         }
 
     def batch(self, step: int) -> PairBatch:
         """Return the pairs of a step."""
-        number = self.kind_at[step]
-        kind, rows = self.kinds[number], self.rows[number]
-        earlier = self.kind_at[:step].count(number)
-        chosen = batch_rows(len(rows), self.phase.batch_size, self.seed + number, earlier)
+        kind_number = self.kind_at[step]
+        kind, rows = self.kinds[kind_number], self.rows[kind_number]
+        earlier_batches = self.kind_at[:step].count(kind_number)
+        row_indices = batch_rows(len(rows), self.phase.batch_size, self.seed + kind_number, earlier_batches)
         generator = torch.Generator().manual_seed(self.seed * SEED_STRIDE + step)
-        places = rows[chosen.numpy()].tolist()
-        pairs = [_draw(self.all_rows, place, kind, generator) for place in places]
-        negatives = self._written(places, kind, generator) + self._mined(number, chosen, generator)
+        row_numbers = rows[row_indices.numpy()].tolist()
+        pairs = [_draw_pair(self.all_rows, row, kind, generator) for row in row_numbers]
+        negatives = self._written_negatives(row_numbers, kind, generator) + self._mined_negatives(
+            kind_number, row_indices, generator
+        )
         return PairBatch(
             first=[first for first, _ in pairs],
             second=[second for _, second in pairs],
             query_prompt=kind.query_prompt,
-            rows=places,
+            rows=row_numbers,
             negatives=[text for text, _ in negatives],
             negative_rows=[row for _, row in negatives],
         )
 
-    def _written(
-        self, places: list[int], kind: PairKind, generator: torch.Generator
+    def _written_negatives(
+        self, row_numbers: list[int], kind: PairKind, generator: torch.Generator
     ) -> list[tuple[str, int]]:
         if kind.negative is None:
             return []
         return [
-            (_one_of(self.all_rows.captions(place, kind.negative), generator), NOBODY) for place in places
+            (_draw_text(self.all_rows.captions(row, kind.negative), generator), NOBODY) for row in row_numbers
         ]
 
-    def _mined(self, number: int, chosen: Tensor, generator: torch.Generator) -> list[tuple[str, int]]:
-        """Draw for each chosen row so many of its near rows; one that has fewer lends from the whole pool."""
+    def _mined_negatives(
+        self, kind_number: int, row_indices: Tensor, generator: torch.Generator
+    ) -> list[tuple[str, int]]:
+        """Draw `per_pair` mined negatives for each row; missing ones are drawn from all rows of the kind."""
         if not self.near:
             return []
-        near, rows, second = self.near[number], self.rows[number], self.kinds[number].second
+        near, rows, second = self.near[kind_number], self.rows[kind_number], self.kinds[kind_number].second
         per_pair = self.phase.mined_negatives.per_pair if self.phase.mined_negatives else 0
-        found = []
-        for place in chosen.tolist():
-            there = near[place][near[place] != NOBODY]
-            order = torch.randperm(len(there), generator=generator)[:per_pair]
-            others = torch.randint(len(rows), (per_pair - len(order),), generator=generator)
-            for row in rows[torch.cat([there[order].long(), others]).numpy()].tolist():
-                found.append((_one_of(self.all_rows.captions(row, second), generator), row))
-        return found
+        negatives = []
+        for index in row_indices.tolist():
+            candidates = near[index][near[index] != NOBODY]
+            order = torch.randperm(len(candidates), generator=generator)[:per_pair]
+            random_indices = torch.randint(len(rows), (per_pair - len(order),), generator=generator)
+            for row in rows[torch.cat([candidates[order].long(), random_indices]).numpy()].tolist():
+                negatives.append((_draw_text(self.all_rows.captions(row, second), generator), row))
+        return negatives
 
 
 def _rows_with(rows: CaptionRows, kind: PairKind) -> NDArray[np.int64]:
-    """Return the numbers of the rows that have what a kind of pair takes."""
-    least = {kind.first: 1, kind.second: 1} | ({kind.negative: 1} if kind.negative else {})
+    """Return the numbers of the rows that have the captions that a kind of pair needs."""
+    min_counts = {kind.first: 1, kind.second: 1} | ({kind.negative: 1} if kind.negative else {})
     if kind.first == kind.second:
-        least[kind.first] = 2
-    found = np.flatnonzero(np.all([rows.counts(column) >= count for column, count in least.items()], axis=0))
-    if len(found) < 2:
+        min_counts[kind.first] = 2
+    row_numbers = np.flatnonzero(
+        np.all([rows.counts(column) >= count for column, count in min_counts.items()], axis=0)
+    )
+    if len(row_numbers) < 2:
         raise ConfigurationError(
-            f"tune_llm.phases: {len(found)} train rows have a pair of {kind.first} and {kind.second}"
+            f"tune_llm.phases: {len(row_numbers)} train rows have a pair of {kind.first} and {kind.second}"
             f"{f' with {kind.negative}' if kind.negative else ''}; "
             f"expected 2 or more; the columns of train are {', '.join(rows.columns) or 'none'}"
         )
-    return found
+    return row_numbers
 
 
-def _draw(rows: CaptionRows, row: int, kind: PairKind, generator: torch.Generator) -> tuple[str, str]:
+def _draw_pair(rows: CaptionRows, row: int, kind: PairKind, generator: torch.Generator) -> tuple[str, str]:
     first = rows.captions(row, kind.first)
     if kind.first == kind.second:
-        one, other = torch.randperm(len(first), generator=generator)[:2].tolist()
-        return first[one], first[other]
-    return _one_of(first, generator), _one_of(rows.captions(row, kind.second), generator)
+        first_number, second_number = torch.randperm(len(first), generator=generator)[:2].tolist()
+        return first[first_number], first[second_number]
+    return _draw_text(first, generator), _draw_text(rows.captions(row, kind.second), generator)
 
 
-def _one_of(texts: Sequence[str], generator: torch.Generator) -> str:
+def _draw_text(texts: Sequence[str], generator: torch.Generator) -> str:
     return texts[int(torch.randint(len(texts), (), generator=generator))]

@@ -45,10 +45,10 @@ class Trained:
 
     Attributes:
         encoder: In training mode.
-        adapter: The LoRA; None where all weights learned.
+        adapter: The LoRA; None where all weights were trained.
         histories: Of the phases, in order.
-        masking: History of the step before them; empty where there was none.
-        spent: The seconds of all of it, with those of finding negatives; of the first process of several.
+        masking: History of MNTP before the phases; empty where there was none.
+        spent: The seconds of training and mining; of several processes, those of the first.
     """
 
     encoder: TextEncoder
@@ -59,36 +59,39 @@ class Trained:
 
 
 def load_base(material: TrainingData, device: str) -> TextEncoder:
-    """Load the base model, to be encoded with as params say.
+    """Load the base model with the encoding of params.
 
     Raises:
-        ConfigurationError: they do not fit.
+        ConfigurationError: the model and the encoding do not fit.
     """
-    own = material.params.tune_llm
+    settings = material.params.tune_llm
     try:
         return load_text_encoder(
-            material.llm, **encoding_of(own), device=device, precision=held_precision(own, material.llm)
+            material.llm,
+            **encoding_of(settings),
+            device=device,
+            precision=held_precision(settings, material.llm),
         )
     except ValueError as error:
         raise ConfigurationError(f"tune_llm.encoding and base_models.llm do not fit: {error}") from None
 
 
 def tuned_members(material: TrainingData, encoder: TextEncoder, env: Environment) -> Iterator[Trained]:
-    """Tune a base model, phase by phase, and again for each further member; goes on where a run stopped.
+    """Tune a base model phase by phase, once for each member; resume where a run stopped.
 
-    Members know nothing of each other: where they can be dealt out equally to the processes that train, each
-    process tunes its own, with the weights of a single process to the bit.
+    Members are independent. Where the training processes can share them equally, each process tunes its own
+    members, and their weights equal those of a single process to the bit.
 
     Args:
-        material: What they see.
-        encoder: The base model; changed in place, and the first member.
-        env: Where it happens.
+        material: Training data.
+        encoder: The base model; changed in place, it becomes the first member.
+        env: Where training runs.
 
     Yields:
         Each member of this process when it is tuned.
 
     Raises:
-        ConfigurationError: params ask for several, and such models cannot be joined.
+        ConfigurationError: params ask for several members, and such models cannot be merged.
     """
     members = material.params.tune_llm.members
     if members > 1:
@@ -96,11 +99,11 @@ def tuned_members(material: TrainingData, encoder: TextEncoder, env: Environment
             check_joinable(encoder.model)
         except ValueError as error:
             raise ConfigurationError(f"tune_llm.members is {members}: {error}") from None
-    is_dealt = members % world_size() == 0 and env.training_layout == "replicated"
-    with without_process_group() if is_dealt else nullcontext((1, 0)) as (count, first):
-        for number in range(first, members, count):
+    is_divided = members % world_size() == 0 and env.training_layout == "replicated"
+    with without_process_group() if is_divided else nullcontext((1, 0)) as (step, first):
+        for number in range(first, members, step):
             model = encoder if number == first else load_base(material, env.device)
-            yield _tuned(material, model, env, number)
+            yield _tune_member(material, model, env, number)
 
 
 def join(members: list[Trained]) -> Trained:
@@ -114,63 +117,63 @@ def join(members: list[Trained]) -> Trained:
     return Trained(replace(first.encoder, model=model), None, histories, [], spent)
 
 
-def _tuned(material: TrainingData, encoder: TextEncoder, env: Environment, member: int) -> Trained:
-    params = material.params
-    own, work = params.tune_llm, material.layout.work(STAGE)
+def _tune_member(data: TrainingData, encoder: TextEncoder, env: Environment, member: int) -> Trained:
+    params = data.params
+    settings, work = params.tune_llm, data.layout.work(STAGE)
     masking: History = []
-    of_masking = Spent()
+    masking_spent = Spent()
     merged: dict[str, Tensor] = {}
-    if own.mntp:
-        with opened(encoder, own, env.training_layout, params.seed) as adapter:
+    if settings.mntp:
+        with opened(encoder, settings, env.training_layout, params.seed) as adapter:
             run = masking_run(
-                encoder, material.llm, own, own.mntp, material.train_rows, f"{STAGE}_mntp", params.seed
+                encoder, data.llm, settings, settings.mntp, data.train_rows, f"{STAGE}_mntp", params.seed
             )
-            masking = train(run, work, {**material.decided_by, "what": "mntp"}, own.checkpoint_steps)
-            of_masking = run.spent
+            masking = train(run, work, {**data.decided_by, "what": "mntp"}, settings.checkpoint_steps)
+            masking_spent = run.spent
         if adapter is not None:
             merged = lora_tensors(adapter)
             encoder.model = adapter.merge_and_unload()
-    with opened(encoder, own, env.training_layout, params.seed) as adapter:
-        histories, spent = _phases(material, encoder, member)
-    encoder.model.zero_grad(set_to_none=True)  # those of the last step take as much memory as the weights
+    with opened(encoder, settings, env.training_layout, params.seed) as adapter:
+        histories, spent = _train_phases(data, encoder, member)
+    encoder.model.zero_grad(set_to_none=True)  # gradients of the last step take as much memory as the weights
     lora = LoraAdapter(adapter, merged) if adapter is not None else None
-    return Trained(encoder, lora, histories, masking, together([of_masking, *spent]))
+    return Trained(encoder, lora, histories, masking, together([masking_spent, *spent]))
 
 
-def _phases(material: TrainingData, encoder: TextEncoder, member: int) -> tuple[list[History], list[Spent]]:
-    """Train the phases; return their histories, and the seconds of all that was done."""
-    own, work = material.params.tune_llm, material.layout.work(STAGE)
+def _train_phases(data: TrainingData, encoder: TextEncoder, member: int) -> tuple[list[History], list[Spent]]:
+    """Train the phases; return their histories, and the seconds of training and mining."""
+    settings, work = data.params.tune_llm, data.layout.work(STAGE)
     name = f"{STAGE}_member{member + 1}" if member else STAGE
-    draws = material.draws_of(member) if member else material.draws
+    draws = data.draws_of(member) if member else data.draws
     histories, spent = [], []
-    for number, (phase, pairs) in enumerate(zip(own.phases, draws, strict=True), start=1):
+    for number, (phase, pairs) in enumerate(zip(settings.phases, draws, strict=True), start=1):
         identity = {
-            **material.decided_by,
+            **data.decided_by,
             **({"member": member} if member else {}),
-            "phases": [one.model_dump() for one in own.phases[:number]],
-            "measured": _measures(own),
+            "phases": [earlier.model_dump() for earlier in settings.phases[:number]],
+            "measured": _measurement_identity(settings),
         }
-        seed = material.seed_of(member, number)
-        pairs.near, of_mining = mined(
-            encoder, material.train_rows, pairs, own.precision, seed, work, identity
+        seed = data.seed_of(member, number)
+        pairs.near, mining_spent = mined(
+            encoder, data.train_rows, pairs, settings.precision, seed, work, identity
         )
-        run = phase_run(encoder, own, phase, pairs, f"{name}_phase{number}", seed)
+        run = phase_run(encoder, settings, phase, pairs, f"{name}_phase{number}", seed)
         run = replace(
             run,
-            measure=partial(_measured, encoder, own, material.validation_rows),
-            measure_steps=own.caption_retrieval_steps or 0,
+            measure=partial(_measure, encoder, settings, data.validation_rows),
+            measure_steps=settings.caption_retrieval_steps or 0,
         )
-        histories.append(train(run, work, identity, own.checkpoint_steps))
-        spent += [of_mining, run.spent]
+        histories.append(train(run, work, identity, settings.checkpoint_steps))
+        spent += [mining_spent, run.spent]
     return histories, spent
 
 
 @contextmanager
 def opened(encoder: TextEncoder, own: TuneLlm, training_layout: str, seed: int) -> Iterator[PeftModel | None]:
-    """Have a model ready to learn within the block: which weights do, in which bytes, spread over whom.
+    """Prepare a model for training within the block: its trainable weights, their dtype and their sharding.
 
     Yields:
-        The wrapper of the LoRA; None where all weights learn.
+        The wrapper of the LoRA; None where all weights are trained.
     """
     adapter = open_weights(encoder, own.lora if own.method == "lora" else None, seed)
     is_half = adapter is not None and own.precision == "bf16"
@@ -189,14 +192,14 @@ def opened(encoder: TextEncoder, own: TuneLlm, training_layout: str, seed: int) 
             yield adapter
 
 
-def _measures(own: TuneLlm) -> list[Any] | None:
-    """Return what decides the figures of a history, besides its weights."""
-    tasks = [one.model_dump() for one in own.caption_retrieval]
-    return [own.caption_retrieval_steps, tasks] if own.caption_retrieval_steps else None
+def _measurement_identity(settings: TuneLlm) -> list[Any] | None:
+    """Return the settings that decide what a history measures; None where it measures nothing."""
+    tasks = [task.model_dump() for task in settings.caption_retrieval]
+    return [settings.caption_retrieval_steps, tasks] if settings.caption_retrieval_steps else None
 
 
-def _measured(encoder: TextEncoder, own: TuneLlm, rows: CaptionRows) -> dict[str, float]:
-    recalls = llm_recalls(encoder, own.caption_retrieval, rows, own.precision)
+def _measure(encoder: TextEncoder, settings: TuneLlm, rows: CaptionRows) -> dict[str, float]:
+    recalls = llm_recalls(encoder, settings.caption_retrieval, rows, settings.precision)
     encoder.model.train()
     return {f"recall_at_1 {name}": recall for name, recall in recalls.items()}
 
@@ -204,16 +207,16 @@ def _measured(encoder: TextEncoder, own: TuneLlm, rows: CaptionRows) -> dict[str
 def held_precision(own: TuneLlm, llm: Path) -> str:
     """Return `bf16` where that loses nothing, else `fp32`.
 
-    Weights beside a LoRA do not learn, so those that were published in bf16 need no more bytes at any time.
-    (PEFT then starts a LoRA's A from the same draws, rounded to bf16.)
-    What MNTP merges into them would be lost in bf16, and what learns itself needs float32.
+    Weights beside a LoRA are frozen, so weights published in bf16 never need more bytes. (PEFT then draws the
+    same initial A of a LoRA, rounded to bf16.) The LoRA that MNTP merges into the weights would be lost in
+    bf16, and weights that are trained need float32.
 
     Args:
-        own: How it is tuned.
+        own: Section `tune_llm`.
         llm: Folder of the base model.
     """
     is_frozen = own.method == "lora" and own.mntp is None
     try:
         return "bf16" if is_frozen and own.precision == "bf16" and is_stored_in_bf16(llm) else "fp32"
-    except SafetensorError:  # who loads it says what is wrong
+    except SafetensorError:  # the loader reports what is wrong
         return "fp32"

@@ -1,4 +1,4 @@
-"""Save a tuned LLM with bytes that depend on its weights alone, and verify it."""
+"""Save a tuned LLM and verify what was saved; the bytes depend on the weights alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROBE_TEXTS = 16
 PROBE_BATCH_TOKENS = 1024
 log = logging.getLogger("llm2clip")
-MOST_MOVE = 1e-3  # of the largest value; merging a LoRA rounds at about 1e-6
+MOST_MOVE = 1e-3  # share of the largest value; merging a LoRA rounds at about 1e-6
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class LoraAdapter:
 
     Attributes:
         wrapper: PEFT's, around the model.
-        merged: The matrices of the LoRA before it (`mntp`), which the model's weights hold; of equal rank and
-            alpha. Empty where there was none.
+        merged: Matrices of the earlier LoRA of `mntp`, already merged into the model's weights; of equal rank
+            and alpha. Empty where there was none.
     """
 
     wrapper: PeftModel
@@ -41,7 +41,7 @@ class LoraAdapter:
 
 
 def encoding_of(params: TuneLlm) -> dict[str, Any]:
-    """Return how a text becomes a vector, as `encoding.json` says it."""
+    """Return the content of `encoding.json`: how a text becomes a vector."""
     prompts = {
         f"{kind.first}_to_{kind.second}": kind.query_prompt
         for phase in params.phases
@@ -54,18 +54,18 @@ def encoding_of(params: TuneLlm) -> dict[str, Any]:
 def save_tuned(
     folder: Path, encoder: TextEncoder, adapter: LoraAdapter | None, params: TuneLlm, texts: CaptionTexts
 ) -> None:
-    """Save `llm/`, `encoding.json` and, for LoRA, `adapter/`, in float32, and prove what was saved.
+    """Save `llm/`, `encoding.json` and, for LoRA, `adapter/`, in float32, and verify what was saved.
 
-    `llm/` loads in transformers, and in sentence-transformers with the same vectors where that can say how a
-    text is encoded. All happens on the CPU, one model at a time: a GPU that can tune one may not hold it in
-    float32. The trained model has no weights afterwards.
+    `llm/` loads in transformers. It also loads in sentence-transformers, with the same vectors, where that
+    format can express the encoding. Everything runs on the CPU with one model at a time: a GPU that can tune
+    a model may not hold it in float32. The trained model has no weights afterwards.
 
     Raises:
         DataError: the saved model gives other vectors than the trained one.
     """
     encoder.model.eval().cpu().float()
-    probe = [texts[number] for number in range(min(PROBE_TEXTS, len(texts)))]
-    trained = encode(encoder, probe, PROBE_BATCH_TOKENS)
+    probe_texts = [texts[number] for number in range(min(PROBE_TEXTS, len(texts)))]
+    trained_vectors = encode(encoder, probe_texts, PROBE_BATCH_TOKENS)
     encoding = encoding_of(params)
     write_json(folder / "encoding.json", encoding)
     model: Any = encoder.model
@@ -74,57 +74,60 @@ def save_tuned(
         model = adapter.wrapper.merge_and_unload()
     model.save_pretrained(folder / "llm")
     if backend := getattr(encoder.tokenizer, "backend_tokenizer", None):
-        backend.no_truncation()  # that of the last texts is no part of it
+        backend.no_truncation()  # the truncation set for the last texts is not part of the model
     encoder.tokenizer.save_pretrained(folder / "llm")
     if reason := write_layout(folder / "llm", encoder):
         log.warning("the tuned LLM will not load in sentence-transformers: %s", reason)
     model.to("meta")
     saved = load_tuned(folder, "cpu", "fp32")
-    move = float((encode(saved, probe, PROBE_BATCH_TOKENS) - trained).abs().max() / trained.abs().max())
-    if not move <= MOST_MOVE:
+    change = float(
+        (encode(saved, probe_texts, PROBE_BATCH_TOKENS) - trained_vectors).abs().max()
+        / trained_vectors.abs().max()
+    )
+    if not change <= MOST_MOVE:
         raise DataError(
-            f"the saved language model's vectors differ from the trained one's by {move:.1e} of their size; "
-            f"expected {MOST_MOVE:g} or less: the model does not survive saving, report its architecture"
+            f"the saved language model's vectors differ from the trained one's by {change:.1e} of their "
+            f"size; expected {MOST_MOVE:g} or less: the model changes when saved, report its architecture"
         )
 
 
 def load_tuned(folder: Path, device: str, precision: str) -> TextEncoder:
-    """Load what `save_tuned` saved, its weights held in `precision`."""
+    """Load a model that `save_tuned` saved, with weights in `precision`."""
     return load_text_encoder(
         folder / "llm", **read_json(folder / "encoding.json"), device=device, precision=precision
     )
 
 
 def lora_tensors(adapter: PeftModel) -> dict[str, torch.Tensor]:
-    """Return copies of a LoRA's matrices, on the CPU, by the names that they are saved by."""
+    """Return CPU copies of a LoRA's matrices, by the names under which they are saved."""
     from peft import get_peft_model_state_dict
 
-    return {name: one.to("cpu", copy=True) for name, one in get_peft_model_state_dict(adapter).items()}
+    return {name: tensor.to("cpu", copy=True) for name, tensor in get_peft_model_state_dict(adapter).items()}
 
 
 def _save_adapter(folder: Path, adapter: LoraAdapter, encoding: dict[str, Any]) -> None:
-    """Save one adapter of the base model; that of `mntp` stands beside the other in the same matrices."""
+    """Save one adapter of the base model; the matrices of `mntp`'s LoRA are concatenated to its own."""
     adapter.wrapper.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     config = read_json(folder / "adapter_config.json")
     if adapter.merged:
-        own = lora_tensors(adapter.wrapper)
-        both = {
-            name: torch.cat([adapter.merged[name], one], dim=0 if ".lora_A." in name else 1)
-            for name, one in own.items()
+        tensors = lora_tensors(adapter.wrapper)
+        concatenated = {
+            name: torch.cat([adapter.merged[name], tensor], dim=0 if ".lora_A." in name else 1)
+            for name, tensor in tensors.items()
         }
-        save_file(both, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config |= {name: 2 * config[name] for name in ("r", "lora_alpha")}  # which keeps their ratio
-    config["base_model_name_or_path"] = None  # a path of the machine that trained it
+        save_file(concatenated, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config |= {name: 2 * config[name] for name in ("r", "lora_alpha")}  # alpha / r stays the same
+    config["base_model_name_or_path"] = None  # it is a path on the machine that trained it
     config["target_modules"] = sorted(config["target_modules"])  # a set, in random order
     write_json(folder / "adapter_config.json", config)
-    # put on a base whose attention is causal, the adapter would be silently wrong
+    # on a base with causal attention the adapter would be silently wrong
     write_json(folder / "encoding.json", encoding)
 
 
 @torch.no_grad()
 def trained_share(encoder: TextEncoder) -> dict[str, int]:
-    """Return how many weights there are and how many learn."""
+    """Return the number of weights, and of those that are trained."""
     weights = list(encoder.model.parameters())
     return {
         "weights": sum(weight.numel() for weight in weights),

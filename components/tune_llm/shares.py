@@ -13,10 +13,10 @@ Row = TypeVar("Row", bound=Tokens)
 
 
 def check_shares(rows: int, section: str) -> None:
-    """Check that a batch can be shared.
+    """Check that a batch divides equally among the processes.
 
     Raises:
-        ConfigurationError: it cannot.
+        ConfigurationError: it does not.
     """
     if rows % world_size():
         raise ConfigurationError(
@@ -26,7 +26,7 @@ def check_shares(rows: int, section: str) -> None:
 
 
 def shared_order(lengths: list[int]) -> list[int]:
-    """Return row numbers, the share of each process behind that of the one before.
+    """Return row numbers: the share of the first process, then that of the next, and so on.
 
     Each process has rows of all lengths, ordered by length, so that a chunk of its share has little padding.
 
@@ -35,7 +35,7 @@ def shared_order(lengths: list[int]) -> list[int]:
     """
     share_of(len(lengths))
     by_length = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    return [row for number in range(world_size()) for row in by_length[number :: world_size()]]
+    return [row for process in range(world_size()) for row in by_length[process :: world_size()]]
 
 
 def own_parts(rows: list[Row], order: list[int], chunks: int, *, is_lean: bool) -> list[list[Row]]:
@@ -44,35 +44,36 @@ def own_parts(rows: list[Row], order: list[int], chunks: int, *, is_lean: bool) 
     Args:
         rows: The whole batch.
         order: As `shared_order` returns it.
-        chunks: At most so many; every process has as many as the others, which models that are spread over
-            all need.
-        is_lean: Whether one chunk is in memory at a time. The largest is then as small as can be: few long
-            texts or many short ones. Otherwise each has as many texts.
+        chunks: Maximum number of chunks; every process has the same number, which sharded models need.
+        is_lean: Whether one chunk is in memory at a time. The largest chunk is then as small as possible: few
+            long texts or many short ones. Otherwise all chunks have equally many texts.
     """
-    own = [rows[row] for row in order[share_of(len(rows))]]
+    share = [rows[row] for row in order[share_of(len(rows))]]
     if is_lean:
-        longest = [len(rows[row].ids) for row in order[-len(own) :]]  # at its place in any share
+        longest = [
+            len(rows[row].ids) for row in order[-len(share) :]
+        ]  # the last share has the longest text at each index
         ends = _ends(longest, chunks)
     else:
-        size = -(-len(own) // chunks)
-        ends = [*range(size, len(own), size), len(own)]
-    return [own[start:end] for start, end in pairwise([0, *ends])]
+        size = -(-len(share) // chunks)
+        ends = [*range(size, len(share), size), len(share)]
+    return [share[start:end] for start, end in pairwise([0, *ends])]
 
 
 def _ends(lengths: list[int], chunks: int) -> list[int]:
-    """Part rising lengths into runs so that the largest, padded, has the fewest tokens that are possible."""
-    fewest, most = lengths[-1], len(lengths) * lengths[-1]
-    while fewest < most:
-        middle = (fewest + most) // 2
+    """Split ascending lengths into chunks so that the largest padded chunk has as few tokens as possible."""
+    low, high = lengths[-1], len(lengths) * lengths[-1]
+    while low < high:
+        middle = (low + high) // 2
         if len(_ends_within(lengths, middle)) <= chunks:
-            most = middle
+            high = middle
         else:
-            fewest = middle + 1
-    return _ends_within(lengths, most)
+            low = middle + 1
+    return _ends_within(lengths, high)
 
 
 def _ends_within(lengths: list[int], tokens: int) -> list[int]:
-    """Part them, from the longest on, into runs that are as long as `tokens` lets them be."""
+    """Split from the longest on; each chunk has as many texts as fit into `tokens` when padded."""
     ends, end = [], len(lengths)
     while end > 0:
         ends.append(end)

@@ -5,7 +5,7 @@ Reads:
     artifacts/audit/kept/ and verdict.json.
 Writes:
     artifacts/tune_llm/llm/ (merged), adapter/ (PEFT, for LoRA), encoding.json, history.csv (the
-    phases of all members, one behind the other);
+    phases of all members, one after the other);
     metrics/tune_llm.json.
 """
 
@@ -36,25 +36,25 @@ from components.tune_llm.training_data import TrainingData
 
 def run(params: Params, env: Environment) -> None:
     """Run the stage."""
-    layout, own = Layout(env.work_store), params.tune_llm
+    layout, settings = Layout(env.work_store), params.tune_llm
     require_verdict(layout)
-    material = TrainingData(params, layout)
-    tasks, held_out = own.caption_retrieval, material.validation_rows
-    recalls = {"tfidf": tfidf_recalls(tasks, held_out)}
+    data = TrainingData(params, layout)
+    tasks, validation_rows = settings.caption_retrieval, data.validation_rows
+    recalls = {"tfidf": tfidf_recalls(tasks, validation_rows)}
     train_apart(STAGE, env, layout.work(STAGE))
 
-    encoder = load_base(material, env.device)
-    held, spread = encoder.precision, {}
-    recalls["base"], spread["base"] = llm_figures(encoder, tasks, held_out)
-    members, apart = _members(material, encoder, env)
-    share = trained_share(encoder)  # of one member
-    trained, draws = join(members), material.draws * len(members)
+    encoder = load_base(data, env.device)
+    base_precision, spread = encoder.precision, {}
+    recalls["base"], spread["base"] = llm_figures(encoder, tasks, validation_rows)
+    members, member_recalls = _members(data, encoder, env)
+    weight_counts = trained_share(encoder)  # of one member
+    trained, draws = join(members), data.draws * len(members)
     tell_spent(layout.work(STAGE), {"tuned": trained.spent})
     with output(layout, STAGE) as out:
-        texts = CaptionTexts(held_out, held_out.columns)
-        save_tuned(out.folder, trained.encoder, trained.adapter, own, texts)
-        saved = load_tuned(out.folder, env.device, held)
-        recalls["tuned"], spread["tuned"] = llm_figures(saved, tasks, held_out)
+        texts = CaptionTexts(validation_rows, validation_rows.columns)
+        save_tuned(out.folder, trained.encoder, trained.adapter, settings, texts)
+        saved = load_tuned(out.folder, env.device, base_precision)
+        recalls["tuned"], spread["tuned"] = llm_figures(saved, tasks, validation_rows)
         points = [
             {"phase": number, **point}
             for number, history in enumerate(trained.histories, start=1)
@@ -62,45 +62,47 @@ def run(params: Params, env: Environment) -> None:
         ]
         write_bytes(out.folder / "history.csv", history_csv(points, ["phase", "step", "loss"]))
         metrics = {
-            **material.rows.figures(),
-            **share,
-            # what `auto` came to: machines that differ in it tune other weights, and equal ones say the same
-            "precision": own.precision,
+            **data.rows.figures(),
+            **weight_counts,
+            # what `auto` resolved to: machines with another precision tune other weights
+            "precision": settings.precision,
             "caption_retrieval": _by_task(recalls),
             "spread": _by_task(spread),
             "loads_in_sentence_transformers": (out.folder / "llm" / "modules.json").is_file(),
             "mntp": _losses(trained.masking),
-            "members": apart,
+            "members": member_recalls,
             "phases": [_figures(*phase) for phase in zip(trained.histories, draws, strict=True)],
         }
-        _check_gain(own, recalls, metrics, layout.work(STAGE) / "failed.json")
+        _check_gain(settings, recalls, metrics, layout.work(STAGE) / "failed.json")
     write_metrics(layout, STAGE, metrics)
 
 
 def train(params: Params, env: Environment) -> None:
-    """Train with other processes; the checkpoint of the last step is what is left (`running.ranks`)."""
-    material = TrainingData(params, Layout(env.work_store))
-    for _ in tuned_members(material, load_base(material, env.device), env):
+    """Train as one of several processes; the result is the checkpoint of the last step (`running.ranks`)."""
+    data = TrainingData(params, Layout(env.work_store))
+    for _ in tuned_members(data, load_base(data, env.device), env):
         pass
 
 
 def _members(
-    material: TrainingData, encoder: TextEncoder, env: Environment
+    data: TrainingData, encoder: TextEncoder, env: Environment
 ) -> tuple[list[Trained], list[dict[str, float]]]:
-    """Tune all members; return them and, of several, the recalls of each."""
-    own = material.params.tune_llm
-    members, apart = [], []
-    for member in tuned_members(material, encoder, env):
+    """Tune all members; return them and, if there are several, the recalls of each."""
+    settings = data.params.tune_llm
+    members, member_recalls = [], []
+    for member in tuned_members(data, encoder, env):
         members.append(member)
-        if own.members > 1:
-            apart.append(llm_figures(member.encoder, own.caption_retrieval, material.validation_rows)[0])
-            member.encoder.model.cpu()  # until the last one is tuned
-    return members, apart
+        if settings.members > 1:
+            member_recalls.append(
+                llm_figures(member.encoder, settings.caption_retrieval, data.validation_rows)[0]
+            )
+            member.encoder.model.cpu()  # frees the GPU while the next one is tuned
+    return members, member_recalls
 
 
 def _by_task(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Turn {who: {task: figure}} into {task: {who: figure}}."""
-    return {task: {who: found[task] for who, found in figures.items()} for task in figures["tuned"]}
+    """Turn {model: {task: figure}} into {task: {model: figure}}."""
+    return {task: {model: by_task[task] for model, by_task in figures.items()} for task in figures["tuned"]}
 
 
 def _figures(history: History, pairs: PairDraws) -> dict[str, Any]:
@@ -113,16 +115,20 @@ def _losses(history: History) -> dict[str, float | None]:
 
 
 def _check_gain(
-    own: TuneLlm, recalls: dict[str, dict[str, float]], metrics: dict[str, Any], failed: Path
+    settings: TuneLlm, recalls: dict[str, dict[str, float]], metrics: dict[str, Any], failed_path: Path
 ) -> None:
-    """Stop below the limit, and leave the figures where DVC does not take them for the last good ones."""
-    failed.unlink(missing_ok=True)
-    name = own.caption_retrieval[0].name
+    """Check the gain; write failing metrics to a file that DVC does not take for the last good ones.
+
+    Raises:
+        GateError: the gain is below its limit.
+    """
+    failed_path.unlink(missing_ok=True)
+    name = settings.caption_retrieval[0].name
     tuned, base = recalls["tuned"][name], recalls["base"][name]
-    if tuned - base < own.min_caption_retrieval_gain:
-        write_json(failed, metrics)
+    if tuned - base < settings.min_caption_retrieval_gain:
+        write_json(failed_path, metrics)
         raise GateError(
             f"caption retrieval {name}: recall_at_1 is {tuned:.3f} after tuning and {base:.3f} before; "
-            f"tune_llm.min_caption_retrieval_gain asks for {own.min_caption_retrieval_gain:+g}: "
-            f"change learning rate, steps or pairs ({failed} has the losses)"
+            f"tune_llm.min_caption_retrieval_gain asks for {settings.min_caption_retrieval_gain:+g}: "
+            f"change learning rate, steps or pairs ({failed_path} has the losses)"
         )

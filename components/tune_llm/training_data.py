@@ -29,17 +29,17 @@ NOT_TRAINING = {
 
 
 class TrainingData:
-    """What training sees, the same for every process.
+    """Captions, row counts and batches of training, the same for every process.
 
     Attributes:
         rows: Row counts.
-        train_rows: Captions to learn from.
+        train_rows: Captions to train on.
         validation_rows: Captions to measure on.
         draws: The batches of each phase, of the first member.
 
     Args:
         params: Of the run.
-        layout: Where things are.
+        layout: Paths of the artifacts and of the work store.
     """
 
     def __init__(self, params: Params, layout: Layout) -> None:
@@ -59,27 +59,27 @@ class TrainingData:
         return self.params.seed + number + member * MEMBER_STRIDE
 
     def _count(self) -> None:
-        takes_part = np.zeros(len(self.train_rows), bool)
+        is_used = np.zeros(len(self.train_rows), bool)
         for pairs in self.draws:
-            for of_kind in pairs.rows:
-                takes_part[of_kind] = True
+            for row_numbers in pairs.rows:
+                is_used[row_numbers] = True
         if mntp := self.params.tune_llm.mntp:
             for column in mntp.columns:
-                takes_part |= self.train_rows.counts(column) > 0
-        self.rows.accept(int(takes_part.sum()))
-        self.rows.reject("no_pair_of_columns", int((~takes_part).sum()))
+                is_used |= self.train_rows.counts(column) > 0
+        self.rows.accept(int(is_used.sum()))
+        self.rows.reject("no_pair_of_columns", int((~is_used).sum()))
 
     @cached_property
     def decided_by(self) -> dict[str, Any]:
-        """What decides all phases, for the identity of a training run; verifies what was read."""
-        own = self.params.tune_llm
+        """Identity of a training run: what decides all phases. Verifies the files that it names."""
+        settings = self.params.tune_llm
         return {
             "code": code_of(self.layout.work("tune_llm"), "tune_llm", "llm"),
             "seed": self.params.seed,
             "llm": folder_key(self.layout.artifact("base_models"), "llm/"),
             "data": data_key(self.layout),
-            "params": own.model_dump(exclude=NOT_TRAINING),
-            "mntp": own.mntp.model_dump() if own.mntp else None,
+            "params": settings.model_dump(exclude=NOT_TRAINING),
+            "mntp": settings.mntp.model_dump() if settings.mntp else None,
         }
 
     @property

@@ -1,4 +1,4 @@
-"""One tuning phase: weights, rates, and the step."""
+"""One tuning phase: trainable weights, learning rates, and the step."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from dataclasses import replace
 
 from components.ml.text.encoder import draw_tokens
 
-ROWS_FROM = 1 << 40  # identities of rows are numbered from here, those of texts from 0
+ROWS_FROM = 1 << 40  # identity numbers of rows start here, those of texts at 0
 
 
 def open_weights(encoder: TextEncoder, lora: Lora | None, seed: int) -> PeftModel | None:
-    """Let all weights learn, or those of a LoRA that is added, and return its wrapper.
+    """Make all weights trainable, or add a LoRA and return its wrapper.
 
     Raises:
-        ConfigurationError: a target is no layer of the model.
+        ConfigurationError: a target of the LoRA is not a layer of the model.
     """
     if lora is None:
         encoder.model.requires_grad_(True)
@@ -55,13 +55,15 @@ def open_weights(encoder: TextEncoder, lora: Lora | None, seed: int) -> PeftMode
 
 
 def _check_targets(model: nn.Module, targets: list[str]) -> None:
-    """See that there is a layer of each name; PEFT says nothing where only some are there."""
+    """Check that the model has a layer of each name; PEFT does not report names of which only some exist."""
     layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Embedding)]
-    if odd := [one for one in targets if not any(f".{name}".endswith(f".{one}") for name in layers)]:
+    if unknown := [
+        target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)
+    ]:
         known = sorted({name.rpartition(".")[2] for name in layers})
         raise ConfigurationError(
-            f"tune_llm.lora.targets names {', '.join(odd)}, which the language model has not; expected "
-            f"some of {', '.join(known)}"
+            f"tune_llm.lora.targets names {', '.join(unknown)}, which the language model does not have; "
+            f"expected some of {', '.join(known)}"
         )
 
 
@@ -93,15 +95,16 @@ def llm_run(
     seed: int,
     backward_at: Callable[[int, Sequence[Tensor]], Tensor],
 ) -> TrainingRun:
-    """Return the training run of an encoder's open weights.
+    """Return the training run of an encoder's trainable weights.
 
     Args:
-        encoder: Whose weights learn.
-        params: Of the stage.
-        schedule: Rate, steps and warm-up.
+        encoder: The model; its trainable weights are updated.
+        params: Section `tune_llm`.
+        schedule: Learning rate, steps and warm-up.
         name: Of the run.
         seed: Of its draws.
-        backward_at: Adds the gradients of a step, by its number, to the weights; returns the loss.
+        backward_at: Takes a step's number and the weights, adds the gradients to the weights, and returns the
+            loss.
     """
     groups = parameter_groups(encoder.model, schedule.learning_rate, params.embedding_rate_factor)
     optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=params.weight_decay, fused=True)
@@ -126,13 +129,13 @@ def llm_run(
 
 
 def parameter_groups(model: nn.Module, rate: float, embedding_rate_factor: float) -> list[dict[str, Any]]:
-    """Return the weights that learn, token embeddings apart, each group with its peak learning rate."""
+    """Return the trainable weights in groups, token embeddings apart, each with its peak learning rate."""
     embeddings = {id(weight) for weight in model.get_input_embeddings().parameters()}  # type: ignore[operator]
-    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
-        {"params": [weight for weight in learning if id(weight) not in embeddings], "peak": rate},
+        {"params": [weight for weight in trainable if id(weight) not in embeddings], "peak": rate},
         {
-            "params": [weight for weight in learning if id(weight) in embeddings],
+            "params": [weight for weight in trainable if id(weight) in embeddings],
             "peak": rate * embedding_rate_factor,
         },
     ]
@@ -147,7 +150,7 @@ def batch_backward(
     candidates = tokenise(encoder, batch.second + batch.negatives)
     rows = with_dropout(queries + candidates, params.token_dropout)
     order = shared_order([len(row.ids) for row in rows])
-    excluded = _excluded(batch, queries, candidates, params.false_negative_margin, encoder.device)
+    excluded = _negative_mask(batch, queries, candidates, params.false_negative_margin, encoder.device)
 
     def loss_of(embeddings: Tensor) -> Tensor:
         unit = nn.functional.normalize(embeddings[torch.tensor(order).argsort()], dim=1)
@@ -161,56 +164,63 @@ def batch_backward(
         )
 
     parts = [
-        partial(_part, encoder, part, params.precision)
+        partial(_embed_part, encoder, part, params.precision)
         for part in own_parts(rows, order, params.chunks, is_lean=params.gradient_cache)
     ]
     return backward(parts, loss_of, weights, len(rows), is_cached=params.gradient_cache)
 
 
-def _part(encoder: TextEncoder, rows: list[Tokens], precision: str) -> Tensor:
+def _embed_part(encoder: TextEncoder, rows: list[Tokens], precision: str) -> Tensor:
     with autocast(encoder.device, precision):
         return embed(encoder, rows)
 
 
-def _excluded(
+def _negative_mask(
     batch: PairBatch,
     queries: list[Tokens],
     candidates: list[Tokens],
     margin: float | None,
     device: torch.device,
 ) -> NegativeMask:
-    """Say what is no negative: texts that the model reads as equal, without prompts, and those of a row."""
-    numbers: dict[tuple[int, ...], int] = {}
-    asked, answers = (
-        [numbers.setdefault(row.ids[row.text_start :], len(numbers)) for row in rows]
+    """Mask candidates that are not negatives: equal tokens, prompts aside, or the same row."""
+    text_ids: dict[tuple[int, ...], int] = {}
+    query_ids, candidate_ids = (
+        [text_ids.setdefault(row.ids[row.text_start :], len(text_ids)) for row in rows]
         for rows in (queries, candidates)
     )
-    pairs = [
-        [one, other, ROWS_FROM + row]
-        for one, other, row in zip(asked, answers[: len(asked)], batch.rows, strict=True)
+    pair_identities = [
+        [query_id, candidate_id, ROWS_FROM + row]
+        for query_id, candidate_id, row in zip(
+            query_ids, candidate_ids[: len(query_ids)], batch.rows, strict=True
+        )
     ]
-    others = [
-        [NOBODY, text, NOBODY if row == NOBODY else ROWS_FROM + row]
-        for text, row in zip(answers[len(asked) :], batch.negative_rows, strict=True)
+    negative_identities = [
+        [NOBODY, text_id, NOBODY if row == NOBODY else ROWS_FROM + row]
+        for text_id, row in zip(candidate_ids[len(query_ids) :], batch.negative_rows, strict=True)
     ]
     return NegativeMask(
-        torch.tensor(pairs, device=device), torch.tensor(pairs + others, device=device), margin=margin
+        torch.tensor(pair_identities, device=device),
+        torch.tensor(pair_identities + negative_identities, device=device),
+        margin=margin,
     )
 
 
 def with_dropout(rows: list[Tokens], share: float) -> list[Tokens]:
-    """Leave out tokens of texts, each with a chance of `share`, by torch's global generator.
+    """Drop each token of the texts with probability `share`, by torch's global generator.
 
     Word dropout of deep averaging networks (Iyyer et al. 2015, section 2.3). Template and prompt stay whole,
-    and a text that would lose all its tokens.
+    and so does a text that would lose all its tokens.
     """
     if not share:
         return rows
-    return [_shortened(row, left_out) for row, left_out in zip(rows, draw_tokens(rows, share), strict=True)]
+    return [
+        _without_tokens(row, is_dropped)
+        for row, is_dropped in zip(rows, draw_tokens(rows, share), strict=True)
+    ]
 
 
-def _shortened(row: Tokens, left_out: list[bool]) -> Tokens:
+def _without_tokens(row: Tokens, is_dropped: list[bool]) -> Tokens:
     text = row.ids[row.text_start : row.text_end]
-    kept = [one for one, is_out in zip(text, left_out, strict=True) if not is_out] or text
-    end = row.text_start + len(kept)
-    return replace(row, ids=(*row.ids[: row.text_start], *kept, *row.ids[row.text_end :]), text_end=end)
+    tokens = [token for token, is_out in zip(text, is_dropped, strict=True) if not is_out] or text
+    end = row.text_start + len(tokens)
+    return replace(row, ids=(*row.ids[: row.text_start], *tokens, *row.ids[row.text_end :]), text_end=end)

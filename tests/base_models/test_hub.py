@@ -172,9 +172,9 @@ def test_no_token_goes_to_a_mirror_over_plain_http(
         ((404, "RepoNotFound"), ConfigurationError, "answers 404 .*a model and revision that exist"),
         ((401, ""), ConfigurationError, "answers 401 .*that HF_TOKEN may read"),
         ((403, "GatedRepo"), ConfigurationError, "answers 403 .*that HF_TOKEN may read"),
-        ((500, ""), InfrastructureError, "answers 500 .*try again later"),
-        ((429, ""), InfrastructureError, "answers 429 .*try again later"),
-        ((0, ""), InfrastructureError, "the hub was lost while someone/llama .*run again"),
+        ((500, ""), InfrastructureError, "answers 500 .*rerun later"),
+        ((429, ""), InfrastructureError, "answers 429 .*rerun later"),
+        ((0, ""), InfrastructureError, "the connection to the hub broke off during someone/llama .*rerun"),
     ],
 )
 def test_what_the_hub_answers_is_said(

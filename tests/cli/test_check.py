@@ -65,7 +65,7 @@ def test_a_folder_without_git_is_told_before_dvc_stops(
 ) -> None:
     config = project / ".dvc" / "config"
     config.write_text("")
-    refused = "in no git repository, without which DVC stops; `git init`.*`dvc config core.no_scm true`"
+    refused = "in no git repository; DVC needs one: run `git init`.*`dvc config core.no_scm true`"
     with pytest.raises(ConfigurationError, match=refused):
         check(smoke, env)
     (project / ".git").mkdir()  # as an interrupted `git init` leaves it
@@ -74,7 +74,7 @@ def test_a_folder_without_git_is_told_before_dvc_stops(
     subprocess.run(["git", "init", "-q"], check=True)
     check(smoke, env)
     config.write_text("[core\n")
-    with pytest.raises(ConfigurationError, match=r"DVC cannot read its settings .*correct \.dvc/config"):
+    with pytest.raises(ConfigurationError, match=r"DVC cannot read its settings .*fix \.dvc/config"):
         check(smoke, env)
 
 
@@ -108,7 +108,7 @@ def test_a_gpu_that_stays_idle_is_told(
     for name in ("0000:01:00.0", "0000:02:00.0"):
         (project / "gpus" / name).mkdir(parents=True)
     monkeypatch.setattr(gpus, "DRIVER", project / "gpus")
-    told = "; 2 GPUs are here and stay idle: LLM2CLIP_DEVICE=cuda uses them"
+    told = "; 2 GPUs are idle: LLM2CLIP_DEVICE=cuda uses them"
     assert f"device: cpu, {usable_cores()} cores{told}" in check(smoke, env)
 
 
@@ -125,7 +125,7 @@ def test_gpus_that_are_used_are_counted_and_none_is_a_fault(
 
 def test_an_endpoint_without_its_address_is_named(smoke: Params, env: Environment, project: Path) -> None:
     with pytest.raises(
-        ConfigurationError, match="far asks an endpoint, and LLM2CLIP_CAPTION_ENDPOINT is not"
+        ConfigurationError, match="far needs an endpoint, and LLM2CLIP_CAPTION_ENDPOINT is not"
     ):
         check(changed(smoke, ENDPOINT), env)
     there = Environment(caption_endpoint="http://localhost/v1")
@@ -241,7 +241,7 @@ def test_a_bucket_of_shards_that_is_not_there_is_told(
         download = smoke.download.model_copy(update={"sources": sources})
         return smoke.model_copy(update={"download": download})
 
-    said = f"inputs: inputs/demo, 3 sources; {shards().name} is not looked into: its shards are elsewhere"
+    said = f"inputs: inputs/demo, 3 sources; {shards().name} is not checked: its shards are remote"
     assert said in check(with_shards(f"s3://{s3}/*.tar"), env)
     assert check(with_shards("https://nobody-asks.example/0.tar"), env)
     with pytest.raises(ConfigurationError, match="s3://another-bucket: there is no such bucket"):

@@ -90,7 +90,7 @@ def test_all_that_is_read_and_not_written_is_told_at_once(smoke: Params) -> None
         f"evaluate.retrieval.0.column: no image of split test has a caption column tiny_short; there are "
         f"{scenes}: did you mean short?",
         "evaluate.retrieval.2.language: no image of split test has captions short_de in fr; they are in de: "
-        "correct the language",
+        "fix the language",
         f"evaluate.caption_retrieval.0.first: no image of split test has a caption column sort; there are "
         f"{scenes}: did you mean short?",
         "evaluate.zero_shot.0.label: no test image has a label objects; there are background, object: did "
@@ -138,9 +138,9 @@ def test_a_column_of_two_writers_is_told(smoke: Params) -> None:
     ]  # fmt: skip
     there = [one for one in told(Params.model_validate(tree)) if "writes column" in one]
     assert there == [
-        "recaption.captioners.1: writes column alt of train, which a source gives already; expected a column "
+        "recaption.captioners.1: writes column alt of train, which a source already gives; expected a column "
         "of its own: give it another name",
-        "recaption.captioners.1: writes column tiny_short of train, which captioner tiny gives already; "
+        "recaption.captioners.1: writes column tiny_short of train, which captioner tiny already gives; "
         "expected a column of its own: give it another name",
     ]
 

@@ -32,7 +32,7 @@ def test_all_that_is_missing_or_unseen_is_told_at_once(workspace: Path, smoke: P
         ("inputs/demo/run/summary.json not found", there),
     ]
     assert [problem.text for problem in told[:-2]] == [
-        f"{what}; {beside}: put it there or correct the path" for what, beside in missing
+        f"{what}; {beside}: put it there or fix the path" for what, beside in missing
     ]
     first = len(smoke.download.sources)
     assert [problem.location for problem in told[-2:]] == [

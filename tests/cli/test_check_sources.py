@@ -112,8 +112,8 @@ def test_what_a_table_is_instead_is_told(smoke: Params, tmp_path: Path) -> None:
         "0.path: empty.csv is empty; expected a table with rows",
         "1.url_column: a.csv begins with a line of column names (url, caption), and params name the columns "
         "too; expected rows only: set columns of its source to null, or remove the line",
-        "2.path: none of the first 4 rows of splits.csv can be taken (unknown_split 4); first splits.csv "
-        "line 2: correct params or the data",
+        "2.path: none of the first 4 rows of splits.csv can be used (unknown_split 4); first splits.csv "
+        "line 2: fix params or the data",
     ]
 
 
@@ -128,7 +128,7 @@ def test_fields_of_annotations_are_told_and_large_files_left_out(
     assert told(smoke, tmp_path, coco()) == []
     monkeypatch.setattr(check_sources, "MAX_JSON_BYTES", 100)
     looked = look(smoke, tmp_path, wrong)
-    assert (looked.problems, looked.notes) == ([], ["coco is not looked into: captions.json has 0 MB"])
+    assert (looked.problems, looked.notes) == ([], ["coco is not checked: captions.json has 0 MB"])
     assert [group.rows for group in looked.groups] == [None]
 
 
@@ -182,9 +182,9 @@ def test_captions_beside_images_are_told_with_what_is_there(
         ("images/cat.jpg", "photos", "images/cat.jpg", "photos/images/cat.jpg", "did you mean images: null?"),
         ("images/cat.jpg", None, "cat.jpg", "cat.jpg", "did you mean images: images?"),
         ("photos/cat.jpg", "photos", "images/cat.jpg", "photos/images/cat.jpg",
-         "photos holds cat.jpg; take the folder off the names, or make it"),
+         "photos holds cat.jpg; remove the folder from the names, or make it"),
         ("images/dog.jpg", "images", "images/cat.jpg", "images/images/cat.jpg",
-         "put the pictures there or correct images"),
+         "put the pictures there or fix images"),
     ],
 )  # fmt: skip
 def test_the_path_that_was_looked_for_is_told_where_no_picture_is_there(
@@ -231,7 +231,7 @@ def test_rows_are_known_where_all_were_read_and_bounded_elsewhere(
     limited = look(smoke, tmp_path, source.model_copy(update={"limit": 3}))
     assert {group.rows for group in limited.groups} == {3}
     far = look(smoke, tmp_path, shards(path="https://host.example/{0..9}.tar"))
-    assert far.notes == [f"{shards().name} is not looked into: its shards are elsewhere"]
+    assert far.notes == [f"{shards().name} is not checked: its shards are remote"]
 
 
 def test_texts_of_models_are_looked_at_as_well(smoke: Params, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_one_shard_of_many(layout: Layout) -> None:
 
 
 def test_what_was_fetched_has_to_be_named(layout: Layout) -> None:
-    with pytest.raises(ConfigurationError, match=r"download may hold what was fetched.*shards \(0.0 MB\)"):
+    with pytest.raises(ConfigurationError, match=r"download may hold fetched data.*shards \(0.0 MB\)"):
         forget(layout, "download", [], None)
     assert (layout.work("download") / "shards").exists()
     forget(layout, "download", [], None, fetched=True)

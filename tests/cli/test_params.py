@@ -43,5 +43,7 @@ def test_what_differs_from_a_revision_with_defaults() -> None:
         "seed: 7 -> 8",
         "download.max_urls_per_body: 10 -> 11",
     ]
-    with pytest.raises(ConfigurationError, match=r"params.yaml of nowhere not found .*expected a revision"):
+    with pytest.raises(
+        ConfigurationError, match=r"params.yaml of nowhere not found .*expected a git revision"
+    ):
         show_params(is_resolved=False, revision="nowhere")

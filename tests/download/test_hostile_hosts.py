@@ -254,8 +254,8 @@ def test_a_proxy_that_fails_is_to_blame_and_no_row(
             with pytest.raises(InfrastructureError) as dead:
                 result(beyond, url)
             assert str(dead.value) == (
-                f"the proxy {address} (ALL_PROXY) does not answer; expected it to take connections: "
-                "start it, or correct or unset the variable, and run again"
+                f"the proxy {address} (ALL_PROXY) does not answer; expected it to accept connections: "
+                "start it, or fix or unset the variable, and rerun"
             )
 
 

@@ -133,7 +133,7 @@ def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["--captions", str(tmp_path / "odd.parquet"), *common]) == 2
     assert "lacks image, captions, language, split; it has key, file" in capsys.readouterr().err
     assert main(["--captions", str(captions), *common[:2], "--images", str(tmp_path / "none")]) == 2
-    assert "mend --images" in capsys.readouterr().err
+    assert "fix --images" in capsys.readouterr().err
 
 
 def test_a_command_that_is_told_to_stop_is_stopped(tmp_path: Path, port: int) -> None:

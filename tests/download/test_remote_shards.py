@@ -173,7 +173,7 @@ def test_what_came_is_kept_for_the_next_run(
     server.answers["/cc/00001.tar"] = status(503)
     impatient = fetch.model_copy(update={"retries": 0})
     path = f"{site}/{NUMBERED}"
-    assert "00001.tar: http_503; run again" in refused(smoke, env, impatient, path, InfrastructureError)
+    assert "00001.tar: http_503; rerun" in refused(smoke, env, impatient, path, InfrastructureError)
     assert paths_asked(server) == {"00000.tar": 1, "00001.tar": 1}
     server.answers["/cc/00001.tar"] = body(tars["00001.tar"])
     made(smoke, env, impatient, path)
@@ -290,8 +290,8 @@ def test_servers_that_do_not_give_a_shard(
         await writer.drain()
         await asyncio.Event().wait()
 
-    assert says(status(404), ConfigurationError).startswith("http_404; expected a shard: correct the path")
-    assert says(status(503), InfrastructureError) == "http_503; run again later"
+    assert says(status(404), ConfigurationError).startswith("http_404; expected a shard; correct the path")
+    assert says(status(503), InfrastructureError) == "http_503; rerun later"
     assert says(reset, InfrastructureError).startswith("connection_failed")
     assert says(silent, InfrastructureError).startswith("timeout")
     assert says(body(b"x", "Content-Encoding: gzip"), ConfigurationError).startswith("encoded_body")

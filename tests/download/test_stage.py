@@ -521,10 +521,10 @@ def test_what_nobody_foresaw_costs_its_own_row_and_is_told_once(
     metrics = read_json(Path("metrics/download.json"))
     assert (metrics["rows_in"], metrics["rows_out"], metrics["rejected"]) == (30, 19, {"unexpected": 11})
     told = [record.getMessage() for record in caplog.records if "unexpected" in record.getMessage()]
-    kinds = sorted(text.partition(" while row ")[0] for text in told)
+    kinds = sorted(text.partition(" in row ")[0] for text in told)
     assert kinds == ["download: unexpected KeyError", "download: unexpected UnicodeError"]
     fetching = next(text for text in told if "UnicodeError" in text)
-    assert f"while row 07 was taken ({server.url('/07')}); the row is rejected as unexpected" in fetching
+    assert f"in row 07 ({server.url('/07')}); the row is rejected as unexpected" in fetching
     assert fetching.endswith("UnicodeError: nor this")
     assert "Traceback (most recent call last):" in fetching
     hits = server.hits.total()

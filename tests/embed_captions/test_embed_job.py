@@ -86,7 +86,7 @@ def test_what_will_be_done_is_told_before_it_is(
     figures = sum(path.stat().st_size for path in files)
     assert float(words[words.index("MB") - 1]) == pytest.approx(figures / 1e6, abs=0.1)
     assert "about" in words and "tokens" in words
-    assert "embed_captions: how long it takes is told from the first batch on" in caplog.messages
+    assert "embed_captions: the remaining time is shown from the first batch on" in caplog.messages
     assert all("to embed" not in line for line in later)
     caplog.clear()
     run(params, env)
@@ -129,7 +129,7 @@ def test_where_much_is_to_be_done_some_of_it_tells_the_minutes(
     count, said = told_by(changed(smoke, llms=["tuned"]), env, caplog)
     assert count > 2 * survey.TEXTS_OF_SAMPLE
     minutes = f"{count * 6 / (2 * survey.TEXTS_OF_SAMPLE) / 60:,.1f}"
-    assert said == f"embed_captions: about {minutes} minutes, as long as some of the texts took now"
+    assert said == f"embed_captions: about {minutes} minutes, extrapolated from a sample timed now"
 
 
 def test_a_run_leaves_how_many_texts_it_embedded_itself(

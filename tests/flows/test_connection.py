@@ -70,12 +70,12 @@ def test_every_command_ends_with_one_line_where_nobody_listens(
 @pytest.mark.parametrize(
     ("answer", "code", "said"),
     [
-        (b"HTTP/1.1 503 Busy" + END, 4, f"is in trouble (503){TRY}"),
-        (b"HTTP/1.1 404 Nothing" + END, 2, f"is no API of Prefect (404){CORRECT}"),
+        (b"HTTP/1.1 503 Busy" + END, 4, f"reports an error (503){TRY}"),
+        (b"HTTP/1.1 404 Nothing" + END, 2, f"is not a Prefect API (404){CORRECT}"),
         (
             b"HTTP/1.1 200 OK" + END,
             2,
-            f"is no API of Prefect (Expecting value: line 1 column 1 (char 0)){CORRECT}",
+            f"is not a Prefect API (Expecting value: line 1 column 1 (char 0)){CORRECT}",
         ),
         (
             b"HTTP/1.1 401 Who" + END,
@@ -106,7 +106,7 @@ def test_an_address_that_is_none(caplog: pytest.LogCaptureFixture, url: str) -> 
     code, lines = _refusal(caplog, url, deploy.main)
     assert code == 2
     assert len(lines) == 1
-    assert f"{url} is no API of Prefect" in lines[0]
+    assert f"{url} is not a Prefect API" in lines[0]
 
 
 def test_a_wrong_secret_is_refused_by_the_real_server(

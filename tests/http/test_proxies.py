@@ -67,7 +67,7 @@ def test_a_variable_that_names_no_proxy_is_a_fault_and_not_repeated(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
-    message = r"^HTTPS_PROXY names no http\(s\) proxy; expected http://HOST:PORT: correct or unset it$"
+    message = r"^HTTPS_PROXY names no http\(s\) proxy; expected http://HOST:PORT: fix or unset it$"
     with pytest.raises(ConfigurationError, match=message):
         Proxies()
 
@@ -88,7 +88,7 @@ def test_check_says_which_proxy_there_is_and_that_it_does_not_answer(
         assert f"proxies: 127.0.0.1:{proxy.port} (HTTP_PROXY)" in check(smoke, env)
     monkeypatch.setenv("HTTP_PROXY", "http://user:hunter2@127.0.0.1:1")
     expected = (
-        r"^the proxy 127.0.0.1:1 \(HTTP_PROXY\) does not answer; expected it to take connections: start"
+        r"^the proxy 127.0.0.1:1 \(HTTP_PROXY\) does not answer; expected it to accept connections: start"
     )
     with pytest.raises(InfrastructureError, match=expected):
         check(smoke, env)

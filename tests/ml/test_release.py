@@ -113,7 +113,7 @@ def test_a_generator_of_more_pictures_than_a_batch_is_never_held_whole(
         (torch.zeros(1, 3, 8, 8), TypeError, r"pictures\[0\]: a picture is of type Tensor"),
         (np.zeros((8, 8, 3)), TypeError, "an array of float64"),
         ([FILES["jpeg"][0], "no.jpg"], FileNotFoundError, r"pictures\[1\]: no\.jpg not found"),
-        ("no.jpg", FileNotFoundError, "^no.jpg not found; expected a file of an image"),
+        ("no.jpg", FileNotFoundError, "^no.jpg not found; expected an image file"),
         (b"<html>", ValueError, "6 bytes that are no readable image"),
     ],
 )

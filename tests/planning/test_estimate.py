@@ -107,7 +107,7 @@ def test_download_is_bound_by_the_longest_of_three(
     assert found.binding and found.binding.name == "network"
     two = of_download.plan(mine, replace(MACHINE, machines=2), measured)
     assert two.binding and two.binding.hours == pytest.approx(157_000 / 2 / HOUR)
-    assert any("one run is on one machine" in caution for caution in two.cautions)
+    assert any("one run uses one machine" in caution for caution in two.cautions)
 
 
 def test_what_goes_to_a_bucket_takes_the_network_too(mine: Params, measured: PastThroughput) -> None:
@@ -137,7 +137,7 @@ def test_dead_urls_are_neither_fetched_nor_kept(mine: Params, measured: PastThro
 def test_more_rejects_than_params_allow_are_said(mine: Params, measured: PastThroughput) -> None:
     found = of_download.plan(with_sources(mine, listed(name="cc3m"), max_reject_share=0.2), MACHINE, measured)
     assert any(
-        "30% of rows would be rejected, download.max_reject_share allows 20%" in c for c in found.cautions
+        "30% of rows would be rejected; download.max_reject_share allows 20%" in c for c in found.cautions
     )
 
 
@@ -236,7 +236,7 @@ def test_a_captioner_that_nobody_measured_is_unknown(prompted: Params, measured:
     assert found.binding is None
     text = " ".join(" ".join(plan_lines("x", MACHINE, {"recaption": found})).split())
     assert "wall unknown, at least" in text and "run a part, and give --captions-per-second" in text
-    assert any("nobody has measured this vision_language; LLaVA" in reason for reason in found.because)
+    assert any("this vision_language was not measured; LLaVA" in reason for reason in found.because)
 
 
 def test_a_captioner_as_fast_as_the_user_says(prompted: Params, measured: PastThroughput) -> None:
@@ -298,7 +298,7 @@ def test_memory_that_a_machine_lacks_is_said(mine: Params, measured: PastThrough
     found = of_audit.plan(mine, MACHINE, measured)
     small = replace(MACHINE, memory_bytes=0.5e9)
     assert any(
-        "682 MB a machine, which has less" in line for line in plan_lines("x", small, {"audit": found})
+        "682 MB a machine, more than it has" in line for line in plan_lines("x", small, {"audit": found})
     )
 
 
@@ -339,9 +339,9 @@ def test_shards_that_lie_elsewhere_are_planned_by_their_limit(mine: Params, meas
     far = shards(path="s3://bucket/cc/*.tar", limit=20_000)
     found = of_download.plan(with_sources(mine, far), MACHINE, measured)
     assert found.rows == 20_000
-    assert any("the shards of cc come over the network first" in caution for caution in found.cautions)
+    assert any("the shards of cc are fetched over the network first" in caution for caution in found.cautions)
     with pytest.raises(
-        ConfigurationError, match=r"sources cc has: its shards are elsewhere; .*set its limit"
+        ConfigurationError, match=r"sources cc is unknown: its shards are remote; .*set its limit"
     ):
         of_download.plan(with_sources(mine, far.model_copy(update={"limit": None})), MACHINE, measured)
 
@@ -457,7 +457,7 @@ def test_weights_beside_a_lora_are_float32_when_they_are_saved(
     assert found.cautions[0].startswith(f"weights are on each GPU, {on_gpu}, or shared by all")
     eight = of_tune_llm.plan(params, replace(MACHINE, llm_weights=1e9, gpus=8), measured)
     assert eight.memory_bytes == pytest.approx(4e9 + 9 * of_captions)
-    assert any("9 times, for a process a GPU and who starts them, 160 bytes" in why for why in eight.because)
+    assert any("9 times, for one process a GPU and their parent, 160 bytes" in why for why in eight.because)
 
 
 def test_embed_captions_counts_bytes_and_hours(mine: Params, measured: PastThroughput) -> None:
@@ -466,7 +466,7 @@ def test_embed_captions_counts_bytes_and_hours(mine: Params, measured: PastThrou
     blind = of_embed_captions.plan(params, MACHINE, measured)
     assert blind.bytes_out.value == pytest.approx(blind.rows * 2 * (4096 * 2 + 40))
     assert blind.binding is None
-    assert any("assumed, as Llama-3-8B" in reason for reason in blind.because)
+    assert any("assumed, that of Llama-3-8B" in reason for reason in blind.because)
     model = Path("inputs/cc3m/models/Llama-3.2-1B")
     write_json(model / "config.json", {"hidden_size": 2048})
     save_file({"weight": torch.zeros(1000, 1000)}, model / "model.safetensors")

@@ -122,7 +122,7 @@ def test_a_language_that_no_gate_knows_is_refused(smoke: Params, layout: Layout,
 
 
 def test_a_model_that_base_models_did_not_bring_is_named(smoke: Params, llava: Layout) -> None:
-    with pytest.raises(ConfigurationError, match="names model blip, .*did not bring; expected one of llava"):
+    with pytest.raises(ConfigurationError, match="names model blip, .*does not have; expected one of llava"):
         run_with(smoke, llava, NEAR | {"model": "blip"})
 
 

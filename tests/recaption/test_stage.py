@@ -109,8 +109,7 @@ def test_too_many_empty_captions_stop_the_stage(smoke: Params, layout: Layout) -
     with pytest.raises(DataError, match=r"10 of 20 rows rejected \(empty 10\)") as caught:
         run_with(smoke, layout, COLUMNS, empty, share=0.4)
     assert str(caught.value).split("\n")[1:] == [
-        "empty: first '', absent of k00000x0, decided by its text: nothing was said, or there was nothing "
-        "to take",
+        "empty: first '', absent of k00000x0, decided by its text: empty, or no caption to take",
         f"every reason with its first row: {layout.work('recaption') / 'rejected.json'}",
     ]
 

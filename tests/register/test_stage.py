@@ -136,7 +136,7 @@ def test_a_figure_below_its_gate_stops_and_leaves_the_last_release(
 ) -> None:
     run(smoke, env)
     good = read_manifest(trained.artifact("register"))
-    with pytest.raises(GateError, match=rf"{METRIC} is 0\.5, register\.gates wants at least 0\.6"):
+    with pytest.raises(GateError, match=rf"{METRIC} is 0\.5, register\.gates asks for at least 0\.6"):
         run(with_register(smoke, gates=[Gate(metric=METRIC, minimum=0.6)]), env)
     both = rf"{METRIC} is 0\.5, .* least 0\.6, {METRIC} is 0\.5, .* least 0\.7; nothing was registered"
     with pytest.raises(GateError, match=both):
@@ -150,7 +150,7 @@ def test_a_gate_without_a_figure_names_near_ones(
     smoke: Params, env: Environment, trained: Layout, metric: str
 ) -> None:
     with pytest.raises(
-        ConfigurationError, match=rf"no figure {metric}; near are .*{re.escape('arms.llm2clip')}"
+        ConfigurationError, match=rf"no figure {metric}; the nearest are .*{re.escape('arms.llm2clip')}"
     ):
         run(with_register(smoke, gates=[Gate(metric=metric, minimum=0.0)]), env)
 

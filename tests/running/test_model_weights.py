@@ -94,7 +94,7 @@ def test_whole_models_are_taken(files: dict[str, bytes], role: str) -> None:
         ({}, r"mine has no config\.json"),
         ({"model.safetensors": b"", "tokenizer.json": b""}, r"mine has no config\.json"),
         ({**WHOLE_MODEL, "config.json": quantised("gptq")},
-         r"holds weights that are quantised \(gptq\); expected those of 16 or 32 bits"),
+         r"holds quantised weights \(gptq\); expected weights of 16 or 32 bits"),
         ({**WHOLE_MODEL, "config.json": quantised("awq")},
          r"quantised \(awq\)"),
         ({**only("model-00001-of-00002.safetensors"), "model.safetensors.index.json": INDEX},

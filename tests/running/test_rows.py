@@ -29,7 +29,9 @@ def layout(tmp_path: Path) -> Layout:
     return Layout(tmp_path)
 
 
-@pytest.mark.parametrize(("limit", "given", "message"), [(0.1, None, "timeout 2"), (1.0, 11, "no balance")])
+@pytest.mark.parametrize(
+    ("limit", "given", "message"), [(0.1, None, "timeout 2"), (1.0, 11, "expected a balance")]
+)
 def test_limit_and_balance(
     smoke: Params, layout: Layout, limit: float, given: int | None, message: str
 ) -> None:

@@ -110,7 +110,7 @@ def test_the_environment_is_that_of_the_moment(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_process_killed_for_want_of_memory_stops_all_and_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InfrastructureError, match="SIGKILL, likely for want of memory"):
+    with pytest.raises(InfrastructureError, match="SIGKILL, likely out of memory"):
         results([Work(0, at_unit_1="os.kill(os.getpid(), signal.SIGKILL)")], tmp_path)
 
 

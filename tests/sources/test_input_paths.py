@@ -134,13 +134,13 @@ def test_the_message_says_which_link_and_what_to_do(tmp_path: Path) -> None:
     images = InputPath(("download", "sources", 0, "images"), "images", is_deep=True)
     inputs = tmp_path / "mine"
     assert unseen_by_dvc(inputs, [images]) == {
-        images.location: f"{inputs}/images/a/more is a link to a folder (and 1 more); DVC passes over such "
+        images.location: f"{inputs}/images/a/more is a link to a folder (and 1 more); DVC skips such "
         "links and would not see that data behind one has changed: expected the folder itself; move it "
         f"there, or make {inputs} the link"
     }
     project_of_its_own(tmp_path / "cloned", tmp_path)
     told = unseen_by_dvc(tmp_path / "cloned", [images])[images.location]
-    assert "images is a DVC project of its own, which DVC passes over: it would not see" in told
+    assert "images is a DVC project of its own, which DVC skips: it would not see" in told
     assert f"remove {tmp_path}/cloned/images/.dvc, or copy the data elsewhere" in told
 
 

@@ -192,7 +192,7 @@ def test_a_lost_object_is_noticed_and_its_shard_made_again(
     delete(f"{root}/{name}")
     forget_lost(folder, bucket)
     assert not folder.exists()
-    assert f"{root}/{name} is wanted in {root}: {root}/{name} not found" in caplog.text
+    assert f"{root}/{name} is needed in {root}: {root}/{name} not found" in caplog.text
     keep_remote(make_piece(), bucket)
     assert objects(root) == before
 
@@ -272,7 +272,7 @@ def test_a_shard_wanted_on_this_machine_is_made_again_if_it_is_lost(
     delete(f"{root}/{name}")
     forget_lost(folder, None)
     assert not folder.exists()
-    assert f"{root}/{name} is wanted on this machine: {root}/{name} not found" in caplog.text
+    assert f"{root}/{name} is needed on this machine: {root}/{name} not found" in caplog.text
 
 
 @pytest.mark.parametrize(

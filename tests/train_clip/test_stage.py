@@ -339,7 +339,7 @@ def test_a_validation_task_without_captions_is_told_before_any_arm_trains(
     validation = ValidationSettings(steps=2, recall_at=1, keep="last", retrieval=[nobody])
     with pytest.raises(
         ConfigurationError,
-        match=r"train_clip\.validation\.retrieval french wants column short_fr in fr, and no validation row",
+        match=r"train_clip\.validation\.retrieval french reads column short_fr in fr, and no validation row",
     ):
         stage.run(changed(params, validation=validation), env)
     assert not Path(".work/train_clip/checkpoints").exists()

@@ -192,7 +192,7 @@ def test_processes_that_see_different_things_train_nothing(
         "    material.FORMAT_VERSION += 1\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{Path.cwd()}{os.pathsep}{ROOT}")
-    with pytest.raises(DataError, match=r"process \d would go on from step 0, another one .* machines share"):
+    with pytest.raises(DataError, match=r"process \d would resume at step 0, another .* on all machines"):
         run(params, two)
     assert not list(Layout(two.work_store).work("tune_llm").glob("checkpoints/*/0*"))
 

@@ -403,7 +403,7 @@ def test_damage_and_a_model_that_does_not_fit_are_refused(
     layout: Layout, smoke: Params, env: Environment
 ) -> None:
     encoding = smoke.tune_llm.encoding.model_copy(update={"max_tokens": 4096})
-    with pytest.raises(ConfigurationError, match="reads 192 tokens at most"):
+    with pytest.raises(ConfigurationError, match="expected at most 192, the context of"):
         run(changed(smoke, encoding=encoding), env)
     missing = [smoke.tune_llm.caption_retrieval[0].model_copy(update={"second": "french"})]
     with pytest.raises(ConfigurationError, match="0 validation rows have short and french"):

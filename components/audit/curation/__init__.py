@@ -1,1 +1,1 @@
-"""Drop images by what models think of them."""
+"""Drop images by model scores and embeddings."""

@@ -1,4 +1,4 @@
-"""Dropped images and their reasons, 18 bytes an image."""
+"""Dropped images and their reasons; memory: 18 bytes per image."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from components.audit.images import AuditImages
 
-DIGITS = 6  # of a figure as it is written; float32 holds no more
+DIGITS = 6  # of a written figure; float32 holds no more
 NONE = -1
 
 
 @dataclass(frozen=True)
 class Drop:
-    """Why an image does not go on: the figure that decided and the image it is like, where there are such."""
+    """Why an image is dropped, with the deciding figure and the similar image, if there are any."""
 
     reason: str
     value: float | None
@@ -23,13 +23,13 @@ class Drop:
 
 
 class Dropped:
-    """The rows of images that do not go on.
+    """The images that are dropped.
 
     Args:
-        images: All that download kept.
+        images: All images of download.
 
     Attributes:
-        rows: (N,) whether each is dropped.
+        rows: (N,) whether each image is dropped.
     """
 
     def __init__(self, images: AuditImages) -> None:
@@ -44,20 +44,20 @@ class Dropped:
         """Drop rows.
 
         Args:
-            rows: (n,), none of which was dropped before.
-            reason: Why.
-            values: (n,) the figure that decided, or NaN.
-            likes: (n,) the row that each is like, or `NONE`.
+            rows: (n,) row numbers; none of them was dropped before.
+            reason: The reason, in a word.
+            values: (n,) the deciding figure, or NaN.
+            likes: (n,) the row of the similar image, or `NONE`.
         """
         if reason not in self._reasons:
             self._reasons.append(reason)
-        places = np.asarray(rows, np.int64)
-        self.rows[places] = True
-        self._reason_of[places] = self._reasons.index(reason)
-        self._values[places], self._likes[places] = values, likes
+        indices = np.asarray(rows, np.int64)
+        self.rows[indices] = True
+        self._reason_of[indices] = self._reasons.index(reason)
+        self._values[indices], self._likes[indices] = values, likes
 
     def drop(self, row: int) -> Drop | None:
-        """Return why a row does not go on; None where it does."""
+        """Return why a row is dropped; None if it is not."""
         if not self.rows[row]:
             return None
         value, like = float(self._values[row]), int(self._likes[row])
@@ -68,12 +68,12 @@ class Dropped:
         )
 
     def first(self, reason: str) -> str:
-        """Return for a message the first row that is dropped for a reason, and the one it is like."""
+        """Return for a message the first row that is dropped for a reason, and the image it is like."""
         row = int(np.flatnonzero(self.rows & (self._reason_of == self._reasons.index(reason)))[0])
         like = int(self._likes[row])
         return self._images.key(row) + ("" if like == NONE else f", like {self._images.key(like)}")
 
     def counts(self) -> dict[str, int]:
-        """Return how many rows are dropped for each reason."""
-        found = np.bincount(self._reason_of[self.rows], minlength=len(self._reasons))
-        return {reason: int(count) for reason, count in zip(self._reasons, found, strict=True) if count}
+        """Return the number of dropped rows for each reason."""
+        counts = np.bincount(self._reason_of[self.rows], minlength=len(self._reasons))
+        return {reason: int(count) for reason, count in zip(self._reasons, counts, strict=True) if count}

@@ -1,4 +1,4 @@
-"""The scores that recaption wrote, as arrays over all images."""
+"""Scores and embeddings written by recaption: scores as arrays over all images, embeddings by shard."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Scores = dict[str, NDArray[np.float32]]
-_MEND = "run `llm2clip forget recaption scores`"
+_FIX = "run `llm2clip forget recaption scores`"
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """By column: (N,) the score of each image's best caption of it, NaN without one.
+    """Scores by column: (N,) the score of each image's best caption of a column, NaN without one.
 
     Attributes:
-        similarity: To the image under the base CLIP.
-        agreement: With other writers' captions.
+        similarity: Similarity to the image under the base CLIP.
+        agreement: Agreement with the captions of other writers.
     """
 
     similarity: Scores
@@ -37,42 +37,42 @@ class ScoreTable:
 
 
 def read_scored(recaption: Path, images: AuditImages) -> ScoreTable:
-    """Read all scores; there are none where params of recaption switch them off.
+    """Read all scores; the result is empty if params of recaption switch them off.
 
     Args:
-        recaption: The artifact.
-        images: All.
+        recaption: Folder of the artifact of recaption.
+        images: All images.
 
     Raises:
         DataError: a file is missing or damaged, or scores an image that its shard does not have.
     """
-    scored = ScoreTable({}, {})
+    score_table = ScoreTable({}, {})
     for entry in read_manifest(recaption, f"{SCORES_FOLDER}/"):
         table = read_scores(recaption / entry.uri)
         rows = images.find(entry.name, table["key"])
         if (rows < 0).any():
             key = table["key"][int(np.argmin(rows))].as_py()
             raise DataError(
-                f"{recaption / entry.uri} scores {key}, which is no image of that shard of download; {_MEND}"
+                f"{recaption / entry.uri} scores {key}, which is no image of that shard of download; {_FIX}"
             )
         columns = np.array(table["column"].to_pylist(), dtype=object)
-        for name, scores in (("similarity", scored.similarity), ("agreement", scored.agreement)):
+        for name, scores in (("similarity", score_table.similarity), ("agreement", score_table.agreement)):
             values = table[name].to_numpy().astype(np.float32)
             for column in sorted(set(columns[~np.isnan(values)])):
                 best = scores.setdefault(column, np.full(len(images), np.nan, np.float32))
-                of_column = columns == column
-                np.fmax.at(best, rows[of_column], values[of_column])
-    return scored
+                in_column = columns == column
+                np.fmax.at(best, rows[in_column], values[in_column])
+    return score_table
 
 
 @dataclass(frozen=True)
 class ImageVectors:
-    """Embeddings by image of all shards, read shard by shard.
+    """One embedding per image of all shards, read shard by shard.
 
     Attributes:
-        folder: Of the manifest that lists them.
-        entries: Their files.
-        read: Returns the keys and embeddings (n, D) of a file.
+        folder: Folder of the manifest that lists the files.
+        entries: Manifest entries of the files.
+        read: Function that returns the keys and embeddings (n, D) of a file.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ class ImageVectors:
 
     @cached_property
     def width(self) -> int:
-        """Numbers of one.
+        """Width D of an embedding.
 
         Raises:
             DataError: the first file is damaged.
@@ -100,16 +100,16 @@ class ImageVectors:
 
 
 def open_vectors(recaption: Path) -> ImageVectors:
-    """Open what recaption wrote.
+    """Open the image embeddings written by recaption.
 
     Raises:
-        ConfigurationError: it wrote none.
+        ConfigurationError: recaption wrote none.
         DataError: a file is missing or damaged.
     """
     entries = [entry for entry in read_manifest(recaption, f"{IMAGES_FOLDER}/") if entry.is_vectors]
     if not entries:
         raise ConfigurationError(
-            f"{recaption} has no image embeddings and audit.curation asks for them; expected some: set "
+            f"{recaption} has no image embeddings and audit.curation asks for them; expected some; set "
             "recaption.scores and run `dvc repro recaption`"
         )
     return ImageVectors(recaption, entries, lambda entry: read_image_embeddings(recaption / entry.uri))

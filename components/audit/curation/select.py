@@ -1,4 +1,4 @@
-"""Drop images by heads, similarity, near images or near captions, each for one reason."""
+"""Drop images by linear heads, similarity, near images or near captions, each for one reason."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class Curator:
-    """Drops images filter by filter; an image that is dropped is not looked at again.
+    """Drop images filter by filter; later filters skip images that are already dropped.
 
     Args:
-        images: All that download kept.
-        leaked: Row numbers of images that are also test images, with that of the test image.
+        images: All images of download.
+        leaked: Row numbers of images that are also test images, each with the row of the test image.
     """
 
     def __init__(self, images: AuditImages, leaked: Mapping[int, int]) -> None:
@@ -40,8 +40,8 @@ class Curator:
         self.dropped = Dropped(images)
         self.dropped.add(list(leaked), "leaked", likes=list(leaked.values()))
 
-    def curate(self, settings: Curation, scored: ScoreTable, layout: Layout, inputs: Path) -> None:
-        """Apply heads, similarity, near images and near captions, in this order, where params ask for them.
+    def curate(self, settings: Curation, score_table: ScoreTable, layout: Layout, inputs: Path) -> None:
+        """Apply heads, similarity, near images and near captions in this order, as far as params enable them.
 
         Raises:
             ConfigurationError: a head does not fit, a column has no similarity, recaption wrote no scores, or
@@ -53,37 +53,37 @@ class Curator:
             for head in settings.heads:
                 self._apply_head(head, vectors, inputs)
         if settings.similarity:
-            self._apply_similarity(settings.similarity, scored)
+            self._apply_similarity(settings.similarity, score_table)
         work = layout.work("audit")
         if settings.near_images:
-            self._apply_near("near_image", settings.near_images, vectors, self._left("train"), work)
-        if of_captions := settings.near_captions:
-            earlier = open_caption_vectors(of_captions, inputs, work)
-            there = keys_of(earlier)
-            rows = [row for row in self._left("train").tolist() if self._images.key(row) in there]
-            self._apply_near("near_caption", of_captions, earlier, np.array(rows, np.int64), work)
+            self._apply_near("near_image", settings.near_images, vectors, self._remaining("train"), work)
+        if caption_filter := settings.near_captions:
+            caption_vectors = open_caption_vectors(caption_filter, inputs, work)
+            keys = keys_of(caption_vectors)
+            rows = [row for row in self._remaining("train").tolist() if self._images.key(row) in keys]
+            self._apply_near("near_caption", caption_filter, caption_vectors, np.array(rows, np.int64), work)
 
-    def _left(self, *splits: str) -> NDArray[np.int64]:
+    def _remaining(self, *splits: str) -> NDArray[np.int64]:
         return np.flatnonzero(self._images.are(*splits) & ~self.dropped.rows)
 
     def _apply_head(self, head: Head, vectors: ImageVectors, inputs: Path) -> None:
         scores, is_known = self._head_scores(head, inputs, vectors)
-        rows = self._left(*head.splits)
+        rows = self._remaining(*head.splits)
         if not is_known[rows].all():
             key = self._images.key(int(rows[np.argmin(is_known[rows])]))
             raise DataError(
-                f"{vectors.folder} has no embedding of {key}; expected one of each image: "
-                "`llm2clip forget recaption image_embeddings` has them made again"
+                f"{vectors.folder} has no embedding of {key}; expected one of each image; "
+                "run `llm2clip forget recaption image_embeddings` to compute them again"
             )
-        of_rows = scores[rows]
-        is_kept = of_rows >= head.limit if head.keeps == "at_least" else of_rows <= head.limit
-        self.dropped.add(rows[~is_kept], head.name, of_rows[~is_kept])
+        row_scores = scores[rows]
+        is_kept = row_scores >= head.limit if head.keeps == "at_least" else row_scores <= head.limit
+        self.dropped.add(rows[~is_kept], head.name, row_scores[~is_kept])
 
     def _head_scores(
         self, head: Head, inputs: Path, vectors: ImageVectors
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return (N,) the score of each image, and whether it has one."""
-        import torch  # which few audits need
+        import torch  # slow to import, and few audits need it
 
         from components.ml.vision.linear_head import load_linear_head
 
@@ -97,23 +97,23 @@ class Curator:
         scores, is_known = np.zeros(len(self._images)), np.zeros(len(self._images), bool)
         for shard, keys, embeddings in vectors.shards():
             rows = self._images.find(shard, pa.chunked_array([keys], pa.string()))
-            here = rows >= 0
-            scores[rows[here]] = linear.scores(torch.from_numpy(embeddings)).numpy()[here]
-            is_known[rows[here]] = True
+            is_found = rows >= 0
+            scores[rows[is_found]] = linear.scores(torch.from_numpy(embeddings)).numpy()[is_found]
+            is_known[rows[is_found]] = True
         return scores, is_known
 
-    def _apply_similarity(self, settings: SimilarityFilter, scored: ScoreTable) -> None:
-        best = _best_similarity(settings.columns, scored)
-        rows = self._left("train")
+    def _apply_similarity(self, settings: SimilarityFilter, score_table: ScoreTable) -> None:
+        best = _best_similarity(settings.columns, score_table)
+        rows = self._remaining("train")
         known = rows[np.isfinite(best[rows])]
         if len(rows) and not len(known):
             raise DataError(
                 f"audit.curation.similarity: none of {len(rows)} train images has a similarity of columns "
-                f"{', '.join(settings.columns)}; expected some: see recaption.scores"
+                f"{', '.join(settings.columns)}; expected some; check recaption.scores"
             )
         self.dropped.add(rows[~np.isfinite(best[rows])], "no_similarity")
-        unlike = _too_unlike(known, best, self._images, settings)
-        self.dropped.add(unlike, "similarity", best[unlike])
+        rejected = _below_similarity(known, best, self._images, settings)
+        self.dropped.add(rejected, "similarity", best[rejected])
 
     def _apply_near(
         self,
@@ -128,87 +128,89 @@ class Curator:
             raise ConfigurationError(
                 f"audit.curation.{name} would compare {len(rows)} train images with each other, "
                 f"{len(rows) ** 2 / 2:.1e} pairs; audit.curation.{name}.max_rows allows "
-                f"{settings.max_rows} images: raise it, or have heads and similarity leave fewer"
+                f"{settings.max_rows} images; raise it, or let heads and similarity drop more"
             )
         row_of = {self._images.key(row): row for row in rows.tolist()}
         progress = Progress(work, f"audit {name.replace('_', ' ')}", len(rows), "images")
         code = code_of(work, "audit", "near_images")
-        found = near_images(list(row_of), vectors, settings.min_cosine, work / name, code, progress.advance)
+        near_by_key = near_images(
+            list(row_of), vectors, settings.min_cosine, work / name, code, progress.advance
+        )
         self.dropped.add(
-            [row_of[key] for key in found],
+            [row_of[key] for key in near_by_key],
             reason,
-            [near.cosine for near in found.values()],
-            [row_of[near.like] for near in found.values()],
+            [near.cosine for near in near_by_key.values()],
+            [row_of[near.like] for near in near_by_key.values()],
         )
 
 
-def _too_unlike(
+def _below_similarity(
     rows: NDArray[np.int64], best: NDArray[np.float32], images: AuditImages, settings: SimilarityFilter
 ) -> NDArray[np.int64]:
-    """Return the rows below the limit, or those after the best share; of equal rows the first key is best."""
+    """Return the rows below the limit or outside the best share; among equal rows the first key wins."""
     if settings.min_similarity is not None:
         return rows[best[rows] < settings.min_similarity]
     count = round((settings.best_share or 0.0) * len(rows))
     ranked = rows[np.argsort(-best[rows], kind="stable")]
     if not 0 < count < len(ranked):
         return ranked[count:]
-    above, limit = best[ranked], best[ranked[count - 1]]
-    equal = sorted(ranked[above == limit].tolist(), key=images.key)
-    left = count - int(np.count_nonzero(above > limit))
-    return np.concatenate([np.array(equal[left:], np.int64), ranked[above < limit]])
+    ranked_scores, limit = best[ranked], best[ranked[count - 1]]
+    ties = sorted(ranked[ranked_scores == limit].tolist(), key=images.key)
+    kept_ties = count - int(np.count_nonzero(ranked_scores > limit))
+    return np.concatenate([np.array(ties[kept_ties:], np.int64), ranked[ranked_scores < limit]])
 
 
-def _best_similarity(columns: list[str], scored: ScoreTable) -> NDArray[np.float32]:
-    if absent := sorted(set(columns) - scored.similarity.keys()):
-        there = ", ".join(sorted(scored.similarity)) or "none"
+def _best_similarity(columns: list[str], score_table: ScoreTable) -> NDArray[np.float32]:
+    if absent := sorted(set(columns) - score_table.similarity.keys()):
+        columns_with_scores = ", ".join(sorted(score_table.similarity)) or "none"
         raise ConfigurationError(
             f"audit.curation.similarity names column {', '.join(absent)}, which has no similarity; "
-            f"there are {there}: correct it, or recaption.scores"
+            f"there are {columns_with_scores}; correct it, or recaption.scores"
         )
-    best: NDArray[np.float32] = np.fmax.reduce([scored.similarity[column] for column in columns])
+    best: NDArray[np.float32] = np.fmax.reduce([score_table.similarity[column] for column in columns])
     return best
 
 
-_MEND = "put the earlier run's folder there again, whole"
+_FIX = "restore the complete folder of the earlier run"
 
 
 def keys_of(vectors: ImageVectors) -> set[str]:
-    """Return the images that have a caption, by the tables beside the vectors alone."""
+    """Return the keys of images that have a caption; reads only the tables beside the vectors."""
     tables = (read_table(lines_of(vectors.folder, entry), EMBEDDED_CAPTIONS) for entry in vectors.entries)
     return {key for table in tables for key in table["key"].to_pylist()}
 
 
 def open_caption_vectors(settings: NearCaptionFilter, inputs: Path, work: Path) -> ImageVectors:
-    """Open what an earlier run's embed_captions made of each image's first caption of a column.
+    """Open an earlier run's embeddings of each image's first caption of a column.
 
     Args:
-        settings: Say where it is.
+        settings: Location and column, from params.
         inputs: The folder of inputs.
-        work: The stage's folder in the work store, where files of a bucket are for a moment.
+        work: The stage's folder in the work store, for temporary copies of files in a bucket.
 
     Raises:
-        ConfigurationError: it is not there, or has nothing of the column.
+        ConfigurationError: the embeddings are missing, or there are none of the column.
         DataError: a file is missing or damaged.
     """
     name, folder = "audit.curation.near_captions", inputs / settings.embeddings
     if not (folder.parent / "manifest.json").is_file():
         raise ConfigurationError(
             f"{name}: {folder.parent} holds no manifest.json; expected an earlier run's "
-            f"artifacts/embed_captions, whole, of which {folder.name} is one encoder: put it there"
+            f"complete artifacts/embed_captions with encoder {folder.name}; put it there"
         )
     below = f"{folder.name}/{settings.column}/"
     entries = [entry for entry in read_manifest(folder.parent, below) if entry.is_vectors]
     if not entries:
         raise ConfigurationError(
-            f"{name}: {folder} has no embeddings of column {settings.column}; expected some: name another "
+            f"{name}: {folder} has no embeddings of column {settings.column}; expected some; name another "
             "column or encoder"
         )
     return ImageVectors(folder.parent, entries, lambda entry: _first_captions(folder.parent, entry, work))
 
 
 def _first_captions(folder: Path, entry: Entry, work: Path) -> tuple[list[str], Tensor]:
-    """Return the keys of a file, and the embedding (n, D) of the caption of each with the lowest number."""
-    _, vectors, table = read_listed(folder, entry, EMBEDDED_CAPTIONS, _MEND, work)
+    """Return the keys of a file, and for each key the embedding (n, D) of its lowest-numbered caption."""
+    _, vectors, table = read_listed(folder, entry, EMBEDDED_CAPTIONS, _FIX, work)
     ordered = table.sort_by([("key", "ascending"), ("number", "descending")])
     rows = dict(zip(ordered["key"].to_pylist(), ordered["row"].to_pylist(), strict=True))
     return list(rows), vectors[list(rows.values())]

@@ -17,10 +17,10 @@ from components.audit.near_duplicates.similar import find_similar
 
 
 class Likes(Mapping[int, int]):
-    """Rows, each with the row it is like, in the order of the rows; 16 bytes a row that has one.
+    """Mapping of a row to the row it duplicates, in row order; 16 bytes per entry.
 
     Args:
-        like: (N,) of each row, or `NONE`.
+        like: (N,) the row that each row duplicates, or `NONE`.
     """
 
     def __init__(self, like: Rows) -> None:
@@ -34,21 +34,21 @@ class Likes(Mapping[int, int]):
         return iter(self.rows.tolist())
 
     def __getitem__(self, row: int) -> int:
-        place = int(np.searchsorted(self.rows, row))
-        if place == len(self.rows) or self.rows[place] != row:
+        index = int(np.searchsorted(self.rows, row))
+        if index == len(self.rows) or self.rows[index] != row:
             raise KeyError(row)
-        return int(self.others[place])
+        return int(self.others[index])
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Row numbers, each with that of the row it is like.
+    """Duplicate rows, each with the row number of its original.
 
     Attributes:
-        exact: Rows whose bytes came earlier in the same split.
-        near: Other rows that look like an earlier one of the same split.
+        exact: Rows with the same bytes as an earlier row of the same split.
+        near: Other rows that look like an earlier row of the same split.
         leaked: Rows of train or validation that are also in test, exactly or nearly.
-        leaked_tests: The rows of test that they are like.
+        leaked_tests: Rows of test that are also in train or validation.
     """
 
     exact: Mapping[int, int]
@@ -57,20 +57,20 @@ class Duplicates:
     leaked_tests: Mapping[int, int]
 
 
-def find_duplicates(found: Fingerprints, alike: Alike, work: Path, processes: int) -> Duplicates:
+def find_duplicates(fingerprints: Fingerprints, alike: Alike, work: Path, processes: int) -> Duplicates:
     """Find duplicates within splits, and rows of train or validation that are also in test.
 
-    Each row is given with the first one that it is like; one of equal bytes goes before one that looks alike.
+    Each row is mapped to its first original; one with equal bytes goes before one that only looks alike.
 
     Args:
-        found: Fingerprints of all images.
-        alike: What counts as the same.
+        fingerprints: Fingerprints of all images.
+        alike: Limits below which images look the same.
         work: The stage's folder in the work store.
-        processes: How many to work with.
+        processes: Number of worker processes.
     """
-    splits = found.images.splits
-    similar = find_similar(found.hashes, splits, found.thumbnails, alike, work, processes)
-    exact, across = _same_bytes(found.digests, splits)
+    splits = fingerprints.images.splits
+    similar = find_similar(fingerprints.hashes, splits, fingerprints.thumbnails, alike, work, processes)
+    exact, across = _same_bytes(fingerprints.digests, splits)
     near = np.where(exact == NONE, similar.earlier, NONE)
     across = np.where(across == NONE, similar.across, across)
     is_test = splits == SPLITS.index("test")
@@ -83,22 +83,22 @@ def find_duplicates(found: Fingerprints, alike: Alike, work: Path, processes: in
 
 
 def _same_bytes(digests: NDArray[np.uint64], splits: NDArray[np.uint8]) -> tuple[Rows, Rows]:
-    """Return of each row the first earlier one of equal bytes in its split, and the first across."""
+    """Return for each row the first earlier row of equal bytes in its split, and the first across splits."""
     earlier, across = np.full(len(splits), NONE), np.full(len(splits), NONE)
     order = np.argsort(digests[:, 0], kind="stable")
     equal = np.flatnonzero(digests[order[1:], 0] == digests[order[:-1], 0])
-    several = np.unique(order[np.concatenate([equal, equal + 1])])
-    if not len(several):
+    candidates = np.unique(order[np.concatenate([equal, equal + 1])])
+    if not len(candidates):
         return earlier, across
-    _, groups = np.unique(digests[several], axis=0, return_inverse=True)
+    _, groups = np.unique(digests[candidates], axis=0, return_inverse=True)
     groups = groups.reshape(-1)
-    nowhere = len(splits)
-    firsts = np.full((len(SPLITS), groups.max() + 1), nowhere)
-    np.minimum.at(firsts, (splits[several], groups), several)
+    no_row = len(splits)
+    firsts = np.full((len(SPLITS), groups.max() + 1), no_row)
+    np.minimum.at(firsts, (splits[candidates], groups), candidates)
     test = SPLITS.index("test")
     learned = np.delete(firsts, test, axis=0).min(axis=0)
-    own = firsts[splits[several], groups]
-    other = np.where(splits[several] == test, learned[groups], firsts[test][groups])
-    earlier[several] = np.where(own < several, own, NONE)
-    across[several] = np.where(other < nowhere, other, NONE)
+    same_split = firsts[splits[candidates], groups]
+    other_split = np.where(splits[candidates] == test, learned[groups], firsts[test][groups])
+    earlier[candidates] = np.where(same_split < candidates, same_split, NONE)
+    across[candidates] = np.where(other_split < no_row, other_split, NONE)
     return earlier, across

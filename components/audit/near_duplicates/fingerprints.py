@@ -1,4 +1,4 @@
-"""Fingerprints of all images, one process a shard, kept as finished results."""
+"""Fingerprints of all images: sha256, difference hash and thumbnail; one cached job per shard."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ THUMBNAIL_BYTES = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Of one image."""
+    """The fingerprint of one image."""
 
     key: str
     split: str
@@ -49,7 +49,7 @@ class Fingerprint:
 
 
 def difference_hash(image: Image.Image) -> int:
-    """Return the 64-bit difference hash: whether the right neighbour is brighter, at 8 x 8 places.
+    """Return the 64-bit difference hash: whether the right neighbour is brighter, at 8 x 8 points.
 
     Source: N. Krawetz, "Kind of Like That" (2013).
     """
@@ -60,16 +60,16 @@ def difference_hash(image: Image.Image) -> int:
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the image's 16 x 16 averages in colour, flat."""
+    """Return the 16 x 16 RGB block averages of an image, flattened."""
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     return np.asarray(image.convert("RGB").resize(side, Image.Resampling.BOX), np.uint8).reshape(-1)
 
 
 def fingerprint(jpeg: bytes, key: str, split: str) -> Fingerprint:
-    """Return what one image is compared by.
+    """Compute the fingerprint of one image.
 
     Raises:
-        DataError: it cannot be decoded.
+        DataError: the image cannot be decoded.
     """
     image = _decoded(jpeg, key)
     return Fingerprint(
@@ -87,10 +87,10 @@ def fingerprint(jpeg: bytes, key: str, split: str) -> Fingerprint:
 def _decoded(jpeg: bytes, key: str) -> Image.Image:
     """Decode an image at its own size.
 
-    JPEG's own shrinking saves a tenth to a half of the time, and moves a thumbnail by up to 5 grey levels at
-    half the size, 20 at a quarter: as much as two images that look the same may differ by.
+    Reduced-size JPEG decoding saves a tenth to a half of the time, but shifts a thumbnail by up to 5 grey
+    levels at half size and 20 at a quarter: as much as two images that look the same may differ.
     """
-    with suppress(Exception):  # Pillow, which forgives more, has the last word and the reason
+    with suppress(Exception):  # Pillow tolerates more: it decides, and gives the reason
         return Image.fromarray(simplejpeg.decode_jpeg(jpeg, "RGB"))  # Pillow's pixels, in half its time
     try:
         with Image.open(BytesIO(jpeg), formats=["JPEG"]) as image:
@@ -101,14 +101,14 @@ def _decoded(jpeg: bytes, key: str) -> Image.Image:
 
 
 def undecodable(key: str, why: str) -> DataError:
-    """Return what to say of an image that cannot be decoded."""
+    """Return the error for an image that cannot be decoded."""
     return DataError(
-        f"image {key} cannot be decoded ({why}); expected the JPEG that download wrote: "
-        "`llm2clip forget download shards` has all fetched again, `--shard NAME` one shard alone"
+        f"image {key} cannot be decoded ({why}); expected the JPEG that download wrote; "
+        "run `llm2clip forget download shards` to fetch all again, with `--shard NAME` one shard only"
     )
 
 
-DECODE_DEADLINE_SECONDS = 60.0  # download gave up earlier on what takes so long
+DECODE_DEADLINE_SECONDS = 60.0  # more than download's own limit, 30 by default
 TABLE, THUMBNAILS = "fingerprints.parquet", "thumbnails.bin"
 FINGERPRINTS = pa.schema(
     [
@@ -128,13 +128,13 @@ MODULES = Modules(
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Of all images, by row number.
+    """The fingerprints of all images, by row number.
 
     Attributes:
-        images: What they are.
-        digests: (N, 2) the first 16 bytes of their sha256: by chance no two are equal.
+        images: Keys, splits and sizes.
+        digests: (N, 2) the first 16 bytes of each sha256, long enough to avoid collisions.
         hashes: (N,) difference hashes.
-        thumbnails: On disk.
+        thumbnails: Thumbnails on disk.
     """
 
     images: AuditImages
@@ -145,13 +145,13 @@ class Fingerprints:
 
 @dataclass(frozen=True)
 class ShardFingerprints:
-    """The fingerprints of one shard; can be made in another process.
+    """The job that computes the fingerprints of one shard; it can run in another process.
 
     Attributes:
-        download: The artifact.
-        entry: Of the shard.
-        work: The stage's.
-        deadly: Numbers of images that ended a process before.
+        download: Folder of the artifact of download.
+        entry: Manifest entry of the shard.
+        work: The stage's folder in the work store.
+        deadly: Indices of images that crashed a process before.
     """
 
     download: Path
@@ -160,76 +160,77 @@ class ShardFingerprints:
     deadly: frozenset[int] = frozenset()
 
     def __call__(self, reporter: ProgressReporter) -> Path:
-        """Return the finished piece."""
+        """Return the folder of the cached result."""
         store, code = self.work / "fingerprints", code_of(self.work, "audit", "fingerprints")
         key = content_key([code, self.entry.sha256])
-        made = get_or_build(store, key, lambda folder: self._make(folder, reporter))
+        result = get_or_build(store, key, lambda folder: self._make(folder, reporter))
         reporter.advance(self.entry.rows or 0)
-        return made
+        return result
 
     def skip_item(self, item: int) -> Self:
-        """Return the same job, which refuses an image by its number."""
+        """Return the same job, which raises an error for this image instead of decoding it."""
         return replace(self, deadly=self.deadly | {item})
 
     def _make(self, folder: Path, reporter: ProgressReporter) -> None:
-        counted = reporter.uncounted()
-        found = []
-        for number, pair in enumerate(read_pairs(self.download, self.entry, self.work)):
-            if number in self.deadly:
+        silent_reporter = reporter.uncounted()
+        fingerprints = []
+        for index, pair in enumerate(read_pairs(self.download, self.entry, self.work)):
+            if index in self.deadly:
                 raise undecodable(pair.key, "it crashes the decoder, or takes too long")
-            with counted.at(number, DECODE_DEADLINE_SECONDS):
-                found.append(fingerprint(pair.jpeg, pair.key, pair.metadata["split"]))
-        write_fingerprints(folder, found)
+            with silent_reporter.at(index, DECODE_DEADLINE_SECONDS):
+                fingerprints.append(fingerprint(pair.jpeg, pair.key, pair.metadata["split"]))
+        write_fingerprints(folder, fingerprints)
 
 
 def read_fingerprints(download: Path, shards: Sequence[Entry], work: Path, processes: int) -> Fingerprints:
-    """Return the fingerprints of all shards' images in order, made unless an earlier run has.
+    """Return the fingerprints of all images in shard order; compute what no earlier run has cached.
 
     Args:
-        download: The artifact.
-        shards: Its shards.
+        download: Folder of the artifact of download.
+        shards: Manifest entries of its shards.
         work: The stage's folder in the work store.
-        processes: How many to work with.
+        processes: Number of worker processes.
 
     Raises:
         DataError: a shard is damaged, or two images have one key.
     """
     jobs = {entry.sha256: ShardFingerprints(download, entry, work) for entry in shards}
     progress = Progress(work, "audit", sum(job.entry.rows or 0 for job in jobs.values()), "images")
-    made = pieces_by_content(jobs, processes, progress, MODULES, work / "fingerprints")
-    found = joined([made[entry.sha256] for entry in shards], [entry.name for entry in shards])
-    _refuse_equal_keys(found.images.keys)
-    return found
+    folders = pieces_by_content(jobs, processes, progress, MODULES, work / "fingerprints")
+    fingerprints = joined([folders[entry.sha256] for entry in shards], [entry.name for entry in shards])
+    _refuse_equal_keys(fingerprints.images.keys)
+    return fingerprints
 
 
 def _refuse_equal_keys(keys: pa.ChunkedArray) -> None:
     if pc.count_distinct(keys).as_py() == len(keys):
         return
     counts = keys.value_counts()
-    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    repeats = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     raise DataError(
-        f"{len(twice)} keys stand more than once in download's shards, {twice[0]} first; expected each once: "
-        "one shard is another's copy, `llm2clip forget download shards --shard NAME` has it made again"
+        f"{len(repeats)} keys occur more than once in download's shards, {repeats[0]} first; "
+        "expected each once; one shard is a copy of another: run "
+        "`llm2clip forget download shards --shard NAME` on it"
     )
 
 
-def write_fingerprints(folder: Path, found: Iterable[Fingerprint]) -> None:
+def write_fingerprints(folder: Path, fingerprints: Iterable[Fingerprint]) -> None:
     """Write the fingerprints of a shard's images, in the shard's order."""
-    rows = list(found)
-    columns = {name: [getattr(one, name) for one in rows] for name in FINGERPRINTS.names}
+    rows = list(fingerprints)
+    columns = {name: [getattr(row, name) for row in rows] for name in FINGERPRINTS.names}
     write_table(folder / TABLE, pa.table(columns, FINGERPRINTS))
-    write_bytes(folder / THUMBNAILS, b"".join(one.thumbnail.tobytes() for one in rows))
+    write_bytes(folder / THUMBNAILS, b"".join(row.thumbnail.tobytes() for row in rows))
 
 
 def joined(folders: Sequence[Path], names: Sequence[str]) -> Fingerprints:
-    """Return the fingerprints of several shards as one; only the thumbnails stay on disk."""
+    """Concatenate the fingerprints of several shards; only the thumbnails stay on disk."""
     keys, splits, digests, hashes = [], [], [], []
     sizes = [pa.schema([FINGERPRINTS.field(name) for name in SIZES]).empty_table()]
     for folder in folders:
         table = read_table(folder / TABLE, FINGERPRINTS)
         keys.append(table["key"].combine_chunks())
         splits.append(split_places(table["split"], folder))
-        digests.append(_beginnings(table["sha256"]))
+        digests.append(_first_halves(table["sha256"]))
         hashes.append(table["difference_hash"].to_numpy())
         sizes.append(table.select(SIZES))
     images = AuditImages(
@@ -238,7 +239,10 @@ def joined(folders: Sequence[Path], names: Sequence[str]) -> Fingerprints:
         pa.concat_tables(sizes),
         names,
     )
-    paths, counts = [folder / THUMBNAILS for folder in folders], [len(one) for one in splits]
+    paths, counts = (
+        [folder / THUMBNAILS for folder in folders],
+        [len(shard_splits) for shard_splits in splits],
+    )
     return Fingerprints(
         images,
         np.concatenate([np.empty((0, 2), np.uint64), *digests]),
@@ -247,7 +251,7 @@ def joined(folders: Sequence[Path], names: Sequence[str]) -> Fingerprints:
     )
 
 
-def _beginnings(digests: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """Return (n, 2), the first 16 of 32 bytes."""
+def _first_halves(digests: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """Return (n, 2): the first 16 of the 32 bytes of each digest."""
     raw = b"".join(digests.to_pylist())
     return np.frombuffer(raw, np.uint64).reshape(len(digests), 4)[:, :2].copy()

@@ -1,7 +1,8 @@
-"""Bucket images by coarse thumbnails, so that near duplicates lie in adjacent buckets.
+"""Bucket images by coarse features of their thumbnails, so that near duplicates lie in adjacent buckets.
 
-Two thumbnails differ, root mean square, by no less than any contrast of them does: their mean brightness,
-that of upper and lower half apart, and so on (orthonormal directions: Bessel's inequality).
+A contrast is the projection of a thumbnail on one of several orthonormal directions: mean brightness, upper
+minus lower half, and so on. The root mean square difference of two thumbnails is at least their difference in
+any contrast (Bessel's inequality).
 """
 
 from __future__ import annotations
@@ -15,66 +16,67 @@ from components.audit.images import Thumbnails
 from components.audit.near_duplicates.fingerprints import THUMBNAIL_SIDE
 
 Rows = NDArray[np.int64]
-MIN_CELL_ROWS = 32  # on average; more cells would cost more than they spare
-MIN_CELL_WIDTH = 1.0  # grey levels; then the ids of cells by all contrasts stay below 2**63
+MIN_CELL_ROWS = 32  # on average; more cells would cost more than they save
+MIN_CELL_WIDTH = 1.0  # grey levels; keeps cell ids over all contrasts below 2**63
 ROUNDING = 1e-3  # grey levels
 CHUNK_ROWS = 1 << 12  # thumbnails multiplied at once
 
 
 class HashBuckets:
-    """Rows by cell.
+    """Rows grouped by cell.
 
     Attributes:
-        order: (N,) rows, cell by cell, in a cell by number.
-        starts: (M + 1,) where in `order` each cell begins.
+        ids: (M,) sorted ids of the cells.
+        order: (N,) row numbers, cell by cell, ascending within a cell.
+        starts: (M + 1,) offset in `order` of each cell.
     """
 
     def __init__(self, contrasts: NDArray[np.float32], difference: float) -> None:
         width = max(difference + ROUNDING, MIN_CELL_WIDTH)
-        numbers = np.zeros(len(contrasts), np.int64)
+        cell_ids = np.zeros(len(contrasts), np.int64)
         self.ids: NDArray[np.int64] = np.zeros(min(1, len(contrasts)), np.int64)
         self._strides: list[int] = []
         for contrast in contrasts.T:
-            places = np.floor(contrast / width).astype(np.int64)
-            places += 1 - places.min(initial=0)  # from 1, so that there is one below
-            stride = int(places.max(initial=0)) + 2
-            finer = numbers * stride + places
+            indices = np.floor(contrast / width).astype(np.int64)
+            indices += 1 - indices.min(initial=0)  # from 1, so that each index has a lower neighbour
+            stride = int(indices.max(initial=0)) + 2
+            finer = cell_ids * stride + indices
             ids = np.unique(finer)
             if self._strides and len(ids) * MIN_CELL_ROWS > len(contrasts):
                 break
-            numbers, self.ids = finer, ids
-            self._strides = [one * stride for one in self._strides] + [1]
-        self.order: Rows = np.argsort(numbers, kind="stable")
-        places = np.searchsorted(self.ids, numbers)
-        self.starts: Rows = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=len(self.ids)))])
+            cell_ids, self.ids = finer, ids
+            self._strides = [coarser * stride for coarser in self._strides] + [1]
+        self.order: Rows = np.argsort(cell_ids, kind="stable")
+        indices = np.searchsorted(self.ids, cell_ids)
+        self.starts: Rows = np.concatenate([[0], np.cumsum(np.bincount(indices, minlength=len(self.ids)))])
 
     def neighbours(self) -> NDArray[np.int64]:
-        """Return (S,) what is added to a cell's id to come to each beside it, but for the last contrast's."""
+        """Return (S,) the id offsets of adjacent cells over all contrasts but the last."""
         steps = product((-1, 0, 1), repeat=max(0, len(self._strides) - 1))
         return np.array(
             [sum(map(int.__mul__, step, self._strides)) for step in steps], np.int64
-        )  # the last stride is 1: three cells side by side
+        )  # the last stride is 1: its neighbours have consecutive ids
 
 
 def contrasts_of(thumbnails: Thumbnails) -> NDArray[np.float32]:
-    """Return (N, 7): the length of each thumbnail along orthonormal directions, over the square root of 768.
+    """Return (N, 7): each thumbnail's projection on orthonormal directions, over the square root of 768.
 
-    Whole numbers below 2**24 are exact in float32, so nothing depends on the order of the sum.
+    Integers below 2**24 are exact in float32, so the result does not depend on the order of the sum.
     """
     directions = _directions()  # (768, 7)
     lengths = np.sqrt(np.square(directions).sum(axis=0) * len(directions))
-    found = np.empty((len(thumbnails), directions.shape[1]), np.float32)
+    contrasts = np.empty((len(thumbnails), directions.shape[1]), np.float32)
     start = 0
     for rows in thumbnails.whole_files():
         for first in range(0, len(rows), CHUNK_ROWS):
-            part = rows[first : first + CHUNK_ROWS]
-            found[start : start + len(part)] = part.astype(np.float32) @ directions / lengths
-            start += len(part)
-    return found
+            chunk = rows[first : first + CHUNK_ROWS]
+            contrasts[start : start + len(chunk)] = chunk.astype(np.float32) @ directions / lengths
+            start += len(chunk)
+    return contrasts
 
 
 def _directions() -> NDArray[np.float32]:
-    """Return brightness, upper against lower half, left against right, red against blue, middle, green."""
+    """Return (768, 7): brightness, upper/lower half, left/right, red/blue, middle rows, columns, green."""
     y, x, channel = np.indices((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
     half, quarter = THUMBNAIL_SIDE // 2, THUMBNAIL_SIDE // 4
     patterns = [

@@ -1,11 +1,11 @@
-"""Near duplicates of each image, without comparing all pairs.
+"""Find near duplicates of each image without comparing all pairs.
 
-Images are put into cells as wide as two that look the same may differ, by as many contrasts as leave
-a few dozen in a cell, and one is compared with those of its own and the adjacent cells only. Of photographs,
-three contrasts leave 1.8 % of all pairs and six 0.2 %. What a pair then costs is the comparison of two
-hashes, about a nanosecond: a million images take 15 CPU seconds. With cells as small as they get, the work
-grows with the square of the images. An image that has found its first is compared no more, so many that all
-look the same cost little.
+Images are put into cells, and each is compared only with images of its own and adjacent cells. A cell is as
+wide as two images that look the same may differ. As many contrasts are used as leave a few dozen images per
+cell. For photographs, three contrasts leave 1.8 % of all pairs and six leave 0.2 %. Each remaining pair costs
+one comparison of hashes, about a nanosecond: a million images take 15 CPU seconds. Once cells are as small as
+possible, the work grows with the square of the number of images. An image is not compared further once its
+first match is found, so many images that all look the same cost little.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ MODULES = Modules(imported=("components.audit.near_duplicates.similar",), blocke
 
 @dataclass(frozen=True)
 class Similar:
-    """Of each image (N,) the first row that looks like it, or `NONE`.
+    """For each image (N,) the first row that looks like it, or `NONE`.
 
     Attributes:
-        earlier: Of the same split and before it.
-        across: Of test for an image that is learned from, and the other way round.
-        compared: How many pairs of hashes and of thumbnails were compared.
+        earlier: First match among earlier rows of the same split.
+        across: First match in test for rows of train and validation, and the other way round.
+        compared: Number of compared pairs of hashes and of thumbnails.
     """
 
     earlier: Rows
@@ -52,15 +52,15 @@ class Similar:
 
 @dataclass(frozen=True)
 class Search:
-    """The images of some cells compared with those of the cells beside them; a job for another process.
+    """The job that compares the images of some cells with those of adjacent cells; for another process.
 
     Attributes:
-        folder: What `find_similar` wrote.
-        store: Where finished pieces of this very search are kept.
-        thumbnails: Of all images.
-        alike: What counts as the same.
-        first: Number of the first cell.
-        last: Number of the cell after the last.
+        folder: Folder of the arrays that `find_similar` wrote.
+        store: Folder of cached results of this search.
+        thumbnails: Thumbnails of all images.
+        alike: Limits below which images look the same.
+        first: Index of the first cell.
+        last: Index of the cell after the last.
     """
 
     folder: Path
@@ -71,11 +71,11 @@ class Search:
     last: int
 
     def __call__(self, reporter: ProgressReporter) -> Path:
-        """Return the finished piece: rows, what each is like, and how many pairs were compared."""
-        made = get_or_build(self.store, f"{self.first:012d}", self._make)
+        """Return the folder of the cached result: rows, their matches, and the number of compared pairs."""
+        result = get_or_build(self.store, f"{self.first:012d}", self._make)
         starts = self._array("starts")
         reporter.advance(int(starts[self.last] - starts[self.first]))
-        return made
+        return result
 
     def _make(self, folder: Path) -> None:
         order, starts, ids, steps = (self._array(name) for name in ("order", "starts", "ids", "steps"))
@@ -84,14 +84,16 @@ class Search:
         rows = np.array(order[starts[self.first] : starts[self.last]])
         earlier, across = np.full(len(rows), NONE), np.full(len(rows), NONE)
         for cell in range(self.first, self.last):
-            here = slice(*(starts[cell : cell + 2] - starts[self.first]))
-            mine, near = rows[here], _beside(ids[cell] + steps, ids, order, starts)
-            of_mine, of_near = splits[mine], splits[near]
-            for split in np.unique(of_mine):
-                places = np.flatnonzero(of_mine == split)
-                earlier[here][places] = comparison.first_earlier(mine[places], near[of_near == split])
-                others = near[np.isin(of_near, _across(int(split)))]
-                across[here][places] = comparison.first(mine[places], others)
+            cell_slice = slice(*(starts[cell : cell + 2] - starts[self.first]))
+            cell_rows, nearby_rows = rows[cell_slice], _rows_around(ids[cell] + steps, ids, order, starts)
+            cell_splits, nearby_splits = splits[cell_rows], splits[nearby_rows]
+            for split in np.unique(cell_splits):
+                indices = np.flatnonzero(cell_splits == split)
+                earlier[cell_slice][indices] = comparison.first_earlier(
+                    cell_rows[indices], nearby_rows[nearby_splits == split]
+                )
+                other_rows = nearby_rows[np.isin(nearby_splits, _other_splits(int(split)))]
+                across[cell_slice][indices] = comparison.first(cell_rows[indices], other_rows)
         np.save(folder / FOUND, np.stack([rows, earlier, across]))
         write_json(folder / COMPARED, comparison.compared)
 
@@ -99,14 +101,14 @@ class Search:
         return np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
 
-def _beside(middles: Rows, ids: Rows, order: Rows, starts: Rows) -> Rows:
-    """Return by number the rows of cells and of those right beside them in the order of ids."""
+def _rows_around(middles: Rows, ids: Rows, order: Rows, starts: Rows) -> Rows:
+    """Return the sorted rows of cells with these ids, and of the cells next to them in the order of ids."""
     begins, ends = np.searchsorted(ids, middles - 1), np.searchsorted(ids, middles + 1, side="right")
     parts = [order[starts[b] : starts[e]] for b, e in zip(begins, ends, strict=True) if e > b]
-    return np.sort(np.concatenate(parts), kind="stable")  # merges what is sorted in parts
+    return np.sort(np.concatenate(parts), kind="stable")  # a stable sort merges sorted parts fast
 
 
-def _across(split: int) -> list[int]:
+def _other_splits(split: int) -> list[int]:
     test = SPLITS.index("test")
     return [SPLITS.index(name) for name in LEARNED] if split == test else [test]
 
@@ -119,15 +121,15 @@ def find_similar(
     work: Path,
     processes: int,
 ) -> Similar:
-    """Return what every image is like; 60 bytes an image are in memory.
+    """Find for every image the first ones that look like it; memory: 60 bytes per image.
 
     Args:
         hashes: (N,) difference hashes.
-        splits: (N,) places in `SPLITS`.
-        thumbnails: Of all.
-        alike: What counts as the same.
+        splits: (N,) indices in `SPLITS`.
+        thumbnails: Thumbnails of all images.
+        alike: Limits below which images look the same.
         work: The stage's folder in the work store.
-        processes: How many to work with.
+        processes: Number of worker processes.
     """
     code = code_of(work, "audit", "similar_images")
     folder, store = work / "search", work / "similar" / _identity(code, hashes, splits, thumbnails, alike)
@@ -148,10 +150,10 @@ def find_similar(
     earlier, across, compared = np.full(len(hashes), NONE), np.full(len(hashes), NONE), 0
     progress = Progress(work, "audit duplicates", len(hashes), "images")
     with finished_pieces(jobs, min(processes, len(jobs)), progress, MODULES, store) as finished:
-        for made in finished:
-            rows, *found = np.load(made / FOUND, allow_pickle=False)
-            earlier[rows], across[rows] = found
-            compared += read_json(made / COMPARED)
+        for result in finished:
+            rows, *matches = np.load(result / FOUND, allow_pickle=False)
+            earlier[rows], across[rows] = matches
+            compared += read_json(result / COMPARED)
     remove(folder)
     return Similar(earlier, across, compared)
 
@@ -159,14 +161,14 @@ def find_similar(
 def _identity(
     code: str, hashes: NDArray[np.uint64], splits: NDArray[np.uint8], thumbnails: Thumbnails, alike: Alike
 ) -> str:
-    """Return the name of a search; thumbnails lie in finished pieces, whose names are of their content."""
+    """Return the hash of a search's inputs; thumbnail files are named by their content."""
     digests = [sha256(array.tobytes()).hexdigest() for array in (hashes, splits)]
-    pieces = ["/".join(path.parts[-2:]) for path in thumbnails.paths]
-    return content_key([code, digests, pieces, alike.bits, alike.difference])
+    thumbnail_files = ["/".join(path.parts[-2:]) for path in thumbnails.paths]
+    return content_key([code, digests, thumbnail_files, alike.bits, alike.difference])
 
 
 def _parts(starts: Rows) -> Iterator[tuple[int, int]]:
-    """Yield the cells in parts of about `JOB_ROWS` rows."""
+    """Yield ranges of cells (first, last) with about `JOB_ROWS` rows each."""
     ends = np.searchsorted(starts, np.arange(JOB_ROWS, int(starts[-1]) + JOB_ROWS, JOB_ROWS))
-    marks = np.unique(np.minimum([0, *ends], len(starts) - 1))
-    yield from ((int(first), int(last)) for first, last in pairwise(marks))
+    bounds = np.unique(np.minimum([0, *ends], len(starts) - 1))
+    yield from ((int(first), int(last)) for first, last in pairwise(bounds))

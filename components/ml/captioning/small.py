@@ -22,7 +22,7 @@ MLP_EXPANSION = 4
 
 
 class Attention(nn.Module):
-    """Multi-head attention in two halves, so that keys and values can be kept."""
+    """Multi-head attention in two steps, so that keys and values can be cached."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Attention(nn.Module):
         return self._split(key), self._split(value)
 
     def forward(self, states: Tensor, key: Tensor, value: Tensor, causal: bool = False) -> Tensor:
-        """Attend from states (B, T, width) to what `keys_values` gave."""
+        """Attend from states (B, T, width) to keys and values of `keys_values`."""
         mixed = F.scaled_dot_product_attention(self._split(self.query(states)), key, value, is_causal=causal)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -61,9 +61,9 @@ class DecoderLayer(nn.Module):
         """Return new states (B, T, width), and keys and values of the caption up to and with them.
 
         Args:
-            states: (B, T, width); a whole caption, or one token where there is a past.
+            states: (B, T, width); a whole caption, or one token if there is a past.
             image: The cross-attention's keys and values of the image.
-            past: Keys and values of all tokens before, as the step before returned them.
+            past: Keys and values of all earlier tokens, from the previous step.
         """
         normed = self.self_norm(states)
         key, value = self.self_attention.keys_values(normed)
@@ -75,19 +75,18 @@ class DecoderLayer(nn.Module):
 
 
 MODEL_TYPE = "conv_stem_captioner"
-IGNORED = -100  # cross_entropy's own mark of a place that has no target
+IGNORED = -100  # cross_entropy's default ignore_index
 INIT_STD = 0.02  # of embeddings; the output layer shares the token embedding
-# of the cells' positions: as loud as what the cells show, else attention learns late which cell is where
+# of cell positions: as large as the cells' features, else attention learns positions late
 CELL_STD = 0.5
 
 
 @dataclass(frozen=True)
 class SmallCaptionerConfig:
-    """What decides the shape of a captioner.
+    """Shape of a captioner.
 
-    `kinds` are the kinds of captions it can write, each with a control token of its own that starts the
-    caption. `attributes` gives the number of values of each attribute that the encoder is asked for, in
-    training alone.
+    `kinds` are the kinds of captions it can write, each with its own control token that starts the caption.
+    `attributes` is the number of values of each attribute that the encoder predicts, only in training.
     """
 
     image_size: int  # pixels
@@ -103,7 +102,7 @@ class SmallCaptionerConfig:
 
 
 class SmallCaptioner(nn.Module):
-    """From pixels to captions of several kinds."""
+    """Captioner from pixels to captions of several kinds."""
 
     def __init__(self, config: SmallCaptionerConfig) -> None:
         super().__init__()
@@ -126,7 +125,7 @@ class SmallCaptioner(nn.Module):
         return self.image_norm(cells + self.cell_positions)
 
     def attribute_logits(self, cells: Tensor) -> tuple[Tensor, ...]:
-        """Return logits (B, values) of each attribute, seen from the encoder alone."""
+        """Return logits (B, values) of each attribute, from the encoder alone."""
         return self.attribute_head(cells.flatten(1)).split(self.config.attributes, dim=-1)
 
     def image_keys_values(self, cells: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -143,17 +142,17 @@ class SmallCaptioner(nn.Module):
         """Return logits (B, T, vocabulary) of the tokens that follow `ids` (B, T), and the new past.
 
         Args:
-            ids: A whole caption from its control token on, or one token where there is a past.
-            image: What `image_keys_values` gave.
-            past: What the step before returned.
-            first: How many tokens the past holds.
+            ids: A whole caption from its control token on, or one token if there is a past.
+            image: From `image_keys_values`.
+            past: From the previous step.
+            first: Number of tokens in the past.
         """
         states = self.tokens(ids) + self.positions.weight[first : first + ids.shape[1]]
-        kept = []
-        for number, layer in enumerate(self.layers):
-            states, keys_values = layer(states, image[number], None if past is None else past[number])
-            kept.append(keys_values)
-        return self.norm(states) @ self.tokens.weight[: self.config.vocabulary_size].T, kept
+        new_past = []
+        for index, layer in enumerate(self.layers):
+            states, keys_values = layer(states, image[index], None if past is None else past[index])
+            new_past.append(keys_values)
+        return self.norm(states) @ self.tokens.weight[: self.config.vocabulary_size].T, new_past
 
     def control_id(self, kind: str) -> int:
         """Return the control token that starts a caption of a kind."""
@@ -175,8 +174,8 @@ def caption_loss(captioner: SmallCaptioner, cells: Tensor, ids: Tensor) -> Tenso
 
     Args:
         captioner: The model.
-        cells: (B, cells, width), what `encode` gave.
-        ids: (B, T), what `caption_ids` gave.
+        cells: (B, cells, width), from `encode`.
+        ids: (B, T), from `caption_ids`.
     """
     inputs = ids[:, :-1].masked_fill(ids[:, :-1] == IGNORED, captioner.config.end_id)
     logits, _ = captioner.decode(inputs, captioner.image_keys_values(cells))
@@ -186,20 +185,20 @@ def caption_loss(captioner: SmallCaptioner, cells: Tensor, ids: Tensor) -> Tenso
 def attribute_loss(captioner: SmallCaptioner, cells: Tensor, values: Tensor) -> Tensor:
     """Return the mean cross-entropy over attributes, whose true values are (B, attributes)."""
     logits = captioner.attribute_logits(cells)
-    losses = [F.cross_entropy(part.float(), values[:, number]) for number, part in enumerate(logits)]
+    losses = [F.cross_entropy(part.float(), values[:, index]) for index, part in enumerate(logits)]
     return torch.stack(losses).mean()
 
 
 @torch.inference_mode()
 def greedy(captioner: SmallCaptioner, images: Tensor, kind: str) -> list[list[int]]:
-    """Return for each image uint8 (B, 3, H, W) the tokens of a caption, without control token and end."""
+    """Decode greedily; return for each image uint8 (B, 3, H, W) the tokens without control token and end."""
     image = captioner.image_keys_values(captioner.encode(images))
     ids = torch.full((len(images), 1), captioner.control_id(kind), device=images.device)
     ended = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     past: list[tuple[Tensor, Tensor]] | None = None
     chosen: list[Tensor] = []
-    for number in range(captioner.config.max_tokens):
-        logits, past = captioner.decode(ids, image, past, first=number)
+    for position in range(captioner.config.max_tokens):
+        logits, past = captioner.decode(ids, image, past, first=position)
         ids = logits[:, -1:].argmax(-1)  # (B, 1)
         chosen.append(ids[:, 0])
         ended |= ids[:, 0] == captioner.config.end_id
@@ -211,7 +210,7 @@ def greedy(captioner: SmallCaptioner, images: Tensor, kind: str) -> list[list[in
 
 
 def write_texts(captioner: SmallCaptioner, tokenizer: Any, images: Tensor, kind: str) -> list[str]:  # noqa: ANN401
-    """Write a caption of a kind for each image uint8 (B, 3, H, W), from its pixels alone."""
+    """Write a caption of a kind for each image uint8 (B, 3, H, W)."""
     texts: list[str] = tokenizer.batch_decode(greedy(captioner, images, kind), skip_special_tokens=True)
     return texts
 
@@ -241,7 +240,7 @@ def load_captioner(folder: Path) -> tuple[SmallCaptioner, Any]:
     try:
         captioner.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, RuntimeError, SafetensorError) as error:
-        found = str(error).splitlines()[0]
-        raise ValueError(f"{folder} has other weights than its config says: {found}") from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{folder} has other weights than its config says: {reason}") from None
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     return captioner.eval(), tokenizer

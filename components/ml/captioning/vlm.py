@@ -1,7 +1,7 @@
-"""Vision-language models of transformers: load one, and turn images and prompts into its inputs.
+"""Vision-language models of transformers: load a model, and turn images and prompts into its inputs.
 
-Tried, by tiny random-weight instances in Hugging Face layout, with Florence-2, BLIP-2, LLaVA-1.5, LLaVA-NeXT,
-Qwen2-VL, Qwen2.5-VL and Qwen3-VL; another family works where its processor follows the same conventions.
+Tested with tiny random-weight instances in Hugging Face layout of Florence-2, BLIP-2, LLaVA-1.5, LLaVA-NeXT,
+Qwen2-VL, Qwen2.5-VL and Qwen3-VL. Other families work if their processor follows the same conventions.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from components.ml.precision import DTYPES
 PLACE_IMAGE_THEMSELVES = ("florence2", "blip-2")  # their processors put the image before the text
 NAMED = 5
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
-# A model's own way to generate holds but for these: params say whether tokens are drawn, and an end that
-# BART's config forces on the last token makes a cut caption look whole. `generate` fills what is None in the
-# config that it is handed from the model's own, so they are set there.
+# Overrides of a model's generation config: params decide whether tokens are drawn, and the end token that
+# BART's config forces as last token makes a cut caption look whole. They are set in the model's config, since
+# `generate` fills values of None from there.
 OURS = {
     **dict.fromkeys(("temperature", "top_p", "top_k", "early_stopping", "forced_eos_token_id")),
     "do_sample": False,
@@ -40,7 +40,7 @@ LOADING_ERRORS = (OSError, KeyError, ImportError, TypeError, ValueError, Runtime
 
 @dataclass(frozen=True)
 class VisionLanguage:
-    """A model in evaluation mode with all that turns images and text into its inputs."""
+    """A model in evaluation mode and the processor that makes its inputs."""
 
     model: Any
     processor: Any
@@ -48,7 +48,7 @@ class VisionLanguage:
 
     @contextmanager
     def of_ones_own(self) -> Iterator[VisionLanguage]:
-        """Lend the model with a processor that no other thread has: tokenizers are changed by each call."""
+        """Yield the model with a processor for this thread alone, because a call changes the tokenizer."""
         try:
             processor = self.spares.get_nowait()
         except Empty:
@@ -62,15 +62,15 @@ class VisionLanguage:
 def load_vision_language(folder: Path, precision: str = "fp32", device: str = "cpu") -> VisionLanguage:
     """Load a model and its processor from a folder: safetensors, no remote code, no torchvision.
 
-    Images are always prepared by PIL: with torchvision's kernels captions would depend on what is installed.
+    Images are always prepared by PIL: with torchvision's kernels captions would depend on the installation.
 
     Args:
-        folder: Hugging Face layout.
-        precision: Of the weights, `fp32` or `bf16`.
-        device: Where to run it.
+        folder: Folder in Hugging Face layout.
+        precision: Precision of the weights, `fp32` or `bf16`.
+        device: Device of the model.
 
     Raises:
-        ValueError: the folder holds no such model, or lacks weights, or has some that are not finite.
+        ValueError: the folder holds no such model, or weights are missing or not finite.
     """
     processor = load_processor(folder)
     try:
@@ -81,19 +81,19 @@ def load_vision_language(folder: Path, precision: str = "fp32", device: str = "c
         raise ValueError(
             f"{folder} holds no vision-language model that loads: {_first_line(error)}"
         ) from None
-    odd = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in sorted(report[kind])]
-    odd += [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    if odd:
+    problems = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in sorted(report[kind])]
+    problems += [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if problems:
         raise ValueError(
-            f"{folder}: {len(odd)} weights are missing, of another shape or not finite "
-            f"({', '.join(odd[:NAMED])}); expected all of a {model.config.model_type}"
+            f"{folder}: {len(problems)} weights are missing, of another shape or not finite "
+            f"({', '.join(problems[:NAMED])}); expected all of a {model.config.model_type}"
         )
     model.generation_config.update(**OURS)
     return VisionLanguage(model.eval().to(device), processor)
 
 
 class _WithoutVideo:
-    """Lets a processor do without the video processor, which needs torchvision and which no image needs."""
+    """Processor mixin without the video processor, which needs torchvision and is not used for images."""
 
     def check_argument_for_proper_class(self, argument_name: str, argument: object) -> Any:  # noqa: ANN401
         """Accept None for the video processor."""
@@ -103,10 +103,10 @@ class _WithoutVideo:
 
 
 def load_processor(folder: Path) -> Any:  # noqa: ANN401 - a processor of transformers
-    """Load what prepares images and texts for the model of a folder.
+    """Load the processor of images and texts for the model of a folder.
 
     Raises:
-        ValueError: the folder holds no vision-language model that transformers knows by itself.
+        ValueError: the folder holds no vision-language model that transformers supports.
     """
     try:
         config = AutoConfig.from_pretrained(folder, **LOCAL)
@@ -130,10 +130,10 @@ def _first_line(error: Exception) -> str:
 
 
 def question_text(asked: VisionLanguage, prompt: str) -> str:
-    """Return a prompt as the model wants it, with the place of the image.
+    """Return a prompt in the model's format, with the image token.
 
-    That is its chat template where it has one; else the prompt itself, after the image's token where the
-    processor does not place that.
+    That is its chat template if it has one; else the prompt, after the image token if the processor does not
+    add it.
 
     Raises:
         ValueError: the chat template leaves the image out.
@@ -147,7 +147,9 @@ def question_text(asked: VisionLanguage, prompt: str) -> str:
             [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True
         )
         if token not in text:
-            raise ValueError(f"the chat template gives {text!r:.80} without the image's token {token}")
+            raise ValueError(
+                f"the chat template gives {text!r:.80} without the image token {token}; expected it"
+            )
         return text
     if asked.model.config.model_type in PLACE_IMAGE_THEMSELVES or token in prompt:
         return prompt
@@ -155,7 +157,7 @@ def question_text(asked: VisionLanguage, prompt: str) -> str:
 
 
 def model_inputs(asked: VisionLanguage, image: Image.Image, text: str) -> dict[str, Tensor]:
-    """Return the model's inputs for one image and a `question_text`; their first dimensions can be joined."""
+    """Return the model's inputs for one image and a `question_text`; rows can be concatenated to batches."""
     bos = asked.processor.tokenizer.bos_token
-    given = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
-    return dict(asked.processor(images=[image], text=[text], return_tensors="pt", **given))
+    options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+    return dict(asked.processor(images=[image], text=[text], return_tensors="pt", **options))

@@ -1,1 +1,1 @@
-"""Contrastive losses and their gradients in chunks."""
+"""Contrastive losses, and the gradient cache."""

@@ -1,4 +1,4 @@
-"""Contrastive losses, in chunks: a B x B matrix of logits is never held for backward."""
+"""Contrastive losses in chunks: the B x B matrix of logits is never stored for backward."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ CHUNK_ROWS = 1024
 
 @dataclass(frozen=True)
 class NegativeMask:
-    """Which candidates are no negatives of a row, though they are not its positive.
+    """Masks candidates that are false negatives of a row.
 
     Attributes:
-        identities: (B, K) integers, what row i is about: its texts, its image. None: nothing is known.
-        candidate_identities: (B + N, K) integers of the candidates. Where a row and a candidate share any,
-            the candidate is left out; the row's own positive never is. Numbers below 0 are shared by nobody.
-        guides: (B + N, d), rows of length 1: what another model makes of the candidates' texts. Where the
-            cosine of a row's positive and a candidate is `guide_cosine` or more, the candidate is left out.
-        guide_cosine: None: guides are not looked at.
-        margin: A candidate whose cosine exceeds that of the row's positive by more than this is left out as
-            well (arXiv 2506.05176, section 3.1). None: none is.
+        identities: (B, K) integers that identify the content of row i: its texts, its image. None: unknown.
+        candidate_identities: (B + N, K) integers of the candidates. A candidate that shares an identity with
+            a row is masked for it; the row's own positive never is. Numbers below 0 match nothing.
+        guides: (B + N, d), rows of length 1: another model's embeddings of the candidates' texts. A candidate
+            is masked if its cosine with the row's positive is `guide_cosine` or more.
+        guide_cosine: None: guides are not used.
+        margin: A candidate is also masked if its cosine exceeds that of the row's positive by more than this
+            (arXiv 2506.05176, section 3.1). None: not used.
     """
 
     identities: Tensor | None = None
@@ -45,7 +45,7 @@ def clip_loss(
         image_embeddings: (B, D), rows of length 1.
         text_embeddings: (B, D), rows of length 1.
         logit_scale: 1/temperature, a scalar; gradients reach it.
-        excluded: Captions that are no negatives of an image. None: all others are.
+        excluded: Captions that are no negatives of an image. None: all other captions are negatives.
     """
     return _info_nce(
         image_embeddings, text_embeddings, logit_scale, symmetric=True, excluded=excluded or NegativeMask()
@@ -59,12 +59,12 @@ def captions_loss(
     captions_each: int,
     excluded: NegativeMask | None = None,
 ) -> Tensor:
-    """Return CLIP's symmetric InfoNCE where an image has several captions and there are further negatives.
+    """Return CLIP's symmetric InfoNCE for images with several captions, and further negatives.
 
     Each caption of an image is a positive of its own (as in SupCon's outer sum, arXiv 2004.11362, equation
     2): it competes with the captions of other images and with the further negatives, never with the image's
-    other captions. Back, each caption looks for its image among all images. With one caption an image and no
-    further negatives this is `clip_loss`, to the bit.
+    other captions. In the other direction each caption is compared with all images. With one caption an image
+    and no further negatives this is `clip_loss`, to the bit.
 
     Args:
         image_embeddings: (B, D), rows of length 1.
@@ -73,13 +73,13 @@ def captions_loss(
         logit_scale: 1/temperature, a scalar; gradients reach it.
         captions_each: k.
         excluded: Captions that are no negatives of an image. `identities` are (B, K), one row an image,
-            `candidate_identities` and `guides` have a row a caption; by the guides a caption is left out
-            that is near to any of the image's own. A margin is not looked at.
+            `candidate_identities` and `guides` have one row for each caption. The guides mask a caption that
+            is near to any of the image's own. The margin is not used.
     """
     if len(image_embeddings) == len(text_embeddings):
         return clip_loss(image_embeddings, text_embeddings, logit_scale, excluded)
-    known = excluded or NegativeMask()
-    arguments = (image_embeddings.float(), text_embeddings.float(), logit_scale, captions_each, known)
+    mask = excluded or NegativeMask()
+    arguments = (image_embeddings.float(), text_embeddings.float(), logit_scale, captions_each, mask)
     # logits in bf16 would round similarities at a scale of 100 to halves
     with torch.autocast(image_embeddings.device.type, enabled=False):
         starts = range(0, len(image_embeddings), CHUNK_ROWS)
@@ -90,7 +90,7 @@ def captions_loss(
                 checkpoint(_image_sums, *arguments, start, use_reentrant=False, preserve_rng_state=False)
                 for start in starts
             ]
-        positives, over_texts = (torch.cat([part[number] for part in parts]) for number in range(2))  # (B, k)
+        positives, over_texts = (torch.cat([part[index] for part in parts]) for index in range(2))  # (B, k)
         over_images = torch.logsumexp(torch.stack([part[2] for part in parts]), dim=0)  # (B * k,)
         return ((over_texts - positives).mean() + (over_images - positives.flatten()).mean()) / 2
 
@@ -98,29 +98,33 @@ def captions_loss(
 def _image_sums(
     images: Tensor, texts: Tensor, logit_scale: Tensor, captions_each: int, excluded: NegativeMask, start: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for C images positives (C, k), log-sums over texts (C, k), and those over images (B * k,)."""
+    """Return for C images positives (C, k), log-sums over texts (C, k) and over images (B * k,)."""
     rows = torch.arange(start, min(start + CHUNK_ROWS, len(images)), device=images.device)
-    own = (rows[:, None] * captions_each + torch.arange(captions_each, device=images.device)).flatten()
+    own_captions = (
+        rows[:, None] * captions_each + torch.arange(captions_each, device=images.device)
+    ).flatten()
     logits = logit_scale * (images[rows] @ texts.T)  # (C, B * k + N)
-    positives = logits.gather(1, own.view(len(rows), captions_each))
+    positives = logits.gather(1, own_captions.view(len(rows), captions_each))
     is_own = rows[:, None] == torch.arange(len(texts), device=images.device) // captions_each
     is_own[:, len(images) * captions_each :] = False
-    left_out = _known_of_images(excluded, rows, own, captions_each)
-    others = logits.masked_fill(_either(left_out, is_own), float("-inf"))
+    mask = _image_mask(excluded, rows, own_captions, captions_each)
+    others = logits.masked_fill(_either_mask(mask, is_own), float("-inf"))
     over_texts = torch.logaddexp(positives, torch.logsumexp(others, dim=1, keepdim=True))
-    of_captions = logits if left_out is None else logits.masked_fill(left_out & ~is_own, float("-inf"))
-    return positives, over_texts, torch.logsumexp(of_captions[:, : len(images) * captions_each], dim=0)
+    caption_logits = logits if mask is None else logits.masked_fill(mask & ~is_own, float("-inf"))
+    return positives, over_texts, torch.logsumexp(caption_logits[:, : len(images) * captions_each], dim=0)
 
 
-def _known_of_images(excluded: NegativeMask, rows: Tensor, own: Tensor, captions_each: int) -> Tensor | None:
-    """Return which captions are no negatives of which images (C, B * k + N); None where nothing is known."""
-    found: Tensor | None = None
+def _image_mask(
+    excluded: NegativeMask, rows: Tensor, own_captions: Tensor, captions_each: int
+) -> Tensor | None:
+    """Return the mask (C, B * k + N) of captions that are no negatives of images; None if none is known."""
+    mask: Tensor | None = None
     if excluded.identities is not None and excluded.candidate_identities is not None:
-        found = _sharing(excluded.identities[rows], excluded.candidate_identities)
+        mask = _shared_identity(excluded.identities[rows], excluded.candidate_identities)
     if excluded.guides is not None and excluded.guide_cosine is not None:
-        near = excluded.guides[own] @ excluded.guides.T >= excluded.guide_cosine
-        found = _either(found, near.view(len(rows), captions_each, -1).any(dim=1))
-    return found
+        is_near = excluded.guides[own_captions] @ excluded.guides.T >= excluded.guide_cosine
+        mask = _either_mask(mask, is_near.view(len(rows), captions_each, -1).any(dim=1))
+    return mask
 
 
 def caption_loss(
@@ -136,40 +140,41 @@ def caption_loss(
 
     Args:
         first: (B, D), rows of length 1: the queries.
-        second: (B + N, D), rows of length 1: their B positives, and N more that are negatives of every query.
-            All other rows are negatives.
+        second: (B + N, D), rows of length 1: the B positives, then N negatives of every query. All other rows
+            are negatives.
         temperature: tau, by which cosines are divided.
-        symmetric: Average it with the same loss from the positives to `first`.
-        same_side: The other rows of `first` are negatives of a query as well, and all other rows of `second`
-            those of a positive (arXiv 2308.03281, section 3.2, with each side's sum of its own).
-        excluded: Candidates that are no negatives. None: all are.
+        symmetric: Average with the same loss from the positives to `first`.
+        same_side: The other rows of `first` are also negatives of a query, and all other rows of `second` are
+            negatives of a positive (arXiv 2308.03281, section 3.2, with a separate sum for each side).
+        excluded: Candidates that are no negatives. None: all are negatives.
     """
-    known = excluded or NegativeMask()
+    mask = excluded or NegativeMask()
     if same_side:
-        first, second, known = _from_both_sides(first, second, known, symmetric)
-        symmetric = False  # the mean over rows from both sides is that of both directions
-    return _info_nce(first, second, torch.as_tensor(1 / temperature), symmetric, known)
+        first, second, mask = _from_both_sides(first, second, mask, symmetric)
+        symmetric = False  # the mean over rows of both sides is the mean of both directions
+    return _info_nce(first, second, torch.as_tensor(1 / temperature), symmetric, mask)
 
 
 def _from_both_sides(
     first: Tensor, second: Tensor, excluded: NegativeMask, symmetric: bool
 ) -> tuple[Tensor, Tensor, NegativeMask]:
-    """Return queries, candidates and what is excluded, where the queries are candidates too."""
+    """Return queries, candidates and mask for a loss in which the queries are candidates too."""
     rows = len(first)
-    nobody = torch.full((len(second), 1), -1, device=first.device)
-    queries = nobody[:rows] if excluded.identities is None else excluded.identities
-    candidates = nobody if excluded.candidate_identities is None else excluded.candidate_identities
-    above_all = 1 + max(int(queries.max()), int(candidates.max()))
-    itself = above_all + torch.arange(rows, device=first.device)[:, None]  # no text is a negative of itself
-    queries = torch.cat([queries, itself], dim=1)
-    candidates = torch.cat([candidates, torch.cat([itself, nobody[rows:]])], dim=1)
-    known = replace(
+    no_identity = torch.full((len(second), 1), -1, device=first.device)
+    queries = no_identity[:rows] if excluded.identities is None else excluded.identities
+    candidates = no_identity if excluded.candidate_identities is None else excluded.candidate_identities
+    free_identity = 1 + max(int(queries.max()), int(candidates.max()))
+    # no text is a negative of itself
+    own_identity = free_identity + torch.arange(rows, device=first.device)[:, None]
+    queries = torch.cat([queries, own_identity], dim=1)
+    candidates = torch.cat([candidates, torch.cat([own_identity, no_identity[rows:]])], dim=1)
+    mask = replace(
         excluded,
         identities=torch.cat([queries, candidates[:rows]]) if symmetric else queries,
         candidate_identities=torch.cat([candidates[:rows], queries, candidates[rows:]]),
     )
-    asking = torch.cat([first, second[:rows]]) if symmetric else first
-    return asking, torch.cat([second[:rows], first, second[rows:]]), known
+    all_queries = torch.cat([first, second[:rows]]) if symmetric else first
+    return all_queries, torch.cat([second[:rows], first, second[rows:]]), mask
 
 
 def _info_nce(
@@ -207,68 +212,72 @@ def _chunk(
 def _sums(
     first: Tensor, second: Tensor, logit_scale: Tensor, symmetric: bool, excluded: NegativeMask, start: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for C rows of `first` their positives' logits (C,), log-sums over rows (C,) and columns (B,).
+    """Return for C rows of `first` the logits of positives (C,), log-sums over rows (C,) and columns (B,).
 
-    The last is empty where it is not asked for.
+    The last one is empty unless the loss is symmetric.
     """
     rows = len(first)
-    here = torch.arange(start, min(start + CHUNK_ROWS, rows), device=first.device)
-    cosines = first[here] @ second.T  # (C, B + N)
+    chunk = torch.arange(start, min(start + CHUNK_ROWS, rows), device=first.device)
+    cosines = first[chunk] @ second.T  # (C, B + N)
     logits = logit_scale * cosines
-    positives = logits.gather(1, here[:, None])[:, 0]
-    known = _known(excluded, here)
-    itself = here[:, None] == torch.arange(len(second), device=first.device)
-    of_rows = _near(known, cosines, cosines.gather(1, here[:, None]), excluded.margin)
-    over_second = torch.logsumexp(_without(logits, of_rows, itself), dim=1)
+    positives = logits.gather(1, chunk[:, None])[:, 0]
+    mask = _row_mask(excluded, chunk)
+    itself = chunk[:, None] == torch.arange(len(second), device=first.device)
+    row_mask = _with_margin(mask, cosines, cosines.gather(1, chunk[:, None]), excluded.margin)
+    over_second = torch.logsumexp(_masked(logits, row_mask, itself), dim=1)
     if not symmetric:
         return positives, over_second, positives[:0]
-    every = (first * second[:rows]).sum(dim=1)  # (B,)
-    of_columns = _near(None if known is None else known[:, :rows], cosines[:, :rows], every, excluded.margin)
-    over_first = torch.logsumexp(_without(logits[:, :rows], of_columns, itself[:, :rows]), dim=0)
+    positive_cosines = (first * second[:rows]).sum(dim=1)  # (B,)
+    column_mask = _with_margin(
+        None if mask is None else mask[:, :rows], cosines[:, :rows], positive_cosines, excluded.margin
+    )
+    over_first = torch.logsumexp(_masked(logits[:, :rows], column_mask, itself[:, :rows]), dim=0)
     return positives, over_second, over_first
 
 
 @torch.no_grad()
-def _near(known: Tensor | None, cosines: Tensor, own: Tensor, margin: float | None) -> Tensor | None:
-    """Add to what is excluded the candidates that are nearer than a positive is by more than a margin."""
-    return known if margin is None else _either(known, cosines > own + margin)
+def _with_margin(
+    mask: Tensor | None, cosines: Tensor, positives: Tensor, margin: float | None
+) -> Tensor | None:
+    """Add to a mask the candidates that are nearer than the positive by more than a margin."""
+    return mask if margin is None else _either_mask(mask, cosines > positives + margin)
 
 
-def _known(excluded: NegativeMask, here: Tensor) -> Tensor | None:
-    """Return which candidates share an identity with which of the rows, or are as near by the guides' word.
+def _row_mask(excluded: NegativeMask, rows: Tensor) -> Tensor | None:
+    """Return the mask of candidates that share an identity with a row or are near to it by the guides.
 
-    (C, B + N), or None where nothing is known.
+    (C, B + N), or None if nothing is known.
     """
-    found: Tensor | None = None
+    mask: Tensor | None = None
     if excluded.identities is not None and excluded.candidate_identities is not None:
-        found = _sharing(excluded.identities[here], excluded.candidate_identities)
+        mask = _shared_identity(excluded.identities[rows], excluded.candidate_identities)
     if excluded.guides is not None and excluded.guide_cosine is not None:
-        near = excluded.guides[here] @ excluded.guides.T >= excluded.guide_cosine
-        found = _either(found, near)
-    return found
+        is_near = excluded.guides[rows] @ excluded.guides.T >= excluded.guide_cosine
+        mask = _either_mask(mask, is_near)
+    return mask
 
 
-def _sharing(rows: Tensor, candidates: Tensor) -> Tensor:
-    """Return (C, B + N) which candidates share an identity with which rows.
+def _shared_identity(rows: Tensor, candidates: Tensor) -> Tensor:
+    """Return the mask (C, B + N) of candidates that share an identity with a row.
 
-    Few do: they are looked up among the sorted ones of all candidates, not compared one by one.
+    Few do, so identities are looked up among the sorted identities of all candidates.
     """
-    wanted = rows.flatten()
-    ordered, places = candidates.flatten().sort()
-    first = torch.searchsorted(ordered, wanted)
-    counts = torch.searchsorted(ordered, wanted, right=True) - first
-    counts[wanted < 0] = 0
+    identities = rows.flatten()
+    ordered, positions = candidates.flatten().sort()
+    first = torch.searchsorted(ordered, identities)
+    counts = torch.searchsorted(ordered, identities, right=True) - first
+    counts[identities < 0] = 0
     begin = counts.cumsum(0) - counts
     within = torch.arange(int(counts.sum()), device=rows.device) + (first - begin).repeat_interleave(counts)
-    of_row = torch.arange(len(wanted), device=rows.device).repeat_interleave(counts) // rows.shape[1]
-    found = torch.zeros(len(rows), len(candidates), dtype=torch.bool, device=rows.device)
-    found[of_row, places[within] // candidates.shape[1]] = True
-    return found
+    row = torch.arange(len(identities), device=rows.device).repeat_interleave(counts) // rows.shape[1]
+    mask = torch.zeros(len(rows), len(candidates), dtype=torch.bool, device=rows.device)
+    mask[row, positions[within] // candidates.shape[1]] = True
+    return mask
 
 
-def _either(one: Tensor | None, other: Tensor) -> Tensor:
-    return other if one is None else one | other
+def _either_mask(mask: Tensor | None, other: Tensor) -> Tensor:
+    return other if mask is None else mask | other
 
 
-def _without(logits: Tensor, excluded: Tensor | None, itself: Tensor) -> Tensor:
+def _masked(logits: Tensor, excluded: Tensor | None, itself: Tensor) -> Tensor:
     return logits if excluded is None else logits.masked_fill(excluded & ~itself, float("-inf"))

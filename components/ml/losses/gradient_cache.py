@@ -22,17 +22,17 @@ def backward(
 ) -> Tensor:
     """Add the gradients of a contrastive loss to weights, and return the loss.
 
-    With `is_cached` (GradCache, arXiv 2101.06983) each part is embedded twice: once without gradient, until
-    the loss of all tells what each embedding's gradient is, and once more to carry it on to the weights. Only
-    one part's activations are in memory at a time; the gradients are those of the plain loss.
+    With `is_cached` (GradCache, arXiv 2101.06983) each part is embedded twice: first without gradient, to get
+    the loss of the batch and the gradient of each embedding, then again to pass it back to the weights. Only
+    the activations of one part are in memory at a time; the gradients are those of the plain loss.
 
     Args:
-        parts: Of this process's share of the batch, in order; each returns its embeddings (b, D). A part
-            draws its randomness (dropout) from torch's global generator, which is seeded anew for each.
-        loss_of: Takes the embeddings (B, D) of the whole batch.
-        weights: Those that learn.
+        parts: Parts of this process's share of the batch, in order; each returns its embeddings (b, D). Its
+            randomness (dropout) comes from torch's global generator, which is seeded for each part.
+        loss_of: Returns the loss of the embeddings (B, D) of the whole batch.
+        weights: Trainable weights.
         rows: B, over all processes.
-        is_cached: Whether memory is saved by computing twice.
+        is_cached: Save memory by computing embeddings twice.
 
     Raises:
         ValueError: the rows cannot be shared equally by the processes.
@@ -40,16 +40,18 @@ def backward(
     share = share_of(rows)
     seeds = [seed + rank() for seed in torch.randint(LARGEST_SEED, (len(parts),)).tolist()]
     with torch.set_grad_enabled(not is_cached):
-        own = [_seeded(part, seed) for part, seed in zip(parts, seeds, strict=True)]
-    embeddings = gather(torch.cat(own), share, rows).requires_grad_()
+        part_embeddings = [_seeded(part, seed) for part, seed in zip(parts, seeds, strict=True)]
+    embeddings = gather(torch.cat(part_embeddings), share, rows).requires_grad_()
     loss = loss_of(embeddings)
     (gradient,) = torch.autograd.grad(loss, embeddings)
-    of_parts = (gradient[share] * gradient_factor(weights)).split([len(part) for part in own])
+    part_gradients = (gradient[share] * gradient_factor(weights)).split(
+        [len(part) for part in part_embeddings]
+    )
     if is_cached:
-        for part, seed, one in zip(parts, seeds, of_parts, strict=True):
-            _seeded(part, seed).backward(one)
+        for part, seed, part_gradient in zip(parts, seeds, part_gradients, strict=True):
+            _seeded(part, seed).backward(part_gradient)
     else:
-        torch.autograd.backward(own, of_parts)
+        torch.autograd.backward(part_embeddings, part_gradients)
     sum_gradients(weights)
     return loss.detach()
 

@@ -1,1 +1,1 @@
-"""Language models as text encoders, their tokenizers, and text compared by words."""
+"""Language models as text encoders, tokenizers, and word-based text similarity."""

@@ -1,4 +1,4 @@
-"""Bidirectional attention of a decoder, and a probe that it took effect."""
+"""Bidirectional attention of a decoder, and a check that it took effect."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from torch import Tensor, nn
 
 PROBE_TOKENS = 6
 PROBE_PADDING = 3
-SMALLEST_MOVE = 1e-6  # of the largest hidden value; a causal model moves by 0 exactly
+SMALLEST_MOVE = 1e-6  # of token 0, as a share of the largest hidden value; a causal model changes by 0
 
 
 def set_attention(model: nn.Module, attention: str) -> None:
-    """Say in the model's config, which is saved with it, whether a token sees those after it.
+    """Set in the model's config, which is saved with it, whether a token sees later tokens.
 
-    transformers (from 5.2) builds masks and calls kernels by this flag; see `check_attention`.
+    transformers (from 5.2) chooses masks and kernels by this flag; see `check_attention`.
     """
     model.config.is_causal = attention == "causal"  # type: ignore[union-attr]
 
 
 @torch.no_grad()
 def check_attention(model: nn.Module, attention: str) -> None:
-    """Change the last token of a text: token 0 moves if and only if attention is bidirectional.
+    """Check the attention: token 0 changes with the last token if and only if it is bidirectional.
 
-    Some architectures ignore `config.is_causal` without a word, some only where rows are padded: so both are
-    tried.
+    Some architectures silently ignore `config.is_causal`, some only for padded rows, so both are tried.
 
     Raises:
-        ValueError: the model attends otherwise, or gives values that are not finite.
+        ValueError: the model attends in the other way, or gives values that are not finite.
     """
     vocabulary: int = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    # from the middle of the vocabulary: its ends hold tokens that may have no embedding
+    # from the middle of the vocabulary: tokens at its ends may have no embedding
     text = torch.linspace(vocabulary // 4, vocabulary // 2, PROBE_TOKENS).long()
     changed = text.clone()
     changed[-1] = 3 * vocabulary // 4
@@ -45,10 +44,10 @@ def check_attention(model: nn.Module, attention: str) -> None:
         hidden = hidden_states(model, ids, mask)[:, padding]  # (2, d): token 0
         if not torch.isfinite(hidden).all():
             raise ValueError("the language model gives NaN or infinite values: its weights are damaged")
-        move = float((hidden[0] - hidden[1]).abs().max() / hidden.abs().max().clamp(min=1e-30))
-        if (move > SMALLEST_MOVE) != (attention == "bidirectional"):
+        change = float((hidden[0] - hidden[1]).abs().max() / hidden.abs().max().clamp(min=1e-30))
+        if (change > SMALLEST_MOVE) != (attention == "bidirectional"):
             raise ValueError(
-                f"token 0 moves by {move:.1e} of its size when the last token changes"
+                f"token 0 moves by {change:.1e} of its size when the last token changes"
                 f"{' (with padding)' if padding else ''}: the model's attention is not {attention}; "
                 "choose another encoding.attention or a model that transformers can switch"
             )
@@ -56,10 +55,10 @@ def check_attention(model: nn.Module, attention: str) -> None:
 
 @contextmanager
 def attention_that_learns(model: nn.Module, precision: str) -> Iterator[None]:
-    """Have a model attend in the way whose gradient is the cheaper one, within the block.
+    """Use the attention kernel with the faster backward pass within the block.
 
-    In bf16 on a CPU torch's fused kernel takes 13 ms for any backward pass, of short texts too; plain
-    matrix products take 1 to 3.
+    In bf16 on a CPU, torch's fused kernel takes 13 ms for any backward pass, even of short texts; plain
+    matrix products take 1 to 3 ms.
     """
     kernel: str = model.config._attn_implementation  # type: ignore[union-attr, assignment]
     if precision != "bf16" or next(model.parameters()).device.type != "cpu":
@@ -73,8 +72,8 @@ def attention_that_learns(model: nn.Module, precision: str) -> Iterator[None]:
 
 
 def hidden_states(model: nn.Module, ids: Tensor, real: Tensor) -> Tensor:
-    """Return the last hidden states (B, T, d) of token ids (B, T); `real` (B, T) marks what is no padding."""
-    positions = (real.long().cumsum(1) - 1).clamp(min=0)  # padding shifts no position
+    """Return the last hidden states (B, T, d) of token ids (B, T); `real` (B, T) is False for padding."""
+    positions = (real.long().cumsum(1) - 1).clamp(min=0)  # padding does not shift positions
     states: Tensor = model(
         input_ids=ids, attention_mask=real.long(), position_ids=positions, use_cache=False
     ).last_hidden_state

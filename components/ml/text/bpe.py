@@ -1,4 +1,4 @@
-"""A byte-pair vocabulary trained on the spot, for models that are made here, in any language."""
+"""Train a byte-pair tokenizer in any language, for models that base_models makes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-# the number of <eos> is not 2, for which transformers' CLIP looks for the end of a text in an older way
+# the id of <eos> is not 2: with 2, transformers' CLIP pools in a legacy way
 PAD, UNKNOWN, BOS, EOS = SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
-MAX_TOKEN_CHARACTERS = 32  # a line without spaces never becomes one token
+MAX_TOKEN_CHARACTERS = 32  # so that a line without spaces never becomes one token
 
 
 def train_bpe(
@@ -21,17 +21,17 @@ def train_bpe(
     padding_side: Literal["left", "right"] = "left",
     ends_with_eos: bool = False,
 ) -> PreTrainedTokenizerFast:
-    """Train a lower-casing BPE tokenizer; equal texts give an equal one.
+    """Train a lower-casing BPE tokenizer; equal texts give an equal tokenizer.
 
-    Text is brought to NFC and lower case, runs of white space become one space, and tokens cross neither
-    words nor punctuation. Decoding gives that text back exactly, save for characters never seen in training.
+    Text is converted to NFC and lower case, and runs of white space to one space. Tokens cross neither words
+    nor punctuation. Decoding returns that text exactly, except characters never seen in training.
 
     Args:
-        texts: Any language.
-        vocabulary_size: At most so many tokens; at most half of them single characters, the most frequent.
-        max_tokens: Stored as `model_max_length`: where `truncation=True` cuts.
+        texts: Texts in any language.
+        vocabulary_size: Most tokens; at most half of them single characters, the most frequent ones.
+        max_tokens: Stored as `model_max_length`, where `truncation=True` cuts.
         padding_side: Left for decoders, right for CLIP.
-        ends_with_eos: Whether `<eos>` follows the text, as CLIP wants it. `<bos>` always comes first.
+        ends_with_eos: Add `<eos>` after the text, as CLIP needs it. `<bos>` always comes first.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence(

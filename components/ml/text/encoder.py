@@ -16,21 +16,21 @@ from components.ml.text.decoder import load_decoder
 from components.ml.text.padded_attention import padded_keys
 from components.ml.text.template import Tokens, wrap
 
-LEAST_SHARE = 0.75  # of a batch's longest row, that its shortest one has
+LEAST_SHARE = 0.75  # least length of a batch's shortest row, as a share of its longest
 
 
 @dataclass
 class TextEncoder:
-    """A language model and how it encodes.
+    """A language model and its way of encoding.
 
     Attributes:
-        model: Gives `last_hidden_state`; its `config.is_causal` says what `attention` says.
-        tokenizer: The model's own.
+        model: Returns `last_hidden_state`; its `config.is_causal` agrees with `attention`.
+        tokenizer: Tokenizer of the model.
         attention: `bidirectional` or `causal`.
-        pooling: `mean` of the hidden states of the text and what follows it in the template, or the `last`.
-        template: Chat wrap around `{text}`; special tokens in it count, those in a text are plain text.
+        pooling: `mean` of the hidden states of the text and the template's footer, or `last`.
+        template: Chat template around `{text}`. Special tokens in it count; those in a text are plain text.
         max_tokens: Longer texts are cut to fit, template and prompt included.
-        query_prompts: What it was tuned to have put before a text that asks, by name.
+        query_prompts: Prompts put before a query, by name, as it was tuned.
     """
 
     model: nn.Module
@@ -48,12 +48,12 @@ class TextEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     @property
     def precision(self) -> str:
-        """In which its weights are held: `fp32` or `bf16`."""
+        """Precision of its weights: `fp32` or `bf16`."""
         return {dtype: name for name, dtype in DTYPES.items()}[next(self.model.parameters()).dtype]
 
 
@@ -70,12 +70,12 @@ def load_text_encoder(
 ) -> TextEncoder:
     """Load a decoder in Hugging Face layout from a folder (safetensors, no remote code), in evaluation mode.
 
-    Its weights are held in `precision`, `fp32` or `bf16`. In the latter so is what passes between its blocks:
-    half the memory on a GPU, and a fifth less time or better than by autocast alone (`bench.large_llm`).
+    Weights are in `precision`, `fp32` or `bf16`. With bf16 the activations between blocks are bf16 too: half
+    the memory on a GPU, and at least a fifth less time than with autocast alone (`bench.large_llm`).
 
     Raises:
-        ValueError: the folder holds no such model, its attention does not do what `attention` says, or
-            `max_tokens` does not fit model or template.
+        ValueError: the folder holds no such model, its attention is not `attention`, or `max_tokens` does not
+            fit model or template.
     """
     tokenizer, model = load_decoder(folder, DTYPES[precision])
     set_attention(model, attention)
@@ -84,7 +84,7 @@ def load_text_encoder(
     )
     longest = getattr(model.config, "max_position_embeddings", max_tokens)
     if max_tokens > longest:
-        raise ValueError(f"max_tokens is {max_tokens}; {folder} reads {longest} tokens at most")
+        raise ValueError(f"max_tokens is {max_tokens}; expected at most {longest}, the context of {folder}")
     for prompt in ("", *encoder.query_prompts.values()):
         tokenise(encoder, ["a"], prompt)
     check_attention(encoder.model, attention)
@@ -97,37 +97,37 @@ def tokenise(encoder: TextEncoder, texts: list[str], prompt: str = "") -> list[T
 
 
 def pad(rows: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return token ids padded on the left, which of them are real, and which are of the text: (B, T) each."""
+    """Return token ids padded on the left, masks of real tokens and of text tokens: (B, T) each."""
     longest = max(len(row.ids) for row in rows)
     ids = on_the_left([row.ids for row in rows], 0)
     first = torch.tensor([[longest - len(row.ids)] for row in rows])  # (B, 1)
     text_start = first + torch.tensor([[row.text_start] for row in rows])
-    place = torch.arange(longest)
-    return ids, place >= first, place >= text_start
+    positions = torch.arange(longest)
+    return ids, positions >= first, positions >= text_start
 
 
 def on_the_left(rows: Sequence[tuple[int, ...]], filler: int) -> Tensor:
-    """Return rows of numbers, or of flags, padded on the left: (B, T)."""
+    """Return rows of numbers or flags padded on the left: (B, T)."""
     longest = max(len(row) for row in rows)
     return torch.tensor([(*(filler,) * (longest - len(row)), *row) for row in rows])
 
 
 def draw_tokens(rows: list[Tokens], share: float) -> list[list[bool]]:
-    """Draw tokens of texts, each with a chance of `share`, by torch's global generator: a flag for each."""
+    """Draw each token of texts with probability `share`, by torch's global generator; return flags."""
     lengths = [row.text_end - row.text_start for row in rows]
     drawn = torch.rand(sum(lengths)) < share
-    return [of_text.tolist() for of_text in drawn.split(lengths)]
+    return [flags.tolist() for flags in drawn.split(lengths)]
 
 
 def embed(encoder: TextEncoder, rows: list[Tokens]) -> Tensor:
-    """Encode one batch as it is, with gradients where they are on; (B, d) float32, un-normalised."""
+    """Encode one batch, with gradients if they are enabled; (B, d) float32, un-normalised."""
     ids, real, pooled = pad(rows)
     hidden = hidden_states(encoder.model, ids.to(encoder.device), real.to(encoder.device))
     return pool(hidden.float(), pooled.to(encoder.device), encoder.pooling)
 
 
 def pool(hidden: Tensor, pooled: Tensor, pooling: str) -> Tensor:
-    """Reduce hidden states (B, T, d) to (B, d): over the tokens that `pooled` (B, T) marks, mean or last."""
+    """Pool hidden states (B, T, d) to (B, d): mean or last of the tokens that `pooled` (B, T) marks."""
     if pooling == "last":
         last = hidden.shape[1] - 1 - pooled.int().flip(1).argmax(1)  # (B,)
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
@@ -156,9 +156,9 @@ def encode_tokens(
     """Encode tokenised texts in batches of about equal length.
 
     Args:
-        encoder: How; in evaluation mode.
-        rows: Of `tokenise`.
-        batch_tokens: At most so many tokens a batch, padding included; a longer text is a batch of its own.
+        encoder: In evaluation mode.
+        rows: Tokenised texts, from `tokenise`.
+        batch_tokens: Most tokens of a batch, padding included; a longer text is a batch of its own.
         precision: `fp32`, or `bf16` by autocast.
         progress: Called with the number of texts of each finished batch.
 
@@ -168,25 +168,25 @@ def encode_tokens(
     embeddings = torch.empty(len(rows), encoder.dimension)
     with torch.no_grad(), autocast(encoder.device, precision), padded_keys(encoder.model):
         for batch in token_batches([len(row.ids) for row in rows], batch_tokens):
-            embeddings[batch] = embed(encoder, [rows[number] for number in batch]).cpu()
+            embeddings[batch] = embed(encoder, [rows[index] for index in batch]).cpu()
             if progress:
                 progress(len(batch))
     return embeddings
 
 
 def token_batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield the row numbers of batches, longest rows first so that memory fails early if it does.
+    """Yield the row indices of batches, longest rows first, so that a lack of memory shows early.
 
-    Of 100,000 captions in batches of 2,048 tokens, 0.1 % is padding: packing texts into one row would save
-    no more than that.
+    For 100,000 captions in batches of 2,048 tokens, 0.1 % is padding; packing several texts into a row would
+    save no more than that.
     """
     batch: list[int] = []
-    for number in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+    for index in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
         longest = lengths[batch[0]] if batch else 0
         is_full = longest * (len(batch) + 1) > batch_tokens
-        if batch and (is_full or lengths[number] < LEAST_SHARE * longest):
+        if batch and (is_full or lengths[index] < LEAST_SHARE * longest):
             yield batch
             batch = []
-        batch.append(number)
+        batch.append(index)
     if batch:
         yield batch

@@ -13,16 +13,16 @@ from components.ml.distributed import is_sharded
 
 @contextmanager
 def frozen_in_bf16(model: nn.Module) -> Iterator[None]:
-    """Hold the weights of a model that do not learn in bf16 within the block, and as before after it.
+    """Keep the frozen weights of a model in bf16 within the block, and restore them after it.
 
-    What passes between blocks is then bf16 too, which is most of what a GPU moves. Those that learn stay
-    float32 and meet bf16 under autocast alone, so whoever calls the model within the block needs that. What
-    bf16 cannot hold is kept on the CPU until the end; weights that are in bf16 already stay as they are.
+    Activations between blocks are then bf16 too, which are most of a GPU's memory traffic. Trainable weights
+    stay float32 and need autocast to meet bf16, so call the model under autocast within the block. Weights
+    that bf16 cannot represent are kept on the CPU until the end; weights that are bf16 already stay so.
 
     Args:
-        model: With a PEFT adapter. One that is sharded within the block stays as it is then.
+        model: Model with a PEFT adapter. Weights that are sharded within the block are not restored.
     """
-    from peft.helpers import disable_input_dtype_casting  # seconds
+    from peft.helpers import disable_input_dtype_casting  # the import takes seconds
 
     exact: dict[str, Tensor] = {}
     frozen = [

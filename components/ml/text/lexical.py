@@ -1,4 +1,4 @@
-"""Compare texts by their words alone: TF-IDF retrieval, the control for text encoders, and word overlap."""
+"""Compare texts by their words: TF-IDF retrieval, as a control for text encoders, and word overlap."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from components.ml.text.words import WORD
 
 
 def word_ranks(queries: list[str], searched: list[str], groups: Tensor) -> Tensor:
-    """Return the rank of what each query should find among texts, by the cosine of their TF-IDF vectors.
+    """Return the rank of each query's true text, by the cosine of TF-IDF vectors.
 
     Term frequency times ln((1 + n) / (1 + df)) + 1, rows of length 1 (Manning, Raghavan and Schütze,
-    Introduction to Information Retrieval, chapter 6, smoothed). Words of no searched text count for nothing.
+    Introduction to Information Retrieval, chapter 6, smoothed). Words that no searched text has are ignored.
 
     Args:
-        queries: (Q,).
-        searched: (C,) different texts, the collection.
-        groups: (Q,) the number of the text that each query should find.
+        queries: (Q,) texts.
+        searched: (C,) distinct texts, the collection.
+        groups: (Q,) index of the true text of each query.
 
     Returns:
         (Q,) integers, 0 for the first place, as `ml.metrics.true_ranks` counts them.
@@ -29,7 +29,7 @@ def word_ranks(queries: list[str], searched: list[str], groups: Tensor) -> Tenso
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(analyzer=words)
-    no_words = not any(map(words, searched))  # of which scikit-learn makes no vocabulary
+    no_words = not any(map(words, searched))  # scikit-learn refuses an empty vocabulary
     candidates = None if no_words else vectorizer.fit_transform(searched).T.tocsr()
 
     def cosines(part: slice) -> Tensor:
@@ -47,24 +47,24 @@ def words(text: str) -> list[str]:
 
 
 def word_counts(text: str) -> Counter[str]:
-    """Return how often a text has each word."""
+    """Return the count of each word of a text."""
     return Counter(words(text))
 
 
 def word_overlap(first: Counter[str], second: Counter[str]) -> float | None:
-    """Return the share of the shorter text's words that the longer one has too, each as often (0..1).
+    """Return the share of the shorter text's words that the longer text has too, counted with repeats (0..1).
 
     The overlap coefficient (Szymkiewicz and Simpson) of two bags of words: ROUGE-1's clipped count (Lin
-    2004) divided by the shorter text, not by both. A dense caption that holds the whole short one gets 1,
-    where an F score would measure that their lengths differ. Words such as `a` count, so texts of different
-    images overlap too: a mean says something only beside that of such pairs.
+    2004) divided by the shorter text, not by both. A dense caption that contains the whole short one gets 1;
+    an F score would fall with their difference in length. Words such as `a` count, so texts of different
+    images overlap too: compare a mean with the mean of such pairs.
 
     Args:
-        first: Of one text.
-        second: Of the other.
+        first: Word counts of one text.
+        second: Word counts of the other.
 
     Returns:
-        None where a text has no word.
+        None if a text has no word.
 
     Example:
         >>> word_overlap(word_counts("a red dog"), word_counts("a dog on a red sofa"))

@@ -1,7 +1,7 @@
-"""CPU attention over keys padded to a multiple of 16: short texts up to twice as fast.
+"""CPU attention with keys padded to a multiple of 16: up to twice as fast for short texts.
 
-torch's CPU kernel takes exponentials 16 at a time and those of a row's rest one by one, so that 31 keys cost
-more than 64. Padded keys are masked: no vector changes by more than rounding.
+torch's CPU kernel computes exponentials 16 at a time and the rest of a row one by one, so 31 keys cost more
+than 64. Padded keys are masked, so vectors change only by rounding.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME, SDPA = "padded_keys", "sdpa"
 NEVER = torch.finfo(torch.float32).min
-LANES = 16  # float32 numbers that the kernel handles at once
-OF_OTHERS = ("position_bias", "softcap", "cache", "s_aux")  # what some models hand their attention
+LANES = 16  # float32 numbers that the kernel computes at once
+OF_OTHERS = ("position_bias", "softcap", "cache", "s_aux")  # options that some models pass to their attention
 
 
 @contextmanager
 def padded_keys(model: nn.Module) -> Iterator[None]:
-    """Have a model attend by padded keys within the block, where that is known to do the same, only faster.
+    """Use attention with padded keys within the block if it is known to be equal and faster.
 
-    That is on a CPU, by torch's kernel, both ways, and without gradients; any other model is left as it is.
+    That is on a CPU, with torch's kernel, bidirectional and without gradients; other models do not change.
     """
     config: Any = model.config
     is_fit = (
@@ -44,16 +44,16 @@ def padded_keys(model: nn.Module) -> Iterator[None]:
         model.set_attn_implementation(SDPA)  # type: ignore[operator]
 
 
-def _mask(**of_model: Any) -> Tensor | None:  # noqa: ANN401 - the interface of transformers
-    """Return what to add to scores: (B, 1, T, K) of transformers' mask, (1, 1, 1, K) where it gives none."""
-    mask: Tensor | None = AttentionMaskInterface()[SDPA](**of_model)
-    keys = of_model["kv_length"] if mask is None else mask.shape[-1]
+def _mask(**options: Any) -> Tensor | None:  # noqa: ANN401 - the interface of transformers
+    """Return the additive mask: (B, 1, T, K) from transformers' mask, (1, 1, 1, K) if it gives none."""
+    mask: Tensor | None = AttentionMaskInterface()[SDPA](**options)
+    keys = options["kv_length"] if mask is None else mask.shape[-1]
     rest = -keys % LANES
     if mask is None:
         if not rest:
             return None
         mask = torch.ones(1, 1, 1, keys, dtype=torch.bool)
-    # as numbers at once, or the kernel would turn it into numbers in each layer
+    # as numbers, or the kernel would convert it in each layer
     return torch.zeros(*mask.shape[:3], keys + rest).masked_fill_(~F.pad(mask, (0, rest)), NEVER)
 
 
@@ -64,14 +64,14 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    **of_model: Any,  # noqa: ANN401 - the interface of transformers
+    **options: Any,  # noqa: ANN401 - the interface of transformers
 ) -> tuple[Tensor, None]:
-    """Attend from (B, H, T, d) to (B, H or fewer, K, d), the keys padded as the mask says; (B, T, H, d)."""
+    """Attend from (B, H, T, d) to (B, H or fewer, K, d), keys padded as in the mask; return (B, T, H, d)."""
     keys = key.shape[2]
-    if attention_mask is None or any(of_model.get(name) is not None for name in OF_OTHERS):
+    if attention_mask is None or any(options.get(name) is not None for name in OF_OTHERS):
         mask = None if attention_mask is None else attention_mask[..., :keys]
         result: tuple[Tensor, None] = AttentionInterface()[SDPA](
-            module, query, key, value, mask, scaling=scaling, **of_model
+            module, query, key, value, mask, scaling=scaling, **options
         )
         return result
     rest = (0, 0, 0, attention_mask.shape[-1] - keys)

@@ -1,4 +1,4 @@
-"""A sentence encoder of others, run by sentence-transformers (an extra), in batches of so many tokens."""
+"""Run a sentence-transformers model (an optional extra) in batches with a token budget."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from components.ml.text.plain_text import spelled_out
 
 
 class SentenceEncoder:
-    """A model in sentence-transformers layout; prompts and the length of vectors are as its files say.
+    """A model in sentence-transformers layout; prompts and normalisation of vectors are as its files say.
 
     Args:
-        folder: With `modules.json`; no remote code runs.
-        device: Where it works.
+        folder: Folder with `modules.json`; no remote code runs.
+        device: Device of the model.
         precision: `fp32` or `bf16`, of weights and products.
 
     Raises:
@@ -36,7 +36,7 @@ class SentenceEncoder:
                 device=device,
                 local_files_only=True,
                 trust_remote_code=False,
-                model_kwargs={"dtype": DTYPES[precision]},  # else that of the file: `fp32` would be half
+                model_kwargs={"dtype": DTYPES[precision]},  # else the dtype of the file: `fp32` could be half
             ).eval()
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -45,26 +45,26 @@ class SentenceEncoder:
 
     @property
     def dimension(self) -> int:
-        """Numbers of an embedding."""
+        """Width of an embedding."""
         return int(self._model.get_embedding_dimension())
 
     def lengths(self, texts: list[str]) -> tuple[list[int], list[bool]]:
-        """Return the tokens of each text, cut to what the model reads, and which texts are cut."""
+        """Return the number of tokens of each text, cut to the model's context, and flags of cut texts."""
         texts = spelled_out(self._model.tokenizer, texts)
-        most = self._model.max_seq_length or self._model.tokenizer.model_max_length
-        whole = [
+        limit = self._model.max_seq_length or self._model.tokenizer.model_max_length
+        full_lengths = [
             len(ids) for ids in self._model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
         ]
-        return [min(length, most) for length in whole], [length > most for length in whole]
+        return [min(length, limit) for length in full_lengths], [length > limit for length in full_lengths]
 
     def encode(self, texts: list[str], batch_tokens: int, progress: Callable[[int], None]) -> Tensor:
         """Embed texts in batches of about equal length: (N, d) float32 on the CPU, in their order.
 
-        Special tokens in a text are text; those of the model's own prompts count.
+        Special tokens in a text are plain text; those in the model's own prompts count.
 
         Args:
-            texts: To embed.
-            batch_tokens: At most so many tokens a batch, padding included; a longer text is one of its own.
+            texts: Texts to embed.
+            batch_tokens: Most tokens of a batch, padding included; a longer text is a batch of its own.
             progress: Called with the number of texts of each finished batch.
         """
         vectors = torch.empty(len(texts), self.dimension)
@@ -72,12 +72,12 @@ class SentenceEncoder:
         lengths, _ = self.lengths(texts) if texts else ([], [])
         with autocast(self._device, self._precision):
             for batch in token_batches(lengths, batch_tokens):
-                some = self._model.encode(
+                batch_vectors = self._model.encode(
                     [texts[row] for row in batch],
                     batch_size=len(batch),
                     convert_to_tensor=True,
                     show_progress_bar=False,
                 )
-                vectors[batch] = some.float().cpu()
+                vectors[batch] = batch_vectors.float().cpu()
                 progress(len(batch))
         return vectors

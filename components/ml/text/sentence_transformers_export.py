@@ -1,17 +1,18 @@
-"""A text encoder's folder made to load as a sentence-transformers model that gives the same vectors.
+"""Export a text encoder as a sentence-transformers model that gives the same vectors.
 
-Only parts that sentence-transformers has itself are named: it needs neither this package nor remote code.
-What they cannot say is said by the tokenizer of the folder (`framed_tokenizer`):
+The files name only modules of sentence-transformers, so neither this package nor remote code is needed. The
+tokenizer of the folder does the rest (`frame_tokenizer`):
 
-- it puts bos, template header and footer around a text, and a cut leaves them whole;
-- a mean leaves out the tokens of a prompt, so each text gets one: a mark that the tokenizer drops again.
-  sentence-transformers takes for the prompt's length how many tokens the mark alone becomes, which are header
-  and footer, but for a special one at their end. That is the header's length where the footer is one token,
-  which is named special for it, or none;
-- a query prompt ends in the mark, across which no tokens merge.
+- It puts bos, template header and footer around a text, and a cut leaves them whole.
+- A mean leaves out the tokens of a prompt, so each text gets a prompt: a mark that the tokenizer drops.
+  sentence-transformers measures the length of a prompt by the tokens of the mark alone, which are header and
+  footer, without a special token at their end. That is the length of the header if the footer is one token,
+  which is then declared special, or none.
+- A query prompt ends in the mark, across which no tokens merge.
 
-`load_text_encoder` and AutoModel read the folder as before. A text that the tokenizer's normaliser leaves
-nothing of has the vector of an unknown token here, and there that of the footer, or zeros.
+`load_text_encoder` and AutoModel read the folder as before. A text that is empty after the tokenizer's
+normaliser has the vector of an unknown token here; in sentence-transformers it has that of the footer, or
+zeros.
 """
 
 from __future__ import annotations
@@ -28,11 +29,10 @@ from components.ml.text.encoder import TextEncoder, tokenise
 from components.ml.text.template import wrap
 
 POOLING = {"mean": "mean", "last": "lasttoken"}
-# before them, a model that attends both ways would be read as a causal one
+# older versions would read a bidirectional model as a causal one
 REQUIREMENTS = {"sentence-transformers": ">=6.2", "transformers": ">=5.2"}
 READ_BY_TOKENIZER = ("config.json", "tokenizer.json", "tokenizer_config.json")
-# for some types of models AutoTokenizer builds a class of its own, whatever the files say; for this one it
-# does not
+# for some model types AutoTokenizer builds its own class, whatever the files say; not for this type
 AS_IT_IS, TYPE_AS_IT_IS = "TokenizersBackend", "granite"
 NAMED_TOKENS = ("bos_token", "unk_token", "sep_token", "cls_token", "mask_token")
 TOP, POOLING_FOLDER = "", "1_Pooling"
@@ -43,18 +43,18 @@ TYPES = {
 
 
 def write_layout(folder: Path, encoder: TextEncoder) -> str | None:
-    """Write what sentence-transformers reads beside a saved model and tokenizer.
+    """Write the files of sentence-transformers beside a saved model and tokenizer.
 
-    Its vectors are the encoder's, un-normalised. A query prompt goes by its own name (`prompt_name`), and
-    where there is but one also by `encode_query`; all other texts go without. Token ids are compared before
-    anything is written.
+    Its vectors are the encoder's, un-normalised. A query prompt is chosen by its name (`prompt_name`), and a
+    single one also by `encode_query`; other texts have no prompt. Token ids are compared before anything is
+    written.
 
     Args:
-        folder: Of model and tokenizer, as transformers saved them; the tokenizer's files are rewritten.
-        encoder: What was saved there.
+        folder: Model and tokenizer as transformers saved them; the tokenizer's files are rewritten.
+        encoder: The encoder that was saved there.
 
     Returns:
-        None, or why sentence-transformers cannot give the same vectors; then the folder is left as it was.
+        None, or why sentence-transformers cannot give the same vectors; then the folder is not changed.
     """
     if not (folder / "tokenizer.json").is_file():
         return "the tokenizer is not saved as tokenizer.json"
@@ -69,59 +69,66 @@ def write_layout(folder: Path, encoder: TextEncoder) -> str | None:
     special = _special_token(encoder, end)
     if special is None:
         return "the tokenizer names no special token to pad with"
-    how = _tokenizer_settings(encoder, special)
+    settings = _tokenizer_settings(encoder, special)
     with TemporaryDirectory() as name:
         trial = Path(name)
         for file in READ_BY_TOKENIZER:
             shutil.copyfile(folder / file, trial / file)
         frame_tokenizer(trial, start, end)
         if type(_tokenizer(trial)).__name__ != AS_IT_IS:
-            how["tokenizer_type"] = TYPE_AS_IT_IS
-        if found := _difference(encoder, _tokenizer(trial), _tokenizer(trial, **how), prompts):
-            return found
+            settings["tokenizer_type"] = TYPE_AS_IT_IS
+        if difference := _difference(encoder, _tokenizer(trial), _tokenizer(trial, **settings), prompts):
+            return difference
         for file in READ_BY_TOKENIZER[1:]:
             shutil.copyfile(trial / file, folder / file)
-    _write_modules(folder, encoder, how, prompts)
+    _write_modules(folder, encoder, settings, prompts)
     return None
 
 
 def _queries(encoder: TextEncoder) -> dict[str, str]:
-    """Return what the encoder puts before a text, by the names that sentence-transformers has for it."""
-    different = {*encoder.query_prompts.values()}
-    query = different.pop() if len(different) == 1 else ""
+    """Return the prompts of the encoder by the names that sentence-transformers uses."""
+    prompts = {*encoder.query_prompts.values()}
+    query = prompts.pop() if len(prompts) == 1 else ""
     return {**encoder.query_prompts, "document": "", "query": query}
 
 
 def _frame(encoder: TextEncoder) -> tuple[list[int], list[int]]:
-    """Return the tokens before and after a text."""
+    """Return the tokens before and after a text in the template."""
     text = encoder.tokenizer("a", add_special_tokens=False)["input_ids"]
     (row,) = tokenise(encoder, ["a"])
     return [*row.ids[: row.text_start]], [*row.ids[row.text_start + len(text) :]]
 
 
 def _prompts(encoder: TextEncoder, document: str) -> dict[str, str]:
-    """Return what sentence-transformers shall put before a text, by name.
+    """Return the prompts for sentence-transformers by name.
 
-    A normaliser that strips a text's end does so no more where the mark is its end.
+    A normaliser that strips the end of a text does not strip it before the mark.
     """
-    written = {"": document}
+    marked = {"": document}
     for prompt in encoder.query_prompts.values():
-        bare = prompt.rstrip()
-        tokens, of_bare = (
-            encoder.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, bare)
+        stripped = prompt.rstrip()
+        tokens, stripped_tokens = (
+            encoder.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, stripped)
         )
-        written[prompt] = (bare if tokens == of_bare else prompt) + MARK
-    return {name: written[prompt] for name, prompt in _queries(encoder).items()}
+        marked[prompt] = (stripped if tokens == stripped_tokens else prompt) + MARK
+    return {name: marked[prompt] for name, prompt in _queries(encoder).items()}
 
 
 def _special_token(encoder: TextEncoder, end: list[int]) -> str | None:
-    """Return the token that shall count as special: the footer, or one that nothing before a text ends in."""
+    """Return the token to declare special: the footer, or one that ends no header or prompt."""
     tokenizer = encoder.tokenizer
     rows = [tokenise(encoder, ["a"], prompt)[0] for prompt in _queries(encoder).values()]
     last = {row.ids[row.text_start - 1] for row in rows if row.text_start}
-    named = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
-    found = end if len(end) == 1 else [one for one in named if one is not None and one not in last]
-    return str(tokenizer.convert_ids_to_tokens(found[0])) if found else None
+    special_ids = (
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.unk_token_id,
+        tokenizer.bos_token_id,
+    )
+    candidates = (
+        end if len(end) == 1 else [token for token in special_ids if token is not None and token not in last]
+    )
+    return str(tokenizer.convert_ids_to_tokens(candidates[0])) if candidates else None
 
 
 def _tokenizer_settings(encoder: TextEncoder, special: str) -> dict[str, Any]:
@@ -130,7 +137,7 @@ def _tokenizer_settings(encoder: TextEncoder, special: str) -> dict[str, Any]:
         "pad_token": special,
         "eos_token": special,
         "extra_special_tokens": [],
-        "split_special_tokens": True,  # in a text they are plain text
+        "split_special_tokens": True,  # special tokens in a text are plain text
         "model_max_length": encoder.max_tokens,
         "padding_side": "right",  # sentence-transformers counts positions over padding as well
         "truncation_side": "right",
@@ -138,19 +145,19 @@ def _tokenizer_settings(encoder: TextEncoder, special: str) -> dict[str, Any]:
     }
 
 
-def _difference(encoder: TextEncoder, ours: Any, theirs: Any, prompts: dict[str, str]) -> str | None:  # noqa: ANN401
-    """Return what the rewritten tokenizer does otherwise than the encoder, read by us or by them."""
+def _difference(encoder: TextEncoder, framed: Any, exported: Any, prompts: dict[str, str]) -> str | None:  # noqa: ANN401
+    """Return how the rewritten tokenizer differs from the encoder, in either library, or None."""
     texts = _probes(encoder)
     for name, query in _queries(encoder).items():
         expected = tokenise(encoder, texts, query)
-        if wrap(ours, texts, encoder.template, query, encoder.max_tokens) != expected:
+        if wrap(framed, texts, encoder.template, query, encoder.max_tokens) != expected:
             return f"with the template in tokenizer.json this package would read a {name} otherwise"
-        found = theirs([prompts[name] + text for text in texts], truncation=True)["input_ids"]
-        for text, row, ids in zip(texts, expected, found, strict=True):
+        exported_ids = exported([prompts[name] + text for text in texts], truncation=True)["input_ids"]
+        for text, row, ids in zip(texts, expected, exported_ids, strict=True):
             if ids != [*row.ids]:
                 return f"its tokenizer would give other tokens for the {name} {text!r:.60}"
-        alone = theirs(prompts[name])["input_ids"] if prompts[name] else []
-        left_out = len(alone) - (bool(alone) and alone[-1] in theirs.all_special_ids)
+        prompt_ids = exported(prompts[name])["input_ids"] if prompts[name] else []
+        left_out = len(prompt_ids) - (bool(prompt_ids) and prompt_ids[-1] in exported.all_special_ids)
         if encoder.pooling == "mean" and left_out != expected[0].text_start:
             return (
                 f"of a {name} it would leave {left_out} tokens out of the mean, not {expected[0].text_start}"
@@ -170,14 +177,16 @@ def _probes(encoder: TextEncoder) -> list[str]:
     ]
 
 
-def _tokenizer(folder: Path, **how: Any) -> Any:  # noqa: ANN401
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **how)
+def _tokenizer(folder: Path, **settings: Any) -> Any:  # noqa: ANN401
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
 
 
-def _write_modules(folder: Path, encoder: TextEncoder, how: dict[str, Any], prompts: dict[str, str]) -> None:
+def _write_modules(
+    folder: Path, encoder: TextEncoder, settings: dict[str, Any], prompts: dict[str, str]
+) -> None:
     modules = [
-        {"idx": number, "name": str(number), "path": path, "type": kind}
-        for number, (path, kind) in enumerate(TYPES.items())
+        {"idx": index, "name": str(index), "path": path, "type": kind}
+        for index, (path, kind) in enumerate(TYPES.items())
     ]
     pooling = {"embedding_dimension": encoder.dimension, "pooling_mode": POOLING[encoder.pooling]}
     config = {
@@ -190,7 +199,7 @@ def _write_modules(folder: Path, encoder: TextEncoder, how: dict[str, Any], prom
     (folder / POOLING_FOLDER).mkdir(exist_ok=True)
     for name, tree in (
         ("modules.json", modules),
-        ("sentence_bert_config.json", {"processor_kwargs": how}),
+        ("sentence_bert_config.json", {"processor_kwargs": settings}),
         (f"{POOLING_FOLDER}/config.json", {**pooling, "include_prompt": False}),
         ("config_sentence_transformers.json", config),
     ):
@@ -201,42 +210,47 @@ MARK = "\ufdd0"  # a noncharacter, which no text holds
 DROP = {"type": "Replace", "pattern": {"Regex": rf"\A{MARK}"}, "content": ""}
 SPLIT = {"type": "Split", "pattern": {"String": MARK}, "behavior": "Removed", "invert": False}
 FIRST, ALWAYS = '"prepend_scheme": "first"', '"prepend_scheme": "always"'
-REBUILT = ("add_bos_token", "add_eos_token", "add_prefix_space")  # settings that build parts of it anew
+REBUILT = (
+    "add_bos_token",
+    "add_eos_token",
+    "add_prefix_space",
+)  # settings that rebuild parts of the tokenizer
 
 
 def frame_tokenizer(folder: Path, start: list[int], end: list[int]) -> None:
-    """Rewrite a saved tokenizer.
+    """Rewrite a saved tokenizer so that it puts tokens around each text and handles the mark.
 
-    A mark at the start of a text is dropped; in its midst it is as if the text began anew after it.
+    A mark at the start of a text is dropped. After a mark inside a text, the text is tokenised as if it began
+    there.
 
     Args:
-        folder: Holds tokenizer.json and tokenizer_config.json.
-        start: Token ids before each text, where special tokens are asked for.
-        end: Those after it.
+        folder: Folder with tokenizer.json and tokenizer_config.json.
+        start: Token ids before each text, if special tokens are added.
+        end: Token ids after each text, if special tokens are added.
     """
     path = folder / "tokenizer.json"
     tree = json.loads(path.read_text("utf-8"))
-    normalizers = [one for one in _parts(tree["normalizer"], "normalizers") if one != DROP]
-    pre_tokenizers = [one for one in _parts(tree["pre_tokenizer"], "pretokenizers") if one != SPLIT]
-    # what comes before a text's first word comes before the first one after a mark as well
-    again = [_after_mark(one) for one in normalizers if one["type"] == "Prepend"]
+    normalizers = [part for part in _parts(tree["normalizer"], "normalizers") if part != DROP]
+    pre_tokenizers = [part for part in _parts(tree["pre_tokenizer"], "pretokenizers") if part != SPLIT]
+    # a prefix of a text's first word is also needed before the first word after a mark
+    after_mark = [_after_mark(part) for part in normalizers if part["type"] == "Prepend"]
     pre_tokenizers = json.loads(json.dumps(pre_tokenizers).replace(FIRST, ALWAYS))
     tree |= {
         "truncation": None,
         "padding": None,
         "normalizer": {
             "type": "Sequence",
-            "normalizers": [DROP, *(one for one in normalizers if one not in again), *again],
+            "normalizers": [DROP, *(part for part in normalizers if part not in after_mark), *after_mark],
         },
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT, *pre_tokenizers]},
-        "post_processor": _around(tree, start, end),
+        "post_processor": _post_processor(tree, start, end),
     }
     path.write_text(json.dumps(tree, indent=2, ensure_ascii=False), "utf-8")
     path = folder / "tokenizer_config.json"
     config = {
         name: value for name, value in json.loads(path.read_text("utf-8")).items() if name not in REBUILT
     }
-    # the class of a family would build all but the vocabulary anew
+    # the tokenizer class of a model family would rebuild all but the vocabulary
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     path.write_text(f"{json.dumps(config, indent=2, sort_keys=True)}\n", "utf-8")
 
@@ -253,13 +267,13 @@ def _after_mark(prepend: dict[str, Any]) -> dict[str, Any]:
     return {"type": "Replace", "pattern": {"Regex": rf"{MARK}(?!\z)"}, "content": content}
 
 
-def _around(tree: dict[str, Any], start: list[int], end: list[int]) -> dict[str, Any]:
+def _post_processor(tree: dict[str, Any], start: list[int], end: list[int]) -> dict[str, Any]:
     """Return the post-processor that puts tokens before and after a text."""
     vocabulary = tree["model"]["vocab"]
     if isinstance(vocabulary, dict):
-        words = {number: word for word, number in vocabulary.items()}
-    else:  # of Unigram: words with their scores, by number
-        words = {number: word for number, (word, _) in enumerate(vocabulary)}
+        words = {token_id: word for word, token_id in vocabulary.items()}
+    else:  # Unigram: words with their scores, by id
+        words = {token_id: word for token_id, (word, _) in enumerate(vocabulary)}
     words |= {token["id"]: token["content"] for token in tree["added_tokens"]}
     frame = {name: ids for name, ids in (("<start>", start), ("<end>", end)) if ids}
     before, after = (
@@ -272,7 +286,7 @@ def _around(tree: dict[str, Any], start: list[int], end: list[int]) -> dict[str,
         "single": single,
         "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {
-            name: {"id": name, "ids": ids, "tokens": [words[one] for one in ids]}
+            name: {"id": name, "ids": ids, "tokens": [words[token] for token in ids]}
             for name, ids in frame.items()
         },
     }

@@ -1,4 +1,4 @@
-"""Texts as token ids within a chat template, with the place where the text itself starts."""
+"""Tokenise texts within a chat template, and record where the text itself starts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from components.ml.text.plain_text import text_ids
 
 PLACEHOLDER = "{text}"
-TEXTS_AT_ONCE = 1000  # a tokenizer keeps some kilobytes a text while it works
-MOST_CHARACTERS_A_TOKEN = 64  # on average over a text; keeps a megabyte from costing seconds
+TEXTS_AT_ONCE = 1000  # a tokenizer needs some kilobytes a text while it works
+MOST_CHARACTERS_A_TOKEN = 64  # on average over a text; so that a text of a megabyte does not take seconds
 
 
 @dataclass(frozen=True)
@@ -29,44 +29,44 @@ def wrap(
     prompt: str,
     max_tokens: int,
 ) -> list[Tokens]:
-    """Tokenise texts within a template, the texts cut so that all fits `max_tokens`.
+    """Tokenise texts within a template; texts are cut so that all fits `max_tokens`.
 
-    Header, prompt and text are tokenised apart, so that no merge across their borders moves the text's start.
-    Special tokens count in template and prompt, which are params; in a text they are plain text.
+    Header, prompt and text are tokenised separately, so that no merge across their borders moves the start of
+    the text. Special tokens count in template and prompt, which are params; in a text they are plain text.
 
     Args:
-        tokenizer: Of the model; a bos that it puts before texts of its own accord comes first.
-        texts: Not empty after stripping.
-        template: Holds `{text}`.
+        tokenizer: Tokenizer of the model; a bos that it adds before texts comes first.
+        texts: Texts that are not empty after stripping.
+        template: Contains `{text}`.
         prompt: Put before each text, after the header.
-        max_tokens: In all.
+        max_tokens: Most tokens, template and prompt included.
 
     Raises:
         ValueError: template and prompt leave no room for a text, or a text has no token.
     """
     header, _, footer = template.partition(PLACEHOLDER)
-    start = [*_bos(tokenizer), *_trusted(tokenizer, header)]
+    start = [*_bos(tokenizer), *_ids_with_special(tokenizer, header)]
     if len(start) > 1 and start[0] == start[1]:
-        start = start[1:]  # the template names the bos itself
-    start += _trusted(tokenizer, prompt)
-    end = _trusted(tokenizer, footer)
+        start = start[1:]  # the template contains the bos itself
+    start += _ids_with_special(tokenizer, prompt)
+    end = _ids_with_special(tokenizer, footer)
     room = max_tokens - len(start) - len(end)
     if room < 1:
         raise ValueError(
-            f"template and query prompt take {len(start) + len(end)} of {max_tokens} tokens: no room for "
-            "a text; shorten them or raise encoding.max_tokens"
+            f"template and query prompt take {len(start) + len(end)} of {max_tokens} tokens; expected room "
+            "for a text: shorten them or raise encoding.max_tokens"
         )
-    found: list[Tokens] = []
+    results: list[Tokens] = []
     for first in range(0, len(texts), TEXTS_AT_ONCE):
-        some = texts[first : first + TEXTS_AT_ONCE]
-        most = room * MOST_CHARACTERS_A_TOKEN
-        rows = text_ids(tokenizer, [text[:most] for text in some], room + 1)
-        for ids, text in zip(rows, some, strict=True):
-            own = ids[:room] or _unknown(tokenizer, text)
-            whole = (*start, *own, *end)
-            is_cut = len(ids) > room or len(text) > most
-            found.append(Tokens(whole, len(start), len(start) + len(own), is_cut))
-    return found
+        chunk = texts[first : first + TEXTS_AT_ONCE]
+        max_characters = room * MOST_CHARACTERS_A_TOKEN
+        rows = text_ids(tokenizer, [text[:max_characters] for text in chunk], room + 1)
+        for ids, text in zip(rows, chunk, strict=True):
+            text_tokens = ids[:room] or _unknown_id(tokenizer, text)
+            tokens = (*start, *text_tokens, *end)
+            is_cut = len(ids) > room or len(text) > max_characters
+            results.append(Tokens(tokens, len(start), len(start) + len(text_tokens), is_cut))
+    return results
 
 
 def _bos(tokenizer: Any) -> list[int]:  # noqa: ANN401
@@ -74,13 +74,13 @@ def _bos(tokenizer: Any) -> list[int]:  # noqa: ANN401
     return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
 
 
-def _trusted(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401
+def _ids_with_special(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
     return ids
 
 
-def _unknown(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401
-    """Stand for a text that the tokenizer's normaliser leaves nothing of."""
+def _unknown_id(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401
+    """Return the unknown token, for a text that is empty after the tokenizer's normaliser."""
     if tokenizer.unk_token_id is None:
-        raise ValueError(f"caption {text!r:.60} has no token; reject such captions before they are encoded")
+        raise ValueError(f"caption {text!r:.60} has no token; expected at least one: remove such captions")
     return [tokenizer.unk_token_id]

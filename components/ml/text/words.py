@@ -1,4 +1,4 @@
-"""What a word is: a run of letters and digits, or a character of a script without spaces between words."""
+"""Pattern of a word: a run of letters and digits, or a character of a script without spaces."""
 
 from __future__ import annotations
 

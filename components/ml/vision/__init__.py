@@ -1,1 +1,1 @@
-"""Vision towers, and the pictures they see."""
+"""Vision towers, and the preparation of pictures for them."""

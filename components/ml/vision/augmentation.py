@@ -1,4 +1,4 @@
-"""What is drawn anew for each image and step: crop, flip and colour, for whole batches of uint8 images."""
+"""Random augmentation of batches of uint8 images: crop, flip and colour jitter."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MAX_LOG_ASPECT = math.log(4 / 3)  # of a crop, either way, as RandomResizedCrop has it
-MAX_SHRINK = 2  # a bilinear sample sees two pixels each way
+MAX_LOG_ASPECT = math.log(4 / 3)  # of a crop, in both directions, as in RandomResizedCrop
+MAX_SHRINK = 2  # a bilinear sample covers two pixels in each direction
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -18,18 +18,18 @@ def augment(images: Tensor, size: int, min_crop: float, flip: bool, colour_jitte
 
     Args:
         images: (B, 3, H, W) uint8.
-        size: Pixels of a side of what is returned; at most `MAX_SHRINK` times smaller than the images.
+        size: Pixels of a side of the result; at most `MAX_SHRINK` times smaller than the images.
         min_crop: A crop covers a share of the area drawn from [min_crop, 1], at an aspect ratio drawn from
-            [3/4, 4/3], and is brought to the size (bilinear); 1 leaves the image whole.
+            [3/4, 4/3], and is resized to the size (bilinear); 1 keeps the whole image.
         flip: Mirror each image with probability 1/2.
         colour_jitter: Brightness, contrast and saturation are multiplied by factors drawn from
-            [1 - colour_jitter, 1 + colour_jitter]; 0 leaves colours alone.
+            [1 - colour_jitter, 1 + colour_jitter]; 0 keeps colours.
 
     Returns:
         (B, 3, size, size) uint8.
 
     Raises:
-        ValueError: the images are so much larger that their finest lines would flicker.
+        ValueError: the images are so much larger than `size` that resizing would alias.
     """
     is_of_size = images.shape[-2:] == (size, size)
     if max(images.shape[-2:]) > MAX_SHRINK * size:

@@ -1,6 +1,6 @@
 """Models of two towers, CLIP, SigLIP and EVA-CLIP: load, save, embed images and texts.
 
-Where an arm or a control needs a vision tower only, `load_base` takes one without a text tower as well.
+`load_base` also accepts a vision tower without a text tower, for arms and controls that embed no text by it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from components.ml.vision.eva02 import Eva02CLIPModel
 from components.ml.vision.normalisation import write_preprocessor
 from components.ml.vision.towers import VISION_ENCODERS, encode_images, load_model, model_type_of, pixels_for
 
-LEGACY_EOS = 2  # configs with it pool at the highest token id, see CLIPTextModel of transformers
+LEGACY_EOS = 2  # with this eos id CLIPTextModel of transformers pools at the highest token id
 
 CLIPS: dict[str, Any] = {
     "clip": CLIPModel,
@@ -34,23 +34,23 @@ def load_clip(folder: Path) -> Any:  # noqa: ANN401 - one of `CLIPS`
     """Load a model of two towers in evaluation mode, float32, from safetensors.
 
     Raises:
-        ValueError: it has a vision tower only, or it is refused as `load_model` refuses.
+        ValueError: it has only a vision tower, or `load_model` refuses it.
     """
     if not has_text_tower(folder):
         raise ValueError(
             f"{folder} is of type {model_type_of(folder)}, without a text tower; expected one of "
-            f"{', '.join(CLIPS)}: take another base_models.clip, or do without what embeds texts by it"
+            f"{', '.join(CLIPS)}: take another base_models.clip, or remove what embeds texts by it"
         )
-    return _without_bias(load_model(folder, CLIPS))
+    return _freeze_bias(load_model(folder, CLIPS))
 
 
 def load_base(folder: Path) -> Any:  # noqa: ANN401 - one of `CLIPS` or `VISION_ENCODERS`
     """Load a model of two towers, or a vision tower alone; see `load_clip`."""
-    return _without_bias(load_model(folder, {**CLIPS, **VISION_ENCODERS}))
+    return _freeze_bias(load_model(folder, {**CLIPS, **VISION_ENCODERS}))
 
 
 def has_text_tower(folder: Path) -> bool:
-    """Return whether a folder holds more than a vision tower, by its config.
+    """Return True if the config of a folder is of a model with a text tower.
 
     Raises:
         ValueError: there is no config.json.
@@ -59,36 +59,36 @@ def has_text_tower(folder: Path) -> bool:
 
 
 def save_clip(model: Any, folder: Path) -> None:  # noqa: ANN401 - one of `CLIPS`
-    """Save a model in Hugging Face layout, with the config of the image processor it expects."""
+    """Save a model in Hugging Face layout, with the config of its image processor."""
     model.save_pretrained(folder)
     write_preprocessor(folder, model.config.vision_config)
 
 
 def save_clip_tokenizer(tokenizer: Any, folder: Path) -> None:  # noqa: ANN401 - of transformers
-    """Save a tokenizer beside its model: plain transformers reads special tokens in a text as text as well.
+    """Save a tokenizer beside its model so that plain transformers reads special tokens in a text as text.
 
-    Those that `plain_text` writes with a space excepted.
+    Exceptions are those that `plain_text` writes with a space.
     """
     tokenizer = copy.deepcopy(tokenizer)
     if backend := getattr(tokenizer, "backend_tokenizer", None):
-        backend.no_truncation()  # of the last call
+        backend.no_truncation()  # set by the last call
         backend.no_padding()
     tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
     tokenizer.save_pretrained(folder)
 
 
 def load_clip_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - a tokenizer of transformers
-    """Load the tokenizer that lies beside a model; it pads on the right, as CLIP and SigLIP do.
+    """Load the tokenizer of a model folder; it pads on the right, as CLIP and SigLIP do.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the folder has no tokenizer that loads.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{folder} has no tokenizer that loads ({str(error).splitlines()[0]}); expected "
-            "tokenizer.json, or what the model was published with"
+            "tokenizer.json, or the tokenizer that the model was published with"
         ) from None
     tokenizer.padding_side = "right"
     return tokenizer
@@ -105,21 +105,21 @@ def text_embeddings(model: Any, tokenizer: Any, texts: list[str]) -> Tensor:  # 
     """Embed texts, cut to the model's context: (B, D), rows of length 1.
 
     Raises:
-        ValueError: tokenizer and model do not belong together, see `text_tokens`.
+        ValueError: tokenizer and model do not fit each other, see `text_tokens`.
     """
     ids, mask = text_tokens(model, tokenizer, texts)
     return F.normalize(text_features(model, ids.to(model.device), mask.to(model.device)), dim=-1)
 
 
 def text_tokens(model: Any, tokenizer: Any, texts: list[str]) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-    """Return token ids and mask (B, T), as the model's text tower wants them, padded on the right.
+    """Return token ids and mask (B, T) for the model's text tower, padded on the right.
 
-    Special tokens in a text are plain text. SigLIP pools at its last position, padding or not: a text is
-    padded to the whole context, and all is seen.
+    Special tokens in a text are plain text. SigLIP pools at its last position, padding or not, so its texts
+    are padded to the whole context, without a mask.
 
     Raises:
-        ValueError: tokenizer and model do not agree on the end token, at whose place CLIP pools, or the
-            tokenizer knows more tokens than the model.
+        ValueError: tokenizer and model have different end tokens, at which CLIP pools, or the tokenizer has
+            more tokens than the model.
     """
     config = model.config.text_config
     limit = int(config.max_position_embeddings)
@@ -137,29 +137,29 @@ def text_tokens(model: Any, tokenizer: Any, texts: list[str]) -> tuple[Tensor, T
 
 
 def are_cut(model: Any, tokenizer: Any, texts: list[str]) -> list[bool]:  # noqa: ANN401
-    """Return which texts are longer than the model's context."""
+    """Return for each text whether it is longer than the model's context."""
     limit = int(model.config.text_config.max_position_embeddings)
     return [len(row) > limit for row in framed_ids(tokenizer, texts, limit + 1)]
 
 
 def text_features(model: Any, ids: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401 - one of `CLIPS`
-    """Return (B, D), un-normalised, of what `text_tokens` gave."""
+    """Return text embeddings (B, D), un-normalised, of ids and mask from `text_tokens`."""
     features: Tensor = model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
     return features
 
 
 def with_context(model: Any, context_tokens: int) -> Any:  # noqa: ANN401 - one of `CLIPS`
-    """Return a copy of a model that reads `context_tokens` tokens.
+    """Return a copy of a model with a context of `context_tokens` tokens.
 
-    The positions it has stay as they are (fewer are cut); new ones are those of the old table stretched
-    linearly to the new length, from where the old ones end: a start that training then improves.
+    Existing positions do not change (or are cut). New positions come from the old table, stretched linearly
+    to the new length; they are a start for training.
     """
     model = copy.deepcopy(model)
     embeddings = model.text_model.embeddings
     old = embeddings.position_embedding.weight.detach()  # (T, width)
     stretched = F.interpolate(old.T[None], size=context_tokens, mode="linear", align_corners=True)[0].T
-    kept = min(len(old), context_tokens)
-    positions = torch.cat([old[:kept], stretched[kept:]])
+    shared = min(len(old), context_tokens)
+    positions = torch.cat([old[:shared], stretched[shared:]])
     embeddings.position_embedding = nn.Embedding.from_pretrained(positions.clone(), freeze=False)
     embeddings.position_ids = nn.Buffer(
         torch.arange(context_tokens, device=old.device).expand((1, -1)), persistent=False
@@ -169,7 +169,7 @@ def with_context(model: Any, context_tokens: int) -> Any:  # noqa: ANN401 - one 
 
 
 def _padded(rows: list[list[int]], length: int, filler: int | None) -> tuple[Tensor, Tensor]:
-    """Return token ids padded on the right, and which of them are real: (B, length) each."""
+    """Return token ids padded on the right, and a mask of real tokens: (B, length) each."""
     if filler is None:
         raise ValueError("the tokenizer has no padding token; expected the one that belongs to the model")
     ids = torch.tensor([[*row, *(filler,) * (length - len(row))] for row in rows])
@@ -181,8 +181,8 @@ def _is_siglip(model: Any) -> bool:  # noqa: ANN401
     return isinstance(model, SiglipModel)
 
 
-def _without_bias(model: Any) -> Any:  # noqa: ANN401
-    """Keep SigLIP's logit_bias out of training: a softmax over logits does not see it."""
+def _freeze_bias(model: Any) -> Any:  # noqa: ANN401
+    """Freeze SigLIP's logit_bias: a softmax over logits does not depend on it."""
     if isinstance(model, SiglipModel):
         model.logit_bias.requires_grad_(False)
     return model

@@ -1,8 +1,8 @@
-"""CLIP whose patches come from a convolutional stem, under a model type of its own, in Hugging Face layout.
+"""CLIP with a convolutional stem instead of a patch embedding, in Hugging Face layout.
 
-A few 3x3 convolutions in the place of one large one let a small vision transformer learn in minutes
-(Xiao et al., "Early Convolutions Help Transformers See Better", 2021, section 4). Plain transformers does not
-know the model type and says so, instead of loading the rest with a random patch embedding.
+A few 3x3 convolutions instead of one large one let a small vision transformer learn in minutes (Xiao et al.,
+"Early Convolutions Help Transformers See Better", 2021, section 4). It has its own model type, so that plain
+transformers refuses it instead of loading it with a random patch embedding.
 """
 
 from dataclasses import field
@@ -22,9 +22,9 @@ from transformers.models.clip.modeling_clip import (
 
 @strict
 class ConvStemCLIPVisionConfig(CLIPVisionConfig):
-    """CLIP's vision config with the channels of the stem, one convolution each, and the pooling.
+    """CLIP's vision config with the channels of the stem's convolutions, and the pooling.
 
-    `pooling` is `class`, the class token as in CLIP, or `mean`, the mean over the stem's cells.
+    `pooling` is `class` (the class token, as in CLIP) or `mean` (the mean over the stem's cells).
     """
 
     model_type = "conv_stem_clip_vision_model"
@@ -35,7 +35,7 @@ class ConvStemCLIPVisionConfig(CLIPVisionConfig):
 
 @strict
 class ConvStemCLIPConfig(CLIPConfig):
-    """CLIP's config with that vision config."""
+    """CLIP's config with a `ConvStemCLIPVisionConfig`."""
 
     model_type = "conv_stem_clip"
     sub_configs_defaults = {  # noqa: RUF012 - how transformers declares it
@@ -47,15 +47,15 @@ class ConvStemCLIPConfig(CLIPConfig):
 
 
 def conv_stem(channels: list[int], width: int, in_channels: int = 3) -> nn.Sequential:
-    """Return 3x3 stride-2 convolutions with BatchNorm and GELU, and a 1x1 one to `width` where that differs.
+    """Return 3x3 stride-2 convolutions with BatchNorm and GELU, and a final 1x1 one if `width` differs.
 
     Maps (B, in_channels, H, W) to (B, width, ceil(H / 2^n), ceil(W / 2^n)), n = len(channels).
     """
     layers: list[nn.Module] = []
-    for before, after in zip([in_channels, *channels], channels, strict=False):
+    for channels_in, channels_out in zip([in_channels, *channels], channels, strict=False):
         layers += [
-            nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(after),
+            nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
             nn.GELU(),
         ]
     if channels[-1] != width:
@@ -105,16 +105,16 @@ class ConvStemCLIPVisionModel(CLIPVisionModel):
         self.post_init()
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:  # noqa: ANN401 - as CLIP's
-        """Return what CLIP's does, `pooler_output` (B, width) pooled as the config says."""
+        """Return CLIP's output, with `pooler_output` (B, width) pooled as the config says."""
         output: BaseModelOutputWithPooling = super().forward(*args, **kwargs)
         if self.config.pooling == "mean":
-            cells = output.last_hidden_state[:, 1:]  # (B, cells, width), behind the class token
+            cells = output.last_hidden_state[:, 1:]  # (B, cells, width), without the class token
             output.pooler_output = self.post_layernorm(cells.mean(dim=1))
         return output
 
 
 class ConvStemCLIPVisionModelWithProjection(CLIPVisionModelWithProjection):
-    """The vision tower by itself, with the projection into the shared space."""
+    """The vision tower alone, with the projection to the shared space."""
 
     config: ConvStemCLIPVisionConfig
 
@@ -125,7 +125,7 @@ class ConvStemCLIPVisionModelWithProjection(CLIPVisionModelWithProjection):
 
 
 class ConvStemCLIPModel(CLIPModel):
-    """Both towers; everything a `CLIPModel` is and does."""
+    """A `CLIPModel` whose vision tower has a convolutional stem."""
 
     config: ConvStemCLIPConfig
 

@@ -1,7 +1,7 @@
-"""The EVA02 vision tower of EVA-CLIP, under model types of its own, in Hugging Face layout.
+"""EVA02 vision tower of EVA-CLIP, with its own model types, in Hugging Face layout.
 
 A ViT with learned and rotary positions (Su et al. 2021, in two dimensions), a SwiGLU (Shazeer 2020) as its
-feed-forward part, and one more LayerNorm inside attention and feed-forward part ("sub-LN"): Fang et al. 2023,
+feed-forward part, and an extra LayerNorm inside attention and feed-forward part ("sub-LN"): Fang et al. 2023,
 arXiv 2303.11331, section 2.1; Sun et al. 2023, arXiv 2303.15389. transformers has no such model. With the
 text tower of EVA-CLIP it is an `Eva02CLIPModel`, alone an `Eva02VisionModelWithProjection`.
 """
@@ -24,17 +24,17 @@ from transformers.models.clip.modeling_clip import (
 
 @strict
 class Eva02VisionConfig(CLIPVisionConfig):
-    """CLIP's vision config with the side of the grid that the rotary positions were learned on."""
+    """CLIP's vision config with the side of the grid that rotary positions were pretrained on."""
 
     model_type = "eva02_clip_vision_model"
 
     layer_norm_eps: float = 1e-6
-    rotary_grid: int = 16  # cells; a finer grid lies between the same positions
+    rotary_grid: int = 16  # cells; a finer grid spans the same positions
 
 
 @strict
 class Eva02CLIPConfig(CLIPConfig):
-    """CLIP's config with that vision config."""
+    """CLIP's config with an `Eva02VisionConfig`."""
 
     model_type = "eva02_clip"
     sub_configs_defaults = {  # noqa: RUF012 - how transformers declares it
@@ -108,7 +108,7 @@ class Eva02Layer(GradientCheckpointingLayer):
 
 
 class Eva02Encoder(nn.Module):
-    """The blocks, named as CLIP's are."""
+    """The blocks, with CLIP's names."""
 
     def __init__(self, config: Eva02VisionConfig) -> None:
         super().__init__()
@@ -151,14 +151,16 @@ class Eva02VisionModel(CLIPPreTrainedModel):
     def forward(
         self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **_: object
     ) -> BaseModelOutputWithPooling:
-        """Embed normalised pixels (B, 3, H, W): all states (B, 1 + patches, width), and the class token's.
+        """Embed normalised pixels (B, 3, H, W): states (B, 1 + patches, width), and the pooled class token.
 
         Raises:
             ValueError: the images are of another size than the model's.
         """
         if interpolate_pos_encoding:
             size = self.config.image_size
-            raise ValueError(f"positions of another size were asked for; expected {size} x {size} pixels")
+            raise ValueError(
+                f"interpolate_pos_encoding is True; expected images of {size} x {size} pixels: resize them"
+            )
         states = self.embeddings(pixel_values)
         states = self.encoder(states, *rotations(self.config, states.device))
         pooled = self.post_layernorm(states[:, 0])
@@ -166,7 +168,7 @@ class Eva02VisionModel(CLIPPreTrainedModel):
 
 
 class Eva02VisionModelWithProjection(CLIPVisionModelWithProjection):
-    """The vision tower by itself, with the projection into the shared space, which has a bias."""
+    """The vision tower alone, with the projection to the shared space, which has a bias."""
 
     config: Eva02VisionConfig
     _no_split_modules = Eva02VisionModel._no_split_modules
@@ -179,7 +181,7 @@ class Eva02VisionModelWithProjection(CLIPVisionModelWithProjection):
 
 
 class Eva02CLIPModel(CLIPModel):
-    """EVA-CLIP: that tower and CLIP's text tower."""
+    """EVA-CLIP: the EVA02 vision tower and CLIP's text tower."""
 
     config: Eva02CLIPConfig
     _no_split_modules = [*Eva02VisionModel._no_split_modules, "CLIPTextEmbeddings", "CLIPEncoderLayer"]  # noqa: RUF012
@@ -206,23 +208,23 @@ ROTARY_BASE = 10000.0  # Su et al. 2021, section 3.2.2
 def rotations(config: Any, device: torch.device | None = None) -> tuple[Tensor, Tensor]:  # noqa: ANN401
     """Return cosines and sines (patches, head width) of the rotary positions, float32, row by row.
 
-    The first half of a head turns by a patch's row, the second by its column; neighbours (2i, 2i + 1) turn
-    together. Positions are scaled so that any grid spans the `rotary_grid` cells of pretraining.
+    The first half of a head rotates by a patch's row, the second by its column; neighbours (2i, 2i + 1)
+    rotate together. Positions are scaled so that any grid spans the `rotary_grid` cells of pretraining.
     """
     side = config.image_size // config.patch_size
-    width = config.hidden_size // config.num_attention_heads // 2  # of each of the two directions
+    width = config.hidden_size // config.num_attention_heads // 2  # for each of the two directions
     exponents = torch.arange(0, width, 2, device=device).float() / width
     cells = torch.arange(side, device=device).float() / side * config.rotary_grid
     angles = (cells[:, None] / ROTARY_BASE**exponents).repeat_interleave(2, dim=1)  # (side, width)
     rows = angles[:, None].expand(side, side, width)
     columns = angles[None].expand(side, side, width)
-    both = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # (patches, head width)
-    return both.cos(), both.sin()
+    all_angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # (patches, head width)
+    return all_angles.cos(), all_angles.sin()
 
 
 def rotate(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn queries or keys (B, heads, 1 + patches, head width) by a patch's angles, not the class token."""
+    """Rotate queries or keys (B, heads, 1 + patches, head width) of patches, not of the class token."""
     patches = states[:, :, 1:]
-    turned = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
-    moved = (patches * cosines + turned * sines).to(states.dtype)
-    return torch.cat([states[:, :, :1], moved], dim=2)
+    swapped = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
+    rotated = (patches * cosines + swapped * sines).to(states.dtype)
+    return torch.cat([states[:, :, :1], rotated], dim=2)

@@ -1,11 +1,11 @@
-"""Convert public EVA02-CLIP checkpoints of EVA-CLIP's or timm's layout.
+"""Convert public EVA02-CLIP checkpoints from the layout of EVA-CLIP or timm.
 
-Weights are renamed and the size is inferred. The table of angles that EVA-CLIP keeps has to agree with it.
-Only safetensors are read: the `.pt` files of EVA-CLIP are pickles.
+Weights are renamed and sizes are inferred. The table of rotary angles of EVA-CLIP must agree with them. Only
+safetensors are read: the `.pt` files of EVA-CLIP are pickles.
 
-Sizes come from the shapes of the weights. What shapes cannot tell, the heads and the grid that the rotary
-positions were learned on, comes from the config beside the checkpoint (`vision_cfg` of EVA-CLIP and
-open_clip, `model_args` of timm), or from the sizes that are published.
+Sizes come from the shapes of the weights. The number of heads and the grid of the rotary positions have no
+shape; they come from the config beside the checkpoint (`vision_cfg` of EVA-CLIP and open_clip, `model_args`
+of timm), or from the list of published sizes.
 
 Names: EVA-CLIP's own (baaivision/EVA, EVA-CLIP/rei/eva_clip: CLIP, CustomCLIP, EVAVisionTransformer) and
 timm's (Eva with `eva02_*_clip_*`, alone or inside open_clip as `visual.trunk.`). Both have the text tower of
@@ -39,16 +39,16 @@ from components.ml.vision.normalisation import CLIP, Normalisation, set_normalis
 
 CONFIGS = ("config.json", "open_clip_config.json")
 WEIGHTS = "model.safetensors"
-ANGLE_TOLERANCE = 2e-3  # of a cosine that was kept in half precision
+ANGLE_TOLERANCE = 2e-3  # of a cosine stored in half precision
 
 log = logging.getLogger(__name__)
 
 
 def convert_folder(folder: Path) -> bool:
-    """Convert a checkpoint in its place, unless it is in Hugging Face layout already; return whether it was.
+    """Convert a checkpoint in place; return False if it was in Hugging Face layout already.
 
     Raises:
-        ValueError: it is no EVA02 CLIP, its weights are incomplete, or its sizes cannot be told.
+        ValueError: it is no EVA02 CLIP, its weights are incomplete, or its sizes are unknown.
     """
     tree = _config_of(folder)
     if "model_type" in tree:
@@ -66,72 +66,74 @@ def convert_folder(folder: Path) -> bool:
     set_normalisation(vision, _normalisation(tree))
     for file in files:
         file.unlink()
-    whole = {name: tensor.float().contiguous() for name, tensor in converted.tensors.items()}
-    save_file(whole, folder / WEIGHTS, {"format": "pt"})
+    weights = {name: tensor.float().contiguous() for name, tensor in converted.tensors.items()}
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
     config.save_pretrained(folder)
     write_preprocessor(folder, vision)
     for reason in sorted(set(converted.left_out.values())):
         count = list(converted.left_out.values()).count(reason)
-        log.info("%d tensors of the EVA02 checkpoint are left out: %s", count, reason)
+        log.info("%d tensors of the EVA02 checkpoint are skipped: %s", count, reason)
     return True
 
 
 def check_complete(converted: Converted, config: Eva02CLIPConfig | Eva02VisionConfig) -> None:
-    """Check that names and shapes are all of a model's, and no others.
+    """Check that names and shapes of the weights are exactly those of the model.
 
     Raises:
-        ValueError: they are not; the first five are told.
+        ValueError: they are not; names the first five differences.
     """
     kind: Any = Eva02CLIPModel if isinstance(config, Eva02CLIPConfig) else Eva02VisionModelWithProjection
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in kind(config).state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in converted.tensors.items()}
-    odd = [
-        f"{name} {found.get(name, 'missing')}"
-        for name in sorted(expected | found)
-        if found.get(name) != expected.get(name)
+    actual = {name: tuple(tensor.shape) for name, tensor in converted.tensors.items()}
+    differences = [
+        f"{name} {actual.get(name, 'missing')}"
+        for name in sorted(expected | actual)
+        if actual.get(name) != expected.get(name)
     ]
-    if odd:
+    if differences:
         raise ValueError(
-            f"{len(odd)} weights of an EVA02 CLIP are missing or of another shape "
-            f"({', '.join(odd[:NAMED])}); expected a whole checkpoint: download it again"
+            f"{len(differences)} weights of an EVA02 CLIP are missing or of another shape "
+            f"({', '.join(differences[:NAMED])}); expected a whole checkpoint: download it again"
         )
 
 
-def _check_rotary(kept: Tensor | None, config: Any) -> None:  # noqa: ANN401
-    """Compare the angles that a checkpoint keeps with those of its config."""
-    if kept is None:
+def _check_rotary(stored: Tensor | None, config: Any) -> None:  # noqa: ANN401
+    """Compare the rotary angles of a checkpoint with those of its config."""
+    if stored is None:
         return
-    ours, _ = rotations(config)
-    if kept.shape != ours.shape or not torch.allclose(kept.float(), ours, atol=ANGLE_TOLERANCE, rtol=0):
+    computed, _ = rotations(config)
+    if stored.shape != computed.shape or not torch.allclose(
+        stored.float(), computed, atol=ANGLE_TOLERANCE, rtol=0
+    ):
         raise ValueError(
-            f"the checkpoint's rotary angles {tuple(kept.shape)} are not those of "
-            f"{config.num_attention_heads} heads on a grid of {config.rotary_grid}, {tuple(ours.shape)}; "
-            "expected the same: give it the config.json that belongs to it"
+            f"the checkpoint's rotary angles {tuple(stored.shape)} are not those of "
+            f"{config.num_attention_heads} heads on a grid of {config.rotary_grid}, {tuple(computed.shape)}; "
+            "expected the same: add the config.json that belongs to the checkpoint"
         )
 
 
 def _normalisation(tree: dict[str, Any]) -> Normalisation:
-    said = tree.get("preprocess_cfg") or tree.get("pretrained_cfg") or {}
-    return Normalisation(tuple(said.get("mean", CLIP.mean)), tuple(said.get("std", CLIP.deviation)))
+    section = tree.get("preprocess_cfg") or tree.get("pretrained_cfg") or {}
+    return Normalisation(tuple(section.get("mean", CLIP.mean)), tuple(section.get("std", CLIP.deviation)))
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
-    """Return what lies beside a checkpoint: its config.json, with open_clip_config.json under it."""
+    """Return the config beside a checkpoint: open_clip_config.json, overridden by config.json."""
     tree: dict[str, Any] = {}
     for name in reversed(CONFIGS):
         path = folder / name
         if not path.is_file():
             continue
-        found = json.loads(path.read_text("utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"{path} holds no object; expected the config of a model")
-        tree |= found
+        config = json.loads(path.read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"{path} holds no JSON object; expected the config of a model")
+        tree |= config
     return tree
 
 
 TEXT_HEAD = 64  # width, of every text tower of EVA-CLIP
-# width, layers, patch: heads and rotary grid. EVA02-CLIP-B-16, -L-14, -L-14-336 in model_configs of EVA-CLIP,
+# (width, layers, patch): (heads, rotary grid). EVA02-CLIP-B-16, -L-14, -L-14-336 in EVA-CLIP's model_configs,
 # eva02_base_patch16_clip_224, eva02_large_patch14_clip_224 and _336 in timm
 PUBLISHED = {(768, 12, 16): (12, 16), (1024, 24, 14): (16, 16)}
 
@@ -141,10 +143,10 @@ def config_of(converted: Converted, tree: dict[str, Any]) -> Eva02CLIPConfig | E
 
     Args:
         converted: Only the shapes are read.
-        tree: The config that lies beside the checkpoint, as JSON.
+        tree: JSON config from beside the checkpoint.
 
     Raises:
-        ValueError: shapes that no ViT has, or a size whose heads are not known.
+        ValueError: shapes that no ViT has, or a size whose number of heads is unknown.
     """
     vision = _vision_config(converted.tensors, tree)
     if not converted.has_text:
@@ -163,11 +165,12 @@ def _vision_config(tensors: dict[str, Tensor], tree: dict[str, Any]) -> Eva02Vis
     width, patch, layers = patches.shape[0], patches.shape[-1], _layers(tensors, "vision_model.")
     side = round((len(positions) - 1) ** 0.5)
     if side**2 + 1 != len(positions):
-        raise ValueError(f"{len(positions)} positions; expected one and a square number: one class token")
+        raise ValueError(f"{len(positions)} positions; expected a square number and one for the class token")
     heads, grid = _heads_and_grid(width, layers, patch, tree)
     if heads < 1 or width % (4 * heads):
         raise ValueError(
-            f"width {width} and {heads} heads; expected heads of a multiple of 4, which positions turn"
+            f"width {width} and {heads} heads; expected a head width that is a multiple of 4, for "
+            "rotary positions"
         )
     return Eva02VisionConfig(
         hidden_size=width,
@@ -190,15 +193,15 @@ def _heads_and_grid(width: int, layers: int, patch: int, tree: dict[str, Any]) -
     grid = vision.get("pt_hw_seq_len", shape[0] if isinstance(shape, list | tuple) else shape)
     if not isinstance(heads, int) or not isinstance(grid, int):
         raise ValueError(
-            f"an EVA02 of width {width}, {layers} layers and patches of {patch} pixels is none that was "
-            "published, and no config tells its heads and the grid of its rotary positions; expected "
+            f"an EVA02 of width {width}, {layers} layers and patches of {patch} pixels is not "
+            "published, and no config gives its heads and the grid of its rotary positions; expected "
             "vision_cfg with head_width and pt_hw_seq_len, or model_args with num_heads and ref_feat_shape"
         )
     return heads, grid
 
 
 def _text_config(tensors: dict[str, Tensor], tree: dict[str, Any]) -> CLIPTextConfig:
-    """Return the config of the text tower, which pools at the highest token: the end in CLIP's vocabulary."""
+    """Return the config of the text tower; it pools at the highest token id, the end token of CLIP."""
     settings = tree.get("model_cfg", tree)
     words = _tensor(tensors, "text_model.embeddings.token_embedding.weight")  # (vocabulary, width)
     inner = _tensor(tensors, "text_model.encoder.layers.0.mlp.fc1.weight")
@@ -272,55 +275,55 @@ LEFT_OUT = {
     r"attn_mask": "the causal mask of the text tower, which is computed",
 }
 SCALE = "logit_scale"
-TEXT = "text_"  # what our names of the text tower start with
+TEXT = "text_"  # prefix of our names of the text tower
 ROTARY = "rope.freqs_cos"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """Weights under our names, and what was not taken."""
+    """Renamed weights, and the weights that were skipped."""
 
     tensors: dict[str, Tensor]
-    left_out: dict[str, str]  # why, by the name in the checkpoint
-    rotary: Tensor | None  # (patches, head width), the cosines that the checkpoint keeps
+    left_out: dict[str, str]  # reason, by the name in the checkpoint
+    rotary: Tensor | None  # (patches, head width), cosines stored in the checkpoint
 
     @property
     def has_text(self) -> bool:
-        """Whether there is a text tower."""
+        """True if there is a text tower."""
         return any(name.startswith(TEXT) for name in self.tensors)
 
 
 def convert(tensors: Mapping[str, Tensor]) -> Converted:
-    """Bring the weights of a checkpoint under our names.
+    """Rename the weights of a checkpoint.
 
     Args:
-        tensors: Of an EVA02 CLIP, whole or its vision tower alone, in one of the two layouts; no number is
-            read, so they may lie on the meta device.
+        tensors: Weights of an EVA02 CLIP, or of its vision tower alone, in one of the two layouts. Only names
+            and shapes are used, so they may be on the meta device.
 
     Raises:
-        ValueError: names of no such checkpoint; the first five are told.
+        ValueError: the names are of no such checkpoint; names the first five.
     """
     prefix = _vision_prefix(tensors)
-    found: dict[str, Tensor] = {}
-    left_out: dict[str, str] = {}
-    odd: list[str] = []
+    renamed: dict[str, Tensor] = {}
+    skipped: dict[str, str] = {}
+    unknown: list[str] = []
     for name, tensor in tensors.items():
-        if reason := _reason(name, prefix):
-            left_out[name] = reason
+        if reason := _skip_reason(name, prefix):
+            skipped[name] = reason
         elif name in {SCALE, f"text.{SCALE}"}:
-            found[SCALE] = tensor.reshape(())
+            renamed[SCALE] = tensor.reshape(())
         elif target := _renamed(name, prefix):
-            found.update(_laid_out(target, tensor))
+            renamed.update(_reshaped(target, tensor))
         else:
-            odd.append(name)
-    if odd:
+            unknown.append(name)
+    if unknown:
         raise ValueError(
-            f"{len(odd)} weights have names that an EVA02 CLIP does not have "
-            f"({', '.join(sorted(odd)[:NAMED])}); expected those of EVA-CLIP or of timm's eva02_*_clip_*"
+            f"{len(unknown)} weights have names that an EVA02 CLIP does not have "
+            f"({', '.join(sorted(unknown)[:NAMED])}); expected those of EVA-CLIP or of timm's eva02_*_clip_*"
         )
-    if not any(name.startswith(TEXT) for name in found) and found.pop(SCALE, None) is not None:
-        left_out[SCALE] = "the logit scale, which a vision tower alone does not have"
-    return Converted(found, left_out, tensors.get(f"{prefix}{ROTARY}"))
+    if not any(name.startswith(TEXT) for name in renamed) and renamed.pop(SCALE, None) is not None:
+        skipped[SCALE] = "the logit scale, which a vision tower alone does not have"
+    return Converted(renamed, skipped, tensors.get(f"{prefix}{ROTARY}"))
 
 
 def _vision_prefix(tensors: Mapping[str, Tensor]) -> str:
@@ -330,14 +333,14 @@ def _vision_prefix(tensors: Mapping[str, Tensor]) -> str:
     names = ", ".join(sorted(tensors)[:NAMED]) or "none"
     raise ValueError(
         f"no weights of an EVA02 vision tower (first names: {names}); expected cls_token and "
-        "blocks.0.attn.q_proj.weight, by themselves or after visual. or visual.trunk."
+        "blocks.0.attn.q_proj.weight, alone or after visual. or visual.trunk."
     )
 
 
-def _reason(name: str, prefix: str) -> str | None:
-    bare = [name.removeprefix(one) for one in (prefix, *TEXT_PREFIXES)]
+def _skip_reason(name: str, prefix: str) -> str | None:
+    names = [name.removeprefix(candidate) for candidate in (prefix, *TEXT_PREFIXES)]
     for pattern, reason in LEFT_OUT.items():
-        if any(re.fullmatch(pattern, one) for one in bare):
+        if any(re.fullmatch(pattern, candidate) for candidate in names):
             return reason
     return None
 
@@ -355,14 +358,16 @@ def _by_rules(name: str, rules: tuple[tuple[str, str], ...]) -> str | None:
     return None
 
 
-def _laid_out(target: str, tensor: Tensor) -> dict[str, Tensor]:
-    """Return a weight in the shape that we keep it in, that of queries, keys and values as three."""
+def _reshaped(target: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Return a weight in our shape; the joint one of queries, keys and values is split into three."""
     if "QKV" in target:
         parts = tensor.chunk(3)
-        return {target.replace("QKV", part): one for part, one in zip("qkv", parts, strict=True)}
+        return {target.replace("QKV", letter): part for letter, part in zip("qkv", parts, strict=True)}
     shape: Callable[[Tensor], Tensor] = {
-        "vision_model.embeddings.class_embedding": lambda one: one.reshape(-1),
-        "vision_model.embeddings.position_embedding.weight": lambda one: one.reshape(-1, one.shape[-1]),
-        "text_projection.weight": lambda one: one.T,
-    }.get(target, lambda one: one)
+        "vision_model.embeddings.class_embedding": lambda weight: weight.reshape(-1),
+        "vision_model.embeddings.position_embedding.weight": lambda weight: weight.reshape(
+            -1, weight.shape[-1]
+        ),
+        "text_projection.weight": lambda weight: weight.T,
+    }.get(target, lambda weight: weight)
     return {target: shape(tensor)}

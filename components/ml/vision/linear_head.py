@@ -1,4 +1,4 @@
-"""A linear head on image embeddings: one number an image, such as LAION's aesthetics or a safety score."""
+"""Linear head on image embeddings: one score an image, such as LAION's aesthetics or safety."""
 
 from __future__ import annotations
 
@@ -29,20 +29,24 @@ def load_linear_head(path: Path, width: int) -> LinearHead:
 
     Args:
         path: The file.
-        width: D of the embeddings it is for.
+        width: D of the embeddings.
 
     Raises:
-        ValueError: it is no safetensors file, holds other tensors, is of another width, or not finite.
+        ValueError: the file is no safetensors, holds other tensors, has another width, or is not finite.
     """
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - no dict
     except (SafetensorError, OSError, ValueError) as error:
-        what = str(error).splitlines()[0]
-        raise ValueError(f"{path} is no safetensors file ({what}); expected weight and bias in one") from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} is no safetensors file ({reason}); expected one with weight and bias"
+        ) from None
     if tensors.keys() != NAMES:
-        found = ", ".join(sorted(tensors)) or "nothing"
-        raise ValueError(f"{path} holds {found}; expected weight and bias: a head with layers is not linear")
+        names = ", ".join(sorted(tensors)) or "nothing"
+        raise ValueError(
+            f"{path} holds {names}; expected weight and bias: a head with several layers is not linear"
+        )
     weight, bias = tensors["weight"], tensors["bias"]
     if weight.shape not in {(width,), (1, width)} or bias.numel() != 1:
         raise ValueError(

@@ -39,18 +39,18 @@ def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
 
 
 def normalisation_of(config: Any) -> Normalisation:  # noqa: ANN401 - a vision config of transformers
-    """Return what a vision config says, by `set_normalisation`, or what its family has."""
+    """Return the normalisation stored in a vision config by `set_normalisation`, else that of its family."""
     family = SIGLIP if "siglip" in config.model_type else CLIP
     mean, deviation = getattr(config, "image_mean", None), getattr(config, "image_std", None)
     return Normalisation(tuple(mean or family.mean), tuple(deviation or family.deviation))
 
 
 def set_normalisation(config: Any, normalisation: Normalisation) -> None:  # noqa: ANN401
-    """Write into a vision config, which is saved with its tower, what differs from its family."""
-    found = normalisation_of(config)
-    if not _is_near(normalisation.mean, found.mean):
+    """Store a normalisation in a vision config, saved with its tower, if it differs from the family's."""
+    current = normalisation_of(config)
+    if not _is_near(normalisation.mean, current.mean):
         config.image_mean = list(normalisation.mean)
-    if not _is_near(normalisation.deviation, found.deviation):
+    if not _is_near(normalisation.deviation, current.deviation):
         config.image_std = list(normalisation.deviation)
 
 
@@ -58,11 +58,11 @@ def read_preprocessor(folder: Path, otherwise: Normalisation) -> Normalisation:
     """Read preprocessor_config.json of a model.
 
     Args:
-        folder: Of the model; the file may be absent.
-        otherwise: What counts where the file does not say.
+        folder: Folder of the model; the file may be absent.
+        otherwise: Default for absent values.
 
     Raises:
-        ValueError: it asks for what is not done here, or for numbers that are none.
+        ValueError: the file asks for unsupported steps, or its numbers are invalid.
     """
     path = folder / PREPROCESSOR
     if not path.is_file():
@@ -82,7 +82,7 @@ def read_preprocessor(folder: Path, otherwise: Normalisation) -> Normalisation:
 
 
 def write_preprocessor(folder: Path, config: Any) -> None:  # noqa: ANN401 - a vision config of transformers
-    """Write preprocessor_config.json: what `images.decode_image` and `normalised` do, in the hub's words."""
+    """Write preprocessor_config.json: the steps of `pixels.decode_image` and `normalised`, as on the hub."""
     size, normalisation = config.image_size, normalisation_of(config)
     tree = {
         "crop_size": {"height": size, "width": size},
@@ -101,14 +101,14 @@ def write_preprocessor(folder: Path, config: Any) -> None:  # noqa: ANN401 - a v
     (folder / PREPROCESSOR).write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
 
 
-def _three_numbers(found: Any, path: Path, key: str) -> tuple[float, ...]:  # noqa: ANN401 - whatever JSON held
-    numbers = found if isinstance(found, list | tuple) else []
+def _three_numbers(value: Any, path: Path, key: str) -> tuple[float, ...]:  # noqa: ANN401 - any JSON value
+    numbers = value if isinstance(value, list | tuple) else []
     if len(numbers) != CHANNELS or not all(
         isinstance(number, int | float) and math.isfinite(number) for number in numbers
     ):
-        raise ValueError(f"{path} has {key} {found}; expected one number each for red, green and blue")
+        raise ValueError(f"{path} has {key} {value}; expected one number each for red, green and blue")
     return tuple(float(number) for number in numbers)
 
 
-def _is_near(ours: tuple[float, ...], theirs: tuple[float, ...]) -> bool:
-    return all(abs(a - b) <= TOLERANCE for a, b in zip(ours, theirs, strict=True))
+def _is_near(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return all(abs(a - b) <= TOLERANCE for a, b in zip(first, second, strict=True))

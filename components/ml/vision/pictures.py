@@ -1,9 +1,9 @@
-"""Prepare pictures: upright RGB on white, the same for download, training and releases.
+"""Decode pictures to upright RGB on white, the same for download, training and releases.
 
-- The orientation that EXIF gives is applied, or XMP's where EXIF gives none, as Pillow reads them.
-- What is transparent is white; half transparent pixels are blended with it.
-- 16 bits of grey become 8 by scale. Pillow's modes I and F are read as 16 bits as well: 65535 is white.
-- A moving picture is its first frame, or the one that a picture of Pillow stands at.
+- The orientation of EXIF is applied, or of XMP if EXIF has none, as Pillow reads them.
+- Transparent pixels become white; half-transparent ones are blended with white.
+- 16-bit grey is scaled to 8 bits. Pillow's modes I and F are read as 16 bits as well: 65535 is white.
+- Of an animation the first frame is used, or the current frame of a Pillow image.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (H, W, 3), RGB
 Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-MAX_PIXELS = 64_000_000  # a larger picture is taken for a decompression bomb
+MAX_PIXELS = 64_000_000  # a larger picture counts as a decompression bomb
 WHITE = (255, 255, 255)
 ORIENTATION_TAG = 0x0112
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
@@ -39,11 +39,11 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     8: lambda pixels: pixels[:, ::-1].transpose(1, 0, 2),
 }
 WIDE_MODES = ("I", "F")  # and all that start with `I;16`
-MOST = 65535  # of 16 bits
-FEW_BITS = {"L;2": 3, "L;4": 15}  # largest grey of a PNG, by how Pillow names its rows
+MOST = 65535  # largest value of 16 bits
+FEW_BITS = {"L;2": 3, "L;4": 15}  # largest grey of a PNG, by Pillow's name of its row format
 WIDE_RGB, LOW_BYTES = "RGB;16B", "RGB;16L"
 STRIP_PIXELS = 1 << 20
-DECODING_ERRORS = (  # what Pillow is known to raise
+DECODING_ERRORS = (  # known errors of Pillow
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -67,22 +67,22 @@ def decode_rgb(data: bytes) -> Image.Image:
         data: A whole JPEG, PNG, WebP, GIF or BMP file.
 
     Raises:
-        ValueError: the bytes are no such file, are cut, or are of more than `MAX_PIXELS` pixels.
+        ValueError: the bytes are no such file, are cut off, or have more than `MAX_PIXELS` pixels.
     """
     with opened(data) as image:
         return upright_rgb(image)
 
 
 def rgb_of(picture: Picture) -> Image.Image:
-    """Return whatever a user calls a picture as an upright RGB picture on white.
+    """Return a picture of any supported type as an upright RGB picture on white.
 
     Args:
-        picture: A path, the bytes of a file, a picture of Pillow, or an array: (H, W) uint8, uint16 or bool,
+        picture: A path, the bytes of a file, a Pillow image, or an array: (H, W) uint8, uint16 or bool,
             (H, W, 3) or (H, W, 4) uint8.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        TypeError: it is nothing of that.
+        FileNotFoundError: the file does not exist.
+        TypeError: the picture is of another type.
         ValueError: it cannot be decoded.
     """
     if isinstance(picture, str | os.PathLike):
@@ -90,7 +90,7 @@ def rgb_of(picture: Picture) -> Image.Image:
     if isinstance(picture, bytes | bytearray | memoryview):
         return decode_rgb(bytes(picture))
     if isinstance(picture, np.ndarray):
-        picture = _of_array(picture)
+        picture = _from_array(picture)
     if not isinstance(picture, Image.Image):
         raise TypeError(
             f"a picture is of type {type(picture).__name__}; expected a path, the bytes of a file, a "
@@ -100,13 +100,15 @@ def rgb_of(picture: Picture) -> Image.Image:
         if 0 in picture.size:
             raise ValueError(f"{picture.width} x {picture.height} pixels")
         return upright_rgb(picture)
-    except DECODING_ERRORS as error:  # Pillow decodes only now
-        name, why = getattr(picture, "filename", "") or "a PIL image", str(error) or type(error).__name__
-        raise ValueError(f"{name} cannot be decoded ({why}); expected a whole picture, still open") from None
+    except DECODING_ERRORS as error:  # Pillow decodes lazily
+        name, reason = getattr(picture, "filename", "") or "a PIL image", str(error) or type(error).__name__
+        raise ValueError(
+            f"{name} cannot be decoded ({reason}); expected a whole picture, still open"
+        ) from None
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return an upright RGB copy of a picture on white, which says nothing of orientation any more."""
+    """Return an upright RGB copy of a picture on white, without orientation metadata."""
     image = loaded(image)
     rgb, orientation = rgb_on_white(image), orientation_of(image)
     if orientation in UPRIGHT:
@@ -117,7 +119,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def opened(data: bytes) -> Iterator[Image.Image]:
-    """Open a file's bytes; what goes wrong within, such as decoding, is a ValueError too.
+    """Open the bytes of a file; an error within the block, such as in decoding, becomes a ValueError too.
 
     Raises:
         ValueError: see `decode_rgb`.
@@ -138,17 +140,17 @@ def opened(data: bytes) -> Iterator[Image.Image]:
 
 
 def loaded(image: Image.Image) -> Image.Image:
-    """Decode a picture, unless it is, so that `rgb_on_white` finds what is transparent.
+    """Decode a picture if it is not yet decoded, so that `rgb_on_white` finds transparent pixels.
 
-    Of a PNG that names a transparent colour, Pillow compares neither greys of 2 or 4 bits nor colours of 16
-    bits rightly: the former are scaled here, the latter made white before the low bytes are lost.
+    For a PNG with a transparent colour, Pillow compares greys of 2 or 4 bits and colours of 16 bits wrongly.
+    The former are scaled here; the latter are made white before their low bytes are lost.
     """
-    rows = _rows_of(image)
+    row_format = _row_format(image)
     transparent = image.info.get("transparency")
-    if rows in FEW_BITS and isinstance(transparent, int):
+    if row_format in FEW_BITS and isinstance(transparent, int):
         image.load()
-        image.info["transparency"] = transparent * 255 // FEW_BITS[rows]
-    elif rows == WIDE_RGB and isinstance(transparent, tuple):
+        image.info["transparency"] = transparent * 255 // FEW_BITS[row_format]
+    elif row_format == WIDE_RGB and isinstance(transparent, tuple):
         return _white_where(image, transparent)
     else:
         image.load()
@@ -156,16 +158,16 @@ def loaded(image: Image.Image) -> Image.Image:
 
 
 def rgb_on_white(image: Image.Image) -> Image.Image:
-    """Return a picture, or a part of one, in RGB on white, not turned; it has been `loaded`."""
+    """Return a picture, or a part of it, in RGB on white, not rotated; it must be `loaded`."""
     if image.mode in WIDE_MODES or image.mode.startswith("I;16"):
-        return _of_wide_grey(image)
+        return _grey_of_16_bits(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
-    if image.mode == "La":  # brightness that was multiplied by alpha
+    if image.mode == "La":  # premultiplied by alpha
         image = image.convert("LA")
     transparent = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > WHITE[0]:
-        # 16 bits whose low bytes are gone: somebody else has decoded the picture
+        # 16 bits without low bytes: the picture was decoded by other code
         image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
     picture = image.convert("RGBA")
@@ -173,16 +175,16 @@ def rgb_on_white(image: Image.Image) -> Image.Image:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return the orientation 1 to 8 that EXIF gives, or XMP; 1 where it is odd or damaged."""
+    """Return the orientation 1 to 8 of EXIF or XMP; 1 if it is invalid or damaged."""
     try:
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # damaged metadata does not spoil the pixels
+    except Exception:  # damaged metadata does not affect the pixels
         return 1
     return orientation if orientation in UPRIGHT else 1
 
 
 def strips(image: Image.Image, multiple: int = 1) -> list[tuple[int, int, int, int]]:
-    """Return boxes over the whole width of a picture, each a multiple of rows high but the last."""
+    """Return boxes over the whole width of a picture; heights except the last are multiples of `multiple`."""
     rows = multiple * max(1, STRIP_PIXELS // (multiple * image.width))
     return [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
 
@@ -191,12 +193,12 @@ def _rgb_of_file(path: Path) -> Image.Image:
     try:
         return decode_rgb(path.read_bytes())
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} not found; expected a file of an image") from None
+        raise FileNotFoundError(f"{path} not found; expected an image file") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _of_array(array: np.ndarray[Any, Any]) -> Image.Image:
+def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     if array.ndim == 2 and array.dtype in (np.uint8, np.uint16, np.bool_):
         return Image.fromarray(np.ascontiguousarray(array))
     if array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8:
@@ -207,14 +209,14 @@ def _of_array(array: np.ndarray[Any, Any]) -> Image.Image:
     )
 
 
-def _rows_of(image: Image.Image) -> str | None:
-    """Return how Pillow names the rows of a PNG that is not decoded yet."""
+def _row_format(image: Image.Image) -> str | None:
+    """Return Pillow's name of the row format of a PNG that is not decoded yet."""
     tiles = getattr(image, "tile", None)
     return str(tiles[0].args) if image.format == "PNG" and tiles else None
 
 
 def _white_where(image: Any, transparent: tuple[int, ...]) -> Image.Image:  # noqa: ANN401 - of a file
-    """Decode a PNG of 16 bits a colour twice, for high and low bytes, and make one colour of it white."""
+    """Decode a PNG of 16-bit colours twice, for high and low bytes, and make its transparent colour white."""
     position = image.fp.tell()
     image.fp.seek(0)
     data = image.fp.read()
@@ -231,8 +233,8 @@ def _white_where(image: Any, transparent: tuple[int, ...]) -> Image.Image:  # no
     return high
 
 
-def _of_wide_grey(image: Image.Image) -> Image.Image:
-    """Scale a picture of one band of 16 bits to 8; the value that a file calls transparent becomes white."""
+def _grey_of_16_bits(image: Image.Image) -> Image.Image:
+    """Scale a 16-bit grey picture to 8 bits; its transparent value becomes white."""
     values = np.asarray(image)
     transparent = image.info.get("transparency")
     is_transparent = values == transparent if isinstance(transparent, int) else None
@@ -244,11 +246,11 @@ def _of_wide_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-HEAD_BYTES = 1 << 16  # what comes before the first element of an SVG may be long
+HEAD_BYTES = 1 << 16  # the part before the first element of an SVG may be long
 MAGIC = (
-    (b"\xff\x0a", "jxl"),  # JPEG XL, the bare codestream
+    (b"\xff\x0a", "jxl"),  # JPEG XL, bare codestream
     (b"\0\0\0\x0cJXL \r\n\x87\n", "jxl"),
-    (b"\xff\x4f\xff\x51", "jp2"),  # JPEG 2000, the bare codestream
+    (b"\xff\x4f\xff\x51", "jp2"),  # JPEG 2000, bare codestream
     (b"\0\0\0\x0cjP  \r\n\x87\n", "jp2"),
     (b"II*\0", "tiff"),
     (b"MM\0*", "tiff"),
@@ -269,9 +271,9 @@ MAGIC = (
     (b"AT&TFORM", "djvu"),
 )
 PNG = b"\x89PNG\r\n\x1a\n"
-PNG_HEAD_BYTES = 26  # bit depth and kind of colour are the last two
+PNG_HEAD_BYTES = 26  # the last two bytes are bit depth and colour type
 GZIP = b"\x1f\x8b"
-# brands of the ISO base media file format; those of mp4 and other video are not among them
+# brands of the ISO base media file format, without mp4 and other video
 BRANDS = (
     dict.fromkeys((b"avif", b"avis", b"avio"), "avif")
     | dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "heic")
@@ -285,19 +287,19 @@ SVG = re.compile(
 
 
 def format_of(data: bytes) -> str | None:
-    """Return the name of a format that is not decoded here, such as `avif` or `svg`; None for all else."""
+    """Return the name of a known unsupported format, such as `avif` or `svg`; None for all others."""
     start = data[:HEAD_BYTES].lstrip()
     for magic, name in MAGIC:
         if start.startswith(magic) or data.startswith(magic):
             return name
-    return _of_brands(data) or ("svg" if _is_svg(data) else None)
+    return _brand_format(data) or ("svg" if _is_svg(data) else None)
 
 
 def preparation_of(data: bytes) -> list[str]:
-    """Return what tells that a file is prepared in a newer way than its like once was; mostly nothing.
+    """Return cache-key parts for files whose preparation has changed; mostly empty.
 
-    Whoever keeps what became of a file makes it part of the key: greys of 16 bits are rounded now, and what
-    is transparent in a PNG of 2, 4 or 16 bits becomes white.
+    Caches of prepared files add it to their key: 16-bit greys are now rounded, and transparent pixels of a
+    PNG of 2, 4 or 16 bits become white.
     """
     depth, colour = data[24:25], data[25:26]
     is_grey, is_colour = colour == b"\0", colour == b"\2"
@@ -305,12 +307,12 @@ def preparation_of(data: bytes) -> list[str]:
     return ["bit depths"] if data.startswith(PNG) and is_newer else []
 
 
-def _of_brands(data: bytes) -> str | None:
-    """Return the format of a HEIF container: its own brand, or what it says it can also be read as."""
+def _brand_format(data: bytes) -> str | None:
+    """Return the format of a HEIF container: its major brand, or a compatible one."""
     if data[4:8] != b"ftyp":
         return None
     end = min(int.from_bytes(data[:4], "big"), MOST_BRANDS_BYTES)
-    brands = [data[8:12], *(data[at : at + 4] for at in range(16, end, 4))]
+    brands = [data[8:12], *(data[offset : offset + 4] for offset in range(16, end, 4))]
     names = [BRANDS[brand] for brand in brands if brand in BRANDS]
     return next((name for name in names if name != "heif"), names[0] if names else None)
 
@@ -325,7 +327,7 @@ def _is_svg(data: bytes) -> bool:
 
 
 def _text(head: bytes) -> str:
-    """Return text by its byte order mark, or by where the first `<` has its zero byte."""
+    """Decode text by its byte order mark, or by the zero byte beside the first `<`."""
     for marks, encoding in (((b"\xff\xfe", b"<\0"), "utf-16-le"), ((b"\xfe\xff", b"\0<"), "utf-16-be")):
         if head.startswith(marks):
             return head.decode(encoding, "replace").removeprefix("\ufeff")

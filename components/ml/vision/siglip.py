@@ -1,7 +1,7 @@
-"""SigLIP's vision tower with a projection behind it, under a model type of its own, in Hugging Face layout.
+"""SigLIP's vision tower with a projection, with its own model type, in Hugging Face layout.
 
 SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025) of a fixed resolution pool by an attention head
-and have no projection: their width is that of the shared space. LLM2CLIP may want another
+and have no projection: their width is that of the shared space. LLM2CLIP may need another width
 (docs/method.md, 3).
 """
 
@@ -24,7 +24,7 @@ class ProjectedSiglipVisionConfig(SiglipVisionConfig):
 
 
 class SiglipVisionModelWithProjection(SiglipPreTrainedModel):
-    """The tower, then a linear map without bias."""
+    """The vision tower, then a linear projection without bias."""
 
     config: ProjectedSiglipVisionConfig
     main_input_name = "pixel_values"

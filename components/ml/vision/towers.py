@@ -1,7 +1,7 @@
-"""Vision towers behind one call: CLIP, our convolutional stem, SigLIP and SigLIP 2, EVA02.
+"""Load, save and run vision towers: CLIP, our convolutional stem, SigLIP and SigLIP 2, EVA02.
 
-Pixels have each tower's own mean and deviation. The square is the middle of a picture for all of them; SigLIP
-was published with pictures squeezed to a square instead.
+Pixels are normalised with each tower's own mean and deviation. All towers see the middle square of a picture;
+SigLIP was published with pictures squeezed to a square instead.
 """
 
 from __future__ import annotations
@@ -46,25 +46,26 @@ def load_vision_encoder(folder: Path) -> nn.Module:
     """Load a vision tower in evaluation mode, float32, from safetensors.
 
     Raises:
-        ValueError: no vision tower, or missing, odd or non-finite weights, or pixels prepared in another way.
+        ValueError: the folder holds no vision tower, weights are missing, of another shape or not finite, or
+            the preprocessing is not supported.
     """
     encoder: nn.Module = load_model(folder, VISION_ENCODERS)
     return encoder
 
 
 def save_vision_encoder(module: nn.Module, folder: Path) -> None:
-    """Save a vision tower in Hugging Face layout, with the config of the image processor it expects."""
+    """Save a vision tower in Hugging Face layout, with the config of its image processor."""
     model: Any = module
     model.save_pretrained(folder)
     write_preprocessor(folder, model.config)
 
 
 def vision_encoder_of(model: Any, projection_dim: int | None) -> nn.Module:  # noqa: ANN401
-    """Return a copy of a model's vision tower as a model of its own.
+    """Return a copy of a model's vision tower as a separate model.
 
     Args:
         model: A CLIP, a SigLIP, an EVA-CLIP, or a vision tower alone.
-        projection_dim: Width of a new random projection, by torch's global generator; None keeps the old.
+        projection_dim: Width of a new random projection, by torch's global generator; None keeps the old one.
     """
     config = copy.deepcopy(vision_config_of(model))
     if isinstance(config, SiglipVisionConfig):
@@ -75,12 +76,12 @@ def vision_encoder_of(model: Any, projection_dim: int | None) -> nn.Module:  # n
         encoder.vision_model.load_state_dict(model.vision_model.state_dict())
         if projection_dim is None:
             encoder.visual_projection.load_state_dict(model.visual_projection.state_dict())
-    alone: nn.Module = encoder.train(model.training).to(model.device)
-    return alone
+    tower: nn.Module = encoder.train(model.training).to(model.device)
+    return tower
 
 
 def encode_images(vision_encoder: nn.Module, images: Tensor) -> Tensor:
-    """Embed uint8 (B, 3, H, W) by a vision tower: (B, D), rows of length 1."""
+    """Embed uint8 (B, 3, H, W) with a vision tower: (B, D), rows of length 1."""
     output = vision_encoder(pixel_values=pixels_for(vision_encoder, images))
     rows = output.image_embeds if "image_embeds" in output else output.pooler_output
     return F.normalize(rows, dim=-1)
@@ -92,17 +93,17 @@ def pixels_for(model: Any, images: Tensor) -> Tensor:  # noqa: ANN401 - a model 
 
 
 def vision_config_of(model: Any) -> Any:  # noqa: ANN401 - a config of transformers
-    """Return the config of a model's vision tower, which may be the whole model."""
+    """Return the config of a model's vision tower; the model may be only that tower."""
     return getattr(model.config, "vision_config", model.config)
 
 
 def image_size_of(model: Any) -> int:  # noqa: ANN401 - a model of transformers
-    """Return the pixels of the square that a model's vision tower takes."""
+    """Return the side in pixels of the square that a model's vision tower takes."""
     return int(vision_config_of(model).image_size)
 
 
 def embedding_width(model: Any) -> int:  # noqa: ANN401 - a model of transformers
-    """Return D, the width of the rows that a model makes of images."""
+    """Return D, the width of a model's image embeddings."""
     config = vision_config_of(model)
     if isinstance(config, SiglipVisionConfig):
         return int(getattr(config, "projection_dim", config.hidden_size))
@@ -110,11 +111,11 @@ def embedding_width(model: Any) -> int:  # noqa: ANN401 - a model of transformer
 
 
 def load_model(folder: Path, kinds: dict[str, Any]) -> Any:  # noqa: ANN401 - one of `kinds`
-    """Load a model of one of the types that `kinds` names, in evaluation mode, float32, from safetensors.
+    """Load a model of one of the types in `kinds`, in evaluation mode, float32, from safetensors.
 
     Raises:
-        ValueError: it is of another type, its weights are missing, odd or not finite, or its pixels are
-            prepared in another way.
+        ValueError: it is of another type, weights are missing, of another shape or not finite, or its
+            preprocessing is not supported.
     """
     model_type = model_type_of(folder)
     if model_type not in kinds:
@@ -128,12 +129,12 @@ def load_model(folder: Path, kinds: dict[str, Any]) -> Any:  # noqa: ANN401 - on
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
-    odd = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in sorted(report[kind])]
-    odd += [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    if odd:
+    problems = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in sorted(report[kind])]
+    problems += [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if problems:
         raise ValueError(
-            f"{folder}: {len(odd)} weights are missing, of another shape or not finite "
-            f"({', '.join(odd[:NAMED])}); expected all of a {model_type}"
+            f"{folder}: {len(problems)} weights are missing, of another shape or not finite "
+            f"({', '.join(problems[:NAMED])}); expected all of a {model_type}"
         )
     config = vision_config_of(model)
     if not getattr(config, "vision_use_head", True):
@@ -143,7 +144,7 @@ def load_model(folder: Path, kinds: dict[str, Any]) -> Any:  # noqa: ANN401 - on
 
 
 def model_type_of(folder: Path) -> str | None:
-    """Return the type that a model's config.json names.
+    """Return the model type in a model's config.json.
 
     Raises:
         ValueError: there is no config.json.
@@ -151,18 +152,18 @@ def model_type_of(folder: Path) -> str | None:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no config.json; expected a model in Hugging Face layout")
-    found: str | None = json.loads(path.read_text("utf-8")).get("model_type")
-    return found
+    model_type: str | None = json.loads(path.read_text("utf-8")).get("model_type")
+    return model_type
 
 
 def _siglip_encoder(model: Any, config: Any, projection_dim: int | None) -> Any:  # noqa: ANN401
-    """Return the tower with a new projection, or as it is."""
+    """Return the SigLIP tower with a new projection, its old one, or none."""
     projection: Any = getattr(model, "visual_projection", None)
     tower = model if isinstance(model, SiglipVisionModel) else model.vision_model
     if projection_dim is None and projection is None:
-        alone = SiglipVisionModel(config)
-        alone.load_state_dict(tower.state_dict())
-        return alone
+        plain_tower = SiglipVisionModel(config)
+        plain_tower.load_state_dict(tower.state_dict())
+        return plain_tower
     tree = {name: value for name, value in config.to_dict().items() if name != "model_type"}
     width = projection_dim or projection.out_features
     encoder = SiglipVisionModelWithProjection(

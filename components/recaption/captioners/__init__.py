@@ -1,1 +1,1 @@
-"""Whatever writes captions, behind one interface."""
+"""Captioners: models and existing columns behind one interface."""

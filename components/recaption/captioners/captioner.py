@@ -1,4 +1,4 @@
-"""The one interface to whatever writes captions: a model that looks at images, or a choice among columns."""
+"""The interface of captioners: models that see images, or selections from existing columns."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from components.storage.side_tables import Caption, Draft
 
 @dataclass(frozen=True)
 class Asked:
-    """What a caption was asked for as.
+    """The kind and prompt that a caption was requested with.
 
     Attributes:
-        kind: Short or dense; None of an existing column of which nobody says so.
-        prompt: That a model was spoken to by; None: one that is not known here, of captions that came with
-            the data. Empty: nobody was spoken to, so neither refusals nor marks of a chat are looked for.
+        kind: Short or dense; None for an existing column whose kind is not stated.
+        prompt: The prompt of the model; None if it is unknown, for model-written captions that came with the
+            data; empty if there was no prompt, so refusals and chat markers are not checked.
     """
 
     kind: str | None
@@ -25,20 +25,20 @@ class Asked:
 
     @property
     def is_answer(self) -> bool:
-        """Whether somebody was spoken to."""
+        """Whether the caption answers a prompt."""
         return self.prompt != ""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a captioner writes at once for a shard: a piece of its own, which no other part's change touches.
+    """What a captioner writes at once for a shard; each part is cached separately.
 
     Attributes:
-        columns: What it writes, each column with the split it is written for.
-        identity: All that decides what it writes besides the rows, as plain values.
-        made_by: Which of `computed.MAKERS` writes it; None: an endpoint, whose answers are kept for good.
-        reads_captions: Whether it reads the captions of the source; else it sees pixels and nothing else.
-        retry_rounds: At most so often it is asked again for what did not come, see `passing`.
+        columns: Columns it writes, each with its split.
+        identity: All inputs besides the rows, as plain values.
+        made_by: The writer, one of `computed.MAKERS`; None: an endpoint, whose answers are kept for good.
+        reads_captions: Whether it reads the captions of the source; otherwise it sees only pixels.
+        retry_rounds: Maximum number of retries for missing captions; see `shard.may_pass`.
     """
 
     columns: frozenset[tuple[str, str]]
@@ -49,36 +49,36 @@ class Part:
 
     @property
     def splits(self) -> set[str]:
-        """The splits it writes for."""
+        """Splits of the columns."""
         return {split for _, split in self.columns}
 
 
 class Asking(Protocol):
-    """Whose captions are judged."""
+    """A source of captions that the filters check."""
 
     def asked(self, column: str, split: str) -> Asked:
-        """Return what a column of a split is asked for as, for the gates."""
+        """Return the kind and prompt of a column of a split, for the gates."""
 
 
 class Captioner(Asking, Protocol):
-    """Something that writes captions."""
+    """A writer of captions."""
 
     name: str
 
     def columns(self) -> set[tuple[str, str]]:
-        """Return the columns it writes, each with the split it writes it for."""
+        """Return the columns it writes, each with its split."""
 
     def sources(self) -> set[tuple[str, str]]:
-        """Return the columns of the source that it reads, each with the split it reads it for."""
+        """Return the source columns it reads, each with its split."""
 
     def parts(self) -> Sequence[Part]:
-        """Return what can be written apart; together they write all columns."""
+        """Return the parts that can be written separately; together they write all columns."""
 
     def write(self, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterable[Draft]:
-        """Yield at least one draft for each pair and column; its text is empty where there is nothing to say.
+        """Yield at least one draft for each pair and column; its text is empty if there is no caption.
 
         Args:
             part: One of `parts`.
-            pairs: Rows of a shard, of the part's splits.
-            captions: The captions that the source gave the same rows.
+            pairs: Rows of a shard in the part's splits.
+            captions: Captions of the same rows from the source.
         """

@@ -1,4 +1,4 @@
-"""Which captioner each entry of `recaption.captioners` is."""
+"""Create the captioner of each entry of `recaption.captioners`."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from components.settings.recaption import (
 
 
 def captioners_of(params: Params, base_models: Path, env: Environment) -> Iterator[Captioner]:
-    """Yield the captioners of params; what one needs is imported only where it is named.
+    """Yield the captioners of params; import what a captioner needs only if it is named.
 
     Args:
-        params: Of the run.
-        base_models: The artifact of base_models.
-        env: Device, address and key of the endpoint.
+        params: Params of the run.
+        base_models: Folder of the artifact of base_models.
+        env: Device, and address and key of the endpoint.
 
     Raises:
-        ConfigurationError: what one of them needs is missing.
+        ConfigurationError: something that a captioner needs is missing.
     """
-    given = FromSources(params.download.sources)
-    for one in params.recaption.captioners:
-        if isinstance(one, ColumnsCaptioner):
-            yield FromColumns(one, given)
-        elif isinstance(one, ModelCaptioner):
+    sources = FromSources(params.download.sources)
+    for section in params.recaption.captioners:
+        if isinstance(section, ColumnsCaptioner):
+            yield FromColumns(section, sources)
+        elif isinstance(section, ModelCaptioner):
             from components.recaption.captioners.made import FromPixels
 
-            yield FromPixels(one, base_models, env.device)
+            yield FromPixels(section, base_models, env.device)
         else:
-            retry_rounds = one.requests.retry_rounds if isinstance(one, EndpointCaptioner) else 0
-            yield FromPrompts(one, params.seed, _writer(one, base_models, env), retry_rounds)
+            retry_rounds = section.requests.retry_rounds if isinstance(section, EndpointCaptioner) else 0
+            yield FromPrompts(section, params.seed, _writer(section, base_models, env), retry_rounds)
 
 
 def _writer(

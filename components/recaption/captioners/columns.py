@@ -1,4 +1,4 @@
-"""New caption columns out of existing ones, and the columns of sources that a model wrote."""
+"""New caption columns made from existing ones, and the model-written columns of sources."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ class FromSources:
     """The captions that came with the data.
 
     Args:
-        sources: From params.
+        sources: Sources, from params.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._columns = caption_columns(sources)
 
     def asked(self, column: str, split: str) -> Asked:
-        """See `Captioner`: by a prompt that nobody here knows, where a model wrote the column."""
-        written = self._columns.get(column)
-        return Asked(written.kind, None) if written and written.by_model else Asked(None, "")
+        """See `Captioner`; the prompt is unknown if a model wrote the column."""
+        info = self._columns.get(column)
+        return Asked(info.kind, None) if info and info.by_model else Asked(None, "")
 
     def drafts(self, captions: Iterable[Caption]) -> list[Draft]:
-        """Return what is to be judged of captions: what a model wrote; people's pass as they are."""
-        return [Draft(one) for one in captions if self.asked(one.column, one.split).is_answer]
+        """Return as drafts the captions to check: those by a model; captions by people pass unchecked."""
+        return [Draft(caption) for caption in captions if self.asked(caption.column, caption.split).is_answer]
 
 
 class FromColumns:
-    """Takes captions of a column, some or all, as they are or joined to one text; see `TAKES`.
+    """Select some or all captions of a column, unchanged or joined to one text; see `TAKES`.
 
-    What is taken of captions that a model wrote is judged as they are.
+    Captions selected from a model-written column are filtered like that column.
     """
 
-    def __init__(self, section: ColumnsCaptioner, given: FromSources) -> None:
+    def __init__(self, section: ColumnsCaptioner, sources: FromSources) -> None:
         self.name = section.name
-        self._section, self._given = section, given
+        self._section, self._from_sources = section, sources
         self._takes: dict[tuple[str, str], Take] = {
             (take.column, split): take for take in section.columns for split in take.splits
         }
@@ -56,7 +56,7 @@ class FromColumns:
 
     def asked(self, column: str, split: str) -> Asked:
         """See `Captioner`."""
-        return self._given.asked(self._takes[column, split].source, split)
+        return self._from_sources.asked(self._takes[column, split].source, split)
 
     def parts(self) -> list[Part]:
         """See `Captioner`."""
@@ -65,16 +65,16 @@ class FromColumns:
     def write(self, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
         """See `Captioner`."""
         by_source: dict[tuple[str, str], list[Caption]] = defaultdict(list)
-        for caption in sorted(captions, key=lambda one: one.number):
+        for caption in sorted(captions, key=lambda caption: caption.number):
             by_source[caption.key, caption.column].append(caption)
         for pair in pairs:
             split = pair.metadata["split"]
             for take in self._section.columns:
                 if split not in take.splits:
                     continue
-                found = by_source[pair.key, take.source]
-                language = found[0].language if found else ""
-                texts = TAKES[take.take](pair.key, [one.text.strip() for one in found])
+                source_captions = by_source[pair.key, take.source]
+                language = source_captions[0].language if source_captions else ""
+                texts = TAKES[take.take](pair.key, [caption.text.strip() for caption in source_captions])
                 for number, text in enumerate(texts or [""]):
                     yield Draft(Caption(pair.key, split, take.column, language, number, text, self.name))
 
@@ -92,7 +92,7 @@ def _one_by_key(key: str, texts: list[str]) -> list[str]:
 
 
 def _others_joined(key: str, texts: list[str]) -> list[str]:
-    """Join all but the one that `_one_by_key` takes: the two columns share no caption."""
+    """Join all captions but the one that `_one_by_key` selects, so that the two columns share no caption."""
     choice = _choice(key, len(texts)) if texts else 0
     return [" ".join(text for number, text in enumerate(texts) if number != choice)]
 

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint."""
+"""Captions from a model behind an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ KEY_VARIABLE, URL_VARIABLE = "LLM2CLIP_CAPTION_ENDPOINT_KEY", "LLM2CLIP_CAPTION_
 
 
 def server_of(section: EndpointCaptioner, endpoint: str, key: SecretStr) -> Server:
-    """Return the server of a captioner; `endpoint` is its base URL, up to and with `/v1`."""
+    """Return the server of a captioner; `endpoint` is its base URL, including `/v1`."""
     return Server(
         endpoint, key, URL_VARIABLE, KEY_VARIABLE, section="recaption.captioners", model=section.model
     )
 
 
 def completions_url(server: Server) -> URL:
-    """Return where chat completions are asked for; see `Server.url`."""
+    """Return the URL of chat completions; see `Server.url`."""
     return server.url("chat", "completions")
 
 
 class Chat:
-    """Asks within one event loop.
+    """Send chat requests within one event loop.
 
     Args:
-        section: From params.
-        server: Of `server_of`.
+        section: Section of the captioner, from params.
+        server: Server from `server_of`.
     """
 
     def __init__(self, section: EndpointCaptioner, server: Server) -> None:
@@ -52,7 +52,7 @@ class Chat:
         await self._connection.close()
 
     async def ask(self, order: Order) -> Reply:
-        """Return the answer to an order; see `Connection.ask`."""
+        """Return the reply to an order; see `Connection.ask`."""
         body = {
             "model": self._section.model,
             "messages": messages(order),
@@ -63,10 +63,10 @@ class Chat:
         return await self._connection.ask(body, self._read)
 
     def _read(self, body: bytes) -> Reply:
-        """Return the caption in an answer, or why there is none.
+        """Return the caption in a response body, or the reason why there is none.
 
         Raises:
-            HttpFailure: it is no chat completion.
+            HttpFailure: the body is no chat completion.
         """
         try:
             choice = json.loads(body)["choices"][0]
@@ -77,7 +77,7 @@ class Chat:
         if not isinstance(text, str):
             return Reply("", "refusal" if refusal else "empty")
         key = self._key.get_secret_value()
-        if key and key in text:  # a server may send back what it was sent
+        if key and key in text:  # a server may echo what it was sent
             return Reply("", "secret")
         if refusal or finish == "content_filter":
             return Reply(text, "refusal")
@@ -85,15 +85,16 @@ class Chat:
 
 
 class EndpointWriter:
-    """Asks so many captions at a time as params allow.
+    """Request captions, as many at a time as params allow.
 
-    A caption that does not come is rejected by reason, and may be asked for again (`passing`). When none
-    comes for a while the server is down, or misunderstands us, and the stage stops: finished pieces stay.
+    A missing caption is rejected with a reason and may be requested again (`shard.may_pass`). After too many
+    failures in a row the server is down or does not understand the requests, and the stage stops; finished
+    shards are kept.
 
     Args:
-        section: From params.
-        endpoint: The base URL, up to and with `/v1`.
-        key: Empty for a server that wants none.
+        section: Section of the captioner, from params.
+        endpoint: The base URL, including `/v1`.
+        key: API key; empty for a server without one.
 
     Raises:
         ConfigurationError: the URL is missing or no plain address.
@@ -107,17 +108,20 @@ class EndpointWriter:
         self._failures_in_a_row = 0
 
     def identity(self) -> dict[str, Any]:
-        """See `Writer`; not the address: params say by `revision` when another model answers to the name."""
+        """See `Writer`; empty, as params mark another model of the same name by `revision`."""
         return {}
 
     def replies(self, orders: Sequence[Order]) -> Iterator[tuple[int, Reply]]:
         """See `Writer`."""
-        left = iter(enumerate(orders))
+        pending = iter(enumerate(orders))
         running: dict[asyncio.Task[Reply], int] = {}
 
-        async def some(chat: Chat) -> set[asyncio.Task[Reply]]:
-            while len(running) < self._section.requests.connections and (turn := next(left, None)):
-                running[asyncio.create_task(chat.ask(turn[1]))] = turn[0]
+        async def next_done(chat: Chat) -> set[asyncio.Task[Reply]]:
+            while len(running) < self._section.requests.connections and (
+                numbered_order := next(pending, None)
+            ):
+                index, order = numbered_order
+                running[asyncio.create_task(chat.ask(order))] = index
             return (await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))[0] if running else set()
 
         async def start() -> Chat:
@@ -126,7 +130,7 @@ class EndpointWriter:
         with asyncio.Runner() as runner:
             chat = run_or_stop(runner, start())
             try:
-                while done := run_or_stop(runner, some(chat)):
+                while done := run_or_stop(runner, next_done(chat)):
                     for task in done:
                         yield running.pop(task), self._reply(task)
             finally:
@@ -137,15 +141,15 @@ class EndpointWriter:
     def _reply(self, task: asyncio.Task[Reply]) -> Reply:
         try:
             reply = task.result()
-        except HttpFailure as failed:
+        except HttpFailure as failure:
             self._failures_in_a_row += 1
             if self._failures_in_a_row < self._section.requests.max_failures_in_a_row:
-                return Reply("", failed.reason)
-            kind = InfrastructureError if failed.may_pass else ConfigurationError
+                return Reply("", failure.reason)
+            kind = InfrastructureError if failure.may_pass else ConfigurationError
             raise kind(
                 f"recaption.captioners {self._section.name}: {self._failures_in_a_row} requests in a row "
-                f"gave no caption, the last by {failed.reason}; expected answers from {self._url.origin()}: "
-                "look there, then run again; finished shards are kept"
+                f"gave no caption, the last by {failure.reason}; expected answers from {self._url.origin()}; "
+                "check that server, then rerun; finished shards are kept"
             ) from None
         self._failures_in_a_row = 0
         return reply

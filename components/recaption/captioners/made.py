@@ -1,4 +1,4 @@
-"""The captioner of base_models: short and dense captions, from pixels alone."""
+"""Captions from the small captioner of base_models: short and dense, from pixels alone."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FOLDER = "captioner"
 
 
 class FromPixels:
-    """Writes `<name>_short` and `<name>_dense`.
+    """Write the columns `<name>_short` and `<name>_dense`.
 
     Args:
-        section: From params.
-        base_models: The artifact of base_models.
-        device: Where to run it.
+        section: Section of the captioner, from params.
+        base_models: Folder of the artifact of base_models.
+        device: Device to run on.
 
     Raises:
         ConfigurationError: base_models made no captioner.
@@ -38,7 +38,7 @@ class FromPixels:
         if not self._folder.is_dir():
             raise ConfigurationError(
                 f"recaption.captioners {section.name} is of kind model, and base_models made no captioner; "
-                "expected one: set base_models.captioner, or take kind columns"
+                "expected one; set base_models.captioner, or use kind columns"
             )
         self._weights_key = folder_key(base_models, f"{FOLDER}/")
 
@@ -55,7 +55,7 @@ class FromPixels:
         return Asked(kind=column.removeprefix(f"{self.name}_"), prompt="")
 
     def column(self, kind: str) -> str:
-        """Return the column that a kind of caption goes to."""
+        """Return the column of a kind of caption."""
         return f"{self.name}_{kind}"
 
     def parts(self) -> list[Part]:
@@ -64,7 +64,7 @@ class FromPixels:
         return [Part(frozenset(self.columns()), identity, "model")]
 
     def write(self, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
-        """See `Captioner`; what the source said about the rows is not looked at."""
+        """See `Captioner`; the captions of the source are not used."""
         for first in range(0, len(pairs), self._section.batch_size):
             batch = pairs[first : first + self._section.batch_size]
             for kind, texts in self._texts([pair.jpeg for pair in batch]).items():

@@ -1,4 +1,4 @@
-"""Captions by a model that is shown an image and a prompt, whoever runs that model."""
+"""Captions from a model that gets an image and a prompt, independent of how the model is run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from components.settings.recaption import PromptedCaptioner
 from components.storage.shards import Pair
 from components.storage.side_tables import Caption, Draft
 
-SEED_BITS = 31  # servers differ in how large a seed they take
+SEED_BITS = 31  # servers differ in the largest seed they accept
 
 
 @dataclass(frozen=True)
 class Order:
-    """One caption asked for."""
+    """A request for one caption."""
 
     jpeg: bytes
     prompt: str
@@ -30,21 +30,21 @@ class Order:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back, and why it is no caption where that is already known."""
+    """The text returned for an order, and why it is no caption if that is already known."""
 
     text: str
     reason: str | None = None
 
 
 def messages(order: Order) -> list[dict[str, Any]]:
-    """Return an order in the words of chat completions: the image as a data URL, then the prompt."""
+    """Return the messages of a chat completion request: the image as a data URL, then the prompt."""
     url = f"data:image/jpeg;base64,{b64encode(order.jpeg).decode()}"
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": order.prompt}]
     return [{"role": "user", "content": content}]
 
 
 class Writer(Protocol):
-    """Something that runs a model.
+    """A runtime of a model.
 
     Attributes:
         made_by: See `Part`.
@@ -53,34 +53,35 @@ class Writer(Protocol):
     made_by: str | None
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides its replies besides the orders, as plain values."""
+        """Return all inputs of its replies besides the orders, as plain values."""
 
     def replies(self, orders: Sequence[Order]) -> Iterator[tuple[int, Reply]]:
-        """Yield the number of each order with its reply, in any order."""
+        """Yield the index of each order with its reply, in any order."""
 
 
 class FromPrompts:
-    """Writes `<name>_<kind>` for each kind that has a prompt.
+    """Write the column `<name>_<kind>` for each kind that has a prompt.
 
     Args:
-        section: From params.
-        seed: Of the whole run; each caption has a seed of its own, made of this one, its column and its key.
-        writer: Runs the model.
+        section: Section of the captioner, from params.
+        seed: Seed of the run; each caption's own seed is derived from it, the column and the key.
+        writer: Runtime of the model.
         retry_rounds: See `Part`.
 
     Raises:
-        ConfigurationError: no gate could tell whether a caption is in the language asked for.
+        ConfigurationError: no gate can check the requested language.
     """
 
     def __init__(self, section: PromptedCaptioner, seed: int, writer: Writer, retry_rounds: int = 0) -> None:
         self.name = section.name
         self._section, self._writer, self._retry_rounds = section, writer, retry_rounds
         self._kinds = {self._column(kind): kind for kind in section.prompts}
-        self._seed = seed if section.temperature else 0  # where nothing is drawn it decides nothing
+        self._seed = seed if section.temperature else 0  # without sampling the seed has no effect
         if section.language not in SCRIPTS:
             raise ConfigurationError(
                 f"recaption.captioners {section.name} writes language {section.language}, whose script is "
-                f"not known; expected one of {', '.join(sorted(SCRIPTS))}: add it to recaption/languages.py"
+                f"not known; expected one of {', '.join(sorted(SCRIPTS))}; "
+                "add it to recaption/filters/languages.py"
             )
 
     def columns(self) -> set[tuple[str, str]]:
@@ -88,7 +89,7 @@ class FromPrompts:
         return {(column, split) for column, splits in self._section.written() for split in splits}
 
     def sources(self) -> set[tuple[str, str]]:
-        """See `Captioner`; what the source says about an image gets into no prompt."""
+        """See `Captioner`; captions of the source are never part of a prompt."""
         return set()
 
     def asked(self, column: str, split: str) -> Asked:
@@ -97,8 +98,8 @@ class FromPrompts:
         return Asked(kind, self._section.prompts[kind])
 
     def parts(self) -> list[Part]:
-        """See `Captioner`; one a kind and split: another kind or split has nothing written again."""
-        of_all = {
+        """See `Captioner`; one part per kind and split, so adding a kind or split rewrites no other."""
+        common = {
             **self._section.model_dump(exclude={"requests", "prompts", "max_new_tokens", "splits"}),
             "seed": self._seed,
             "writer": self._writer.identity(),
@@ -107,7 +108,7 @@ class FromPrompts:
             Part(
                 frozenset({(column, split)}),
                 {
-                    **of_all,
+                    **common,
                     "prompt": self._section.prompts[kind],
                     "max_new_tokens": self._section.max_new_tokens[kind],
                 },
@@ -119,18 +120,18 @@ class FromPrompts:
         ]
 
     def write(self, part: Part, pairs: Sequence[Pair], captions: Sequence[Caption]) -> Iterator[Draft]:
-        """See `Captioner`; in the order of the pairs, each as soon as all before it are there."""
+        """See `Captioner`; in the order of the pairs, each as soon as all earlier ones have come."""
         ((column, _),) = part.columns
         kind = self._kinds[column]
         prompt, max_new_tokens = self._section.prompts[kind], self._section.max_new_tokens[kind]
         orders = [Order(pair.jpeg, prompt, max_new_tokens, self._seed_of(column, pair.key)) for pair in pairs]
         waiting: dict[int, Reply] = {}
-        turn = 0
-        for number, reply in self._writer.replies(orders):
-            waiting[number] = reply
-            while turn in waiting:
-                yield self._draft(pairs[turn], column, waiting.pop(turn))
-                turn += 1
+        next_index = 0
+        for index, reply in self._writer.replies(orders):
+            waiting[index] = reply
+            while next_index in waiting:
+                yield self._draft(pairs[next_index], column, waiting.pop(next_index))
+                next_index += 1
 
     def _draft(self, pair: Pair, column: str, reply: Reply) -> Draft:
         text = " ".join(reply.text.split())

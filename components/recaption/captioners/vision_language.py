@@ -1,4 +1,4 @@
-"""Models of base_models run by transformers, in this process."""
+"""Run vision-language models of base_models with transformers, in this process."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from components.settings.recaption import VisionLanguageCaptioner
 from components.storage.manifest import folder_key
 
 FOLDER = "vision_language"
-THREADS = 8  # that prepare images; each has a tokenizer of its own
+THREADS = 8  # threads that prepare images; each has its own tokenizer
 
 
 def model_folder(name: str, model: str, base_models: Path) -> Path:
-    """Return the folder of a model that base_models brought.
+    """Return the folder of a vision-language model of base_models.
 
     Raises:
-        ConfigurationError: it brought no such model.
+        ConfigurationError: base_models has no such model.
     """
     folder = base_models / FOLDER / model
     if not folder.is_dir():
-        there = sorted(path.name for path in (base_models / FOLDER).glob("*"))
+        names = sorted(path.name for path in (base_models / FOLDER).glob("*"))
         raise ConfigurationError(
-            f"recaption.captioners {name} names model {model}, which base_models did not bring; expected "
-            f"one of {', '.join(there) or 'none'}: add it to base_models.vision_language"
+            f"recaption.captioners {name} names model {model}, which base_models does not have; expected "
+            f"one of {', '.join(names) or 'none'}; add it to base_models.vision_language"
         )
     return folder
 
 
 class TransformersWriter:
-    """Runs a model through `AutoModelForImageTextToText`; equal orders in equal batches have equal replies.
+    """Run a model by `AutoModelForImageTextToText`; equal orders in equal batches give equal replies.
 
     Args:
-        section: From params.
-        base_models: The artifact of base_models.
-        env: Where to run it.
+        section: Section of the captioner, from params.
+        base_models: Folder of the artifact of base_models.
+        env: Device and number of processes.
 
     Raises:
-        ConfigurationError: base_models brought no such model.
+        ConfigurationError: base_models has no such model.
     """
 
     made_by: str | None = "vision_language"

@@ -1,11 +1,12 @@
-"""Models of base_models run by vLLM, offline and in batches of its own making.
+"""Run vision-language models of base_models with vLLM, offline; vLLM forms the batches.
 
-vLLM needs a GPU and is an extra: `pip install -e .[vllm]` in an environment of its own, for it refuses the
-fastapi that Prefect wants. A model needs a chat template, which Florence-2 and BLIP-2 have not.
+vLLM needs a GPU and is an optional extra: `pip install -e .[vllm]` in a separate environment, because it
+conflicts with the fastapi version that Prefect requires. A model needs a chat template, which Florence-2 and
+BLIP-2 do not have.
 
-What the tests show is our side of it: what is handed to `LLM.chat` and what is made of its outputs, against a
-stand-in with the interface of vLLM 0.30. No test runs vLLM itself. Captions are drawn by seeds of their own,
-but vLLM does not promise equal bits in every batch.
+Tests cover only our side: what is passed to `LLM.chat` and how its outputs are used, against a fake with the
+interface of vLLM 0.30. No test runs vLLM itself. Each caption is sampled with its own seed, but vLLM does not
+guarantee bitwise equal results in every batch.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from components.recaption.captioners.vision_language import FOLDER, model_folder
 from components.settings.recaption import VllmCaptioner
 from components.storage.manifest import folder_key
 
-ORDERS_AT_ONCE = 512  # images wait as text in memory
+ORDERS_AT_ONCE = 512  # their images are held in memory as text
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 class VllmWriter:
-    """Runs a model by `vllm.LLM.chat`.
+    """Run a model by `vllm.LLM.chat`.
 
     Args:
-        section: From params.
-        base_models: The artifact of base_models.
+        section: Section of the captioner, from params.
+        base_models: Folder of the artifact of base_models.
 
     Raises:
-        ConfigurationError: vLLM is not installed, or base_models brought no such model.
+        ConfigurationError: vLLM is not installed, or base_models has no such model.
     """
 
     made_by: str | None = "vllm"
@@ -44,8 +45,8 @@ class VllmWriter:
         except ImportError as error:
             raise ConfigurationError(
                 f"recaption.captioners {section.name} is of kind vllm, and vLLM cannot be imported "
-                f"({error}); expected it: `pip install -e .[vllm]` in an environment of its own on a "
-                "GPU machine, or take kind vision_language"
+                f"({error}); expected it; run `pip install -e .[vllm]` in a separate environment on a "
+                "GPU machine, or use kind vision_language"
             ) from None
         self._vllm, self._section = vllm, section
         self._folder = model_folder(section.name, section.model, base_models)
@@ -58,17 +59,20 @@ class VllmWriter:
     def replies(self, orders: Sequence[Order]) -> Iterator[tuple[int, Reply]]:
         """See `Writer`."""
         for first in range(0, len(orders), ORDERS_AT_ONCE):
-            some = orders[first : first + ORDERS_AT_ONCE]
+            batch = orders[first : first + ORDERS_AT_ONCE]
             sampling = [
                 self._vllm.SamplingParams(
                     temperature=self._section.temperature, max_tokens=order.max_new_tokens, seed=order.seed
                 )
-                for order in some
+                for order in batch
             ]
-            outputs = self._llm.chat([messages(order) for order in some], sampling, use_tqdm=False)
-            for number, output in enumerate(outputs, first):
-                written = output.outputs[0]
-                yield number, Reply(written.text, "truncated" if written.finish_reason == "length" else None)
+            outputs = self._llm.chat([messages(order) for order in batch], sampling, use_tqdm=False)
+            for index, output in enumerate(outputs, first):
+                completion = output.outputs[0]
+                yield (
+                    index,
+                    Reply(completion.text, "truncated" if completion.finish_reason == "length" else None),
+                )
 
     @cached_property
     def _llm(self) -> Any:  # noqa: ANN401 - of an extra

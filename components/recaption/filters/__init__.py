@@ -1,1 +1,1 @@
-"""What is a caption and what is none."""
+"""Filters that reject texts that are no captions."""

@@ -1,4 +1,4 @@
-"""Drafts divided into captions and rejected ones, and the count of both by column."""
+"""Apply all filters to drafts: divide them into captions and rejected drafts, and count both by column."""
 
 from __future__ import annotations
 
@@ -19,98 +19,99 @@ SHOWN_CHARACTERS = 80  # of a rejected caption in a message
 
 
 class Filters:
-    """Applies every gate to every draft.
+    """Apply every filter to every draft.
 
     Args:
-        gates: From params.
-        crowd: What all shards hold.
+        gates: Limits of the filters, from params.
+        repeated: Counts of repeated captions over all shards.
     """
 
-    def __init__(self, gates: CaptionGates, crowd: RepeatedCaptions) -> None:
-        self._gates, self._crowd = gates, crowd
+    def __init__(self, gates: CaptionGates, repeated: RepeatedCaptions) -> None:
+        self._gates, self._repeated = gates, repeated
         self._rows: dict[str, Rows] = defaultdict(Rows)
         self._unchecked: Counter[str] = Counter()
 
     def divide(self, captioner: Asking, drafts: Iterable[Draft]) -> tuple[list[Caption], list[Draft]]:
-        """Return what is a caption, and with its reason what is none."""
-        good, bad = [], []
+        """Return the accepted captions, and the rejected drafts with their reasons."""
+        accepted, rejected = [], []
         for draft in drafts:
             caption = draft.caption
             if reason := self._reason(captioner, draft):
                 first = f"{caption.text[:SHOWN_CHARACTERS]!r}, {caption.column} of {caption.key}"
                 self._rows[caption.column].reject(reason, first=first)
-                bad.append(Draft(caption, reason))
+                rejected.append(Draft(caption, reason))
             else:
                 self._rows[caption.column].accept()
                 self._unchecked[caption.language] += caption.language not in SCRIPTS
-                good.append(caption)
-        return good, bad
+                accepted.append(caption)
+        return accepted, rejected
 
     def _reason(self, captioner: Asking, draft: Draft) -> str | None:
         caption = draft.caption
         asked = captioner.asked(caption.column, caption.split)
         if reason := draft.reason or fault(caption.text, caption.language, asked, self._gates):
             return reason
-        return "same_text" if self._crowd.is_over(captioner, draft) else None
+        return "same_text" if self._repeated.is_over(captioner, draft) else None
 
     def rows(self) -> Rows:
-        """Return the count over all columns."""
+        """Return the row counts over all columns."""
         rows = Rows()
-        for own in self._rows.values():
-            rows.add(own.figures(), own.firsts)
+        for column_rows in self._rows.values():
+            rows.add(column_rows.figures(), column_rows.firsts)
         return rows
 
     def figures(self) -> dict[str, Any]:
-        """Return rows in all and by column, and captions of a language that no gate can check."""
+        """Return row counts in total and by column, and the number of captions of an unchecked language."""
         return {
             **self.rows().figures(),
-            "columns": {column: own.figures() for column, own in sorted(self._rows.items())},
+            "columns": {column: rows.figures() for column, rows in sorted(self._rows.items())},
             "language_unchecked": {code: count for code, count in sorted(self._unchecked.items()) if count},
         }
 
 
-Column = tuple[str, str]  # its name, and the kind of its captions
-HASH_DIGITS = 16  # 64 bits: two of 60 million texts share one with a chance of about 1 in 10,000
+Column = tuple[str, str]  # name of a column, and kind of its captions
+HASH_DIGITS = 16  # 64 bits: among 60 million texts, a collision has a chance of about 1 in 10,000
 
 
 class RepeatedCaptions:
-    """Counts the images of each text over all shards: eight bytes a caption, whatever its length.
+    """Count the images of each text over all shards, in eight bytes per caption of any length.
 
-    What a text is called is decided by its content, so the order of shards changes nothing.
+    Texts are identified by a hash of their content, so the order of shards does not matter.
 
     Args:
-        max_images: Of one text, by kind; kinds without a limit are not counted.
+        max_images: Maximum number of images per text, by kind; kinds without a limit are not counted.
     """
 
     def __init__(self, max_images: dict[str, int]) -> None:
         self._max_images = max_images
-        self._seen: dict[Column, list[np.ndarray]] = defaultdict(list)
-        self._over: dict[Column, frozenset[int]] | None = None
+        self._hashes: dict[Column, list[np.ndarray]] = defaultdict(list)
+        self._repeated_hashes: dict[Column, frozenset[int]] | None = None
 
     def add(self, captioner: Asking, drafts: Iterable[Draft]) -> None:
-        """Take in what a captioner wrote for a shard; two equal captions of one image count once."""
+        """Add the drafts of a captioner for a shard; two equal captions of one image count once."""
         by_column: dict[Column, set[tuple[str, int]]] = defaultdict(set)
         for draft in drafts:
             column = _column(captioner, draft)
             if column[1] in self._max_images and draft.reason is None:
                 by_column[column].add((draft.caption.key, _hash(draft.caption.text)))
-        for column, found in by_column.items():
-            self._seen[column].append(np.fromiter((number for _, number in found), np.uint64, len(found)))
+        for column, texts in by_column.items():
+            hashes = (text_hash for _, text_hash in texts)
+            self._hashes[column].append(np.fromiter(hashes, np.uint64, len(texts)))
 
     def is_over(self, captioner: Asking, draft: Draft) -> bool:
-        """Say whether a text has more images than allowed; only asked when all shards are in."""
-        if self._over is None:
-            self._over = {column: self._crowded(column) for column in list(self._seen)}
-        over = self._over.get(_column(captioner, draft), frozenset())
-        return bool(over) and _hash(draft.caption.text) in over
+        """Say whether a text has more images than allowed; call it only after all shards were added."""
+        if self._repeated_hashes is None:
+            self._repeated_hashes = {column: self._over_limit(column) for column in list(self._hashes)}
+        repeated = self._repeated_hashes.get(_column(captioner, draft), frozenset())
+        return bool(repeated) and _hash(draft.caption.text) in repeated
 
-    def _crowded(self, column: Column) -> frozenset[int]:
-        numbers, counts = np.unique(np.concatenate(self._seen.pop(column)), return_counts=True)
-        return frozenset(numbers[counts > self._max_images[column[1]]].tolist())
+    def _over_limit(self, column: Column) -> frozenset[int]:
+        hashes, counts = np.unique(np.concatenate(self._hashes.pop(column)), return_counts=True)
+        return frozenset(hashes[counts > self._max_images[column[1]]].tolist())
 
 
 def _column(captioner: Asking, draft: Draft) -> Column:
-    """Return a draft's column and kind: what two splits of a column are taken from may be of two kinds."""
+    """Return a draft's column and kind: one column may have different kinds in different splits."""
     caption = draft.caption
     return caption.column, captioner.asked(caption.column, caption.split).kind or ""
 

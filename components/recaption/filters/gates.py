@@ -1,7 +1,7 @@
-"""What is a caption and what is none: pure functions of a text, of what was asked for, and of params.
+"""Filters on one caption: refusals, prompt leaks, repetition, cut-off text, wrong language.
 
-Refusals and talk around a caption are looked for only in what a chat model wrote: people write "I'm sorry" on
-greeting cards.
+All are pure functions of the text, its prompt and kind, and params. Refusals and chat phrases around a
+caption are searched only in texts of a chat model: people write "I'm sorry" on greeting cards.
 """
 
 from __future__ import annotations
@@ -18,86 +18,88 @@ from components.recaption.captioners.captioner import Asked
 from components.recaption.filters.languages import other_language
 from components.settings.recaption import CaptionGates
 
-MAX_PHRASE_WORDS = 40  # of a phrase said again and again
+MAX_PHRASE_WORDS = 40  # longest phrase that is checked for repetition
 RUN_WORDS = 3
-MIN_REPEATS = 3  # a caption of one word, so often, is none
+MIN_REPEATS = 3  # a text of one word this many times is no caption
 SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟")
 AFTER_SENTENCE_END = "\"'”’»)]"
-WORD = re.compile(rf"[{UNSPACED}]|[^\W_]+(?:['’][^\W_]+)*")  # here `don't` is one, and `a_b` are two
+WORD = re.compile(rf"[{UNSPACED}]|[^\W_]+(?:['’][^\W_]+)*")  # `don't` is one word, `a_b` are two
 CHAT_TOKENS = re.compile(r"<\|[a-z0-9_]+\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>")
 # categories Cc and Cs without white space, and noncharacters
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
 def fault(text: str, language: str, asked: Asked, gates: CaptionGates) -> str | None:
-    """Return why a text is no caption, in one word for the count; None where it is one.
+    """Return in one word why a text is no caption; None if it is one.
 
     Args:
-        text: What was written.
-        language: That it should be in, ISO 639; one that `languages.SCRIPTS` lacks is not checked.
-        asked: What for.
-        gates: From params.
+        text: The text.
+        language: Expected language, ISO 639; not checked if it is missing in `languages.SCRIPTS`.
+        asked: Kind and prompt of the caption.
+        gates: Limits, from params.
     """
     if len(text) > gates.max_characters:
         return "too_long"
     if CONTROL.search(text):
         return "control_characters"
-    shown = _shown(text)
-    if not shown:
+    visible = _visible(text)
+    if not visible:
         return "empty"
     words = [word.casefold() for word in WORD.findall(text)]
     reasons = {
         "refusal": asked.is_answer and is_refusal(text),
         "prompt_leak": bool(CHAT_TOKENS.search(text))
         or (asked.is_answer and leaks_prompt(text, asked.prompt or "", gates.min_leaked_words)),
-        "empty": asked.is_answer and is_unfilled(shown),
+        "empty": asked.is_answer and is_unfilled(visible),
         "repeated": is_repeated(words or text.split(), gates.max_repeats, gates.max_repeated_share),
-        "truncated": asked.kind in gates.whole_sentences and not ends_sentence(shown),
+        "truncated": asked.kind in gates.whole_sentences and not ends_sentence(visible),
         "wrong_language": other_language(text, language, gates.min_script_share) is True,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _shown(text: str) -> str:
-    """Return what of a text is seen: no zero-width and direction marks, and no white space around it."""
+def _visible(text: str) -> str:
+    """Return the visible text: no zero-width and direction marks, no surrounding white space."""
     if text.isascii():
         return text.strip()
-    unseen = {ord(one): None for one in set(text) if unicodedata.category(one) == "Cf"}
-    return text.translate(unseen).strip()
+    invisible = {ord(character): None for character in set(text) if unicodedata.category(character) == "Cf"}
+    return text.translate(invisible).strip()
 
 
 def leaks_prompt(text: str, prompt: str, min_words: int) -> bool:
-    """Say whether a text holds marks of a chat, or `min_words` words in a row of the prompt.
+    """Say whether a text contains chat markers, or `min_words` consecutive words of the prompt.
 
-    A beginning is no leak: asked by "a photo of", some models write "a photo of a dog", others "a dog".
+    A caption that continues the prompt is no leak: for "a photo of", some models write "a photo of a dog",
+    others "a dog".
 
     Args:
-        text: What was written.
-        prompt: A shorter prompt leaks as a whole, from two words on; one that is not known, empty, never.
-        min_words: See above.
+        text: The text.
+        prompt: The prompt. One with fewer words leaks as a whole, if it has at least two; an empty or unknown
+            one never leaks.
+        min_words: Number of consecutive words that count as a leak.
     """
     if is_of_chat(text):
         return True
-    words = [word.casefold() for word in WORD.findall(_without_beginning(text, prompt))]
+    words = [word.casefold() for word in WORD.findall(_without_continued_prompt(text, prompt))]
     length, runs = _runs(prompt, min_words)
     return length > 1 and not runs.isdisjoint(_windows(words, length))
 
 
 @cache
 def _runs(prompt: str, min_words: int) -> tuple[int, frozenset[tuple[str, ...]]]:
-    """Return how many words of a prompt in a row are a leak, and all such runs."""
+    """Return how many consecutive words of a prompt are a leak, and all such word runs."""
     words = [word.casefold() for word in WORD.findall(prompt)]
     length = min(min_words, len(words))
     return length, frozenset(_windows(words, length))
 
 
 def _windows(words: list[str], length: int) -> Iterator[tuple[str, ...]]:
-    """Yield every run of so many words."""
+    """Yield every run of `length` consecutive words."""
     return zip(*(words[first:] for first in range(length)), strict=False)
 
 
-def _without_beginning(text: str, prompt: str) -> str:
-    """Return a text without the prompt that it goes on from: one that stops in the middle of a sentence."""
+def _without_continued_prompt(text: str, prompt: str) -> str:
+    """Remove the prompt from the start of a text that continues it, if the prompt ends mid-sentence."""
     beginning = prompt.strip()
     is_open = beginning[-1:].isalnum() and text[: len(beginning)].casefold() == beginning.casefold()
     rest = text[len(beginning) :]
@@ -105,27 +107,28 @@ def _without_beginning(text: str, prompt: str) -> str:
 
 
 def is_repeated(words: list[str], max_repeats: int, max_repeated_share: float) -> bool:
-    """Say whether a text goes round in circles.
+    """Say whether a text repeats itself.
 
-    That is one word and nothing else, three times or more; a phrase more than `max_repeats` times in a row;
-    or a share of runs of three words that stood in it before which is above `max_repeated_share`. Example:
-    "a dog a dog a dog a dog" is two words four times in a row; of its six runs four stood in it before.
+    It does in three cases: it is a single word three times or more; a phrase occurs more than `max_repeats`
+    times in a row; or the share of three-word runs that occurred before in the text is above
+    `max_repeated_share`. Example: "a dog a dog a dog a dog" is a two-word phrase four times in a row; four of
+    its six runs occurred before.
     """
-    words = [word for word in words if not word.isdigit()] or words  # a list that is numbered
+    words = [word for word in words if not word.isdigit()] or words  # ignore the numbers of a list
     if len(words) >= MIN_REPEATS and len(set(words)) == 1:
         return True
-    # each word of such a phrase comes as often as the phrase
+    # each word of a repeated phrase occurs as often as the phrase
     frequent = sum(count for count in Counter(words).values() if count > max_repeats)
     for period in range(1, min(MAX_PHRASE_WORDS, frequent // (max_repeats + 1)) + 1):
-        again = bytes(map(eq, words, words[period:]))  # 1 where a word equals the one a period earlier
-        if b"\1" * (max_repeats * period) in again:
+        repeats = bytes(map(eq, words, words[period:]))  # 1 where a word equals the one a period earlier
+        if b"\1" * (max_repeats * period) in repeats:
             return True
     runs = list(_windows(words, RUN_WORDS))
     return bool(runs) and 1 - len(set(runs)) / len(runs) > max_repeated_share
 
 
 def ends_sentence(text: str) -> bool:
-    """Say whether a text ends as a sentence does."""
+    """Say whether a text ends like a sentence."""
     return text.rstrip(AFTER_SENTENCE_END).endswith(SENTENCE_ENDS)
 
 
@@ -167,13 +170,13 @@ REFUSAL = re.compile(
     r"|\bplease (?:provide|upload|share|attach|send) (?:me )?(?:the|an|a|your) (?:image|picture|photo)"
 )
 
-TOKENS = re.compile(  # of templates; people write such, too
+TOKENS = re.compile(  # tokens and placeholders of chat templates; some people type them too
     r"</?s>|<(?:image|pad|unk|bos|eos|caption|im_(?:start|end|patch)|loc_\d+)>"
     r"|\[insert [^\]]*\]|\{(?:caption|description|image)\}"
     r"|(?:^|\s)(?:USER|ASSISTANT|Assistant|SYSTEM|HUMAN|GPT"
     r"|### ?(?:Human|Assistant|User|Instruction|Response)):"
 )
-BEFORE = re.compile(  # who speaks, and what is said ahead of a caption
+BEFORE = re.compile(  # speaker names, and phrases before a caption
     r"(?:user|human|assistant|system|ai|gpt|bot|question|answer)\s*[:：]"
     r"|(?:sure|certainly|of course|absolutely|ok|okay|alright|great|yes)[!,.:]+ ?(?:thing[!,.:]+ ?)?"
     rf"(?:i\b|here\b|let me\b|this is\b|the {PICTURE})"
@@ -196,25 +199,25 @@ UNFILLED = re.compile(
 
 
 def is_refusal(text: str) -> bool:
-    """Say whether a text speaks of the writer or of a missing image instead of one that is there.
+    """Say whether a text refuses: it is about the model itself or a missing image, not about the image.
 
-    English, and how the most frequent apologies of some other languages begin.
+    Covers English, and the beginnings of the most frequent apologies in some other languages.
     """
     plain = _plain(text)
     return bool(APOLOGY.match(plain.lstrip(OPENING)) or REFUSAL.search(plain))
 
 
 def is_of_chat(text: str) -> bool:
-    """Say whether a text holds marks of a chat.
+    """Say whether a text contains chat markers.
 
-    They are tokens of a template, names of speakers, and what is said around a caption ("Sure! Here it is:").
+    These are template tokens, speaker names, and phrases around a caption ("Sure! Here it is:").
     """
     plain = _plain(text)
     return bool(TOKENS.search(text) or BEFORE.match(plain.lstrip(OPENING)) or OFFER.search(plain))
 
 
 def is_unfilled(text: str) -> bool:
-    """Say whether a text begins a caption and says nothing more ("The image shows"), or says "none"."""
+    """Say whether a text is only the beginning of a caption ("The image shows"), or says "none"."""
     return UNFILLED.fullmatch(_plain(text).strip(CLOSING)) is not None
 
 

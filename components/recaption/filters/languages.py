@@ -1,9 +1,9 @@
-"""Whether a caption is in the language asked for: by script, then by function words.
+"""Check whether a caption is in the requested language: by script, then by function words.
 
-No language detector is taken. Captions have five to sixty words; what is small and kept up decides by a model
-that is a pickle, a download or a hundred megabytes, and guesses where there is nothing to go by. Here a
-caption is refused on evidence only: letters of another script, or more different function words of another
-language than of its own.
+No language detector is used. Captions have five to sixty words. Small, maintained detectors need a model that
+is a pickle, a download or a hundred megabytes, and they guess when a text gives no evidence. Here a caption
+is refused only on evidence: letters of another script, or more distinct function words of another language
+than of its own.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ SCRIPTS: dict[str, frozenset[str]] = {
     "ur": frozenset({"ARABIC"}),
     "zh": frozenset({"CJK", "BOPOMOFO"}),
 }
-# frequent in captions and neither words nor names in captions of another language of this list; the languages
-# that are not here are told by script alone
+# words that are frequent in captions and are neither words nor names in captions of another listed language;
+# languages that are not listed are checked by script alone
 FUNCTION_WORDS: dict[str, frozenset[str]] = {
     "cs": _words(
         "na je jsou se si za která který které kteří při před nebo nad pod mezi vedle kolem když ve ze dva "
@@ -83,7 +83,7 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
         "menina cachorro pessoas jovem"
     ),
 }
-# words of several languages: evidence for each of these, and against none
+# words of several languages: evidence for each of them, and against none
 SHARED_WORDS: dict[str, frozenset[str]] = {
     "cs": _words("a s v po do pro"),
     "de": _words("die den am an in um"),
@@ -95,35 +95,35 @@ SHARED_WORDS: dict[str, frozenset[str]] = {
     "pl": _words("w z a do"),
     "pt": _words("no o e de"),
 }
-MIN_EVIDENCE = 3  # different function words of another language, and more than twice as many as of its own
+MIN_EVIDENCE = 3  # distinct function words of another language; they must also be over twice those of its own
 WORD = re.compile(r"[^\W\d_]+")
 STARTS_SENTENCE = re.compile(r"(?:^|[.!?…])[^\w.!?…]*$")
 
 
 def other_language(text: str, language: str, min_script_share: float) -> bool | None:
-    """Say whether a text is in another language than it is said to be; None where that cannot be told.
+    """Say whether a text is in another language than stated; None if the stated language cannot be checked.
 
     Args:
         text: A caption.
         language: Its ISO 639 code.
-        min_script_share: Of its letters, at least so many are of the language's script, 0..1.
+        min_script_share: Minimum share of letters in the language's script, 0..1.
     """
     scripts = SCRIPTS.get(language)
     if scripts is None:
         return None
-    if not (text.isascii() and "LATIN" in scripts) and not _is_in(text, scripts, min_script_share):
+    if not (text.isascii() and "LATIN" in scripts) and not _is_in_script(text, scripts, min_script_share):
         return True
-    own = FUNCTION_WORDS.get(language)
-    if own is None:
+    own_words = FUNCTION_WORDS.get(language)
+    if own_words is None:
         return False
     words = _plain_words(text)
-    own_count = len(words & (own | SHARED_WORDS[language]))
-    other_count = max(len(words & (known - own)) for known in FUNCTION_WORDS.values())
+    own_count = len(words & (own_words | SHARED_WORDS[language]))
+    other_count = max(len(words & (words_of_other - own_words)) for words_of_other in FUNCTION_WORDS.values())
     return other_count >= MIN_EVIDENCE and other_count > 2 * own_count
 
 
 def _plain_words(text: str) -> set[str]:
-    """Return a text's different words, but for capitalised ones inside a sentence: they may be names."""
+    """Return the distinct words of a text, without capitalised ones inside a sentence: they may be names."""
     return {
         match[0].lower()
         for match in WORD.finditer(text)
@@ -131,8 +131,8 @@ def _plain_words(text: str) -> set[str]:
     }
 
 
-def _is_in(text: str, scripts: frozenset[str], min_share: float) -> bool:
-    """Say whether so many of a text's letters are of some scripts; those of a text without any are."""
+def _is_in_script(text: str, scripts: frozenset[str], min_share: float) -> bool:
+    """Say whether at least this share of a text's letters is in these scripts; true without letters."""
     counts = Counter(unicodedata.normalize("NFKC", text))
     letters = {letter: count for letter, count in counts.items() if letter.isalpha()}
     in_script = sum(count for letter, count in letters.items() if _script(letter) in scripts)

@@ -1,1 +1,1 @@
-"""How well captions fit their images and each other."""
+"""Scores of how well captions fit their images and each other."""

@@ -1,4 +1,4 @@
-"""The base CLIP as a judge: images and texts in, rows of length 1 out."""
+"""Embed images and texts with the base CLIP, in batches; rows have length 1."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ BATCHES_AHEAD = 2  # decoded while one is embedded
 
 
 class BaseClip:
-    """The CLIP of base_models, loaded when it is first asked.
+    """The CLIP of base_models, loaded on first use.
 
     Args:
-        base_models: The artifact; verified.
+        base_models: Folder of the artifact of base_models; verified.
         section: Params of the scores.
-        device: Where to run it.
-        threads: Decode so many images at a time.
+        device: Device to run on.
+        threads: Number of images decoded at a time.
     """
 
     def __init__(self, base_models: Path, section: Scores, device: str, threads: int) -> None:
@@ -49,7 +49,7 @@ class BaseClip:
         self.identity = {"clip": key, "batch_size": section.batch_size, "precision": section.precision}
 
     def embed_images(self, jpegs: Sequence[bytes], progress: Callable[[int], None]) -> Tensor:
-        """Return (N, D); `progress` is told the number of images of each finished batch.
+        """Return (N, D); call `progress` with the number of images of each finished batch.
 
         Raises:
             DataError: an image cannot be decoded, or the model cannot be loaded.
@@ -72,13 +72,15 @@ class BaseClip:
         return torch.cat(parts)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return (N, D); a text that is longer than the context counts with its beginning.
+        """Return (N, D); a text longer than the context is cut to its beginning.
 
         Raises:
-            DataError: the model cannot be loaded, or its tokenizer is that of another.
+            DataError: the model cannot be loaded, or its tokenizer belongs to another model.
         """
         model, tokenizer = self._loaded
-        order = sorted(range(len(texts)), key=lambda row: (len(texts[row]), texts[row]))  # little padding
+        order = sorted(
+            range(len(texts)), key=lambda row: (len(texts[row]), texts[row])
+        )  # by length, for little padding
         parts = [torch.empty(0, embedding_width(model))]
         for batch in _batches([texts[row] for row in order], self._batch_size):
             try:
@@ -90,7 +92,7 @@ class BaseClip:
         return embeddings[torch.tensor(order, dtype=torch.long).argsort()]
 
     def are_cut(self, texts: Sequence[str]) -> list[bool]:
-        """Return which texts are longer than the context."""
+        """Return for each text whether it is longer than the context."""
         model, tokenizer = self._loaded
         return are_cut(model, tokenizer, list(texts))
 
@@ -102,12 +104,12 @@ class BaseClip:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         tokenizer = self._tokenizer
-        with self._whole():
+        with self._loading():
             return load_clip(self._folder).to(self._device), tokenizer
 
     @cached_property
     def _tokenizer(self) -> Any:  # noqa: ANN401 - of transformers
-        with self._whole():
+        with self._loading():
             if not has_text_tower(self._folder):
                 raise ConfigurationError(
                     f"recaption.scores embeds captions and {self._folder} is a vision tower without a text "
@@ -116,7 +118,7 @@ class BaseClip:
             return load_clip_tokenizer(self._folder)
 
     @contextmanager
-    def _whole(self) -> Iterator[None]:
+    def _loading(self) -> Iterator[None]:
         try:
             yield
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""How right the written captions are, where validation rows have ground truth in the scenes' own grammar."""
+"""Score written captions against the ground truth of validation rows of rendered scenes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ SPLIT = "validation"
 
 
 class Quality:
-    """Collects validation captions shard by shard.
+    """Collect validation captions shard by shard and score them.
+
+    The ground truth is read from source captions in the grammar of the scenes.
 
     Args:
         columns: The written column of each kind, short or dense.
@@ -25,30 +27,30 @@ class Quality:
         self._texts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
 
     def add(self, captions: Sequence[Caption]) -> None:
-        """Take in the captions of a shard, those of the source and the written ones."""
-        wanted = {*self._columns, *self._columns.values()}
-        for caption in sorted(captions, key=lambda one: one.number):
-            if caption.split == SPLIT and caption.column in wanted:
+        """Add the captions of a shard, from the source and the captioner."""
+        columns = {*self._columns, *self._columns.values()}
+        for caption in sorted(captions, key=lambda caption: caption.number):
+            if caption.split == SPLIT and caption.column in columns:
                 self._texts[caption.key][caption.column].append(caption.text)
 
     def figures(self) -> dict[str, Any]:
-        """Return scores by kind; None for a kind without ground truth. A caption that is missing is wrong."""
+        """Return scores by kind; None for a kind without ground truth. A missing caption counts as wrong."""
         rows = [
-            (scene, of_key)
-            for _, of_key in sorted(self._texts.items())
-            if (scene := scene_described(next(iter(of_key.get("dense", [])), "")))
+            (scene, captions)
+            for _, captions in sorted(self._texts.items())
+            if (scene := scene_described(next(iter(captions.get("dense", [])), "")))
         ]
         figures: dict[str, Any] = {}
         for kind, column in self._columns.items():
-            written = [next(iter(of_key.get(column, [])), "") for _, of_key in rows]
+            written = [next(iter(captions.get(column, [])), "") for _, captions in rows]
             if not any(written):
                 figures[kind] = None
                 continue
-            truths = [scene_facts(scene, kind) for scene, _ in rows]
-            references = [of_key.get(kind, [""]) for _, of_key in rows]
+            facts = [scene_facts(scene, kind) for scene, _ in rows]
+            references = [captions.get(kind, [""]) for _, captions in rows]
             figures[kind] = {
                 "rows": len(rows),
-                **fact_scores(written, truths),
+                **fact_scores(written, facts),
                 "bleu_4": bleu(written, references),
             }
         return figures

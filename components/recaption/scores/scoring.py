@@ -1,7 +1,7 @@
-"""Scores beside the captions: similarity to the image under the base CLIP, and agreement between writers.
+"""Score captions: similarity to the image under the base CLIP, and agreement between writers.
 
-Image embeddings and the similarities of one column are finished pieces: a captioner added scores its own
-captions only, and no image is decoded again.
+Image embeddings and the similarities of each column are cached: after a new captioner is added, only its own
+captions are scored, and no image is decoded again.
 """
 
 from __future__ import annotations
@@ -48,51 +48,51 @@ Counted = tuple[Caption, Counter[str]]
 
 @dataclass
 class Mean:
-    """A mean whose numbers come one by one."""
+    """A running mean."""
 
     total: float = 0.0
     count: int = 0
 
     def add(self, value: float) -> None:
-        """Take in a number."""
+        """Add a number."""
         self.total += value
         self.count += 1
 
     def value(self) -> float | None:
-        """Return the mean, None of nothing."""
+        """Return the mean; None without numbers."""
         return round(self.total / self.count, 6) if self.count else None
 
 
 class Agreement:
-    """Adds up word overlap by pair of columns, shard by shard; only captions of one language are compared."""
+    """Mean word overlap by pair of columns, added shard by shard, between captions of one language."""
 
     def __init__(self) -> None:
         self._same: dict[str, Mean] = defaultdict(Mean)
         self._chance: dict[str, Mean] = defaultdict(Mean)
 
     def add(self, captions: Sequence[Caption]) -> dict[tuple[str, str, int], float]:
-        """Take in a shard's captions.
+        """Add a shard's captions.
 
         Returns:
-            By key, column and number: the mean overlap with the other writers' captions of the image.
+            The mean overlap with other writers' captions of the image, by key, column and number.
         """
         by_key: dict[str, list[Counted]] = defaultdict(list)
         for caption in captions:
             by_key[caption.key].append((caption, word_counts(caption.text)))
-        found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-        for of_image in by_key.values():
-            for first, second, overlap in _overlaps(combinations(of_image, 2)):
+        overlaps_by_caption: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+        for image_captions in by_key.values():
+            for first, second, overlap in _overlaps(combinations(image_captions, 2)):
                 self._same[_pair(first, second)].add(overlap)
                 for caption in (first, second):
-                    found[caption.key, caption.column, caption.number].append(overlap)
+                    overlaps_by_caption[caption.key, caption.column, caption.number].append(overlap)
         rows = list(by_key.values())
         for row, following in zip(rows, rows[1:], strict=False):
             for first, second, overlap in _overlaps(product(row, following)):
                 self._chance[_pair(first, second)].add(overlap)
-        return {caption: sum(overlaps) / len(overlaps) for caption, overlaps in found.items()}
+        return {caption: sum(overlaps) / len(overlaps) for caption, overlaps in overlaps_by_caption.items()}
 
     def figures(self) -> dict[str, Any]:
-        """Return by pair of columns the mean overlap, and that of captions of neighbouring images."""
+        """Return by pair of columns the mean overlap, and as chance level that of neighbouring images."""
         return {
             pair: {"pairs": same.count, "mean": same.value(), "chance": self._chance[pair].value()}
             for pair, same in sorted(self._same.items())
@@ -116,13 +116,13 @@ TABLE, FIGURES = "similarities.parquet", "figures.json"
 
 
 class Scorer:
-    """Scores the captions of one shard after the other.
+    """Score the captions of shards, one after the other.
 
     Args:
         section: Params of the scores.
-        layout: With the base CLIP.
-        env: Where to run it.
-        progress: Told the number of images of each finished batch.
+        layout: Layout of the project, for the base CLIP and the cache.
+        env: Device and number of processes.
+        progress: Called with the number of images of each finished batch.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Scorer:
         threads = env.processes or usable_cores()
         self._clip = BaseClip(layout.artifact("base_models"), section, env.device, threads)
         self._work = layout.work("recaption")
-        self._pieces = self._work / "pieces"
+        self._cache = self._work / "pieces"
         self._agreement = Agreement()
         self._sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
@@ -140,40 +140,40 @@ class Scorer:
         """Write a shard's image embeddings and the scores of its captions below a folder.
 
         Returns:
-            The entries of the embeddings, which were verified.
+            The manifest entries of the embeddings; verified.
         """
         images = self.image_piece(shard)
         entries = put_files(images, folder, IMAGES_FOLDER)
         parts = [SIMILARITIES.empty_table()]
         for column in sorted({caption.column for caption in captions}):
-            of_column = [caption for caption in captions if caption.column == column]
+            column_captions = [caption for caption in captions if caption.column == column]
             if self._columns is not None and column not in self._columns:
-                parts.append(_not_asked(of_column))
+                parts.append(_not_scored(column_captions))
                 continue
-            scored = self._column_piece(images, of_column)
-            parts.append(read_table(scored / TABLE, SIMILARITIES))
-            for name, value in read_json(scored / FIGURES).items():
+            folder_of_column = self._cached_similarities(images, column_captions)
+            parts.append(read_table(folder_of_column / TABLE, SIMILARITIES))
+            for name, value in read_json(folder_of_column / FIGURES).items():
                 self._sums[column][name] += value
         table = pa.concat_tables(parts)
-        agreed = self._agreement.add(captions)
+        agreement_by_caption = self._agreement.add(captions)
         lines = zip(*(table[name].to_pylist() for name in ("key", "column", "number")), strict=True)
-        agreement = pa.array([agreed.get(line) for line in lines], pa.float32())
+        agreement = pa.array([agreement_by_caption.get(line) for line in lines], pa.float32())
         table = table.append_column(SCORES.field("agreement"), agreement)
         write_table(folder / SCORES_FOLDER / f"{shard.entry.name}.parquet", table)
         return entries
 
     def figures(self) -> dict[str, Any]:
-        """Return mean similarity by column, mean agreement by pair of columns, and what chance would give.
+        """Return mean similarity by column, mean agreement by pair of columns, and both at chance level.
 
-        A CLIP that gives captions of other images the same similarity knows nothing about these captions.
+        If captions of other images get the same similarity, the CLIP tells nothing about these captions.
 
         Raises:
-            ConfigurationError: no caption is of a column that params name.
+            ConfigurationError: params name a column without captions.
         """
         if absent := sorted(set(self._columns or []) - self._sums.keys()):
             raise ConfigurationError(
                 f"recaption.scores.columns names {', '.join(absent)}, and no image has a caption of it; "
-                "expected columns of the source or of a captioner: correct params"
+                "expected columns of the source or of a captioner; correct params"
             )
         similarity = {
             column: {
@@ -187,14 +187,14 @@ class Scorer:
         return {"similarity": similarity, "agreement": self._agreement.figures()}
 
     def image_piece(self, shard: RecaptionShard) -> Path:
-        """Return the finished piece of a shard's image embeddings, made now unless it is there."""
+        """Return the folder of a shard's image embeddings; compute them unless they are cached."""
         about = {**self._clip.identity, "dtype": "float16"}
 
-        unseen = shard.entry.rows or 0
+        remaining = shard.entry.rows or 0
 
         def progress(images: int) -> None:
-            nonlocal unseen
-            unseen -= images
+            nonlocal remaining
+            remaining -= images
             self._progress(images)
 
         def make(folder: Path) -> None:
@@ -210,12 +210,12 @@ class Scorer:
 
         code = code_of(self._work, "recaption", "image_embeddings")
         key = content_key({"shard": shard.entry.sha256, "name": shard.entry.name, "code": code, **about})
-        made = get_or_build(self._pieces / IMAGES_FOLDER, key, make)
-        self._progress(unseen)  # all, where an earlier run made it
-        return made
+        result = get_or_build(self._cache / IMAGES_FOLDER, key, make)
+        self._progress(remaining)  # all of them, if an earlier run computed them
+        return result
 
-    def _column_piece(self, images: Path, captions: list[Caption]) -> Path:
-        """Return the similarities of one column's captions to their images."""
+    def _cached_similarities(self, images: Path, captions: list[Caption]) -> Path:
+        """Return the folder of one column's similarities; compute them unless they are cached."""
 
         def make(folder: Path) -> None:
             table, figures = self._similarities(images, captions)
@@ -225,42 +225,42 @@ class Scorer:
         lines = [[caption.key, caption.number, caption.text] for caption in captions]
         code = code_of(self._work, "recaption", "similarities")
         key = content_key([code, images.name, captions[0].column, lines])
-        return get_or_build(self._pieces / SCORES_FOLDER, key, make)
+        return get_or_build(self._cache / SCORES_FOLDER, key, make)
 
     def _similarities(self, images: Path, captions: list[Caption]) -> tuple[pa.Table, dict[str, float]]:
         keys, vectors = read_image_embeddings(next(images.glob("*.safetensors")))
-        row_of = {key: row for row, key in enumerate(keys)}
+        row_by_key = {key: row for row, key in enumerate(keys)}
         texts = list(dict.fromkeys(caption.text for caption in captions))
-        place = {text: number for number, text in enumerate(texts)}
-        of_text = torch.tensor([place[caption.text] for caption in captions])
-        text_vectors = self._clip.embed_texts(texts)[of_text]
-        rows = torch.tensor([row_of[caption.key] for caption in captions])
+        index_by_text = {text: index for index, text in enumerate(texts)}
+        text_indices = torch.tensor([index_by_text[caption.text] for caption in captions])
+        text_vectors = self._clip.embed_texts(texts)[text_indices]
+        rows = torch.tensor([row_by_key[caption.key] for caption in captions])
         similarity = _cosines(vectors[rows], text_vectors)
-        other = (rows + 1) % len(keys)  # the image after
+        other_rows = (rows + 1) % len(keys)  # the next image
         cut = self._clip.are_cut(texts)
-        is_cut = [cut[number] for number in of_text.tolist()]
+        is_cut = [cut[index] for index in text_indices.tolist()]
         table = _lines(captions, similarity.tolist(), is_cut)
-        others = len(captions) if len(keys) > 1 else 0
+        chance_count = len(captions) if len(keys) > 1 else 0
         return table, {
             "captions": len(captions),
             "similarity": float(similarity.sum()),
-            "chance": float(_cosines(vectors[other], text_vectors).sum()) if others else 0.0,
-            "chance_captions": others,
+            "chance": float(_cosines(vectors[other_rows], text_vectors).sum()) if chance_count else 0.0,
+            "chance_captions": chance_count,
             "cut": sum(is_cut),
         }
 
 
-def _not_asked(captions: list[Caption]) -> pa.Table:
+def _not_scored(captions: list[Caption]) -> pa.Table:
     return _lines(captions, [None] * len(captions), [None] * len(captions))
 
 
 def _lines(captions: list[Caption], similarity: list[Any], is_cut: list[Any]) -> pa.Table:
-    columns = {name: [getattr(one, name) for one in captions] for name in ("key", "column", "number")}
+    columns = {name: [getattr(caption, name) for caption in captions] for name in ("key", "column", "number")}
     return pa.table({**columns, "similarity": similarity, "is_cut": is_cut}, schema=SIMILARITIES)
 
 
 def _cosines(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    """Return (N,) of rows of length 1, those of images rounded to fp16."""
+    """Return the cosines (N,) of embeddings of length 1; those of images are rounded to fp16."""
     return torch.nn.functional.cosine_similarity(images.float(), texts, dim=1)
 
 

@@ -1,1 +1,1 @@
-"""Procedural scenes: drawn facts, their picture, their captions in two languages."""
+"""Procedural scenes: random facts, their image, and their captions in English and German."""

@@ -1,4 +1,4 @@
-"""Scenes as pictures."""
+"""Draw a procedural scene as an RGB image."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw
 
 from components.sources.scenes.space import PLACES, Scene, SceneObject
 
-OVERSAMPLING = 4  # drawn so many times larger, then shrunk: smooth edges
-RADIUS = {"large": 0.38, "small": 0.2}  # of the place's side
-STROKE = 0.3  # of the radius
-SHIFT = 0.06  # of the place's side
+OVERSAMPLING = 4  # factor to draw larger before shrinking, for smooth edges
+RADIUS = {"large": 0.38, "small": 0.2}  # share of a grid cell's side
+STROKE = 0.3  # share of the radius
+SHIFT = 0.06  # share of a grid cell's side
 TURN_DEGREES = 8.0
 SCALE = 0.08
-SHADE = 10  # of 255, each channel
+SHADE = 10  # of 255, per channel
 
 COLOUR_RGB = {
     "red": (215, 25, 30),
@@ -38,31 +38,31 @@ Point = tuple[float, float]
 
 
 def render(scene: Scene, size: int) -> Image.Image:
-    """Draw a scene as an RGB picture of `size` x `size` pixels, jittered a little by the scene's identity."""
+    """Draw a scene as an RGB image of `size` x `size` pixels, with a little jitter seeded by its identity."""
     draw = random.Random(f"{scene.identity}/drawing")  # noqa: S311 - no secret
     side = size * OVERSAMPLING
-    picture = Image.new("RGB", (side, side), _shade(BACKGROUND_RGB[scene.background], draw))
-    pen = ImageDraw.Draw(picture)
-    for one in scene.objects:
-        _draw_object(pen, one, side / 2, draw)
-    return picture.resize((size, size), Image.Resampling.BOX)
+    image = Image.new("RGB", (side, side), _shade(BACKGROUND_RGB[scene.background], draw))
+    pen = ImageDraw.Draw(image)
+    for item in scene.objects:
+        _draw_object(pen, item, side / 2, draw)
+    return image.resize((size, size), Image.Resampling.BOX)
 
 
-def _draw_object(pen: ImageDraw.ImageDraw, one: SceneObject, place_side: float, draw: random.Random) -> None:
-    row, column = divmod(PLACES.index(one.place), 2)
-    radius = RADIUS[one.size] * place_side * (1 + draw.uniform(-SCALE, SCALE))
-    centre_x = (column + 0.5 + draw.uniform(-SHIFT, SHIFT)) * place_side
-    centre_y = (row + 0.5 + draw.uniform(-SHIFT, SHIFT)) * place_side
+def _draw_object(pen: ImageDraw.ImageDraw, item: SceneObject, cell_side: float, draw: random.Random) -> None:
+    row, column = divmod(PLACES.index(item.place), 2)
+    radius = RADIUS[item.size] * cell_side * (1 + draw.uniform(-SCALE, SCALE))
+    centre_x = (column + 0.5 + draw.uniform(-SHIFT, SHIFT)) * cell_side
+    centre_y = (row + 0.5 + draw.uniform(-SHIFT, SHIFT)) * cell_side
     turn = math.radians(draw.uniform(-TURN_DEGREES, TURN_DEGREES))
-    colour = _shade(COLOUR_RGB[one.colour], draw)
+    colour = _shade(COLOUR_RGB[item.colour], draw)
     outline = [
         (
             centre_x + radius * (x * math.cos(turn) - y * math.sin(turn)),
             centre_y + radius * (x * math.sin(turn) + y * math.cos(turn)),
         )
-        for x, y in _outline(one.shape)
+        for x, y in _outline(item.shape)
     ]
-    if one.fill == "filled":
+    if item.fill == "filled":
         pen.polygon(outline, fill=colour)
     else:
         pen.line([*outline, *outline[:2]], fill=colour, width=round(STROKE * radius), joint="curve")
@@ -94,7 +94,7 @@ def _outline(shape: str) -> list[Point]:
 
 
 def _polygon(radii: list[float]) -> list[Point]:
-    """Return corners at equal angles, the first one on top."""
+    """Return corners at equal angles, starting at the top."""
     step = 2 * math.pi / len(radii)
     return [(radius * math.sin(i * step), -radius * math.cos(i * step)) for i, radius in enumerate(radii)]
 

@@ -1,4 +1,4 @@
-"""Scenes in English: noisy alt text, a short caption, two dense ones, and their way back to facts."""
+"""English captions of procedural scenes (noisy alt text, short, dense), and the parser back to facts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from components.sources.scenes.space import (
     SceneObject,
 )
 
-OTHER_WORDS = {  # of the second dense caption
+OTHER_WORDS = {  # synonyms in the second dense caption
     "small": "little",
     "large": "big",
     "filled": "solid",
@@ -59,16 +59,16 @@ FILE_NAME_SHARE, IRRELEVANT_SHARE, WRONG_COLOUR_SHARE, DROPPED_WORD_SHARE = 0.3,
 
 def short_caption(scene: Scene) -> str:
     """Return one phrase: size, colour and shape of each object in reading order."""
-    phrases = [f"a {one.size} {one.colour} {one.shape}" for one in scene.objects]
+    phrases = [f"a {item.size} {item.colour} {item.shape}" for item in scene.objects]
     return f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
 def dense_captions(scene: Scene) -> list[str]:
-    """Return two captions of 50 to 60 words that say all, in reading order with the place before the object.
+    """Return two captions of 50 to 60 words that state all facts, in reading order, place before object.
 
-    They say the same in other words (large/big, filled/solid, top/upper, ...).
+    The second states the same facts in other words (large/big, filled/solid, top/upper, ...).
     """
-    objects = {one.place: one for one in scene.objects}
+    objects = {item.place: item for item in scene.objects}
     first = [
         f"The picture shows {COUNT_WORDS[len(objects)]} shapes on a plain {scene.background} background."
     ]
@@ -80,7 +80,7 @@ def dense_captions(scene: Scene) -> list[str]:
 
 
 def alt_text(scene: Scene) -> str:
-    """Return what the web would say: part of it, sometimes wrong, sometimes about something else."""
+    """Return a noisy caption as on the web: incomplete, sometimes wrong, sometimes off topic."""
     draw = random.Random(f"{scene.identity}/alt")  # noqa: S311 - no secret
     words = [draw.choice(ALT_BEFORE)]
     if draw.random() < FILE_NAME_SHARE:
@@ -88,17 +88,17 @@ def alt_text(scene: Scene) -> str:
     if draw.random() < IRRELEVANT_SHARE:
         words.append(draw.choice(ALT_IRRELEVANT))
     else:
-        seen = draw.sample(scene.objects, draw.randint(1, len(scene.objects)))
-        words.append(" ".join(_alt_phrase(one, draw) for one in seen))
+        objects = draw.sample(scene.objects, draw.randint(1, len(scene.objects)))
+        words.append(" ".join(_alt_phrase(item, draw) for item in objects))
     words.append(draw.choice(ALT_AFTER))
     return " ".join(word for word in words if word)
 
 
 def described_facts(text: str) -> set[tuple[str, str, str]]:
-    """Return the facts that a short or dense caption of this grammar states, as `scene_facts` does.
+    """Return the facts that a short or dense caption of this grammar states, in the form of `scene_facts`.
 
-    Case, punctuation and words of no meaning do not matter: what a captioner wrote can be scored. A caption
-    that names a place is read as a dense one.
+    Case, punctuation and words without a fact are ignored, so that a captioner's output can be scored. A
+    caption that names a place is read as a dense one.
     """
     words = [FIRST_WORDS.get(word, word) for word in re.findall(r"[a-z]+", text.lower())]
     pairs = [f"{first} {second}" for first, second in zip(words, [*words[1:], ""], strict=False)]
@@ -129,14 +129,14 @@ def _dense_facts(words: list[str], pairs: list[str]) -> set[tuple[str, str, str]
     return facts
 
 
-def _first_phrase(one: SceneObject | None) -> str:
-    return f"one {one.size} {one.fill} {one.colour} {one.shape}" if one else "only empty background"
+def _first_phrase(item: SceneObject | None) -> str:
+    return f"one {item.size} {item.fill} {item.colour} {item.shape}" if item else "only empty background"
 
 
-def _second_phrase(one: SceneObject | None) -> str:
-    if one is None:
+def _second_phrase(item: SceneObject | None) -> str:
+    if item is None:
         return "is left entirely without any figure"
-    return f"holds a {OTHER_WORDS[one.size]} {one.shape} in {OTHER_WORDS[one.fill]} {one.colour}"
+    return f"holds a {OTHER_WORDS[item.size]} {item.shape} in {OTHER_WORDS[item.fill]} {item.colour}"
 
 
 def _in_other_words(place: str) -> str:
@@ -144,7 +144,7 @@ def _in_other_words(place: str) -> str:
     return f"{OTHER_WORDS[vertical]} {horizontal}"
 
 
-def _alt_phrase(one: SceneObject, draw: random.Random) -> str:
-    colour = draw.choice(COLOURS) if draw.random() < WRONG_COLOUR_SHARE else one.colour
-    words = [word for word in (one.size, colour) if draw.random() >= DROPPED_WORD_SHARE]
-    return " ".join([*words, one.shape])
+def _alt_phrase(item: SceneObject, draw: random.Random) -> str:
+    colour = draw.choice(COLOURS) if draw.random() < WRONG_COLOUR_SHARE else item.colour
+    words = [word for word in (item.size, colour) if draw.random() >= DROPPED_WORD_SHARE]
+    return " ".join([*words, item.shape])

@@ -1,4 +1,4 @@
-"""Procedural scenes: drawn facts, their picture, their captions in two languages, and back to facts."""
+"""Read procedural scenes as rows, with captions in English and German."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLUMN_LANGUAGES = {"alt": "en", "short": "en", "dense": "en", "short_de": "de",
 
 
 def scene_captions(scene: Scene) -> dict[str, list[str]]:
-    """Return all captions of a scene by column; only `alt` may go with an image that is trained on."""
+    """Return all captions of a scene by column; a training image may carry only `alt`."""
     return {
         "alt": [english.alt_text(scene)],
         "short": [english.short_caption(scene)],
@@ -49,17 +49,17 @@ def scene_captions(scene: Scene) -> dict[str, list[str]]:
 def read_scenes(source: Scenes | SceneTexts, seed: int) -> Iterator[Row]:
     """Yield the scenes of a source: first train, then validation, then test.
 
-    Images of train carry the noisy alt text alone; those of other splits, and texts without image, carry all
+    Train images carry only the noisy alt text. Images of other splits, and texts without an image, carry all
     captions.
     """
     for split, count in source.counts.model_dump().items():
         for scene in draw_scenes(source.name, split, count, seed):
             key = f"{source.name}_{split}_{scene.number:09d}"
-            hidden = isinstance(source, Scenes) and split == "train"
+            is_alt_only = isinstance(source, Scenes) and split == "train"
             captions = [
                 Caption(key, split, column, COLUMN_LANGUAGES[column], number, text, source.name)
                 for column, texts in scene_captions(scene).items()
-                if column == "alt" or not hidden
+                if column == "alt" or not is_alt_only
                 for number, text in enumerate(texts)
             ]
             image = ImageScene(scene, source.image_size) if isinstance(source, Scenes) else None

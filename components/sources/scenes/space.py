@@ -1,7 +1,7 @@
-"""Scenes as facts: what can be in one, and how they are drawn at random.
+"""Facts of procedural scenes: the possible values, and their random draw.
 
-A scene has two or three objects in the four places of a 2x2 grid. The hash of its objects decides which split
-may hold it, whatever the source's name and seed: no test scene is ever seen in training, by any model.
+A scene has two or three objects in the four places of a 2x2 grid. The hash of its objects decides its split,
+independent of the source's name and the seed, so no model ever sees a test scene in training.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BUCKETS = 10
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: where it is and what it looks like."""
+    """One object of a scene: its place and its look."""
 
     place: str
     size: str
@@ -36,9 +36,9 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene; `identity` seeds whatever is random in its drawing and its alt text."""
+    """One scene; `identity` seeds the randomness of its image and its alt text."""
 
-    name: str  # of the source
+    name: str  # the source's name
     split: str
     number: int
     seed: int
@@ -47,25 +47,25 @@ class Scene:
 
     @property
     def identity(self) -> str:
-        """Name this draw, and no other."""
+        """A name that is unique to this draw."""
         return f"{self.seed}/{self.name}/{self.split}/{self.number}"
 
 
 def draw_scenes(name: str, split: str, count: int, seed: int) -> Iterator[Scene]:
-    """Draw `count` scenes; each is a function of its name, split, number and the seed alone.
+    """Draw `count` scenes; each depends only on its name, split, number and the seed.
 
     Args:
-        name: Of the source; other names give other draws.
-        split: train, validation or test; no scene's objects can occur in two of them.
-        count: Scenes to draw.
-        seed: Of params.
+        name: The source's name; other names give other draws.
+        split: train, validation or test; a set of objects occurs in only one of them.
+        count: Number of scenes to draw.
+        seed: From params.
     """
     for number in range(count):
         yield draw_scene(name, split, number, seed)
 
 
 def draw_scene(name: str, split: str, number: int, seed: int) -> Scene:
-    """Draw one scene, by trying until one belongs to the split."""
+    """Draw scenes until one belongs to the split, and return it."""
     draw = random.Random(f"{seed}/{name}/{split}/{number}")  # noqa: S311 - no secret
     while True:
         objects = _draw_objects(draw)
@@ -75,37 +75,38 @@ def draw_scene(name: str, split: str, number: int, seed: int) -> Scene:
 
 
 def split_of(objects: tuple[SceneObject, ...]) -> str:
-    """Return the one split in which a scene with these objects may be, on any background."""
-    facts = sorted(f"{one.place} {one.size} {one.fill} {one.colour} {one.shape}" for one in objects)
+    """Return the split of a scene with these objects, on any background."""
+    facts = sorted(f"{item.place} {item.size} {item.fill} {item.colour} {item.shape}" for item in objects)
     bucket = int.from_bytes(hashlib.sha256("\n".join(facts).encode()).digest()[:8], "big") % BUCKETS
     return next(split for split, buckets in SPLIT_BUCKETS.items() if bucket in buckets)
 
 
 def scene_labels(scene: Scene) -> dict[str, list[str]]:
-    """Return the labels of a scene, by label name."""
+    """Return the labels of a scene by label name."""
     return {
-        "object": [f"{one.colour} {one.shape}" for one in scene.objects],
+        "object": [f"{item.colour} {item.shape}" for item in scene.objects],
         "background": [scene.background],
     }
 
 
 def scene_facts(scene: Scene, kind: str) -> set[tuple[str, str, str]]:
-    """Return what a perfect caption of a kind says: (object, attribute, value).
+    """Return the facts that a perfect caption of a kind states: (object, attribute, value).
 
     Args:
         scene: The scene.
-        kind: `dense`, which names objects by place and tells size, fill, colour, shape and the background; or
-            `short`, which names them by their order (`1`, `2`, `3`) and tells size, colour and shape.
+        kind: `dense`, which names objects by place and states size, fill, colour, shape and the background;
+            or
+            `short`, which names objects by order (`1`, `2`, `3`) and states size, colour and shape.
     """
     if kind == "short":
         return {
-            (str(order), attribute, getattr(one, attribute))
-            for order, one in enumerate(scene.objects, start=1)
+            (str(order), attribute, getattr(item, attribute))
+            for order, item in enumerate(scene.objects, start=1)
             for attribute in ("size", "colour", "shape")
         }
     return {("background", "colour", scene.background)} | {
-        (one.place, attribute, getattr(one, attribute))
-        for one in scene.objects
+        (item.place, attribute, getattr(item, attribute))
+        for item in scene.objects
         for attribute in ("size", "fill", "colour", "shape")
     }
 

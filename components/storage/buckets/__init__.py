@@ -1,1 +1,1 @@
-"""Objects by name, in a folder or in S3."""
+"""Object stores: a folder, or a bucket in S3."""

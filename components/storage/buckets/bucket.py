@@ -1,4 +1,4 @@
-"""A place for objects by name, a folder or `s3://bucket/prefix`, with conditional writes."""
+"""Object store with conditional writes: a folder, or `s3://bucket/prefix`."""
 
 from __future__ import annotations
 
@@ -17,69 +17,69 @@ LOCK = ".lock"
 
 
 class Bucket(Protocol):
-    """What a registry and a data root need of a store. Names are relative, with `/` between their parts."""
+    """The object store that the registry and a data root need. Names are relative, with `/` as separator."""
 
     uri: str
 
     def read(self, name: str) -> tuple[bytes, str] | None:
-        """Return an object's bytes and the tag of this version of it, or None where there is none."""
+        """Return an object's bytes and the tag of its version, or None if there is no such object."""
 
     def write(self, name: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> bool:
-        """Write a whole object; False, and nothing written, when the condition does not hold.
+        """Write a whole object; write nothing and return False if the condition does not hold.
 
         Args:
-            name: The object.
-            data: Its bytes.
-            if_absent: Only if there is no such object.
-            if_match: Only if the object still has this tag, as `read` gave it.
+            name: The object's name.
+            data: The object's bytes.
+            if_absent: Write only if there is no such object.
+            if_match: Write only if the object still has this tag, as `read` returned it.
         """
 
     def exists(self, name: str) -> bool:
-        """Say whether there is such an object."""
+        """Return whether the object exists."""
 
     def holds(self, name: str, size: int, digest: str) -> bool:
-        """Say whether there is such an object, of so many bytes, that was put there as sha256 `digest`."""
+        """Return whether the object exists, has `size` bytes and was uploaded with the sha256 `digest`."""
 
     def names(self, below: str = "") -> list[str]:
         """Return the sorted names that start with `below`."""
 
     def delete(self, name: str) -> None:
-        """Remove an object if it is there."""
+        """Remove an object, if it exists."""
 
     def check_conditions(self) -> None:
-        """Try whether the store keeps to conditions.
+        """Test whether the store respects the conditions of writes.
 
         Raises:
-            ConfigurationError: it ignores them, so that two writers could overwrite each other.
+            ConfigurationError: the store ignores them, so two writers could overwrite each other.
         """
 
     def upload_file(self, path: Path, name: str, digest: str) -> bool:
-        """Put a file there; False when it is there already.
+        """Upload a file; return False if the object exists already.
 
         Raises:
-            DataError: the bytes that went out do not have the sha256 `digest`.
+            DataError: the uploaded bytes do not have the sha256 `digest`.
         """
 
     def download_file(self, name: str, path: Path, digest: str | None) -> None:
-        """Bring an object here.
+        """Download an object.
 
         Args:
-            name: The object.
-            path: Where to.
-            digest: Its sha256, None where nobody knows it.
+            name: The object's name.
+            path: The file to write.
+            digest: The object's sha256; None if it is unknown.
 
         Raises:
-            DataError: there is none, or its sha256 is not `digest`; `path` is left as it was.
+            DataError: there is no such object, or its sha256 is not `digest`; `path` is left unchanged.
         """
 
 
 def open_bucket(uri: str, *, greet: bool = True) -> Bucket:
-    """Return the store at a folder's path or at `s3://bucket/prefix`.
+    """Return the object store at a folder's path or at `s3://bucket/prefix`.
 
     Args:
-        uri: The place.
-        greet: Ask a first question that tells within seconds whether anybody is there. In the middle of
-            work, a network that is gone for a moment shall be ridden out instead.
+        uri: Path of the folder, or address of the bucket.
+        greet: Send a first request that shows within seconds whether the endpoint answers. In the middle of
+            work, False rides out a short network failure instead.
 
     Raises:
         ConfigurationError: another scheme, no such bucket, or refused credentials.
@@ -99,7 +99,7 @@ def open_bucket(uri: str, *, greet: bool = True) -> Bucket:
 
 
 class FolderBucket:
-    """A folder; its conditional writes hold a lock, which binds those who write through this class."""
+    """An object store in a folder; conditional writes hold a lock that all writers of this class respect."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -117,8 +117,8 @@ class FolderBucket:
         """See `Bucket`."""
         path = self._path(name)
         with self._locked():
-            found = self.read(name)
-            if (if_absent and found) or (if_match is not None and (not found or found[1] != if_match)):
+            current = self.read(name)
+            if (if_absent and current) or (if_match is not None and (not current or current[1] != if_match)):
                 return False
             write_bytes(path, data)
         return True
@@ -128,25 +128,25 @@ class FolderBucket:
         return self._path(name).is_file()
 
     def holds(self, name: str, size: int, digest: str) -> bool:
-        """See `Bucket`; here the content is read."""
+        """See `Bucket`; reads the content."""
         path = self._path(name)
         return path.is_file() and path.stat().st_size == size and sha256_of(path) == digest
 
     def names(self, below: str = "") -> list[str]:
         """See `Bucket`."""
         paths = (path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-        found = (path.relative_to(self.folder).as_posix() for path in paths)
-        return sorted(name for name in found if name.startswith(below))
+        names = (path.relative_to(self.folder).as_posix() for path in paths)
+        return sorted(name for name in names if name.startswith(below))
 
     def delete(self, name: str) -> None:
         """See `Bucket`."""
         self._path(name).unlink(missing_ok=True)
 
     def check_conditions(self) -> None:
-        """See `Bucket`; the lock keeps them."""
+        """See `Bucket`; the lock enforces them."""
 
     def upload_file(self, path: Path, name: str, digest: str) -> bool:
-        """See `Bucket`; a damaged copy that lies there already is replaced."""
+        """See `Bucket`; replaces an existing damaged copy."""
         target = self._path(name)
         if self.holds(name, path.stat().st_size, digest):
             return False
@@ -175,23 +175,23 @@ class FolderBucket:
 
 
 def check_digest(path: Path, digest: str | None, source: str) -> None:
-    """Refuse a file that is not the one that was meant, if it is known which.
+    """Compare a file with its expected sha256, if that is known.
 
     Raises:
-        DataError: its sha256 is not `digest`.
+        DataError: the file's sha256 is not `digest`.
     """
     if digest is None:
         return
-    found = sha256_of(path)
-    if found != digest:
+    actual = sha256_of(path)
+    if actual != digest:
         raise DataError(
-            f"{source} is damaged: its sha256 is {found[:12]}..., expected {digest[:12]}...; "
+            f"{source} is damaged: its sha256 is {actual[:12]}..., expected {digest[:12]}...; "
             "put it there again"
         )
 
 
 def missing(source: str, digest: str | None) -> str:
-    """Return what is said of an object that is not there."""
+    """Return the error message for a missing object."""
     if digest is None:
         return f"{source} not found; put it there or correct its name"
     return f"{source} not found; expected a file of sha256 {digest[:12]}...; put it there again"

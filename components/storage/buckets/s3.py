@@ -1,4 +1,4 @@
-"""`s3://bucket/prefix` as a place for objects; endpoint and keys come from the standard AWS variables."""
+"""Object store in S3 (`s3://bucket/prefix`); endpoint and keys come from the standard AWS variables."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ from components.errors import ConfigurationError, DataError, InfrastructureError
 from components.storage.atomic import new_file
 from components.storage.buckets.bucket import check_digest, missing
 
-# The first request decides quickly whether there is anybody. The work rides out what passes: a request that
-# fails by 5xx, reset or time-out is sent 6 times, with up to 1, 2, 4, 8 and 16 seconds between, and a part of
-# a download whose body was cut 5 times. What lasts longer is exit 4, and the flow tries the stage again.
+# The first request shows quickly whether the endpoint answers. Later requests ride out transient errors: a
+# request that fails by 5xx, reset or time-out is sent 6 times, with up to 1, 2, 4, 8 and 16 seconds between.
+# A part of a download whose body was cut is requested 5 times. A longer failure is exit 4, and the flow
+# retries the stage.
 GREETING = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
 WORK = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 6})
-# A file travels in parts, which alone are sent again after a cut (down: by Range, under If-Match). Few at
-# once: memory does not grow with the file.
+# A file is transferred in parts, and only the failed part is sent again (downloads: by Range, under
+# If-Match). Few parts at once, so that memory does not grow with the file.
 PARTS = TransferConfig(multipart_chunksize=8 << 20, max_concurrency=4, max_io_queue=64)
 ATTEMPTS = 5
 BACKOFF_SECONDS = 0.2
 LOST = ("PreconditionFailed", "412")
 BUSY = ("ConditionalRequestConflict", "409")
 MISSING = ("NoSuchKey", "404")
-NO_TAG = f'"{"0" * 32}"'  # of no object
+NO_TAG = f'"{"0" * 32}"'  # an ETag that no object has
 
 T = TypeVar("T")
-logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells at each start where it found credentials
+logging.getLogger("botocore").setLevel(logging.WARNING)  # it logs at each start where it found credentials
 
 
 class S3Bucket:
@@ -75,20 +76,20 @@ class S3Bucket:
 
         with self._explained(name):
             try:
-                return _patiently(attempt)
+                return _with_retries(attempt)
             except ClientError as error:
                 if error_code(error) in MISSING:
                     return None
                 raise
 
     def write(self, name: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> bool:
-        """See `Bucket`; a request that lost to itself by a retry counts as lost, so read back to be sure."""
+        """See `Bucket`; may return False for its own write after a retry: read back to be sure."""
         conditions: dict[str, str] = {"IfNoneMatch": "*"} if if_absent else {}
         if if_match is not None:
             conditions["IfMatch"] = if_match
         with self._explained(name):
             try:
-                _patiently(lambda: self._client.put_object(**self._object(name), Body=data, **conditions))
+                _with_retries(lambda: self._client.put_object(**self._object(name), Body=data, **conditions))
             except ClientError as error:
                 if conditions and error_code(error) in (*LOST, *MISSING):
                     return False
@@ -104,9 +105,9 @@ class S3Bucket:
         return self._head(name) is not None
 
     def holds(self, name: str, size: int, digest: str) -> bool:
-        """See `Bucket`; by what was written beside the object, which a copy may lack."""
-        found = self._head(name)
-        return bool(found and found["ContentLength"] == size and found["Metadata"].get("sha256") == digest)
+        """See `Bucket`; compares the sha256 in the object's metadata, which a copy may lack."""
+        head = self._head(name)
+        return bool(head and head["ContentLength"] == size and head["Metadata"].get("sha256") == digest)
 
     def names(self, below: str = "") -> list[str]:
         """See `Bucket`."""
@@ -123,24 +124,24 @@ class S3Bucket:
             self._client.delete_object(**self._object(name))
 
     def check_conditions(self) -> None:
-        """See `Bucket`; writes a small object of its own and removes it."""
+        """See `Bucket`; writes a small test object and removes it."""
         name = f"probes/{uuid4().hex}"
         try:
-            kept = (
+            is_respected = (
                 self.write(name, b"1", if_absent=True)
                 and not self.write(name, b"2", if_absent=True)
                 and not self.write(name, b"3", if_match=NO_TAG)
             )
         finally:
             self.delete(name)
-        if not kept:
+        if not is_respected:
             raise ConfigurationError(
                 f"{self.uri}: the endpoint ignores If-None-Match or If-Match, so two writers could overwrite "
                 "each other; expected conditional writes: take another S3 server, or a folder"
             )
 
     def upload_file(self, path: Path, name: str, digest: str) -> bool:
-        """See `Bucket`; large files go up in parts, and a failure leaves no parts behind."""
+        """See `Bucket`; uploads large files in parts, and a failure leaves no parts behind."""
         size = path.stat().st_size
         if self.holds(name, size, digest):
             return False
@@ -148,10 +149,10 @@ class S3Bucket:
         extra = {"Metadata": {"sha256": digest}, "ChecksumAlgorithm": "SHA256"}
         with self._explained(name), create_transfer_manager(self._client, PARTS) as transfer:
             try:
-                # from the path, not from an open file, whose parts would be held in memory
+                # from the path: the parts of an open file would be held in memory
                 transfer.upload(str(path), self.bucket, self.prefix + name, extra).result()
             except ClientError as error:
-                # its end was sent twice, because the first answer to it was lost
+                # the completion was sent twice, because its first answer was lost
                 if error_code(error) != "NoSuchUpload":
                     raise
         if not self.holds(name, size, digest):
@@ -186,7 +187,7 @@ class S3Bucket:
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] < HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
-            self._client.list_objects_v2(**request)  # somebody is there, and busy
+            self._client.list_objects_v2(**request)  # the endpoint answers, but is busy
 
     def _explained(self, name: str) -> AbstractContextManager[None]:
         return explained(f"{self.uri}/{name}")
@@ -195,17 +196,17 @@ class S3Bucket:
         return {"Bucket": self.bucket, "Key": self.prefix + name}
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Say whether to try again after what botocore does not: a cut body, two conditional writes at once."""
+def _is_transient(error: BaseException) -> bool:
+    """Return whether to retry an error that botocore does not: a cut body, two conditional writes at once."""
     return isinstance(error, ResponseStreamingError) or (
         isinstance(error, ClientError) and error_code(error) in BUSY
     )
 
 
-def _patiently(attempt: Callable[[], T]) -> T:
-    """Try again where it may help."""
+def _with_retries(attempt: Callable[[], T]) -> T:
+    """Call `attempt`, and retry transient errors."""
     wait = wait_exponential(BACKOFF_SECONDS)
-    stop, retry = stop_after_attempt(ATTEMPTS), retry_if_exception(_may_pass)
+    stop, retry = stop_after_attempt(ATTEMPTS), retry_if_exception(_is_transient)
     return Retrying(stop=stop, wait=wait, retry=retry, reraise=True)(attempt)
 
 
@@ -231,17 +232,17 @@ MISTAKEN = {
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turn boto's errors about a place into faults.
+    """Turn boto's errors into pipeline errors.
 
     Raises:
         ConfigurationError: no credentials, refused ones, no such bucket, or a wrong address.
-        DataError: an object's bytes are not those that its checksum in the bucket is of.
-        InfrastructureError: no answer, or one that may be another later.
+        DataError: an object's bytes do not match its checksum in the bucket.
+        InfrastructureError: no answer, or an error that may pass.
     """
     try:
         yield
     except ClientError as error:
-        raise _fault(uri, error_code(error)) from None
+        raise _pipeline_error(uri, error_code(error)) from None
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise ConfigurationError(
             f"{uri}: {str(error).lower()}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
@@ -253,7 +254,7 @@ def explained(uri: str) -> Iterator[None]:
         ) from None
     except FlexibleChecksumError:
         raise DataError(
-            f"{uri} is damaged: its bytes are not those of its checksum; put it there again"
+            f"{uri} is damaged: its bytes do not match its checksum; put it there again"
         ) from None
     except (BotoCoreError, ValueError) as error:
         raise ConfigurationError(
@@ -262,11 +263,11 @@ def explained(uri: str) -> Iterator[None]:
 
 
 def error_code(error: ClientError) -> str:
-    """Return S3's word for an error, e.g. NoSuchKey."""
+    """Return S3's code of an error, e.g. NoSuchKey."""
     return str(error.response.get("Error", {}).get("Code", "unknown"))
 
 
-def _fault(uri: str, code: str) -> PipelineError:
+def _pipeline_error(uri: str, code: str) -> PipelineError:
     if code == "NoSuchBucket":
         return ConfigurationError(
             f"{uri}: there is no such bucket; make it, or correct the address or AWS_ENDPOINT_URL_S3"

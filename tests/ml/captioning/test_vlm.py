@@ -174,7 +174,7 @@ def test_a_chat_template_of_the_tokenizer_is_taken_too(llava: Path) -> None:
 
 def test_a_chat_template_that_forgets_the_image_is_refused(llava: Path) -> None:
     (llava / "chat_template.jinja").write_text("{{ messages[0].content[1].text }}")
-    with pytest.raises(ValueError, match="'describe' without the image's token <image>"):
+    with pytest.raises(ValueError, match="'describe' without the image token <image>"):
         question_text(load_vision_language(llava), "describe")
 
 

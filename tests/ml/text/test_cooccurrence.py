@@ -31,7 +31,7 @@ def test_tokens_of_equal_company_are_alike() -> None:
 
 
 def test_what_nothing_can_be_told_from_is_refused() -> None:
-    with pytest.raises(ValueError, match="no two tokens stand together"):
+    with pytest.raises(ValueError, match="no two tokens occur together"):
         cooccurrence_embeddings([[0], [1]], 3, 2, 1.0)
     with pytest.raises(ValueError, match="20000 or fewer"):
         cooccurrence_embeddings([[0, 1]], 50_000, 2, 1.0)

@@ -86,5 +86,5 @@ def test_it_survives_saving(tmp_path: Path) -> None:
 
 
 def test_other_kinds_are_refused() -> None:
-    with pytest.raises(ValueError, match="models of type qwen3 cannot be joined; expected one of llama"):
+    with pytest.raises(ValueError, match="models of type qwen3 cannot be merged; expected one of llama"):
         joined([Qwen3Model(Qwen3Config(**SIZES, head_dim=4))])

@@ -118,7 +118,7 @@ def damaged(tensors: dict[str, Tensor], damage: str) -> dict[str, Tensor]:
         ("odd", r"^7 weights have names .*extra_0, .*extra_4\)"),
         ("head", r"without visual_projection\.weight"),
         ("block", r"no weights of an EVA02 vision tower \(first names: logit_scale"),
-        ("positions", "16 positions; expected one and a square"),
+        ("positions", "16 positions; expected a square number and one"),
         ("rope", r"rotary angles \(16, 8\) are not those of 2 heads on a grid of 3"),
     ],
 )

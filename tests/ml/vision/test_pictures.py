@@ -239,7 +239,7 @@ def test_what_is_no_picture_is_a_type_error(given: Any, expected: str) -> None:
 
 
 def test_files_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.jpg not found; expected a file of an image"):
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg not found; expected an image file"):
         rgb_of(tmp_path / "none.jpg")
     noise = Image.frombytes("L", (96, 96), random.Random(7).randbytes(96 * 96))  # noqa: S311
     (tmp_path / "cut.jpg").write_bytes(coded(noise, "JPEG")[:4000])
