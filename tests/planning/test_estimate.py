@@ -186,16 +186,20 @@ def test_recaption_by_columns_is_one_process(
     assert found.cpu_hours == pytest.approx(3e6 / 1000 / HOUR)  # two read, one taken, of a million images
     assert found.binding and found.binding.hours == found.cpu_hours
     assert found.bytes_out.value == pytest.approx(3e6 * 110)
-    assert found.bytes_in.value == pytest.approx(2 * 1e6 * KEPT)
+    assert found.bytes_in.value == 0  # captions lie beside the shards
 
 
 def test_a_bucket_is_read_over_the_network(mine: Params, measured: PastThroughput) -> None:
     away = with_sources(mine, listed(), data_root="s3://bucket/prefix")
-    found = of_recaption.plan(away, MACHINE, measured)
-    assert found.binding and found.binding.name == "network"
-    assert found.binding.hours == pytest.approx(2 * KEPT / HOUR)
+    scores = Scores.model_validate({"columns": None, "batch_size": 256, "precision": "fp32"})
+    seen = away.model_copy(update={"recaption": away.recaption.model_copy(update={"scores": scores})})
+    found = of_recaption.plan(seen, MACHINE, measured)
+    assert next(bound.hours for bound in found.bounds if bound.name == "network") == pytest.approx(
+        KEPT / HOUR
+    )
+    assert found.bytes_in.value == pytest.approx(1e6 * KEPT)
     assert found.bytes_in.origin == "from s3://bucket/prefix"
-    blind = of_recaption.plan(away, replace(MACHINE, network_bytes_per_second=None), measured)
+    blind = of_recaption.plan(seen, replace(MACHINE, network_bytes_per_second=None), measured)
     assert blind.binding is None
 
 

@@ -55,7 +55,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
             raise error
         return captions_of(columns, values, *rest)
 
-    for module in ("table_rows", "annotations", "members"):
+    for module in ("table_rows", "annotations", "sample_files"):
         monkeypatch.setattr(f"components.sources.{module}.captions_of", captions_or_error)
 
 

@@ -188,8 +188,8 @@ def test_processes_that_see_different_things_train_nothing(
     Path("sitecustomize.py").write_text(
         "import os\n"
         "if os.environ.get('RANK') == '1':\n"
-        "    from components.tune_llm import training_data\n"
-        "    material.FORMAT_VERSION += 1\n"
+        "    from components.storage.computed import MAKERS\n"
+        "    MAKERS['tune_llm']['llm'] = ('components.tune_llm.mining',)  # as if it ran other code\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{Path.cwd()}{os.pathsep}{ROOT}")
     with pytest.raises(DataError, match=r"process \d would resume at step 0, another .* on all machines"):
