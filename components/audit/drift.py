@@ -22,6 +22,10 @@ from components.storage.atomic import read_json
 FORMAT_VERSION = 1  # increase by hand when a bin or a feature changes its meaning
 PER_OCTAVE = 8  # bins of sizes and lengths: each a ninth wide
 PER_UNIT = 50  # bins of similarity and agreement: 0.02 wide
+GROUPS = 10  # each about the same share of the reference, as is usual for this index
+PRIOR = 0.5  # added to each group's count, so that an empty one has a logarithm
+BIN = re.compile(r"-?\d+")
+Feature = dict[str, Any]  # values, missing, and counts by bin, as in summary.json
 
 
 def summary_tree(
@@ -74,12 +78,6 @@ def _feature(bins: Counter[Any], missing: int) -> dict[str, Any]:
     """Return the number of values, the number of missing values, and the counts by bin."""
     counts = {str(number): bins[number] for number in sorted(bins)}
     return {"values": bins.total(), "missing": missing, "bins": counts}
-
-
-GROUPS = 10  # each about the same share of the reference, as is usual for this index
-PRIOR = 0.5  # added to each group's count, so that an empty one has a logarithm
-BIN = re.compile(r"-?\d+")
-Feature = dict[str, Any]  # values, missing, and counts by bin, as in summary.json
 
 
 def read_reference(path: Path) -> dict[str, Any]:

@@ -51,6 +51,14 @@ from components.storage.scores import SCORES_FOLDER
 from components.storage.side_tables import write_keys, write_table
 
 log = logging.getLogger("llm2clip")
+DROPPED = pa.schema(
+    [
+        ("key", pa.string()),
+        ("reason", pa.string()),  # a head's name, or one of `settings.audit.REASONS`
+        ("value", pa.float64()),  # the deciding figure; null for a leak
+        ("like", pa.string()),  # the similar image, for a leak or a near image
+    ]
+)
 
 
 def run(params: Params, env: Environment) -> None:
@@ -166,16 +174,6 @@ def _figures(
         "repeated_captions": {column: share for column, (share, _) in captions.repeated_shares().items()},
         "caption_overlap": overlaps,
     }
-
-
-DROPPED = pa.schema(
-    [
-        ("key", pa.string()),
-        ("reason", pa.string()),  # a head's name, or one of `settings.audit.REASONS`
-        ("value", pa.float64()),  # the deciding figure; null for a leak
-        ("like", pa.string()),  # the similar image, for a leak or a near image
-    ]
-)
 
 
 def write_shard_keys(folder: Path, images: AuditImages, dropped: Dropped) -> None:

@@ -15,6 +15,7 @@ FIGURES = ("value", "low", "high", "chance")
 DIFFERENCES = ("value", "low", "high")
 DIRECTIONS = ("text_to_image", "image_to_text")
 COUNTS = ("rows_in", "rows_out")
+BY_PEOPLE = "by people"
 
 
 def check_release(params: Params) -> list[Problem]:
@@ -53,9 +54,6 @@ def figures_of(params: Params) -> set[str]:
     return names | {
         f"tasks.{task.name}.{count}" for task in settings.retrieval for count in ("images", "captions")
     }
-
-
-BY_PEOPLE = "by people"
 
 
 def gate_lines(params: Params) -> list[str]:

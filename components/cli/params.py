@@ -17,6 +17,7 @@ from components.storage.atomic import write_bytes
 from components.storage.layout import PARAMS
 
 ABSENT = "absent"
+PRESETS = Path("presets")
 
 
 def show_params(*, is_resolved: bool, revision: str | None) -> list[str]:
@@ -60,9 +61,6 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:  # noqa: 
             yield from _differences(old.get(key, ABSENT), new.get(key, ABSENT), key_name)
     elif old != new:
         yield f"{name}: {old} -> {new}"
-
-
-PRESETS = Path("presets")
 
 
 def use_preset(name: str, *, force: bool = False) -> bool:

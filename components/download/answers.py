@@ -31,6 +31,14 @@ NOT_UNDONE = frozenset(
         "x-bzip2", "x-compress", "xz", "x-xz", "zstd",
     }
 )  # fmt: skip
+CHUNK_BYTES = 1 << 16
+PART = 206
+WHOLE = frozenset(range(200, 300)) - {204, 205, PART}  # statuses with a complete body
+REDIRECTS = (301, 302, 303, 307, 308)
+OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+VALUED_DIRECTIVES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+T = TypeVar("T")
+Take = Callable[[aiohttp.ClientResponse], Awaitable[T]]
 
 
 def codings_of(headers: CIMultiDictProxy[str]) -> list[Deflated]:
@@ -121,17 +129,6 @@ class Deflated:
             return zlib.decompressobj(zlib.MAX_WBITS + 16)
         is_framed = start[0] & 0x0F == ZLIB_METHOD and int.from_bytes(start[:2], "big") % ZLIB_CHECK == 0
         return zlib.decompressobj(zlib.MAX_WBITS if is_framed else -zlib.MAX_WBITS)
-
-
-CHUNK_BYTES = 1 << 16
-PART = 206
-WHOLE = frozenset(range(200, 300)) - {204, 205, PART}  # statuses with a complete body
-REDIRECTS = (301, 302, 303, 307, 308)
-OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
-VALUED_DIRECTIVES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
-
-T = TypeVar("T")
-Take = Callable[[aiohttp.ClientResponse], Awaitable[T]]
 
 
 @dataclass(frozen=True)

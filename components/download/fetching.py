@@ -38,6 +38,8 @@ HEAD_END = re.compile(rb"\r?\n\r?\n")
 FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:[ \t]*(.*?)[ \t\r]*\Z", re.DOTALL)
 INTERIM = re.compile(rb"HTTP/1\.\d 1(?!01)\d\d\b")  # another head follows
 CHUNKED = re.compile(rb"(.*,)?[ \t]*chunked", re.IGNORECASE)
+NAME_SECONDS = 300  # how long a DNS answer is cached
+T = TypeVar("T")
 
 
 class ForgivingConnector(aiohttp.TCPConnector):
@@ -118,10 +120,6 @@ def tidied(head: bytes) -> bytes:
         # values that differ stay; the parser refuses them
         result += [b"Content-Length: " + length for length in dict.fromkeys(filter(None, lengths))]
     return b"\r\n".join([status.rstrip(b"\r"), *result, b"", b""])
-
-
-NAME_SECONDS = 300  # how long a DNS answer is cached
-T = TypeVar("T")
 
 
 class Fetcher:

@@ -47,6 +47,7 @@ from components.storage.side_tables import CAPTIONS
 
 STAGE = "download"
 MODULES = Modules(imported=("components.download.shard_fetcher", "webdataset"), blocked_imports=("pandas",))
+GROUP_ROWS = 10_000
 
 
 def run(params: Params, env: Environment) -> None:
@@ -108,9 +109,6 @@ def _jobs(
 def shard_name(number: int) -> str:
     """Return the name of a shard: `00003`."""
     return f"{number:05d}"
-
-
-GROUP_ROWS = 10_000
 
 
 def write_texts(path: Path, rows: Iterable[Row | Rejection]) -> tuple[Rows, Counter[str]]:

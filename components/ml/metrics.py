@@ -17,6 +17,7 @@ from torch import Tensor
 CHUNK_SCORES = 1 << 22  # scores in memory at a time: 16 MiB
 TIE = 1e-6  # scores of equal rows differ by rounding, which depends on their position in the matrix
 BOOTSTRAP_CHUNK = 1 << 22
+CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -193,9 +194,6 @@ def chance_of_hit(candidates: int, true_candidates: Tensor, k: int) -> float:
 
 def _chance_of_miss(candidates: int, true: int, k: int) -> float:
     return math.comb(candidates - true, k) / math.comb(candidates, k) if k < candidates else 0.0
-
-
-CHUNK_ROWS = 1024
 
 
 def alignment(first: Tensor, second: Tensor) -> float:

@@ -27,6 +27,9 @@ from components.ml.vision.towers import embedding_width, encode_images, image_si
 BATCH_IMAGES = 64
 BATCH_TEXTS = 64  # for the text tower of a CLIP
 BATCH_TOKENS = 4096  # for an LLM
+PICTURES = "a path, the bytes of a file, a PIL image or a numpy array, or a list of such"
+TEXTS = "a str or a list of str"
+NO_LISTS = (Mapping, Set, IOBase, bytes, bytearray, memoryview)  # iterable, but no lists of items
 
 
 class LlmRelease:
@@ -183,11 +186,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); expected a release of this pipeline") from None
     return tree
-
-
-PICTURES = "a path, the bytes of a file, a PIL image or a numpy array, or a list of such"
-TEXTS = "a str or a list of str"
-NO_LISTS = (Mapping, Set, IOBase, bytes, bytearray, memoryview)  # iterable, but no lists of items
 
 
 def squares(pictures: Picture | Iterable[Picture], size: int, count: int) -> Iterator[Tensor]:

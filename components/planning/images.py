@@ -37,6 +37,14 @@ ANSWERS = {
 UNKNOWN_ANSWERS = Figure(1.0, "an upper bound: the share of dead urls is unknown")
 HERE = Figure(1.0, "local files")
 SCENE_CAPTIONS = 6  # of a scene for validation or test; a scene for training has only alt
+TEXT_TABLES = (".csv", ".tsv")
+BLOCK_BYTES = 1 << 24
+PICTURE_BYTES = Figure(
+    157e3, "assumed, as `python -m bench.fetch_rates` serves: 1024 x 768 pixels at 1.6 bits each"
+)
+MEASURED_SIZE, MEASURED_QUALITY = 256, 95
+JPEG_BYTES = 30.4e3  # of 200 photographs, most of 400 to 640 pixels
+TEXT_BYTES = 4.1e3  # of tar headers, ledger fields and three captions as long as DreamLIP's
 
 
 @dataclass(frozen=True)
@@ -187,10 +195,6 @@ def possible_splits(source: Source) -> frozenset[str] | None:
     return None
 
 
-TEXT_TABLES = (".csv", ".tsv")
-BLOCK_BYTES = 1 << 24
-
-
 def rows_of(source: Source, inputs: Path) -> Figure:
     """Return the number of rows of a source; a file is read only if params give no limit.
 
@@ -246,14 +250,6 @@ def _footer_rows(path: Path) -> int:
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} is damaged ({reason}); fetch it again") from None
-
-
-PICTURE_BYTES = Figure(
-    157e3, "assumed, as `python -m bench.fetch_rates` serves: 1024 x 768 pixels at 1.6 bits each"
-)
-MEASURED_SIZE, MEASURED_QUALITY = 256, 95
-JPEG_BYTES = 30.4e3  # of 200 photographs, most of 400 to 640 pixels
-TEXT_BYTES = 4.1e3  # of tar headers, ledger fields and three captions as long as DreamLIP's
 
 
 def original_size(images: PlannedImages) -> Figure:

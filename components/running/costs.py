@@ -23,6 +23,7 @@ from components.storage.layout import MANIFEST, Layout
 SECONDS = "seconds.json"  # in the folder of a cached result, never in an output
 SPENT = "spent.json"  # in a stage's work folder: seconds by the name of a result
 DIGITS = 2
+KIBIBYTE = 1024
 
 
 @dataclass
@@ -97,9 +98,6 @@ def spent_figures(work: Path) -> dict[str, dict[str, float | None]]:
 
 def _rounded(spent: Spent, seconds: float) -> float | None:
     return round(seconds, DIGITS) if spent.is_known else None
-
-
-KIBIBYTE = 1024
 
 
 class Costs:

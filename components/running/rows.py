@@ -14,6 +14,92 @@ from components.sources.row import without_credentials
 from components.storage.atomic import write_json
 from components.storage.layout import Layout
 
+REJECTED = "rejected.json"
+IN_MESSAGE = 3  # reasons explained in a message; the file explains all
+NAMED = re.compile(r"\{([a-z_.]+)\}")  # a param in a rule, printed with its value
+STATUS = re.compile(r"http_\d{3}")
+FORMAT = re.compile(r"format_\w*")  # `format_heic`: the reason names the format
+UNKNOWN = "the content of the row"
+_SOURCE = "of its entry in download.sources"
+_RETRIES = "the server or network; raise {download.retry_rounds} to retry in the next run"
+_UTF8 = "its captions must be text in UTF-8"
+_ROW = {  # reasons from reading the rows of a source
+    "bad_json": "its .json must hold an object",
+    "bad_key": f"its key, of 1 to 128 characters in key_column {_SOURCE}; null has keys made",
+    "bad_sha256": f"64 hexadecimal digits in sha256_column {_SOURCE}",
+    "bad_utf8": _UTF8,
+    "caption_missing": "its caption file, which must be there",
+    "empty_caption": f"a caption in at least one column of captions {_SOURCE}",
+    "image_missing": f"images {_SOURCE}: no file of that path",
+    "lone_surrogate": _UTF8,
+    "no_image": "an image in each sample of a shard",
+    "no_image_name": f"image_column {_SOURCE}",
+    "no_such_image": f"an annotation's image_id, which no image has in path {_SOURCE}",
+    "no_url": f"url_column {_SOURCE}, or url_field",
+    "noncharacter": _UTF8,
+    "not_text": f"its columns {_SOURCE} must hold text or numbers",
+    "nul_character": _UTF8,
+    "path_outside_folder": f"images {_SOURCE}: the file must lie in that folder",
+    "several_captions": "one caption file of each kind beside an image",
+    "several_images": "one image of a name, in a folder or a sample of a shard",
+    "unexpected": "a bug: please report it with the log",
+    "unreadable": "the file's permissions and name: it cannot be opened",
+    "unknown_split": f"train, validation or test in split_column {_SOURCE}, or a name that its splits map",
+}
+RULES: Mapping[str, Mapping[str, str]] = {
+    "download": _ROW
+    | {
+        "aspect": "{download.images.max_aspect}",
+        "bad_response": "the server: expected one HTTP answer",
+        "bad_url": "its url: expected http://host/path or https://host/path",
+        "broken_image": "its bytes, which cannot be decoded",
+        "connection_failed": _RETRIES,
+        "credentials_in_url": "its url: expected one without user and password",
+        "decoder_died": "{download.images.decode_deadline_seconds}, or this machine's memory",
+        "dns_failed": _RETRIES,
+        "duplicate_url": "an earlier row of the same url, which is used",
+        "empty_body": "the server: an answer without a byte, or an empty file",
+        "encoded_body": "the server: a Content-Encoding that cannot be undone",
+        "format_not_allowed": "its format: expected JPEG, PNG, WebP, GIF or BMP",
+        "hash_mismatch": f"sha256_column {_SOURCE}: other bytes came",
+        "https_downgrade": "the server: a redirect from https to http",
+        "not_an_image": "its bytes: expected JPEG, PNG, WebP, GIF or BMP",
+        "opted_out": "the server's X-Robots-Tag for {download.fetch.user_agent}",
+        "out_of_memory": "this machine's memory, {download.images.max_pixels}",
+        "placeholder_suspect": "{download.max_urls_per_body}",
+        "proxy_failed": "the proxy that the environment names",
+        "port_not_allowed": "{download.fetch.allowed_ports}",
+        "private_address": "{download.fetch.allowed_private_hosts}",
+        "scheme_not_allowed": "its url: expected http or https",
+        "short_body": _RETRIES,
+        "timeout": "{download.fetch.deadline_seconds}",
+        "tls": "the server's certificate",
+        "too_large": "{download.fetch.max_bytes}",
+        "too_many_pixels": "{download.images.max_pixels}",
+        "too_many_redirects": "{download.fetch.max_redirects}",
+        "too_small": "{download.images.min_side}",
+        "truncated": "its bytes, which end too early",
+    },
+    "recaption": {
+        "control_characters": "its text: invisible control characters",
+        "empty": "its text: empty, or no caption to take",
+        "prompt_leak": "{recaption.gates.min_leaked_words}, or marks of a chat",
+        "refusal": "its text: the writer speaks of itself or of a missing image",
+        "repeated": "{recaption.gates.max_repeats}, {recaption.gates.max_repeated_share}",
+        "same_text": "{recaption.gates.max_images_per_text}",
+        "too_long": "{recaption.gates.max_characters}",
+        "truncated": "{recaption.gates.whole_sentences}, and max_new_tokens of its captioner",
+        "wrong_language": "{recaption.gates.min_script_share}, and language of its captioner or source",
+    },
+    "audit": {
+        "leaked": "{audit.drop_leaked}",
+        "near_caption": "{audit.curation.near_captions}",
+        "near_image": "{audit.curation.near_images}",
+        "no_similarity": "{audit.curation.similarity}",
+        "similarity": "{audit.curation.similarity}",
+    },
+}
+
 
 class Rows:
     """Counts the rows of one stage.
@@ -106,94 +192,6 @@ class Rows:
             f"{section}.max_reject_share allows {max_reject_share:g}: "
             f"fix the input or raise the limit{account}"
         )
-
-
-REJECTED = "rejected.json"
-IN_MESSAGE = 3  # reasons explained in a message; the file explains all
-NAMED = re.compile(r"\{([a-z_.]+)\}")  # a param in a rule, printed with its value
-STATUS = re.compile(r"http_\d{3}")
-FORMAT = re.compile(r"format_\w*")  # `format_heic`: the reason names the format
-UNKNOWN = "the content of the row"
-
-_SOURCE = "of its entry in download.sources"
-_RETRIES = "the server or network; raise {download.retry_rounds} to retry in the next run"
-_UTF8 = "its captions must be text in UTF-8"
-_ROW = {  # reasons from reading the rows of a source
-    "bad_json": "its .json must hold an object",
-    "bad_key": f"its key, of 1 to 128 characters in key_column {_SOURCE}; null has keys made",
-    "bad_sha256": f"64 hexadecimal digits in sha256_column {_SOURCE}",
-    "bad_utf8": _UTF8,
-    "caption_missing": "its caption file, which must be there",
-    "empty_caption": f"a caption in at least one column of captions {_SOURCE}",
-    "image_missing": f"images {_SOURCE}: no file of that path",
-    "lone_surrogate": _UTF8,
-    "no_image": "an image in each sample of a shard",
-    "no_image_name": f"image_column {_SOURCE}",
-    "no_such_image": f"an annotation's image_id, which no image has in path {_SOURCE}",
-    "no_url": f"url_column {_SOURCE}, or url_field",
-    "noncharacter": _UTF8,
-    "not_text": f"its columns {_SOURCE} must hold text or numbers",
-    "nul_character": _UTF8,
-    "path_outside_folder": f"images {_SOURCE}: the file must lie in that folder",
-    "several_captions": "one caption file of each kind beside an image",
-    "several_images": "one image of a name, in a folder or a sample of a shard",
-    "unexpected": "a bug: please report it with the log",
-    "unreadable": "the file's permissions and name: it cannot be opened",
-    "unknown_split": f"train, validation or test in split_column {_SOURCE}, or a name that its splits map",
-}
-RULES: Mapping[str, Mapping[str, str]] = {
-    "download": _ROW
-    | {
-        "aspect": "{download.images.max_aspect}",
-        "bad_response": "the server: expected one HTTP answer",
-        "bad_url": "its url: expected http://host/path or https://host/path",
-        "broken_image": "its bytes, which cannot be decoded",
-        "connection_failed": _RETRIES,
-        "credentials_in_url": "its url: expected one without user and password",
-        "decoder_died": "{download.images.decode_deadline_seconds}, or this machine's memory",
-        "dns_failed": _RETRIES,
-        "duplicate_url": "an earlier row of the same url, which is used",
-        "empty_body": "the server: an answer without a byte, or an empty file",
-        "encoded_body": "the server: a Content-Encoding that cannot be undone",
-        "format_not_allowed": "its format: expected JPEG, PNG, WebP, GIF or BMP",
-        "hash_mismatch": f"sha256_column {_SOURCE}: other bytes came",
-        "https_downgrade": "the server: a redirect from https to http",
-        "not_an_image": "its bytes: expected JPEG, PNG, WebP, GIF or BMP",
-        "opted_out": "the server's X-Robots-Tag for {download.fetch.user_agent}",
-        "out_of_memory": "this machine's memory, {download.images.max_pixels}",
-        "placeholder_suspect": "{download.max_urls_per_body}",
-        "proxy_failed": "the proxy that the environment names",
-        "port_not_allowed": "{download.fetch.allowed_ports}",
-        "private_address": "{download.fetch.allowed_private_hosts}",
-        "scheme_not_allowed": "its url: expected http or https",
-        "short_body": _RETRIES,
-        "timeout": "{download.fetch.deadline_seconds}",
-        "tls": "the server's certificate",
-        "too_large": "{download.fetch.max_bytes}",
-        "too_many_pixels": "{download.images.max_pixels}",
-        "too_many_redirects": "{download.fetch.max_redirects}",
-        "too_small": "{download.images.min_side}",
-        "truncated": "its bytes, which end too early",
-    },
-    "recaption": {
-        "control_characters": "its text: invisible control characters",
-        "empty": "its text: empty, or no caption to take",
-        "prompt_leak": "{recaption.gates.min_leaked_words}, or marks of a chat",
-        "refusal": "its text: the writer speaks of itself or of a missing image",
-        "repeated": "{recaption.gates.max_repeats}, {recaption.gates.max_repeated_share}",
-        "same_text": "{recaption.gates.max_images_per_text}",
-        "too_long": "{recaption.gates.max_characters}",
-        "truncated": "{recaption.gates.whole_sentences}, and max_new_tokens of its captioner",
-        "wrong_language": "{recaption.gates.min_script_share}, and language of its captioner or source",
-    },
-    "audit": {
-        "leaked": "{audit.drop_leaked}",
-        "near_caption": "{audit.curation.near_captions}",
-        "near_image": "{audit.curation.near_images}",
-        "no_similarity": "{audit.curation.similarity}",
-        "similarity": "{audit.curation.similarity}",
-    },
-}
 
 
 def rule(section: str, reason: str, params: Params) -> str:

@@ -22,6 +22,7 @@ from components.storage.atomic import sha256_of
 PATTERN_SIGNS = frozenset("*?[")
 PACKED = re.compile(r"\.(gz|bz2|xz|zst|lz4|z|zip|7z|rar)$")
 PACKED_TAR = re.compile(r"\.t(gz|bz2?|xz|zst)$")
+HEAD_NAMES = 100  # the first names, which decide for all
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,6 @@ def _fixed_parts(pattern: str) -> list[str]:
 
 def _fits(path: Path, suffixes: Sequence[str] = ("",)) -> bool:
     return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(suffixes))
-
-
-HEAD_NAMES = 100  # the first names, which decide for all
 
 
 @dataclass(frozen=True)

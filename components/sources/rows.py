@@ -23,6 +23,7 @@ from components.sources.shard_rows import read_shards
 from components.sources.table_rows import read_table_rows
 
 __all__ = ["Image", "ImageFile", "ImageMember", "ImageScene", "ImageUrl", "Rejection", "Row", "read_rows"]
+T = TypeVar("T")
 
 
 def read_rows(source: Source, inputs: Path, seed: int) -> Iterator[Row | Rejection]:
@@ -50,9 +51,6 @@ def read_rows(source: Source, inputs: Path, seed: int) -> Iterator[Row | Rejecti
             return read_shards(source, inputs)
         case _:
             return read_table_rows(source, inputs)
-
-
-T = TypeVar("T")
 
 
 def mixed(streams: Sequence[Iterator[T]], weights: Sequence[float]) -> Iterator[T]:

@@ -29,6 +29,10 @@ HEADER_WORDS = frozenset(
 )
 
 Fields = tuple[int, list[str] | None]  # line number; None: not UTF-8
+MAX_LINE_BYTES = 10_000_000
+BOM = b"\xef\xbb\xbf"
+ADDRESS = "://"
+FILE = re.compile(r"\w\.[a-z]\w{1,3}$", re.IGNORECASE | re.ASCII)  # ends like cat.jpg
 
 
 def read_text(path: Path, wanted: Sequence[str], names: Sequence[str] | None) -> Iterator[Record]:
@@ -170,10 +174,6 @@ def _parsed_object(line: str) -> dict[str, Any] | None:
     return tree if isinstance(tree, dict) else None
 
 
-MAX_LINE_BYTES = 10_000_000
-BOM = b"\xef\xbb\xbf"
-
-
 @contextmanager
 def open_lines(path: Path) -> Iterator[Lines]:
     """Open a file of UTF-8 lines, packed by gzip if its name ends in .gz."""
@@ -211,10 +211,6 @@ class Lines:
                 f"{self.path} line {self.number + 1} is longer than {MAX_LINE_BYTES} bytes; expected a row"
             )
         return data
-
-
-ADDRESS = "://"
-FILE = re.compile(r"\w\.[a-z]\w{1,3}$", re.IGNORECASE | re.ASCII)  # ends like cat.jpg
 
 
 def looks_swallowed(fields: Sequence[str], place: int, columns: int) -> bool:

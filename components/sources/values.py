@@ -35,6 +35,14 @@ SURROGATE = re.compile("[\ud800-\udfff]")  # JSON and file names can hold a lone
 CACHED = re.compile("/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # below cache.dir, in the layout of DVC 3
 KEY = re.compile(rf"[a-z0-9_-]{{1,{MAX_KEY_CHARACTERS}}}")
 NOT_OF_KEYS = re.compile(r"[^a-z0-9_-]+")
+MAX_CHARACTERS = 1_000_000
+ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""  # as `repr` writes them
+STRING = rf"""u?(?:'(?:[^'\\\n]|{ESCAPE})*+'|"(?:[^"\\\n]|{ESCAPE})*+")"""
+ITEM = rf"(?:{STRING}|np\.str_\({STRING}\)|None|nan)"
+# linear time: possessive quantifiers do not backtrack
+PYTHON_LIST = re.compile(rf"\[\s*+(?:{ITEM}(?:\s*+,\s*+{ITEM})*+(?:\s*+,)?\s*+)?\]")
+NUMPY_LIST = re.compile(rf"\[\s*+{ITEM}(?:\s++{ITEM})++\s*+\]")  # Python would join such strings into one
+STRINGS = re.compile(STRING)
 
 
 class Rejected(Exception):
@@ -208,16 +216,6 @@ def lies_below(folder: Path, name: str) -> bool:
         return True
     is_added = path.is_symlink() and path.parent.resolve().is_relative_to(folder)
     return is_added and bool(CACHED.search(target.as_posix()))
-
-
-MAX_CHARACTERS = 1_000_000
-ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""  # as `repr` writes them
-STRING = rf"""u?(?:'(?:[^'\\\n]|{ESCAPE})*+'|"(?:[^"\\\n]|{ESCAPE})*+")"""
-ITEM = rf"(?:{STRING}|np\.str_\({STRING}\)|None|nan)"
-# linear time: possessive quantifiers do not backtrack
-PYTHON_LIST = re.compile(rf"\[\s*+(?:{ITEM}(?:\s*+,\s*+{ITEM})*+(?:\s*+,)?\s*+)?\]")
-NUMPY_LIST = re.compile(rf"\[\s*+{ITEM}(?:\s++{ITEM})++\s*+\]")  # Python would join such strings into one
-STRINGS = re.compile(STRING)
 
 
 def strings_listed_in(text: str) -> list[str] | None:

@@ -27,6 +27,9 @@ from components.train_clip.texts import CachedTexts, FalseNegativeFilter, PlainT
 from components.train_clip.validation import MEAN, Validation
 
 FORWARD_AND_BACKWARD = 3  # a backward pass computes twice what the forward pass does
+EPSILON = 1e-8
+BLOCK = re.compile(r"encoder\.layers\.(\d+)\.")
+FIRST = ("embeddings.", "pre_layrnorm.")  # transformers spells it so
 
 
 @dataclass(frozen=True)
@@ -182,11 +185,6 @@ def _update(
     optimizer.step()
     with torch.no_grad():
         arm.log_logit_scale.clamp_(0, math.log(arm_settings.logit_scale.maximum))
-
-
-EPSILON = 1e-8
-BLOCK = re.compile(r"encoder\.layers\.(\d+)\.")
-FIRST = ("embeddings.", "pre_layrnorm.")  # transformers spells it so
 
 
 def build_optimizer(arm: Arm, rates: ArmSettings, settings: TrainClip) -> torch.optim.Optimizer:

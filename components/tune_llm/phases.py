@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from components.errors import ConfigurationError
 from components.ml.distributed import shard, without_process_group, world_size
@@ -15,6 +18,7 @@ from components.ml.text.encoder import TextEncoder, load_text_encoder
 from components.ml.text.ensemble import check_joinable, joined
 from components.ml.text.frozen_weights import frozen_in_bf16
 from components.running.costs import Spent, together
+from components.running.model_weights import is_stored_in_bf16
 from components.running.training import train
 from components.settings.environment import Environment
 from components.settings.tune_llm import TuneLlm
@@ -29,11 +33,7 @@ from components.tune_llm.tuning import open_weights, phase_run
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
-from pathlib import Path
 
-from safetensors import SafetensorError
-
-from components.running.model_weights import is_stored_in_bf16
 
 STAGE = "tune_llm"
 History = list[dict[str, float]]

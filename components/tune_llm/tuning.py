@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from components.ml.losses.contrastive import NegativeMask, caption_loss
 from components.ml.losses.gradient_cache import backward
 from components.ml.precision import autocast
 from components.ml.schedule import warmup_cosine
-from components.ml.text.encoder import TextEncoder, embed, tokenise
+from components.ml.text.encoder import TextEncoder, draw_tokens, embed, tokenise
 from components.ml.text.template import Tokens
 from components.running.training import TrainingRun, clip_gradients
 from components.settings.tune_llm import Lora, Mntp, Phase, TuneLlm
@@ -23,9 +24,7 @@ from components.tune_llm.shares import check_shares, own_parts, shared_order
 
 if TYPE_CHECKING:
     from peft import PeftModel
-from dataclasses import replace
 
-from components.ml.text.encoder import draw_tokens
 
 ROWS_FROM = 1 << 40  # identity numbers of rows start here, those of texts at 0
 

@@ -32,6 +32,22 @@ from components.storage.side_tables import read_table, write_table
 HASH_SIDE = 8
 THUMBNAIL_SIDE = 16
 THUMBNAIL_BYTES = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3
+DECODE_DEADLINE_SECONDS = 60.0  # more than download's own limit, 30 by default
+TABLE, THUMBNAILS = "fingerprints.parquet", "thumbnails.bin"
+FINGERPRINTS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("sha256", pa.binary(32)),
+        ("difference_hash", pa.uint64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("bytes", pa.int64()),
+    ]
+)
+MODULES = Modules(
+    imported=("components.audit.near_duplicates.fingerprints",), blocked_imports=("pandas", "torch")
+)
 
 
 @dataclass(frozen=True)
@@ -106,24 +122,6 @@ def undecodable(key: str, why: str) -> DataError:
         f"image {key} cannot be decoded ({why}); expected the JPEG that download wrote; "
         "run `llm2clip forget download shards` to fetch all again, with `--shard NAME` one shard only"
     )
-
-
-DECODE_DEADLINE_SECONDS = 60.0  # more than download's own limit, 30 by default
-TABLE, THUMBNAILS = "fingerprints.parquet", "thumbnails.bin"
-FINGERPRINTS = pa.schema(
-    [
-        ("key", pa.string()),
-        ("split", pa.string()),
-        ("sha256", pa.binary(32)),
-        ("difference_hash", pa.uint64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("bytes", pa.int64()),
-    ]
-)
-MODULES = Modules(
-    imported=("components.audit.near_duplicates.fingerprints",), blocked_imports=("pandas", "torch")
-)
 
 
 @dataclass(frozen=True)

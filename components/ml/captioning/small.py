@@ -19,6 +19,11 @@ from components.ml.vision.conv_stem import conv_stem, grid_side
 from components.ml.vision.normalisation import CLIP, normalised
 
 MLP_EXPANSION = 4
+MODEL_TYPE = "conv_stem_captioner"
+IGNORED = -100  # cross_entropy's default ignore_index
+INIT_STD = 0.02  # of embeddings; the output layer shares the token embedding
+# of cell positions: as large as the cells' features, else attention learns positions late
+CELL_STD = 0.5
 
 
 class Attention(nn.Module):
@@ -72,13 +77,6 @@ class DecoderLayer(nn.Module):
         states = states + self.self_attention(normed, key, value, causal=past is None)
         states = states + self.cross_attention(self.cross_norm(states), *image)
         return states + self.mlp(self.mlp_norm(states)), (key, value)
-
-
-MODEL_TYPE = "conv_stem_captioner"
-IGNORED = -100  # cross_entropy's default ignore_index
-INIT_STD = 0.02  # of embeddings; the output layer shares the token embedding
-# of cell positions: as large as the cells' features, else attention learns positions late
-CELL_STD = 0.5
 
 
 @dataclass(frozen=True)

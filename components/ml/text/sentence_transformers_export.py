@@ -40,6 +40,15 @@ TYPES = {
     TOP: "sentence_transformers.base.modules.transformer.Transformer",
     POOLING_FOLDER: "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
 }
+MARK = "\ufdd0"  # a noncharacter, which no text holds
+DROP = {"type": "Replace", "pattern": {"Regex": rf"\A{MARK}"}, "content": ""}
+SPLIT = {"type": "Split", "pattern": {"String": MARK}, "behavior": "Removed", "invert": False}
+FIRST, ALWAYS = '"prepend_scheme": "first"', '"prepend_scheme": "always"'
+REBUILT = (
+    "add_bos_token",
+    "add_eos_token",
+    "add_prefix_space",
+)  # settings that rebuild parts of the tokenizer
 
 
 def write_layout(folder: Path, encoder: TextEncoder) -> str | None:
@@ -204,17 +213,6 @@ def _write_modules(
         ("config_sentence_transformers.json", config),
     ):
         (folder / name).write_text(f"{json.dumps(tree, indent=2, sort_keys=True)}\n", "utf-8")
-
-
-MARK = "\ufdd0"  # a noncharacter, which no text holds
-DROP = {"type": "Replace", "pattern": {"Regex": rf"\A{MARK}"}, "content": ""}
-SPLIT = {"type": "Split", "pattern": {"String": MARK}, "behavior": "Removed", "invert": False}
-FIRST, ALWAYS = '"prepend_scheme": "first"', '"prepend_scheme": "always"'
-REBUILT = (
-    "add_bos_token",
-    "add_eos_token",
-    "add_prefix_space",
-)  # settings that rebuild parts of the tokenizer
 
 
 def frame_tokenizer(folder: Path, start: list[int], end: list[int]) -> None:

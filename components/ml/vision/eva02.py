@@ -21,6 +21,8 @@ from transformers.models.clip.modeling_clip import (
     CLIPVisionModelWithProjection,
 )
 
+ROTARY_BASE = 10000.0  # Su et al. 2021, section 3.2.2
+
 
 @strict
 class Eva02VisionConfig(CLIPVisionConfig):
@@ -200,9 +202,6 @@ def _register(config: Any, model: Any) -> None:  # noqa: ANN401 - classes of tra
 
 _register(Eva02CLIPConfig, Eva02CLIPModel)
 _register(Eva02VisionConfig, Eva02VisionModelWithProjection)
-
-
-ROTARY_BASE = 10000.0  # Su et al. 2021, section 3.2.2
 
 
 def rotations(config: Any, device: torch.device | None = None) -> tuple[Tensor, Tensor]:  # noqa: ANN401

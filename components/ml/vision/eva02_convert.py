@@ -42,6 +42,51 @@ WEIGHTS = "model.safetensors"
 ANGLE_TOLERANCE = 2e-3  # of a cosine stored in half precision
 
 log = logging.getLogger(__name__)
+TEXT_HEAD = 64  # width, of every text tower of EVA-CLIP
+# (width, layers, patch): (heads, rotary grid). EVA02-CLIP-B-16, -L-14, -L-14-336 in EVA-CLIP's model_configs,
+# eva02_base_patch16_clip_224, eva02_large_patch14_clip_224 and _336 in timm
+PUBLISHED = {(768, 12, 16): (12, 16), (1024, 24, 14): (16, 16)}
+VISION_PREFIXES = ("visual.trunk.", "visual.", "trunk.", "")
+TEXT_PREFIXES = ("text.", "")
+NAMED = 5
+_BLOCK = r"blocks\.(\d+)\."
+_LAYER = r"vision_model.encoder.layers.\1."
+_RESIDUAL = r"transformer\.resblocks\.(\d+)\."
+_TEXT_LAYER = r"text_model.encoder.layers.\1."
+VISION_RULES = (
+    (r"cls_token", "vision_model.embeddings.class_embedding"),
+    (r"pos_embed", "vision_model.embeddings.position_embedding.weight"),
+    (r"patch_embed\.proj\.(weight|bias)", r"vision_model.embeddings.patch_embedding.\1"),
+    (rf"{_BLOCK}norm([12])\.(weight|bias)", rf"{_LAYER}layer_norm\2.\3"),
+    (rf"{_BLOCK}attn\.([qkv])_proj\.weight", rf"{_LAYER}self_attn.\2_proj.weight"),
+    (rf"{_BLOCK}attn\.([qv])(?:_bias|_proj\.bias)", rf"{_LAYER}self_attn.\2_proj.bias"),
+    (rf"{_BLOCK}attn\.(?:inner_attn_ln|norm)\.(weight|bias)", rf"{_LAYER}self_attn.inner_norm.\2"),
+    (rf"{_BLOCK}attn\.proj\.(weight|bias)", rf"{_LAYER}self_attn.out_proj.\2"),
+    (rf"{_BLOCK}mlp\.(?:w1|fc1_g)\.(weight|bias)", rf"{_LAYER}mlp.gate_proj.\2"),
+    (rf"{_BLOCK}mlp\.(?:w2|fc1_x)\.(weight|bias)", rf"{_LAYER}mlp.up_proj.\2"),
+    (rf"{_BLOCK}mlp\.(?:ffn_ln|norm)\.(weight|bias)", rf"{_LAYER}mlp.inner_norm.\2"),
+    (rf"{_BLOCK}mlp\.(?:w3|fc2)\.(weight|bias)", rf"{_LAYER}mlp.down_proj.\2"),
+    (r"norm\.(weight|bias)", r"vision_model.post_layernorm.\1"),
+    (r"head\.(weight|bias)", r"visual_projection.\1"),
+)
+TEXT_RULES = (
+    (r"token_embedding\.weight", "text_model.embeddings.token_embedding.weight"),
+    (r"positional_embedding", "text_model.embeddings.position_embedding.weight"),
+    (rf"{_RESIDUAL}ln_([12])\.(weight|bias)", rf"{_TEXT_LAYER}layer_norm\2.\3"),
+    (rf"{_RESIDUAL}attn\.in_proj_(weight|bias)", rf"{_TEXT_LAYER}self_attn.QKV_proj.\2"),
+    (rf"{_RESIDUAL}attn\.out_proj\.(weight|bias)", rf"{_TEXT_LAYER}self_attn.out_proj.\2"),
+    (rf"{_RESIDUAL}mlp\.c_fc\.(weight|bias)", rf"{_TEXT_LAYER}mlp.fc1.\2"),
+    (rf"{_RESIDUAL}mlp\.c_proj\.(weight|bias)", rf"{_TEXT_LAYER}mlp.fc2.\2"),
+    (r"ln_final\.(weight|bias)", r"text_model.final_layer_norm.\1"),
+    (r"text_projection", "text_projection.weight"),
+)
+LEFT_OUT = {
+    r"(blocks\.\d+\.attn\.)?rope\.freqs_(cos|sin)": "the angles of the rotary positions, which are computed",
+    r"attn_mask": "the causal mask of the text tower, which is computed",
+}
+SCALE = "logit_scale"
+TEXT = "text_"  # prefix of our names of the text tower
+ROTARY = "rope.freqs_cos"
 
 
 def convert_folder(folder: Path) -> bool:
@@ -130,12 +175,6 @@ def _config_of(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{path} holds no JSON object; expected the config of a model")
         tree |= config
     return tree
-
-
-TEXT_HEAD = 64  # width, of every text tower of EVA-CLIP
-# (width, layers, patch): (heads, rotary grid). EVA02-CLIP-B-16, -L-14, -L-14-336 in EVA-CLIP's model_configs,
-# eva02_base_patch16_clip_224, eva02_large_patch14_clip_224 and _336 in timm
-PUBLISHED = {(768, 12, 16): (12, 16), (1024, 24, 14): (16, 16)}
 
 
 def config_of(converted: Converted, tree: dict[str, Any]) -> Eva02CLIPConfig | Eva02VisionConfig:
@@ -232,51 +271,6 @@ def _tensor(tensors: dict[str, Tensor], name: str) -> Tensor:
     if name not in tensors:
         raise ValueError(f"an EVA02 CLIP without {name}; expected a whole checkpoint, its projection with it")
     return tensors[name]
-
-
-VISION_PREFIXES = ("visual.trunk.", "visual.", "trunk.", "")
-TEXT_PREFIXES = ("text.", "")
-NAMED = 5
-
-_BLOCK = r"blocks\.(\d+)\."
-_LAYER = r"vision_model.encoder.layers.\1."
-_RESIDUAL = r"transformer\.resblocks\.(\d+)\."
-_TEXT_LAYER = r"text_model.encoder.layers.\1."
-
-VISION_RULES = (
-    (r"cls_token", "vision_model.embeddings.class_embedding"),
-    (r"pos_embed", "vision_model.embeddings.position_embedding.weight"),
-    (r"patch_embed\.proj\.(weight|bias)", r"vision_model.embeddings.patch_embedding.\1"),
-    (rf"{_BLOCK}norm([12])\.(weight|bias)", rf"{_LAYER}layer_norm\2.\3"),
-    (rf"{_BLOCK}attn\.([qkv])_proj\.weight", rf"{_LAYER}self_attn.\2_proj.weight"),
-    (rf"{_BLOCK}attn\.([qv])(?:_bias|_proj\.bias)", rf"{_LAYER}self_attn.\2_proj.bias"),
-    (rf"{_BLOCK}attn\.(?:inner_attn_ln|norm)\.(weight|bias)", rf"{_LAYER}self_attn.inner_norm.\2"),
-    (rf"{_BLOCK}attn\.proj\.(weight|bias)", rf"{_LAYER}self_attn.out_proj.\2"),
-    (rf"{_BLOCK}mlp\.(?:w1|fc1_g)\.(weight|bias)", rf"{_LAYER}mlp.gate_proj.\2"),
-    (rf"{_BLOCK}mlp\.(?:w2|fc1_x)\.(weight|bias)", rf"{_LAYER}mlp.up_proj.\2"),
-    (rf"{_BLOCK}mlp\.(?:ffn_ln|norm)\.(weight|bias)", rf"{_LAYER}mlp.inner_norm.\2"),
-    (rf"{_BLOCK}mlp\.(?:w3|fc2)\.(weight|bias)", rf"{_LAYER}mlp.down_proj.\2"),
-    (r"norm\.(weight|bias)", r"vision_model.post_layernorm.\1"),
-    (r"head\.(weight|bias)", r"visual_projection.\1"),
-)
-TEXT_RULES = (
-    (r"token_embedding\.weight", "text_model.embeddings.token_embedding.weight"),
-    (r"positional_embedding", "text_model.embeddings.position_embedding.weight"),
-    (rf"{_RESIDUAL}ln_([12])\.(weight|bias)", rf"{_TEXT_LAYER}layer_norm\2.\3"),
-    (rf"{_RESIDUAL}attn\.in_proj_(weight|bias)", rf"{_TEXT_LAYER}self_attn.QKV_proj.\2"),
-    (rf"{_RESIDUAL}attn\.out_proj\.(weight|bias)", rf"{_TEXT_LAYER}self_attn.out_proj.\2"),
-    (rf"{_RESIDUAL}mlp\.c_fc\.(weight|bias)", rf"{_TEXT_LAYER}mlp.fc1.\2"),
-    (rf"{_RESIDUAL}mlp\.c_proj\.(weight|bias)", rf"{_TEXT_LAYER}mlp.fc2.\2"),
-    (r"ln_final\.(weight|bias)", r"text_model.final_layer_norm.\1"),
-    (r"text_projection", "text_projection.weight"),
-)
-LEFT_OUT = {
-    r"(blocks\.\d+\.attn\.)?rope\.freqs_(cos|sin)": "the angles of the rotary positions, which are computed",
-    r"attn_mask": "the causal mask of the text tower, which is computed",
-}
-SCALE = "logit_scale"
-TEXT = "text_"  # prefix of our names of the text tower
-ROTARY = "rope.freqs_cos"
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,44 @@ DECODING_ERRORS = (  # known errors of Pillow
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+HEAD_BYTES = 1 << 16  # the part before the first element of an SVG may be long
+MAGIC = (
+    (b"\xff\x0a", "jxl"),  # JPEG XL, bare codestream
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "jxl"),
+    (b"\xff\x4f\xff\x51", "jp2"),  # JPEG 2000, bare codestream
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "jp2"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),  # BigTIFF
+    (b"MM\0+", "tiff"),
+    (b"II\xbc\x01", "jxr"),  # JPEG XR
+    (b"8BPS", "psd"),
+    (b"%PDF-", "pdf"),
+    (b"%!PS", "eps"),
+    (b"\xc5\xd0\xd3\xc6", "eps"),  # with a preview
+    (b"\0\0\1\0", "ico"),
+    (b"icns", "icns"),
+    (b"v/1\x01", "exr"),
+    (b"#?RADIANCE", "hdr"),
+    (b"qoif", "qoi"),
+    (b"DDS ", "dds"),
+    (b"gimp xcf ", "xcf"),
+    (b"AT&TFORM", "djvu"),
+)
+PNG = b"\x89PNG\r\n\x1a\n"
+PNG_HEAD_BYTES = 26  # the last two bytes are bit depth and colour type
+GZIP = b"\x1f\x8b"
+# brands of the ISO base media file format, without mp4 and other video
+BRANDS = (
+    dict.fromkeys((b"avif", b"avis", b"avio"), "avif")
+    | dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "heic")
+    | dict.fromkeys((b"mif1", b"mif2", b"msf1", b"miaf", b"avci", b"avcs", b"jpeg", b"jpgs"), "heif")
+)
+MOST_BRANDS_BYTES = 256
+SVG = re.compile(
+    r"(?>\s+|<!--.*?-->|<\?.*?\?>|<!DOCTYPE[^\[>]*+(?:>|\[.*?\]\s*+>))*+<(?:[\w.-]++:)?svg[\s/>]",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 def decode_rgb(data: bytes) -> Image.Image:
@@ -244,46 +282,6 @@ def _grey_of_16_bits(image: Image.Image) -> Image.Image:
     if is_transparent is not None:
         grey[is_transparent] = WHITE[0]
     return Image.fromarray(grey).convert("RGB")
-
-
-HEAD_BYTES = 1 << 16  # the part before the first element of an SVG may be long
-MAGIC = (
-    (b"\xff\x0a", "jxl"),  # JPEG XL, bare codestream
-    (b"\0\0\0\x0cJXL \r\n\x87\n", "jxl"),
-    (b"\xff\x4f\xff\x51", "jp2"),  # JPEG 2000, bare codestream
-    (b"\0\0\0\x0cjP  \r\n\x87\n", "jp2"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"II+\0", "tiff"),  # BigTIFF
-    (b"MM\0+", "tiff"),
-    (b"II\xbc\x01", "jxr"),  # JPEG XR
-    (b"8BPS", "psd"),
-    (b"%PDF-", "pdf"),
-    (b"%!PS", "eps"),
-    (b"\xc5\xd0\xd3\xc6", "eps"),  # with a preview
-    (b"\0\0\1\0", "ico"),
-    (b"icns", "icns"),
-    (b"v/1\x01", "exr"),
-    (b"#?RADIANCE", "hdr"),
-    (b"qoif", "qoi"),
-    (b"DDS ", "dds"),
-    (b"gimp xcf ", "xcf"),
-    (b"AT&TFORM", "djvu"),
-)
-PNG = b"\x89PNG\r\n\x1a\n"
-PNG_HEAD_BYTES = 26  # the last two bytes are bit depth and colour type
-GZIP = b"\x1f\x8b"
-# brands of the ISO base media file format, without mp4 and other video
-BRANDS = (
-    dict.fromkeys((b"avif", b"avis", b"avio"), "avif")
-    | dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "heic")
-    | dict.fromkeys((b"mif1", b"mif2", b"msf1", b"miaf", b"avci", b"avcs", b"jpeg", b"jpgs"), "heif")
-)
-MOST_BRANDS_BYTES = 256
-SVG = re.compile(
-    r"(?>\s+|<!--.*?-->|<\?.*?\?>|<!DOCTYPE[^\[>]*+(?:>|\[.*?\]\s*+>))*+<(?:[\w.-]++:)?svg[\s/>]",
-    re.DOTALL | re.IGNORECASE,
-)
 
 
 def format_of(data: bytes) -> str | None:

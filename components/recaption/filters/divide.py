@@ -16,6 +16,8 @@ from components.settings.recaption import CaptionGates
 from components.storage.side_tables import Caption, Draft, text_key
 
 SHOWN_CHARACTERS = 80  # of a rejected caption in a message
+Column = tuple[str, str]  # name of a column, and kind of its captions
+HASH_DIGITS = 16  # 64 bits: among 60 million texts, a collision has a chance of about 1 in 10,000
 
 
 class Filters:
@@ -67,10 +69,6 @@ class Filters:
             "columns": {column: rows.figures() for column, rows in sorted(self._rows.items())},
             "language_unchecked": {code: count for code, count in sorted(self._unchecked.items()) if count},
         }
-
-
-Column = tuple[str, str]  # name of a column, and kind of its captions
-HASH_DIGITS = 16  # 64 bits: among 60 million texts, a collision has a chance of about 1 in 10,000
 
 
 class RepeatedCaptions:

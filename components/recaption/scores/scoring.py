@@ -6,8 +6,10 @@ captions are scored, and no image is decoded again.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ import pyarrow as pa
 import torch
 
 from components.errors import ConfigurationError
+from components.ml.text.lexical import word_counts, word_overlap
 from components.recaption.scores.base_clip import BaseClip
 from components.running.workers import usable_cores
 from components.settings.environment import Environment
@@ -36,14 +39,11 @@ from components.storage.side_tables import Caption, read_table, write_table
 
 if TYPE_CHECKING:
     from components.recaption.shard import RecaptionShard
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations, product
 
-from components.ml.text.lexical import word_counts, word_overlap
 
 Counted = tuple[Caption, Counter[str]]
+SIMILARITIES = pa.schema([field for field in SCORES if field.name != "agreement"])
+TABLE, FIGURES = "similarities.parquet", "figures.json"
 
 
 @dataclass
@@ -109,10 +109,6 @@ def _overlaps(pairs: Iterator[tuple[Counted, Counted]]) -> Iterator[tuple[Captio
 
 def _pair(first: Caption, second: Caption) -> str:
     return " / ".join(sorted((first.column, second.column)))
-
-
-SIMILARITIES = pa.schema([field for field in SCORES if field.name != "agreement"])
-TABLE, FIGURES = "similarities.parquet", "figures.json"
 
 
 class Scorer:

@@ -48,6 +48,24 @@ NO_TAG = f'"{"0" * 32}"'  # an ETag that no object has
 
 T = TypeVar("T")
 logging.getLogger("botocore").setLevel(logging.WARNING)  # it logs at each start where it found credentials
+REFUSED = {
+    "AccessDenied",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "401",
+    "403",
+}
+MISTAKEN = {
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "InvalidBucketName",
+    "MethodNotAllowed",
+    "PermanentRedirect",
+}
 
 
 class S3Bucket:
@@ -208,26 +226,6 @@ def _with_retries(attempt: Callable[[], T]) -> T:
     wait = wait_exponential(BACKOFF_SECONDS)
     stop, retry = stop_after_attempt(ATTEMPTS), retry_if_exception(_is_transient)
     return Retrying(stop=stop, wait=wait, retry=retry, reraise=True)(attempt)
-
-
-REFUSED = {
-    "AccessDenied",
-    "AllAccessDisabled",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "RequestTimeTooSkewed",
-    "SignatureDoesNotMatch",
-    "401",
-    "403",
-}
-MISTAKEN = {
-    "AuthorizationHeaderMalformed",
-    "IllegalLocationConstraintException",
-    "InvalidBucketName",
-    "MethodNotAllowed",
-    "PermanentRedirect",
-}
 
 
 @contextmanager
