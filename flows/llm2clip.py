@@ -101,7 +101,7 @@ def run_stage(stage: str, run: PipelineRun, push: bool) -> Verdict | State[Any]:
             run.push(stage)
             log.info("%s pushed", stage)
     except GroupsStopped:
-        return Cancelled(message=f"{stage} was stopped; the next run goes on from its last checkpoint")
+        return Cancelled(message=f"{stage} was stopped; the next run continues from its last checkpoint")
     except PipelineError as error:  # returned as a state; an exception would be shown with its traceback
         return Failed(message=str(error), data=error)
     return verdict

@@ -165,7 +165,7 @@ def _stage_error(stage: str, work: Path, lines: list[str]) -> PipelineError:
     if any(line.startswith("Running stage ") for line in lines):
         return PipelineError(
             f"{stage} was killed before it could say why ({_error(lines)}); if by SIGKILL (-9), memory "
-            "likely ran out: make its batches smaller; a new run goes on from its last checkpoint"
+            "likely ran out: make its batches smaller; a new run continues from its last checkpoint"
         )
     return _dvc_error(stage, lines)
 

@@ -137,7 +137,7 @@ def _gate(
     if name not in current and name not in before:
         raise ConfigurationError(
             f"audit.reference.features names {name}, which neither run has; there are "
-            f"{', '.join(sorted(current))}; correct params"
+            f"{', '.join(sorted(current))}; fix params"
         )
     no_values: dict[str, Any] = {"values": 0, "missing": 0, "bins": {}}
     current_feature, reference_feature = current.get(name, no_values), before.get(name, no_values)

@@ -169,6 +169,6 @@ def check_room(count: float, folders: Iterable[Path]) -> None:
         if count and free < count + SPARE_BYTES:
             raise InfrastructureError(
                 f"disk of {folder} has {free / 1e6:,.0f} MB free, embed_captions needs "
-                f"{count / 1e6:,.0f} MB and leaves {SPARE_BYTES / 1e6:.0f}: free some, or point "
+                f"{count / 1e6:,.0f} MB and leaves {SPARE_BYTES / 1e6:.0f}: free some or point "
                 "LLM2CLIP_WORK_STORE elsewhere"
             )

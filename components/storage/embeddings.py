@@ -40,7 +40,7 @@ EMBEDDED_PROMPTS = pa.schema(
     [("task", pa.string()), ("label", pa.string()), ("template", pa.string()), ("row", pa.int64())]
 )
 CHECKED_ROWS = 256
-_MEND = "`dvc repro --force embed_captions` makes it again"
+_FIX = "`dvc repro --force embed_captions` makes it again"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Embeddings:
 
 
 def write_embeddings(
-    folder: Path, name: str, about: dict[str, Any], table: pa.Table, embeddings: Tensor, mend: str = _MEND
+    folder: Path, name: str, about: dict[str, Any], table: pa.Table, embeddings: Tensor, fix: str = _FIX
 ) -> None:
     """Write `<name>.safetensors` and `<name>.parquet`, whose bytes depend only on the arguments.
 
@@ -71,7 +71,7 @@ def write_embeddings(
         about: What made the embeddings, as plain values.
         table: As in `Embeddings`.
         embeddings: (M, d), un-normalised; stored as fp16.
-        mend: What to do about an error, for the message.
+        fix: What to do about an error, for the message.
 
     Raises:
         DataError: a vector is not finite, too large for fp16, or zero.
@@ -81,7 +81,7 @@ def write_embeddings(
 
     path = folder / f"{name}.safetensors"
     vectors = embeddings.to(torch.float16).contiguous()
-    _check(path, vectors, table, mend)
+    _check(path, vectors, table, fix)
     # safetensors writes its metadata keys in random order: one key keeps the bytes stable
     metadata = {"about": json.dumps(about, sort_keys=True)}
     with new_file(path) as part:
@@ -109,7 +109,7 @@ def read_embeddings(folder: Path, columns: Iterable[str], work: Path) -> Embeddi
             present = sorted({parts[1] for parts in paths if len(parts) > 2})
             raise DataError(
                 f"{folder} has no embeddings of column {column}, but of {', '.join(present) or 'none'}; "
-                f"{_MEND}"
+                f"{_FIX}"
             )
         entries += column_entries
     return _concatenated(folder, entries, EMBEDDED_CAPTIONS, work)
@@ -119,7 +119,7 @@ def read_prompts(folder: Path, work: Path) -> Embeddings:
     """Read one LLM's embeddings of the zero-shot prompts, like `read_embeddings`."""
     entries = _vector_entries(folder, f"{PROMPTS}.")
     if not entries:
-        raise DataError(f"{folder} has no embeddings of prompts; {_MEND}")
+        raise DataError(f"{folder} has no embeddings of prompts; {_FIX}")
     return _concatenated(folder, entries, EMBEDDED_PROMPTS, work)
 
 
@@ -134,11 +134,11 @@ def _concatenated(folder: Path, entries: list[Entry], schema: pa.Schema, work: P
     tables: list[pa.Table] = []
     offset = 0
     for entry in entries:
-        file_about, file_vectors, table = read_listed(folder.parent, entry, schema, _MEND, work)
+        file_about, file_vectors, table = read_listed(folder.parent, entry, schema, _FIX, work)
         about = about or file_about
         if file_about != about:
             first = entries[0].place
-            raise DataError(f"{folder}: {entry.place} was made by {file_about}, {first} by {about}; {_MEND}")
+            raise DataError(f"{folder}: {entry.place} was made by {file_about}, {first} by {about}; {_FIX}")
         vectors.append(file_vectors.numpy())
         rows = pa.array(table["row"].to_numpy() + offset, pa.int64())
         tables.append(table.set_column(table.schema.get_field_index("row"), "row", rows))
@@ -152,7 +152,7 @@ def lines_of(folder: Path, entry: Entry) -> Path:
 
 
 def read_listed(
-    folder: Path, entry: Entry, schema: pa.Schema, mend: str, work: Path
+    folder: Path, entry: Entry, schema: pa.Schema, fix: str, work: Path
 ) -> tuple[dict[str, Any], Tensor, pa.Table]:
     """Read one vector file of a verified manifest, local or in a bucket, like `read_vectors`.
 
@@ -160,18 +160,18 @@ def read_listed(
     disk space for as long as they are in use.
     """
     with local_copy(folder, entry, work) as path:
-        return read_vectors(path, schema, mend, lines_of(folder, entry))
+        return read_vectors(path, schema, fix, lines_of(folder, entry))
 
 
 def read_vectors(
-    path: Path, schema: pa.Schema, mend: str, lines: Path | None = None
+    path: Path, schema: pa.Schema, fix: str, lines: Path | None = None
 ) -> tuple[dict[str, Any], Tensor, pa.Table]:
     """Read one vector file: what made it, its vectors (M, d), and its table, whose `row` indexes them.
 
     Args:
         path: The vector file.
         schema: Schema of the table.
-        mend: What to do about an error, for the message.
+        fix: What to do about an error, for the message.
         lines: The table's file, if it is not beside the vectors.
 
     Raises:
@@ -184,24 +184,24 @@ def read_vectors(
             about: dict[str, Any] = json.loads((file.metadata() or {})["about"])
             vectors: Tensor = file.get_tensor("embeddings")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {mend}") from None
+        raise DataError(f"{path} cannot be read ({error}); {fix}") from None
     table = read_table(lines or path.with_suffix(".parquet"), schema)
-    _check(path, vectors, table, mend)
+    _check(path, vectors, table, fix)
     return about, vectors, table
 
 
-def _check(path: Path, vectors: Tensor, table: pa.Table, mend: str) -> None:
+def _check(path: Path, vectors: Tensor, table: pa.Table, fix: str) -> None:
     import torch
 
     if vectors.dtype != torch.float16 or vectors.dim() != 2:
-        raise DataError(f"{path} holds {vectors.dtype} {tuple(vectors.shape)}; expected fp16 (M, d); {mend}")
+        raise DataError(f"{path} holds {vectors.dtype} {tuple(vectors.shape)}; expected fp16 (M, d); {fix}")
     # a few rows at a time: large temporary blocks between long-lived tables would fragment memory
     parts = vectors.split(CHECKED_ROWS)
     if bad := sum(int((~torch.isfinite(part).all(dim=1) | (part == 0).all(dim=1)).sum()) for part in parts):
         raise DataError(
-            f"{path}: {bad} of {len(vectors)} embeddings are NaN, infinite or zero; expected none; {mend}"
+            f"{path}: {bad} of {len(vectors)} embeddings are NaN, infinite or zero; expected none; {fix}"
         )
     if not np.array_equal(np.unique(table["row"].to_numpy()), np.arange(len(vectors))):
         raise DataError(
-            f"{path} has {len(vectors)} embeddings, its {len(table)} captions name other rows; {mend}"
+            f"{path} has {len(vectors)} embeddings, its {len(table)} captions name other rows; {fix}"
         )

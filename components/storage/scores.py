@@ -29,7 +29,7 @@ SCORES = pa.schema(
     ]
 )
 EMBEDDED_IMAGES = pa.schema([("key", pa.string()), ("split", pa.string()), ("row", pa.int64())])
-_MEND = "`llm2clip forget recaption image_embeddings scores` has them made again"
+_FIX = "`llm2clip forget recaption image_embeddings scores` has them made again"
 
 
 def write_image_embeddings(
@@ -47,7 +47,7 @@ def write_image_embeddings(
     Raises:
         DataError: an embedding is not finite or zero.
     """
-    write_embeddings(folder, name, about, table, embeddings, _MEND)
+    write_embeddings(folder, name, about, table, embeddings, _FIX)
 
 
 def read_image_embeddings(path: Path) -> tuple[list[str], Tensor]:
@@ -62,7 +62,7 @@ def read_image_embeddings(path: Path) -> tuple[list[str], Tensor]:
     Raises:
         DataError: a file is missing or damaged, or an embedding is NaN, infinite or zero.
     """
-    _, vectors, table = read_vectors(path, EMBEDDED_IMAGES, _MEND)
+    _, vectors, table = read_vectors(path, EMBEDDED_IMAGES, _FIX)
     return table["key"].to_pylist(), vectors[table["row"].to_numpy().copy()]
 
 
@@ -75,5 +75,5 @@ def read_scores(path: Path) -> pa.Table:
     table = read_table(path, SCORES)
     lines = table.select(["key", "column", "number"])
     if len(lines.group_by(lines.column_names).aggregate([])) != len(lines):
-        raise DataError(f"{path} scores a caption twice; expected each once: {_MEND}")
+        raise DataError(f"{path} scores a caption twice; expected each once: {_FIX}")
     return table

@@ -117,7 +117,7 @@ def _examples(layout: Layout, settings: TrainClip, image_size: int, rows: Rows) 
     if not image_size <= picture_size <= MAX_SHRINK * image_size:
         raise ConfigurationError(
             f"train_clip.augmentation.picture_size is {picture_size} and the vision tower takes {image_size} "
-            f"pixels; expected null, or {image_size} to {MAX_SHRINK * image_size}: correct params"
+            f"pixels; expected null, or {image_size} to {MAX_SHRINK * image_size}: fix params"
         )
     work = layout.work(STAGE)
     code = code_of(work, STAGE, "pixels")

@@ -169,7 +169,7 @@ class Scorer:
         if absent := sorted(set(self._columns or []) - self._sums.keys()):
             raise ConfigurationError(
                 f"recaption.scores.columns names {', '.join(absent)}, and no image has a caption of it; "
-                "expected columns of the source or of a captioner; correct params"
+                "expected columns of the source or of a captioner; fix params"
             )
         similarity = {
             column: {
