@@ -74,7 +74,7 @@ def draw_batch(
 
 def train_arm(
     arm: Arm,
-    own: ArmSettings,
+    arm_settings: ArmSettings,
     examples: Examples,
     texts: CachedTexts | PlainTexts,
     guide: FalseNegativeFilter | None,
@@ -88,7 +88,7 @@ def train_arm(
 
     Args:
         arm: The model to train.
-        own: Params of this arm.
+        arm_settings: Params of this arm.
         examples: Images and captions.
         texts: The captions in the form that the arm takes.
         guide: Finds captions that are not negatives of each other's images, the same for every arm; None
@@ -105,27 +105,29 @@ def train_arm(
     """
     arm.train()
     device = next(arm.parameters()).device
-    optimizer = build_optimizer(arm, own, settings)
+    optimizer = build_optimizer(arm, arm_settings, settings)
 
     def step(number: int) -> Tensor:
-        batch = draw_batch(examples, own, settings, seed, number)
+        batch = draw_batch(examples, arm_settings, settings, seed, number)
         with autocast(device, settings.precision):
             image_embeddings = arm.embed_images(batch.images.to(device))
             text_embeddings = arm.embed_texts(texts[batch.captions])  # type: ignore[arg-type]
         scale = arm.log_logit_scale.exp()
-        excluded = _negative_mask(batch, own.captions_per_image, guide, device)
-        loss = captions_loss(image_embeddings, text_embeddings, scale, own.captions_per_image, excluded)
+        excluded = _negative_mask(batch, arm_settings.captions_per_image, guide, device)
+        loss = captions_loss(
+            image_embeddings, text_embeddings, scale, arm_settings.captions_per_image, excluded
+        )
         optimizer.zero_grad()
         loss.backward()
-        _update(own, number, arm, optimizer, settings)
+        _update(arm_settings, number, arm, optimizer, settings)
         return loss
 
     run = TrainingRun(
-        name=own.name,
+        name=arm_settings.name,
         modules={"arm": arm},
         optimizer=optimizer,
-        learning_rate_at=warmup_cosine(settings.warmup_steps, own.steps),
-        steps=own.steps,
+        learning_rate_at=warmup_cosine(settings.warmup_steps, arm_settings.steps),
+        steps=arm_settings.steps,
         step=step,
         seed=seed,
         measure=partial(validation.measure, arm) if validation else None,
@@ -140,7 +142,7 @@ def train_arm(
 @torch.no_grad()
 def flops_of_step(
     arm: Arm,
-    own: ArmSettings,
+    arm_settings: ArmSettings,
     examples: Examples,
     texts: CachedTexts | PlainTexts,
     settings: TrainClip,
@@ -151,7 +153,7 @@ def flops_of_step(
     Matrix products and convolutions are counted, as torch does. The figure is equal in every run.
     """
     torch.manual_seed(seed)
-    batch = draw_batch(examples, own, settings, seed, 0)
+    batch = draw_batch(examples, arm_settings, settings, seed, 0)
     device = next(arm.parameters()).device
     arm.eval()  # counting must not change the statistics of a batch
     with FlopCounterMode(display=False) as counter:

@@ -58,32 +58,32 @@ class Trained:
     spent: Spent
 
 
-def load_base(material: TrainingData, device: str) -> TextEncoder:
+def load_base(data: TrainingData, device: str) -> TextEncoder:
     """Load the base model with the encoding of params.
 
     Raises:
         ConfigurationError: the model and the encoding do not fit.
     """
-    settings = material.params.tune_llm
+    settings = data.params.tune_llm
     try:
         return load_text_encoder(
-            material.llm,
+            data.llm,
             **encoding_of(settings),
             device=device,
-            precision=held_precision(settings, material.llm),
+            precision=held_precision(settings, data.llm),
         )
     except ValueError as error:
         raise ConfigurationError(f"tune_llm.encoding and base_models.llm do not fit: {error}") from None
 
 
-def tuned_members(material: TrainingData, encoder: TextEncoder, env: Environment) -> Iterator[Trained]:
+def tuned_members(data: TrainingData, encoder: TextEncoder, env: Environment) -> Iterator[Trained]:
     """Tune a base model phase by phase, once for each member; resume where a run stopped.
 
     Members are independent. Where the training processes can share them equally, each process tunes its own
     members, and their weights equal those of a single process to the bit.
 
     Args:
-        material: Training data.
+        data: Training data.
         encoder: The base model; changed in place, it becomes the first member.
         env: Where training runs.
 
@@ -93,7 +93,7 @@ def tuned_members(material: TrainingData, encoder: TextEncoder, env: Environment
     Raises:
         ConfigurationError: params ask for several members, and such models cannot be merged.
     """
-    members = material.params.tune_llm.members
+    members = data.params.tune_llm.members
     if members > 1:
         try:
             check_joinable(encoder.model)
@@ -102,8 +102,8 @@ def tuned_members(material: TrainingData, encoder: TextEncoder, env: Environment
     is_divided = members % world_size() == 0 and env.training_layout == "replicated"
     with without_process_group() if is_divided else nullcontext((1, 0)) as (step, first):
         for number in range(first, members, step):
-            model = encoder if number == first else load_base(material, env.device)
-            yield _tune_member(material, model, env, number)
+            model = encoder if number == first else load_base(data, env.device)
+            yield _tune_member(data, model, env, number)
 
 
 def join(members: list[Trained]) -> Trained:
@@ -169,26 +169,28 @@ def _train_phases(data: TrainingData, encoder: TextEncoder, member: int) -> tupl
 
 
 @contextmanager
-def opened(encoder: TextEncoder, own: TuneLlm, training_layout: str, seed: int) -> Iterator[PeftModel | None]:
+def opened(
+    encoder: TextEncoder, settings: TuneLlm, training_layout: str, seed: int
+) -> Iterator[PeftModel | None]:
     """Prepare a model for training within the block: its trainable weights, their dtype and their sharding.
 
     Yields:
         The wrapper of the LoRA; None where all weights are trained.
     """
-    adapter = open_weights(encoder, own.lora if own.method == "lora" else None, seed)
-    is_half = adapter is not None and own.precision == "bf16"
+    adapter = open_weights(encoder, settings.lora if settings.method == "lora" else None, seed)
+    is_half = adapter is not None and settings.precision == "bf16"
     with frozen_in_bf16(encoder.model) if is_half else nullcontext():
         if training_layout == "sharded" and world_size() > 1:
-            if own.mntp or any(phase.mined_negatives for phase in own.phases):
+            if settings.mntp or any(phase.mined_negatives for phase in settings.phases):
                 raise ConfigurationError(
                     "tune_llm.mntp and mined_negatives need the whole model in each process; expected "
                     "LLM2CLIP_TRAINING_LAYOUT=replicated"
                 )
             shard(encoder.model, encoder.device.type)
         encoder.model.train()
-        if own.gradient_checkpointing:
+        if settings.gradient_checkpointing:
             encoder.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        with attention_that_learns(encoder.model, own.precision):
+        with attention_that_learns(encoder.model, settings.precision):
             yield adapter
 
 
@@ -204,7 +206,7 @@ def _measure(encoder: TextEncoder, settings: TuneLlm, rows: CaptionRows) -> dict
     return {f"recall_at_1 {name}": recall for name, recall in recalls.items()}
 
 
-def held_precision(own: TuneLlm, llm: Path) -> str:
+def held_precision(settings: TuneLlm, llm: Path) -> str:
     """Return `bf16` where that loses nothing, else `fp32`.
 
     Weights beside a LoRA are frozen, so weights published in bf16 never need more bytes. (PEFT then draws the
@@ -212,11 +214,11 @@ def held_precision(own: TuneLlm, llm: Path) -> str:
     bf16, and weights that are trained need float32.
 
     Args:
-        own: Section `tune_llm`.
+        settings: Section `tune_llm`.
         llm: Folder of the base model.
     """
-    is_frozen = own.method == "lora" and own.mntp is None
+    is_frozen = settings.method == "lora" and settings.mntp is None
     try:
-        return "bf16" if is_frozen and own.precision == "bf16" and is_stored_in_bf16(llm) else "fp32"
+        return "bf16" if is_frozen and settings.precision == "bf16" and is_stored_in_bf16(llm) else "fp32"
     except SafetensorError:  # the loader reports what is wrong
         return "fp32"
