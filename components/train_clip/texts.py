@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 
 import pyarrow as pa
 import torch
@@ -74,7 +73,4 @@ def cached_texts(layout: Layout, name: str, examples: Examples, params: EmbedCap
     )
     check_header(layout, name, params, embeddings)
     rows = examples.embedding_rows(embeddings)
-    digest = sha256()
-    for part in embeddings.vectors.in_parts(rows):
-        digest.update(part.numpy().tobytes())
-    return CachedTexts(embeddings.vectors, rows, digest.hexdigest())
+    return CachedTexts(embeddings.vectors, rows, embeddings.digest(rows.numpy()))
