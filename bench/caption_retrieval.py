@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
     parser.add_argument("--llm", type=Path, help="in Hugging Face layout, to be tuned")
-    parser.add_argument("--steps", type=int, help="of a member")
+    parser.add_argument("--steps", type=int, help="of the phase")
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args(arguments)
     rows = caption_rows(options.data)
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _recipe(llm: Path | None, steps: int | None) -> dict[str, Any]:
-    """Return the recipe, with another LLM and number of steps of a member where they are given."""
+    """Return the recipe, with another LLM and number of steps where they are given."""
     recipe: dict[str, Any] = YAML(typ="safe").load(RECIPE.read_text("utf-8"))
     if llm:
         recipe["llm"] = {"kind": "folder", "path": str(llm.resolve())}

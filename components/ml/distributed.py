@@ -11,40 +11,22 @@ DistributedDataParallel would sum them in each backward pass, of which a gradien
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_without_group: list[bool] = []  # one entry for each active `without_process_group` block
-
 
 def world_size() -> int:
     """Return the number of processes that train one model; 1 without a process group."""
-    return dist.get_world_size() if dist.is_initialized() and not _without_group else 1
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Return the rank of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() and not _without_group else 0
-
-
-@contextmanager
-def without_process_group() -> Iterator[tuple[int, int]]:
-    """Make each process train a model of its own within the block.
-
-    Yields:
-        World size and rank outside the block.
-    """
-    group = world_size(), rank()
-    _without_group.append(True)
-    try:
-        yield group
-    finally:
-        _without_group.pop()
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def share_of(rows: int) -> slice:

@@ -26,8 +26,6 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
     captions = images.captions_with(params.recaption.captioners)
     inputs = measured.layout.inputs(params.download.inputs)
     width, weights = llm_width(params, inputs), llm_weights(params, inputs, machine)
-    members = {"base": 1, "tuned": params.tune_llm.members}
-    widest = max((members[name] for name in settings.llms), default=1)
     run = last_run(measured, settings.names)
     because = [
         f"{captions:,.0f} captions of {images.images:,.0f} images: what download keeps and recaption writes, "
@@ -36,16 +34,13 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
     if run:
         hours, reason = _hours_as_before(captions * len(settings.names), run)
     else:
-        # a merged LLM also multiplies by the zeros between its members
-        work = captions * sum(members[name] ** 2 for name in settings.llms)
-        hours, reason = gpu_hours(work, FORWARD, weights, machine, EMBEDDING_SHARES)
+        hours, reason = gpu_hours(captions * len(settings.llms), FORWARD, weights, machine, EMBEDDING_SHARES)
     because.append(reason)
     numbers = sum(encoder.dimensions for encoder in settings.others if encoder.kind == "endpoint")
-    numbers += sum(int(width.value) * members[name] for name in settings.llms)
-    because.append(f"{width.value * widest:.0f} numbers of {HALF_BYTES} bytes a caption: {width.origin}")
+    numbers += int(width.value) * len(settings.llms)
+    because.append(f"{width.value:.0f} numbers of {HALF_BYTES} bytes a caption: {width.origin}")
     if any(encoder.kind == "sentence_transformers" for encoder in settings.others):
         because.append("sentence encoders are not included: their width is known once they are fetched")
-    merged_weights = weights.value * widest**2 if weights else None
     endpoints = [encoder for encoder in settings.others if encoder.kind == "endpoint"]
     return Estimate(
         rows=captions,
@@ -59,7 +54,12 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
         cpu_hours=None,
         bounds=[hours],
         memory_bytes=_memory(
-            captions, images, params, width.value * widest, merged_weights, max(1, machine.gpus)
+            captions,
+            images,
+            params,
+            width.value,
+            weights.value if weights else None,
+            max(1, machine.gpus),
         ),
         because=because,
         cautions=["one machine: one process for each GPU, or several on its cores, each with the whole LLM"],

@@ -26,8 +26,7 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
     side, width = _side(params, inputs), llm_width(params, inputs)
     settings = params.train_clip
     captions = len(settings.caption_mix) * count
-    numbers = width.value * params.tune_llm.members
-    vectors = captions * numbers * HALF_BYTES
+    vectors = captions * width.value * HALF_BYTES
     steps = sorted({arm.steps for arm in settings.arms})
     epochs = [f"{step_count * settings.batch_size / max(count, 1):.1f}" for step_count in steps]
     because = [
@@ -37,7 +36,7 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
         f"decoded once to {side.value:.0f} x {side.value:.0f} pixels of {CHANNELS} bytes: {side.origin}",
         f"memory: {BASE_BYTES / 1e9:g} GB and {CAPTION_BYTES.value:g} bytes for each of "
         f"{len(settings.caption_mix)} captions an image: {CAPTION_BYTES.origin}",
-        f"their embeddings by the tuned LLM are {vectors / 1e9:,.1f} GB: {numbers:.0f} numbers of "
+        f"their embeddings by the tuned LLM are {vectors / 1e9:,.1f} GB: {width.value:.0f} numbers of "
         f"{HALF_BYTES} bytes each: {width.origin}",
     ]
     return Estimate(

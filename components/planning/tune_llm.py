@@ -16,7 +16,7 @@ FLOAT_BYTES = 4
 OF_ADAM = 4  # weight, gradient and two moments, if all weights are trained
 CAPTION_BYTES = Figure(160.0, "`python -m bench.text_side`, 12 words each")
 FORWARD = 2  # operations a token and weight; gradients of activations and of weights cost as much each
-OF_PHASE = re.compile(r"tune_llm(?:_member\d+)?_phase(\d+)")
+OF_PHASE = re.compile(r"tune_llm_phase(\d+)")
 AUTHORS = (
     "the authors: one to two days on 8 A100 for CC3M, with Llama-3-8B, 10,000 steps of 512 and E5's longer "
     "texts (microsoft/LLM2CLIP, issue 22)"
@@ -29,13 +29,12 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
     planned = planned_images(params, measured)
     images = planned.images_of({"train"})
     all_captions = planned.captions_with(params.recaption.captioners)
-    member_captions = sum(phase.steps * _captions_of_step(phase) for phase in settings.phases)
-    captions = settings.members * member_captions + _masked_captions(settings)
+    captions = sum(phase.steps * _captions_of_step(phase) for phase in settings.phases)
+    captions += _masked_captions(settings)
     weights = llm_weights(params, measured.layout.inputs(params.download.inputs), machine)
     pairs = sum(phase.steps * phase.batch_size for phase in settings.phases)
-    each = f"each of {settings.members} members sees " if settings.members > 1 else ""
     because = [
-        f"{each}{pairs:,.0f} pairs in {len(settings.phases)} phases are {pairs / max(images, 1):.1f} epochs "
+        f"{pairs:,.0f} pairs in {len(settings.phases)} phases are {pairs / max(images, 1):.1f} epochs "
         f"of {images:,.0f} train images, as download keeps; audit may drop some; text-only rows are extra",
         f"{captions:,.0f} captions go through the LLM, each at the cost of {passes(settings)} forward passes",
     ]
@@ -63,16 +62,13 @@ def plan(params: Params, machine: Machine, measured: PastThroughput) -> Estimate
     )
     # of a weight: with LoRA they are float32 when saved, on the CPU
     bytes_per_weight = FLOAT_BYTES * (OF_ADAM if settings.method == "full" else 1)
-    if settings.members > 1:  # merging holds all members and the merged model
-        bytes_per_weight = max(bytes_per_weight, FLOAT_BYTES * (settings.members + settings.members**2))
     caption_memory = all_captions * CAPTION_BYTES.value
     return Estimate(
         rows=captions,
         unit="captions",
         requests=0,
         bytes_in=Figure(0, "only captions, from this disk"),
-        # at most: merged matrices hold zeros between members, embeddings do not
-        bytes_out=Figure(weights.value * FLOAT_BYTES * settings.members**2 if weights else 0, "to this disk"),
+        bytes_out=Figure(weights.value * FLOAT_BYTES if weights else 0, "to this disk"),
         cpu_hours=None,
         bounds=[hours],
         memory_bytes=weights.value * bytes_per_weight + reader_processes * caption_memory

@@ -134,9 +134,6 @@ class TuneLlm(Section):
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     mntp: Mntp | None = None
     phases: list[Phase] = Field(min_length=1)
-    members: Positive = (
-        1  # ensemble size: models tuned with different draws, merged into one model that many times as wide
-    )
     caption_retrieval: list[CaptionRetrieval] = Field(min_length=1)
     # steps between measurements for the history; null: only at the end
     caption_retrieval_steps: Positive | None = None
@@ -164,10 +161,4 @@ class TuneLlm(Section):
     def _lora_is_given(self) -> TuneLlm:
         if self.method == "lora" and self.lora is None:
             raise ValueError("method is lora and lora is null; expected rank, alpha, dropout and targets")
-        return self
-
-    @model_validator(mode="after")
-    def _members_are_whole(self) -> TuneLlm:
-        if self.members > 1 and (self.method == "lora" or self.mntp):
-            raise ValueError(f"members is {self.members}; expected 1 with method lora or with mntp")
         return self

@@ -1,4 +1,4 @@
-"""Tune the LLM in this process: load, train each phase, merge members."""
+"""Tune the LLM in this process: load, train each phase."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from components.errors import ConfigurationError
-from components.ml.distributed import shard, without_process_group, world_size
+from components.ml.distributed import shard, world_size
 from components.ml.text.attention import attention_that_learns
 from components.ml.text.encoder import TextEncoder, load_text_encoder
-from components.ml.text.ensemble import check_joinable, joined
 from components.ml.text.frozen_weights import frozen_in_bf16
 from components.running.costs import Spent, together
 from components.running.model_weights import is_stored_in_bf16
@@ -76,48 +75,14 @@ def load_base(data: TrainingData, device: str) -> TextEncoder:
         raise ConfigurationError(f"tune_llm.encoding and base_models.llm do not fit: {error}") from None
 
 
-def tuned_members(data: TrainingData, encoder: TextEncoder, env: Environment) -> Iterator[Trained]:
-    """Tune a base model phase by phase, once for each member; resume where a run stopped.
-
-    Members are independent. Where the training processes can share them equally, each process tunes its own
-    members, and their weights equal those of a single process to the bit.
+def tune(data: TrainingData, encoder: TextEncoder, env: Environment) -> Trained:
+    """Tune a base model phase by phase; resume where a run stopped.
 
     Args:
         data: Training data.
-        encoder: The base model; changed in place, it becomes the first member.
+        encoder: The base model; changed in place.
         env: Where training runs.
-
-    Yields:
-        Each member of this process when it is tuned.
-
-    Raises:
-        ConfigurationError: params ask for several members, and such models cannot be merged.
     """
-    members = data.params.tune_llm.members
-    if members > 1:
-        try:
-            check_joinable(encoder.model)
-        except ValueError as error:
-            raise ConfigurationError(f"tune_llm.members is {members}: {error}") from None
-    is_divided = members % world_size() == 0 and env.training_layout == "replicated"
-    with without_process_group() if is_divided else nullcontext((1, 0)) as (step, first):
-        for number in range(first, members, step):
-            model = encoder if number == first else load_base(data, env.device)
-            yield _tune_member(data, model, env, number)
-
-
-def join(members: list[Trained]) -> Trained:
-    """Return the only member, or all of them merged (`ml.text.ensemble`), on the CPU."""
-    first = members[0]
-    if len(members) == 1:
-        return first
-    model = joined([member.encoder.model for member in members])
-    histories = [history for member in members for history in member.histories]
-    spent = together(member.spent for member in members)
-    return Trained(replace(first.encoder, model=model), None, histories, [], spent)
-
-
-def _tune_member(data: TrainingData, encoder: TextEncoder, env: Environment, member: int) -> Trained:
     params = data.params
     settings, work = params.tune_llm, data.layout.work(STAGE)
     masking: History = []
@@ -134,30 +99,27 @@ def _tune_member(data: TrainingData, encoder: TextEncoder, env: Environment, mem
             merged = lora_tensors(adapter)
             encoder.model = adapter.merge_and_unload()
     with opened(encoder, settings, env.training_layout, params.seed) as adapter:
-        histories, spent = _train_phases(data, encoder, member)
+        histories, spent = _train_phases(data, encoder)
     encoder.model.zero_grad(set_to_none=True)  # gradients of the last step take as much memory as the weights
     lora = LoraAdapter(adapter, merged) if adapter is not None else None
     return Trained(encoder, lora, histories, masking, together([masking_spent, *spent]))
 
 
-def _train_phases(data: TrainingData, encoder: TextEncoder, member: int) -> tuple[list[History], list[Spent]]:
+def _train_phases(data: TrainingData, encoder: TextEncoder) -> tuple[list[History], list[Spent]]:
     """Train the phases; return their histories, and the seconds of training and mining."""
     settings, work = data.params.tune_llm, data.layout.work(STAGE)
-    name = f"{STAGE}_member{member + 1}" if member else STAGE
-    draws = data.draws_of(member) if member else data.draws
     histories, spent = [], []
-    for number, (phase, pairs) in enumerate(zip(settings.phases, draws, strict=True), start=1):
+    for number, (phase, pairs) in enumerate(zip(settings.phases, data.draws, strict=True), start=1):
         identity = {
             **data.decided_by,
-            **({"member": member} if member else {}),
             "phases": [earlier.model_dump() for earlier in settings.phases[:number]],
             "measured": _measurement_identity(settings),
         }
-        seed = data.seed_of(member, number)
+        seed = data.seed_of(number)
         pairs.near, mining_spent = mined(
             encoder, data.train_rows, pairs, settings.precision, seed, work, identity
         )
-        run = phase_run(encoder, settings, phase, pairs, f"{name}_phase{number}", seed)
+        run = phase_run(encoder, settings, phase, pairs, f"{STAGE}_phase{number}", seed)
         run = replace(
             run,
             measure=partial(_measure, encoder, settings, data.validation_rows),

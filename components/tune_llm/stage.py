@@ -4,8 +4,7 @@ Reads:
     artifacts/base_models/llm/, artifacts/download/texts/, artifacts/recaption/captions/,
     artifacts/audit/kept/ and verdict.json.
 Writes:
-    artifacts/tune_llm/llm/ (merged), adapter/ (PEFT, for LoRA), encoding.json, history.csv (the
-    phases of all members, one after the other);
+    artifacts/tune_llm/llm/ (merged), adapter/ (PEFT, for LoRA), encoding.json, history.csv;
     metrics/tune_llm.json.
 """
 
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import GateError
-from components.ml.text.encoder import TextEncoder
 from components.running.costs import tell_spent
 from components.running.output import output, write_metrics
 from components.running.ranks import train_apart
@@ -29,7 +27,7 @@ from components.storage.layout import Layout
 from components.tune_llm.caption_retrieval import llm_figures, tfidf_recalls
 from components.tune_llm.caption_rows import CaptionTexts
 from components.tune_llm.pairs import PairDraws
-from components.tune_llm.phases import STAGE, History, Trained, join, load_base, tuned_members
+from components.tune_llm.phases import STAGE, History, load_base, tune
 from components.tune_llm.saving import load_tuned, save_tuned, trained_share
 from components.tune_llm.training_data import TrainingData
 
@@ -46,9 +44,8 @@ def run(params: Params, env: Environment) -> None:
     encoder = load_base(data, env.device)
     base_precision, spread = encoder.precision, {}
     recalls["base"], spread["base"] = llm_figures(encoder, tasks, validation_rows)
-    members, member_recalls = _members(data, encoder, env)
-    weight_counts = trained_share(encoder)  # of one member
-    trained, draws = join(members), data.draws * len(members)
+    trained = tune(data, encoder, env)
+    weight_counts = trained_share(encoder)
     tell_spent(layout.work(STAGE), {"tuned": trained.spent})
     with output(layout, STAGE) as out:
         texts = CaptionTexts(validation_rows, validation_rows.columns)
@@ -70,8 +67,7 @@ def run(params: Params, env: Environment) -> None:
             "spread": _by_task(spread),
             "loads_in_sentence_transformers": (out.folder / "llm" / "modules.json").is_file(),
             "mntp": _losses(trained.masking),
-            "members": member_recalls,
-            "phases": [_figures(*phase) for phase in zip(trained.histories, draws, strict=True)],
+            "phases": [_figures(*phase) for phase in zip(trained.histories, data.draws, strict=True)],
         }
         _check_gain(settings, recalls, metrics, layout.work(STAGE) / "failed.json")
     write_metrics(layout, STAGE, metrics)
@@ -80,24 +76,7 @@ def run(params: Params, env: Environment) -> None:
 def train(params: Params, env: Environment) -> None:
     """Train as one of several processes; the result is the checkpoint of the last step (`running.ranks`)."""
     data = TrainingData(params, Layout(env.work_store))
-    for _ in tuned_members(data, load_base(data, env.device), env):
-        pass
-
-
-def _members(
-    data: TrainingData, encoder: TextEncoder, env: Environment
-) -> tuple[list[Trained], list[dict[str, float]]]:
-    """Tune all members; return them and, if there are several, the recalls of each."""
-    settings = data.params.tune_llm
-    members, member_recalls = [], []
-    for member in tuned_members(data, encoder, env):
-        members.append(member)
-        if settings.members > 1:
-            member_recalls.append(
-                llm_figures(member.encoder, settings.caption_retrieval, data.validation_rows)[0]
-            )
-            member.encoder.model.cpu()  # frees the GPU while the next one is tuned
-    return members, member_recalls
+    tune(data, load_base(data, env.device), env)
 
 
 def _by_task(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -16,10 +16,8 @@ from components.storage.manifest import folder_key
 from components.tune_llm.caption_rows import data_key, read_caption_rows
 from components.tune_llm.pairs import PairDraws
 
-MEMBER_STRIDE = 100_003  # between the seeds of two members
 NOT_TRAINING = {
     "phases",
-    "members",
     "mntp",
     "caption_retrieval",
     "caption_retrieval_steps",
@@ -35,7 +33,7 @@ class TrainingData:
         rows: Row counts.
         train_rows: Captions to train on.
         validation_rows: Captions to measure on.
-        draws: The batches of each phase, of the first member.
+        draws: The batches of each phase.
 
     Args:
         params: Of the run.
@@ -46,17 +44,13 @@ class TrainingData:
         self.params, self.layout, self.rows = params, layout, Rows()
         self.train_rows = read_caption_rows(layout, "train", self.rows)
         self.validation_rows = read_caption_rows(layout, "validation", Rows())
-        self.draws = self.draws_of(0)
+        phases = enumerate(params.tune_llm.phases, start=1)
+        self.draws = [PairDraws(self.train_rows, phase, self.seed_of(number)) for number, phase in phases]
         self._count()
 
-    def draws_of(self, member: int) -> list[PairDraws]:
-        """Return the batches of each phase of a member."""
-        phases = enumerate(self.params.tune_llm.phases, start=1)
-        return [PairDraws(self.train_rows, phase, self.seed_of(member, number)) for number, phase in phases]
-
-    def seed_of(self, member: int, number: int) -> int:
-        """Return the seed of a member's phase, numbered from 1."""
-        return self.params.seed + number + member * MEMBER_STRIDE
+    def seed_of(self, number: int) -> int:
+        """Return the seed of a phase, numbered from 1."""
+        return self.params.seed + number
 
     def _count(self) -> None:
         is_used = np.zeros(len(self.train_rows), bool)

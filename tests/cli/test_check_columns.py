@@ -64,7 +64,6 @@ def mistype(tree: Tree) -> None:
 
 def test_all_that_is_read_and_not_written_is_told_at_once(smoke: Params) -> None:
     tree = smoke.model_dump()
-    tree["tune_llm"]["members"] = 1
     mistype(tree)
     scenes = "alt, dense, dense_de, short, short_de"
     images = "alt, dense, dense_de, short, short_de, tiny_dense, tiny_short"

@@ -489,31 +489,6 @@ def test_embed_captions_counts_bytes_and_hours(mine: Params, measured: PastThrou
     assert of_embed_captions.plan(bulk, MACHINE, measured).bytes_out.origin == "to s3://bucket/prefix"
 
 
-def test_members_multiply_pairs_widths_and_weights(mine: Params, measured: PastThroughput) -> None:
-    machine = replace(MACHINE, gpu_flops=1e12, llm_weights=1e6)
-    tuning = mine.tune_llm.model_copy(update={"method": "full", "lora": None, "mntp": None})
-    hub = HubModel(kind="hub", id="some/llm", revision="0" * 40)
-    one = mine.model_copy(
-        update={"tune_llm": tuning, "base_models": mine.base_models.model_copy(update={"llm": hub})}
-    )
-    three = one.model_copy(update={"tune_llm": tuning.model_copy(update={"members": 3})})
-    stages = (of_tune_llm, of_embed_captions, of_train_clip)
-    before, after = ([stage.plan(params, machine, measured) for stage in stages] for params in (one, three))
-    assert after[0].rows == 3 * before[0].rows
-    assert after[0].binding and before[0].binding
-    assert after[0].binding.hours == pytest.approx(3 * before[0].binding.hours)
-    assert after[0].memory_bytes and before[0].memory_bytes
-    # 16 bytes a weight while one learns; 4 for each of three and of the nine times as large one
-    assert after[0].memory_bytes - before[0].memory_bytes == pytest.approx((4 * (3 + 9) - 16) * 1e6)
-    assert after[0].because[0].startswith("each of 3 members sees ")
-    assert one.embed_captions.llms == ["tuned"]
-    assert after[1].bytes_out.value == pytest.approx(before[1].rows * (3 * 4096 * 2 + 40))
-    assert after[1].binding and before[1].binding
-    assert after[1].binding.hours == pytest.approx(9 * before[1].binding.hours)
-    assert any("12288 numbers of 2 bytes a caption" in reason for reason in after[1].because)
-    assert any("49.2 GB: 12288 numbers" in reason for reason in after[2].because)
-
-
 def test_embed_captions_takes_the_rate_of_its_own_run(mine: Params, measured: PastThroughput) -> None:
     names = mine.embed_captions.names
     title = f"embed_captions by {', '.join(names)}"

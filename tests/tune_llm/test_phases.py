@@ -20,7 +20,7 @@ from components.settings.tune_llm import Mntp
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
 from components.tune_llm import caption_retrieval, phases, stage, tuning
-from components.tune_llm.phases import held_precision, load_base, opened, tuned_members
+from components.tune_llm.phases import held_precision, load_base, opened, tune
 from components.tune_llm.training_data import TrainingData
 from tests.captioned import store_llm
 from tests.language_models import write_gemma3
@@ -44,7 +44,7 @@ def test_what_masked_prediction_taught_stays(layout: Layout, smoke: Params, env:
     material = TrainingData(smoke.model_copy(update={"tune_llm": own.model_copy(update=update)}), layout)
     encoder = load_base(material, "cpu")
     base = encode(encoder, TEXTS, 512)
-    (trained,) = tuned_members(material, encoder, env)
+    trained = tune(material, encoder, env)
     trained.encoder.model.eval()
     assert not torch.allclose(encode(trained.encoder, TEXTS, 512), base, atol=1e-3)
 

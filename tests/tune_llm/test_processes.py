@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from components.errors import ConfigurationError, DataError, InfrastructureError, Stopped
 from components.running.ranks import train_apart
 from components.settings.environment import Environment
-from components.settings.tune_llm import Lora, MinedNegatives
+from components.settings.tune_llm import Lora
 from components.storage.atomic import read_json
 from components.storage.layout import Layout
 from components.tune_llm.stage import run
@@ -63,7 +63,6 @@ HALF: dict[str, Any] = {**LORA, "gradient_cache": True, "precision": "bf16"}
         ("replicated", FULL),
         pytest.param("replicated", LORA, marks=pytest.mark.slow),
         pytest.param("sharded", FULL, marks=pytest.mark.slow),
-        pytest.param("sharded", {**FULL, "members": 2}, marks=pytest.mark.slow),
         pytest.param("sharded", LORA, marks=pytest.mark.slow),
         pytest.param("sharded", HALF, marks=pytest.mark.slow),
         pytest.param("replicated", HALF, marks=pytest.mark.slow),
@@ -81,7 +80,7 @@ def test_two_processes_train_what_one_does(
         store_llm(layout, torch.bfloat16)
     params = change_params(**changes, chunks=2, caption_retrieval_steps=6)
     run(params, env)
-    last = CHECKPOINTS if params.tune_llm.members == 1 else CHECKPOINTS.replace("phase2", "member2_phase2")
+    last = CHECKPOINTS
     alone = load_file(layout.work("tune_llm") / last / "tensors.safetensors")
     history = read_json(layout.work("tune_llm") / last / "state.json")["history"]
     metrics = read_json(layout.metrics("tune_llm"))
@@ -102,32 +101,6 @@ def test_two_processes_train_what_one_does(
         assert one.keys() == other.keys()
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-2 if changes == HALF else 1e-4)
     assert read_json(layout.metrics("tune_llm"))["rows_out"] == metrics["rows_out"]
-
-
-def test_members_are_dealt_out_to_the_processes_and_equal_to_the_bit(
-    layout: Layout, env: Environment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mined = MinedNegatives(per_pair=1, kept=4, pool_rows=64, max_share_of_positive=0.95)
-    change_params(
-        method="full",
-        lora=None,
-        members=2,
-        precision="auto",  # the stage would not go on from processes to which it meant another
-        phases=lambda phases: [  # 15 pairs cannot be shared by two
-            phase.model_copy(update={"batch_size": 15, "mined_negatives": mined}) for phase in phases
-        ],
-    )
-    command = [sys.executable, "-m", "components", "tune_llm"]
-    weights = []
-    for processes in ("1", "2"):
-        told(monkeypatch, env.model_copy(update={"work_store": Path(f"of_{processes}")}))
-        monkeypatch.setenv("LLM2CLIP_TRAINING_PROCESSES", processes)
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, ended.stderr
-        weights.append((layout.artifact("tune_llm") / "llm" / "model.safetensors").read_bytes())
-    assert weights[0] == weights[1]
-    first_resumed = ended.stderr.index("tune_llm_phase1: resumed at step 12 of 12")
-    assert "tune_llm_member2_phase2: checkpoint at step 12" in ended.stderr[:first_resumed]
 
 
 def test_a_process_that_dies_ends_the_other_and_the_next_run_goes_on(

@@ -108,9 +108,8 @@ def test_outputs_metrics_and_exact_resume(
     assert hashes(layout) == undisturbed
 
 
-@pytest.mark.parametrize("members", [1, 2])
 def test_the_seconds_of_all_parts_are_added_and_are_in_no_output(
-    layout: Layout, smoke: Params, env: Environment, monkeypatch: pytest.MonkeyPatch, members: int
+    layout: Layout, smoke: Params, env: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masking = Mntp(
         columns=["short"],
@@ -125,14 +124,13 @@ def test_the_seconds_of_all_parts_are_added_and_are_in_no_output(
     params = changed(
         smoke,
         method="full",
-        members=members,
-        mntp=masking if members == 1 else None,
+        mntp=masking,
         phases=[
             phase.model_copy(update={"steps": 1, "mined_negatives": mined})
             for phase, mined in zip(smoke.tune_llm.phases, negatives, strict=True)
         ],
     )
-    parts = 2 * members + (members == 1)  # phases, and masking
+    parts = 3  # two phases, and masking
 
     def told_and_made(spent: Spent, mining_seconds: int, store: str) -> tuple[Any, dict[str, str]]:
         def timed(run: TrainingRun, *others: Any) -> list[dict[str, float]]:
@@ -149,12 +147,12 @@ def test_the_seconds_of_all_parts_are_added_and_are_in_no_output(
 
     first, made = told_and_made(Spent(10.0, 1.0), 5, "a")
     assert first == {
-        "spent_seconds": {"tuned": 10.0 * parts + 5 * members},
+        "spent_seconds": {"tuned": 10.0 * parts + 5},
         "measuring_seconds": {"tuned": 1.0 * parts},
     }
     assert told_and_made(Spent(10.0, 1.0), 999, "a") == (first, made)  # negatives were there
     slower, made_slower = told_and_made(Spent(20.0), 50, "b")
-    assert slower["spent_seconds"] == {"tuned": 20.0 * parts + 50 * members}
+    assert slower["spent_seconds"] == {"tuned": 20.0 * parts + 50}
     assert made_slower == made
     assert told_and_made(Spent(is_known=False), 0, "a")[0]["spent_seconds"] == {"tuned": None}
 
@@ -412,52 +410,3 @@ def test_damage_and_a_model_that_does_not_fit_are_refused(
     path.write_text(json.dumps({**json.loads(path.read_text()), "rms_norm_eps": 0.5}))
     with pytest.raises(DataError, match="damaged"):
         run(smoke, env)
-
-
-@pytest.mark.parametrize("negatives", [None, MINED])
-def test_members_are_tuned_apart_and_joined(
-    layout: Layout,
-    smoke: Params,
-    env: Environment,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    negatives: MinedNegatives | None,
-) -> None:
-    phase = smoke.tune_llm.phases[0].model_copy(update={"steps": 3, "mined_negatives": negatives})
-    alone = changed(smoke, method="full", phases=[phase])
-    params = changed(smoke, method="full", phases=[phase], members=2)
-    run(alone, env)
-    folder, texts = layout.artifact("tune_llm"), ["a red circle", "ein blaues Quadrat ist links"]
-    encoding = read_json(folder / "encoding.json")
-    first = encode(load_text_encoder(folder / "llm", **encoding), texts, 512)
-    recall = read_json(layout.metrics("tune_llm"))["caption_retrieval"]
-    assert read_json(layout.metrics("tune_llm"))["members"] == []
-
-    stop_and_go_on(monkeypatch, caplog, params, env, "tune_llm_member2_phase1", 2)
-    resumed = hashes(layout)
-    run(params, Environment(work_store=Path("from_nothing")))
-    assert hashes(layout) == resumed
-    assert len(list(Path("from_nothing/tune_llm").glob("mined/*/*"))) == (2 if negatives else 0)
-
-    both = encode(load_text_encoder(folder / "llm", **encoding), texts, 512)
-    width = first.shape[1]
-    assert both.shape == (2, 2 * width)
-    cosine = torch.nn.functional.cosine_similarity
-    assert float(cosine(both[:, :width], first).min()) > 0.9999
-    assert float(cosine(both[:, width:], first).max()) < 0.9999  # by other draws
-    metrics = read_json(layout.metrics("tune_llm"))
-    assert metrics["members"][0] == {task: figures["tuned"] for task, figures in recall.items()}
-    assert len(metrics["members"]) == len(metrics["phases"]) == 2
-    assert metrics["loads_in_sentence_transformers"]
-
-
-def test_members_of_models_that_cannot_be_joined_are_refused(
-    layout: Layout, smoke: Params, env: Environment
-) -> None:
-    config = layout.artifact("base_models") / "llm" / "config.json"
-    write_json(config, {**read_json(config), "model_type": "mistral"})
-    write_manifest(layout.artifact("base_models"))
-    with pytest.raises(ConfigurationError, match="tune_llm.members is 2: models of type mistral cannot be"):
-        run(changed(smoke, method="full", members=2), env)
-    with pytest.raises(ValueError, match="members is 2; expected 1 with method lora or with mntp"):
-        TuneLlm.model_validate({**smoke.tune_llm.model_dump(), "members": 2})
