@@ -48,7 +48,7 @@ def test_edits_make_again_what_they_should(tmp_path: Path) -> None:
     project.run("dvc", "repro")
     first, made = outputs(project), results(project)
 
-    edit(project, "ml/contrastive.py", '"""', '"""Said in other words. ')
+    edit(project, "ml/losses/contrastive.py", '"""', '"""Said in other words. ')
     edit(project, "embed_captions/embedding.py", 'log.warning("earlier', 'log.warning("Earlier')
     for file in [*(project.folder / "components").rglob("*.py"), project.folder / "dvc.yaml"]:
         text = file.read_text("utf-8")
@@ -61,7 +61,7 @@ def test_edits_make_again_what_they_should(tmp_path: Path) -> None:
 
     edit(
         project,
-        "recaption/gates.py",
+        "recaption/filters/gates.py",
         "    if len(text) > gates",
         '    if "circle" in text:\n        return "too_long"\n    if len(text) > gates',
     )
@@ -75,7 +75,7 @@ def test_edits_make_again_what_they_should(tmp_path: Path) -> None:
     made = results(project)
     edit(
         project,
-        "ml/contrastive.py",
+        "ml/losses/contrastive.py",
         "- positives.flatten()).mean()) / 2",
         "- positives.flatten()).mean()) / 3",
     )
@@ -86,7 +86,7 @@ def test_edits_make_again_what_they_should(tmp_path: Path) -> None:
     assert not kinds & {"base_models/llm", "download/shards", "audit/fingerprints"}
 
     made, before = results(project), outputs(project)
-    edit(project, "ml/llm.py", "/ weights.sum(1)", "/ (1 + weights.sum(1))")
+    edit(project, "ml/text/encoder.py", "/ weights.sum(1)", "/ (1 + weights.sum(1))")
     project.run("dvc", "repro")
     after = outputs(project)
     assert after["embed_captions"] != before["embed_captions"]

@@ -65,12 +65,12 @@ class MadeLlm(Section):
 
     kind: Literal["made"]
     texts: list[TextSource] = Field(min_length=1)
-    vocabulary_size: Positive
-    layers: Positive
-    width: Positive
-    heads: Positive
-    feed_forward: Positive
-    max_tokens: Positive
+    vocabulary_size: Positive = 512
+    layers: Positive = 3
+    width: Positive = 128
+    heads: Positive = 4
+    feed_forward: Positive = 352
+    max_tokens: Positive = 192
     cooccurrence: Cooccurrence | None = None  # null: random
     training: Schedule  # a batch holds blocks of max_tokens tokens
 
@@ -85,18 +85,20 @@ class MadeClip(Section):
 
     kind: Literal["made"]
     texts: list[TextSource] = Field(min_length=1)  # for the vocabulary
-    vocabulary_size: Positive
-    image_size: Positive
-    stem_channels: list[Positive] = Field(min_length=1)  # one 3x3 stride-2 convolution each
+    vocabulary_size: Positive = 512
+    image_size: Positive = 64
+    stem_channels: list[Positive] = Field(
+        default_factory=lambda: [16, 32, 64, 128], min_length=1
+    )  # one 3x3 stride-2 convolution each
     pooling: Literal["class", "mean"] = (
         "class"  # of the vision tower: the class token, or the mean over its cells
     )
-    vision_layers: Positive
-    text_layers: Positive
-    width: Positive
-    heads: Positive
-    projection_dim: Positive
-    context_tokens: Positive
+    vision_layers: Positive = 2
+    text_layers: Positive = 2
+    width: Positive = 128
+    heads: Positive = 4
+    projection_dim: Positive = 128
+    context_tokens: Positive = 32
     scenes: Scenes | None = None  # training data; null: not trained
     caption_mix: dict[Literal["alt", "short", "dense", "short_de", "dense_de"], Weight] = Field(
         default_factory=dict
@@ -127,13 +129,13 @@ class MadeCaptioner(Section):
 
     kind: Literal["made"]
     scenes: Scenes
-    vocabulary_size: Positive
-    stem_channels: list[Positive] = Field(min_length=1)
-    layers: Positive
-    width: Positive
-    heads: Positive
-    max_tokens: Positive
-    attribute_loss_weight: Weight
+    vocabulary_size: Positive = 512
+    stem_channels: list[Positive] = Field(default_factory=lambda: [24, 48, 96, 128], min_length=1)
+    layers: Positive = 2
+    width: Positive = 128
+    heads: Positive = 4
+    max_tokens: Positive = 128
+    attribute_loss_weight: Weight = 1.0
     training: Schedule
 
     @model_validator(mode="after")

@@ -54,7 +54,7 @@ def fault_of(tmp_path: Path, text: str | bytes) -> str:
         ("data_root: null", "data_root: s3://bucket/x/", ["without a slash at its end"]),
         ("data_root: null", "data_root: s3://key:canary@bucket/x", ["params.yaml:7 holds", "secret"]),
         ("{train: 4000,", "{train: -1,", ["counts.train"]),
-        ("name: tiny\n", "name: ../x\n", ["recaption.captioners.0.name"]),
+        ("name: tiny,", "name: ../x,", ["recaption.captioners.0.name"]),
     ],
 )
 def test_faults_are_named(tmp_path: Path, before: str, after: str, expected: list[str]) -> None:
