@@ -25,7 +25,7 @@ from components.storage.atomic import read_json
 from components.storage.layout import PARAMS, STAGES
 from flows.connection import exit_code, server_in_use
 from flows.graph import between, upstream
-from flows.leash import die_with
+from flows.parent_death import die_with
 from flows.processes import Groups, GroupsStopped
 from flows.run import PipelineRun, child_environment
 from flows.verdict import Verdict, table

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-LEASH = Path(__file__).with_name("leash.py")
+PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 GRACE_SECONDS = 20.0  # Prefect kills a flow 30 seconds after it asked it to stop
 POLL_SECONDS = 0.1
 TICK_SECONDS = 1.0
@@ -30,7 +30,7 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a command in a process group of its own that gets SIGTERM when the calling thread ends."""
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), *command],
+        [sys.executable, "-I", "-S", str(PARENT_DEATH), str(os.getpid()), *command],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -81,7 +81,7 @@ def made(params: Params, env: Environment) -> dict[str, Any]:
     for stage in (download, recaption, audit):
         stage(params, env)
     listed = [
-        (one.place, one.bytes, one.sha256, one.rows) for one in read_manifest(Path("artifacts/download"))
+        (one.path, one.bytes, one.sha256, one.rows) for one in read_manifest(Path("artifacts/download"))
     ]
     pixels = decoded(
         Path("artifacts/download"),
@@ -225,9 +225,9 @@ def test_shards_made_on_this_machine_go_to_a_bucket_without_being_made_again(
         return {path.name: path.stat().st_ino for path in Path("artifacts").rglob("shards/*.parquet")}
 
     download(with_root(smoke, None), env)
-    made, here = ledgers(), [(one.place, one.sha256) for one in read_manifest(Path("artifacts/download"))]
+    made, here = ledgers(), [(one.path, one.sha256) for one in read_manifest(Path("artifacts/download"))]
     download(with_root(smoke, root), env)
-    assert [(one.place, one.sha256) for one in read_manifest(Path("artifacts/download"))] == here
+    assert [(one.path, one.sha256) for one in read_manifest(Path("artifacts/download"))] == here
     assert ledgers() == made
     assert len(made) == 4
     assert list(Path(".").rglob("*.tar")) == []

@@ -89,7 +89,7 @@ def test_no_damaged_shard_is_read(params: Params, what: str) -> None:
 
 def repacked(path: Path, change: Callable[[tarfile.TarInfo], bool], *more: tuple[str, bytes]) -> None:
     """Write a shard anew without the members that `change` refuses, and list it as if it were right."""
-    rows = {entry.place: entry.rows for entry in shards_of(SHARDS.parent) if entry.rows}
+    rows = {entry.path: entry.rows for entry in shards_of(SHARDS.parent) if entry.rows}
     with tarfile.open(path) as old:
         members = [(member, old.extractfile(member)) for member in old.getmembers()]
         contents = [(member.name, file.read()) for member, file in members if file and change(member)]
@@ -123,7 +123,7 @@ def test_what_a_manifest_vouches_for_is_looked_at_too(params: Params) -> None:
 
 
 def test_two_shards_of_the_same_images_stop_the_audit(params: Params, env: Environment) -> None:
-    rows = {entry.place: entry.rows for entry in shards_of(SHARDS.parent) if entry.rows}
+    rows = {entry.path: entry.rows for entry in shards_of(SHARDS.parent) if entry.rows}
     shutil.copy(SHARDS / "00002.tar", SHARDS / "00001.tar")
     write_manifest(SHARDS.parent, rows)
     recaption(params, env)

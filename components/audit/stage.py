@@ -78,7 +78,7 @@ def run(params: Params, env: Environment) -> None:
     captions = _captions(layout, files, images, limits.samples, processes)
     score_table = read_scored(layout.artifact("recaption"), images)
     host_stats = read_attempts(
-        [(download / entry.place).with_suffix(".parquet") for entry in shards], limits.samples
+        [(download / entry.path).with_suffix(".parquet") for entry in shards], limits.samples
     )
     curator = Curator(images, duplicates.leaked if limits.drop_leaked else {})
     curator.curate(limits.curation, score_table, layout, inputs)

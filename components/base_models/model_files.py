@@ -39,41 +39,41 @@ def is_taken(name: str) -> bool:
     return path.suffix == WEIGHTS or any(path.match(word) for word in WORDS)
 
 
-def modules_in(text: bytes | None, place: str) -> list[Module]:
+def modules_in(text: bytes | None, location: str) -> list[Module]:
     """Return the modules that a `modules.json` lists.
 
     Args:
         text: Content of the file; None if there is none.
-        place: Location of the model, for messages.
+        location: Location of the model, for messages.
 
     Raises:
         ConfigurationError: the file is missing or damaged, or names a class outside sentence-transformers.
     """
     expected = "expected a model in sentence-transformers layout"
     if text is None:
-        raise ConfigurationError(f"{place} has no {MODULES}; {expected}")
+        raise ConfigurationError(f"{location} has no {MODULES}; {expected}")
     try:
         entries = [(str(entry["type"]), str(entry["path"])) for entry in json.loads(text)]
     except (ValueError, KeyError, TypeError):
-        raise ConfigurationError(f"{place}: {MODULES} is damaged; {expected}; fetch it again") from None
+        raise ConfigurationError(f"{location}: {MODULES} is damaged; {expected}; fetch it again") from None
     for kind, folder in entries:
         if not (MODULE.fullmatch(kind) and MODULE_FOLDER.fullmatch(folder)):
             raise ConfigurationError(
-                f"{place}: {MODULES} names {kind[:80]} in {folder[:80]!r}; expected Transformer, Pooling, "
+                f"{location}: {MODULES} names {kind[:80]} in {folder[:80]!r}; expected Transformer, Pooling, "
                 "Normalize or Dense of sentence_transformers, each at the top or one folder below"
             )
     modules = [Module(kind.rpartition(".")[2], folder) for kind, folder in entries]
     if [module.folder for module in modules if module.type == "Transformer"] != [""]:
-        raise ConfigurationError(f"{place}: {MODULES} names no Transformer at the top; {expected}")
+        raise ConfigurationError(f"{location}: {MODULES} names no Transformer at the top; {expected}")
     return modules
 
 
-def model_files(source: Path, place: str, role: str, *, with_modules: bool) -> list[Path]:
+def model_files(source: Path, location: str, role: str, *, with_modules: bool) -> list[Path]:
     """Return the files of a model folder to copy, and check that none is missing.
 
     Args:
         source: Folder of the model.
-        place: Name of the model in messages.
+        location: Name of the model in messages.
         role: See `check_model_files`.
         with_modules: The model has sentence-transformers layout: include the folders of its modules.
 
@@ -82,14 +82,14 @@ def model_files(source: Path, place: str, role: str, *, with_modules: bool) -> l
     """
     if not source.is_dir():
         raise ConfigurationError(f"model folder {source} not found; expected one in Hugging Face layout")
-    check_folder_files(source, place, role)
+    check_folder_files(source, location, role)
     paths = sorted(path for path in source.iterdir() if path.is_file() and is_taken(path.name))
     weights = {path.name for path in paths if path.suffix == WEIGHTS}
     index = source / INDEX
-    listed = listed_weights(place, index.read_bytes() if index.is_file() else None)
+    listed = listed_weights(location, index.read_bytes() if index.is_file() else None)
     if weights_used := _weights_used(source, weights, listed):
         paths = [path for path in paths if path.suffix != WEIGHTS or path.name in weights_used]
-    return [*paths, *_files_of_modules(source, place)] if with_modules else paths
+    return [*paths, *_files_of_modules(source, location)] if with_modules else paths
 
 
 def _weights_used(source: Path, weights: set[str], listed: set[str]) -> set[str]:

@@ -22,9 +22,9 @@ from components.storage.buckets.bucket import open_bucket
 def absent_buckets(params: Params) -> Iterator[Problem]:
     """Yield sources whose bucket does not exist."""
     for index, source in enumerate(params.download.sources):
-        if is_far(source) and source.place.startswith("s3://"):
+        if is_far(source) and source.location.startswith("s3://"):
             try:
-                open_bucket(source.place)
+                open_bucket(source.location)
             except ConfigurationError as error:
                 yield Problem(("download", "sources", index, "path"), str(error))
 

@@ -64,9 +64,7 @@ def _earlier_captions(params: Params, inputs: Path) -> Iterator[Problem]:
         return
     folder = inputs / near.embeddings
     try:
-        paths = [
-            PurePosixPath(entry.place).parts for entry in listed_files(folder.parent) if entry.is_vectors
-        ]
+        paths = [PurePosixPath(entry.path).parts for entry in listed_files(folder.parent) if entry.is_vectors]
     except (DataError, OSError, ValueError):
         yield Problem(
             (*location, "embeddings"),

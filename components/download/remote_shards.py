@@ -92,12 +92,12 @@ class Wanted:
             self._rows += len(shard_contents(self.source, shard).samples)
         except DataError as error:
             problem = str(error).removeprefix(f"{shard} ")
-            raise DataError(f"{self.source.place}/{path.name} came and {problem}") from None
+            raise DataError(f"{self.source.location}/{path.name} came and {problem}") from None
         self._progress.advance()
 
 
 def _copy_shards(source: Shards, folder: Path, fetch: Fetch, work: Path) -> None:
-    bucket = open_bucket(source.place) if source.place.startswith("s3://") else None
+    bucket = open_bucket(source.location) if source.location.startswith("s3://") else None
     names = _names(source, bucket)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in {path.name for path in folder.iterdir()} - set(names):
@@ -116,7 +116,7 @@ def _copy_shards(source: Shards, folder: Path, fetch: Fetch, work: Path) -> None
 
 def _names(source: Shards, bucket: Bucket | None) -> list[str]:
     """Return the file names of a source's shards, sorted like the files of a folder."""
-    pattern = source.path.removeprefix(f"{source.place}/")
+    pattern = source.path.removeprefix(f"{source.location}/")
     if bucket is None or "*" not in pattern:
         return sorted(braceexpand(pattern))
     names = [name for name in bucket.names() if "/" not in name and fnmatchcase(name, pattern)]
@@ -134,7 +134,7 @@ async def _fetch_all(wanted: Wanted, fetch: Fetch) -> None:
 
 async def _fetch_next(wanted: Wanted, fetcher: Fetcher) -> None:
     for path in wanted.paths:
-        url = f"{wanted.source.place}/{path.name}"
+        url = f"{wanted.source.location}/{path.name}"
         with new_file(path) as part:
             try:
                 await fetcher.saved(url, part)

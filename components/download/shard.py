@@ -109,9 +109,9 @@ class DownloadShard:
             results = ShardFetcher(self.params, spool, reporter, self.deadly).all(self.rows, known)
             entries = [entry_of(row, result) for row, result in zip(self.rows, results, strict=True)]
             pairs = (
-                Pair(row.key, spool.get(result.place), row.captions[0].text, _metadata(row, entry))
+                Pair(row.key, spool.get(result.spooled), row.captions[0].text, _metadata(row, entry))
                 for row, result, entry in zip(self.rows, results, entries, strict=True)
-                if isinstance(row, Row) and result.place
+                if isinstance(row, Row) and result.spooled
             )
             write_shard(folder / f"{self.name}.tar", pairs)
         write_ledger(folder / f"{self.name}.parquet", entries)

@@ -20,7 +20,7 @@ from components.download.fetching import Fetcher
 from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS
 from components.download.pictures import Picture, jpeg_of, picture_of
 from components.download.refusal import UNEXPECTED, Refused
-from components.download.spool import Place, Spool
+from components.download.spool import Spool, SpoolRange
 from components.errors import PipelineError
 from components.running.jobs import ProgressReporter
 from components.settings.download import Download
@@ -48,7 +48,7 @@ class FetchResult:
     sha256: str | None = None  # of the fetched bytes; of the JPEG if the image was rendered
     original_bytes: int | None = None
     final_url: str | None = None
-    place: Place | None = None
+    spooled: SpoolRange | None = None
     width: int | None = None
     height: int | None = None
     original_width: int | None = None
@@ -162,7 +162,7 @@ class ShardFetcher:
         return replace(
             result,
             status=SUCCESS,
-            place=self._spool.put(picture.jpeg),
+            spooled=self._spool.put(picture.jpeg),
             width=picture.width,
             height=picture.height,
             original_width=picture.original_width,

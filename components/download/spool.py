@@ -11,7 +11,7 @@ from typing import Self
 
 
 @dataclass(frozen=True)
-class Place:
+class SpoolRange:
     """Offset and size of an image in the spool, in bytes."""
 
     offset: int
@@ -37,14 +37,14 @@ class Spool:
     ) -> None:
         self._file.close()
 
-    def put(self, data: bytes) -> Place:
-        """Write an image and return its place."""
-        place = Place(self._size, len(data))
+    def put(self, data: bytes) -> SpoolRange:
+        """Write an image and return where it lies."""
+        image_range = SpoolRange(self._size, len(data))
         self._file.write(data)
         self._size += len(data)
-        return place
+        return image_range
 
-    def get(self, place: Place) -> bytes:
+    def get(self, image_range: SpoolRange) -> bytes:
         """Read an image."""
         self._file.flush()
-        return os.pread(self._file.fileno(), place.size, place.offset)
+        return os.pread(self._file.fileno(), image_range.size, image_range.offset)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import TextFile
 from components.errors import ConfigurationError, DataError
-from components.running.costs import Spent, keep_spent, kept_spent, together
+from components.running.costs import Spent, keep_spent, load_spent, together
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import content_key, remove, write_json
 from components.storage.buckets.bucket import Bucket
@@ -38,7 +38,7 @@ log = logging.getLogger("llm2clip")
 
 
 @dataclass(frozen=True)
-class Known:
+class EarlierVectors:
     """Texts in an earlier cached result of the same encoder, column and shard.
 
     Attributes:
@@ -151,7 +151,7 @@ class Embedder:
         all_new = len(new_indices) == len(keys)
         keep_spent(folder, spent if all_new else together([known.spent, spent]))
 
-    def _known(self, file: TextFile) -> Known:
+    def _known(self, file: TextFile) -> EarlierVectors:
         """Return the texts of the latest intact earlier result of the same encoder, column and shard."""
         import torch
 
@@ -171,8 +171,8 @@ class Embedder:
             seen = read_table(path / TEXTS, SEEN_TEXTS)
             rows = {key: row for row, key in enumerate(seen["text_key"].to_pylist())}
             tokens, is_cut = seen["tokens"].to_pylist(), seen["is_cut"].to_pylist()
-            return Known(rows, vectors, tokens, is_cut, kept_spent(path))
-        return Known({}, torch.empty(0, dtype=torch.float16), [], [], Spent())
+            return EarlierVectors(rows, vectors, tokens, is_cut, load_spent(path))
+        return EarlierVectors({}, torch.empty(0, dtype=torch.float16), [], [], Spent())
 
     def _recheck(self, texts: list[str], vectors: Tensor) -> float | None:
         """Return the smallest cosine between stored vectors and those of their texts encoded one by one."""

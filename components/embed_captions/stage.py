@@ -25,10 +25,10 @@ from components.embed_captions.sources import (
     prompts_file,
     zero_shot_prompts,
 )
-from components.embed_captions.survey import Missing, check_room, survey, tell, tell_time
+from components.embed_captions.survey import Missing, check_room, log_expected_time, log_work, survey
 from components.planning.embed_captions import last_run
 from components.planning.past_throughput import PastThroughput
-from components.running.costs import SECONDS, Spent, kept_spent, tell_spent, together
+from components.running.costs import SECONDS, Spent, load_spent, store_spent, together
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
 from components.settings.embed_captions import EmbedCaptions
@@ -60,12 +60,12 @@ def run(params: Params, env: Environment) -> None:
             for file in files
         ]
     parts = parts_of(env, encoders, missing)
-    needed_bytes = tell(encoders, missing, parts, is_bulk=bool(params.download.data_root))
+    needed_bytes = log_work(encoders, missing, parts, is_bulk=bool(params.download.data_root))
     check_room(needed_bytes, (layout.work(STAGE), layout.artifact(STAGE)))
     can_sample = parts == 1 or env.device == "cpu"  # with several GPUs, only their own processes use them
-    tell_time(encoders, missing, last_run(PastThroughput(layout), settings.names), can_try=can_sample)
+    log_expected_time(encoders, missing, last_run(PastThroughput(layout), settings.names), can_try=can_sample)
     fill(parts, params, env, encoders, missing, prompts)
-    tell_spent(layout.work(STAGE), {name: together(_spent(results, name)) for name in settings.names})
+    store_spent(layout.work(STAGE), {name: together(_spent(results, name)) for name in settings.names})
     with output(layout, STAGE) as out:
         for folder, target in results:
             out.known += put_files(folder, out.folder, target.as_posix(), leave=(TEXTS, SECONDS))
@@ -75,7 +75,7 @@ def run(params: Params, env: Environment) -> None:
 
 def _spent(results: Sequence[tuple[Path, Path]], encoder: str) -> list[Spent]:
     """Return the seconds of each cached result of an encoder; parallel processes each count their own."""
-    return [kept_spent(folder) for folder, target in results if target.parts[0] == encoder]
+    return [load_spent(folder) for folder, target in results if target.parts[0] == encoder]
 
 
 def _figures(folder: Path, settings: EmbedCaptions) -> dict[str, Any]:

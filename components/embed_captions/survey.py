@@ -72,7 +72,7 @@ def survey(
         missing.add(shard, [file for file in files if not embedder.is_there(file)], embedder.seen)
 
 
-def tell_time(
+def log_expected_time(
     encoders: Sequence[Encoder], found: Sequence[Missing], earlier: PastRun | None, *, can_try: bool
 ) -> None:
     """Log the expected duration: from an earlier run, or by timing a sample where there is much to embed.
@@ -112,7 +112,7 @@ def _sampled_seconds(encoder: Encoder, missing: Missing) -> float:
     return spent / done * missing.new
 
 
-def tell(
+def log_work(
     encoders: Sequence[Encoder], found: Sequence[Missing], files_at_once: int, *, is_bulk: bool
 ) -> float:
     """Log the work of each encoder; return the most bytes that will be on this disk.

@@ -23,7 +23,7 @@ class Thumb:
 
 
 @dataclass(frozen=True)
-class Found:
+class RetrievedImages:
     """Images that one arm retrieved for a caption."""
 
     arm: str
@@ -38,7 +38,7 @@ class RetrievedCard:
 
     caption: Caption
     images: int  # number of images searched
-    rows: list[Found]
+    rows: list[RetrievedImages]
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def _retrieved_keys(
 
 def _gallery_row(
     findings: Findings, held_out: HeldOut, task: TaskCaptions, arm: str, number: int, thumbs: dict[str, str]
-) -> Found:
+) -> RetrievedImages:
     *keys, true_key = _retrieved_keys(findings, held_out, task, arm, number)
     retrieved = [Thumb(thumbs[key], key, key == true_key) for key in keys]
     missing = None if true_key in keys else Thumb(thumbs[true_key], true_key, True)
-    return Found(arm, int(findings.arms[arm].ranks[task.name][number]) + 1, retrieved, missing)
+    return RetrievedImages(arm, int(findings.arms[arm].ranks[task.name][number]) + 1, retrieved, missing)

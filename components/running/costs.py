@@ -67,13 +67,13 @@ def keep_spent(piece_folder: Path, spent: Spent) -> None:
     write_json(piece_folder / SECONDS, spent.tree())
 
 
-def kept_spent(piece_folder: Path) -> Spent:
+def load_spent(piece_folder: Path) -> Spent:
     """Return the seconds of a cached result; unknown if an earlier version made it."""
     path = piece_folder / SECONDS
     return Spent.of(read_json(path) if path.is_file() else None)
 
 
-def tell_spent(work: Path, spent: Mapping[str, Spent]) -> None:
+def store_spent(work: Path, spent: Mapping[str, Spent]) -> None:
     """Store the seconds of each result of a stage for `costs/<stage>.json`.
 
     Args:

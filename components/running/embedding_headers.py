@@ -84,5 +84,5 @@ def check_header(layout: Layout, name: str, params: EmbedCaptions, found: Embedd
 def _key(artifact: Path, below: str, *, verify: bool) -> str:
     if verify:
         return folder_key(artifact, below)
-    entries = [entry for entry in listed(artifact) if entry.place.startswith(below)]
-    return content_key([[entry.place, entry.sha256] for entry in entries])
+    entries = [entry for entry in listed(artifact) if entry.path.startswith(below)]
+    return content_key([[entry.path, entry.sha256] for entry in entries])

@@ -38,10 +38,10 @@ def known_gpus() -> int:
     return len(list(DRIVER.glob("*")))
 
 
-def gpu_of(place: int) -> str:
+def gpu_of(index: int) -> str:
     """Return the name of a GPU by its index among those that this process may use."""
     names = [name for name in os.environ.get(VISIBLE, "").split(",") if name]
-    return names[place] if names else str(place)
+    return names[index] if names else str(index)
 
 
 def use_only(gpu: str) -> None:

@@ -46,7 +46,7 @@ MERGE = (
 
 
 def check_model_files(
-    place: str,
+    location: str,
     names: Collection[str],
     read: Callable[[str], bytes | None],
     role: str,
@@ -54,7 +54,7 @@ def check_model_files(
     """Check by the file names at the top of a folder, bucket or repository that it holds a whole model.
 
     Args:
-        place: Name of the folder, bucket or repository in messages.
+        location: Name of the folder, bucket or repository in messages.
         names: File names.
         read: Returns the bytes of a small JSON file; None if it does not exist.
         role: Section of base_models: `llm`, `clip`, `vision_language` or `text_encoders`.
@@ -63,7 +63,7 @@ def check_model_files(
         ConfigurationError: it is an adapter, or weights, config or tokenizer are missing or of another kind.
     """
     if ADAPTER in names or any(name.startswith(ADAPTER_WEIGHTS) for name in names):
-        raise ConfigurationError(_adapter_message(place, names, read))
+        raise ConfigurationError(_adapter_message(location, names, read))
     weights = {name for name in names if name.endswith(WEIGHTS)}
     others = sorted(
         name for name in names if PurePosixPath(name).suffix in OTHERS and name != "training_args.bin"
@@ -71,42 +71,42 @@ def check_model_files(
     if others and not weights:
         kind = PurePosixPath(others[0]).suffix
         raise ConfigurationError(
-            f"{place} holds only {others[0]}, {OTHERS[kind]}, and no safetensors; expected *.safetensors: "
+            f"{location} holds only {others[0]}, {OTHERS[kind]}, and no safetensors; expected *.safetensors: "
             "convert it, or take another revision"
         )
     if not any(name in names for name in CONFIGS):
         raise ConfigurationError(
-            f"{place} has no config.json; expected a model in Hugging Face layout, or an EVA02 checkpoint "
+            f"{location} has no config.json; expected a model in Hugging Face layout, or an EVA02 checkpoint "
             "with the config of EVA-CLIP, open_clip or timm"
         )
     if not weights:
         raise ConfigurationError(
-            f"{place} holds no weights and no safetensors; expected *.safetensors: convert it, or take "
+            f"{location} holds no weights and no safetensors; expected *.safetensors: convert it, or take "
             "another revision"
         )
     config = _tree(read("config.json"))
     method = _quantisation(config)
     if method and role != VISION_LANGUAGE:  # a vision-language model is neither trained nor merged
         raise ConfigurationError(
-            f"{place} holds quantised weights ({method}); expected weights of 16 or 32 bits: take the model "
-            "before quantisation"
+            f"{location} holds quantised weights ({method}); expected weights of 16 or 32 bits: "
+            "take the model before quantisation"
         )
-    _check_parts(place, weights, listed_weights(place, read(INDEX)), is_named="model_type" in config)
+    _check_parts(location, weights, listed_weights(location, read(INDEX)), is_named="model_type" in config)
     # a vision tower needs no tokenizer
     if role != CLIP and not any(name in names for name in TOKENIZERS):
         raise ConfigurationError(
-            f"{place} has no tokenizer; expected one of {', '.join(TOKENIZERS)}: add the tokenizer "
+            f"{location} has no tokenizer; expected one of {', '.join(TOKENIZERS)}: add the tokenizer "
             "that the model was published with"
         )
 
 
-def check_folder_files(folder: Path, place: str, role: str) -> None:
+def check_folder_files(folder: Path, location: str, role: str) -> None:
     """Check that a folder holds a whole model; see `check_model_files`."""
 
     def read(name: str) -> bytes | None:
         return (folder / name).read_bytes() if (folder / name).is_file() else None
 
-    check_model_files(place, [path.name for path in folder.glob("*") if path.is_file()], read, role)
+    check_model_files(location, [path.name for path in folder.glob("*") if path.is_file()], read, role)
 
 
 def check_bucket_files(bucket: Bucket, role: str) -> None:
@@ -119,7 +119,7 @@ def check_bucket_files(bucket: Bucket, role: str) -> None:
     check_model_files(bucket.uri, [name for name in bucket.names() if "/" not in name], read, role)
 
 
-def listed_weights(place: str, index: bytes | None) -> set[str]:
+def listed_weights(location: str, index: bytes | None) -> set[str]:
     """Return the weight files that an index lists; none without an index.
 
     Raises:
@@ -131,7 +131,7 @@ def listed_weights(place: str, index: bytes | None) -> set[str]:
         return set(json.loads(index)["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigurationError(
-            f"{place}/{INDEX} is damaged; expected JSON with a weight_map: download it again"
+            f"{location}/{INDEX} is damaged; expected JSON with a weight_map: download it again"
         ) from None
 
 

@@ -209,7 +209,7 @@ class Shards(Members, Pinned):
         return "://" in self.path
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The address or folder of the shards."""
         return self.path.rpartition("/")[0]
 

@@ -129,7 +129,7 @@ def _csv_rows(path: Path, lines: Lines, columns: int) -> Iterator[Fields]:
 
 def _check_merged_rows(path: Path, fields: list[str], line: int, columns: int) -> None:
     for index, field in enumerate(fields):
-        if "\n" in field and looks_swallowed(fields, index, columns):
+        if "\n" in field and looks_merged(fields, index, columns):
             raise DataError(
                 f"{path}: the quoted field that begins in line {line} holds {field.count(chr(10))} further "
                 "lines that look like rows; close the quote, or write line breaks in captions as spaces"
@@ -213,7 +213,7 @@ class Lines:
         return data
 
 
-def looks_swallowed(fields: Sequence[str], place: int, columns: int) -> bool:
+def looks_merged(fields: Sequence[str], index_of_field: int, columns: int) -> bool:
     r"""Return whether a field of several lines is more likely merged rows than one caption.
 
     The field is split at its line breaks as if it had no quotes. Its first line then ends the row before it,
@@ -227,15 +227,15 @@ def looks_swallowed(fields: Sequence[str], place: int, columns: int) -> bool:
 
     Args:
         fields: One row as the csv module read it.
-        place: Index of the field in `fields`.
+        index_of_field: Index of the field in `fields`.
         columns: Number of columns of the table.
     """
-    lines = [line.split(",") for line in fields[place].split("\n")]
-    lines[0] = [*fields[:place], *lines[0]]
-    lines[-1] = [*lines[-1], *fields[place + 1 :]]
-    shapes = {index: _shape(value) for index, value in enumerate(fields) if index != place}
-    if len(lines[0]) == columns > 1 and ADDRESS in lines[0][place]:
-        shapes[place] = _shape(lines[0][place])
+    lines = [line.split(",") for line in fields[index_of_field].split("\n")]
+    lines[0] = [*fields[:index_of_field], *lines[0]]
+    lines[-1] = [*lines[-1], *fields[index_of_field + 1 :]]
+    shapes = {index: _shape(value) for index, value in enumerate(fields) if index != index_of_field}
+    if len(lines[0]) == columns > 1 and ADDRESS in lines[0][index_of_field]:
+        shapes[index_of_field] = _shape(lines[0][index_of_field])
     expected = {index: shape for index, shape in shapes.items() if not shape[0] and any(shape)}
     rows = sum(
         len(line) == columns and all(_shape(line[index]) == shape for index, shape in expected.items())

@@ -86,7 +86,7 @@ def _download_shards(piece_folder: Path, shards: list[Entry], root: Bucket | Non
     entries = read_manifest(piece_folder)
     with new_folder(piece_folder) as part:
         for shard in shards:
-            _download(shard, root, part / PurePosixPath(shard.place).name, piece_folder)
+            _download(shard, root, part / PurePosixPath(shard.path).name, piece_folder)
         for entry in entries:
             if not entry.is_remote:
                 link_or_copy(piece_folder / entry.uri, part / entry.uri)
@@ -166,7 +166,7 @@ def local_copy(folder: Path, entry: Entry, work: Path) -> Iterator[Path]:
         return
     (work / FETCHED).mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=work / FETCHED) as temporary:
-        path = Path(temporary) / PurePosixPath(entry.place).name
+        path = Path(temporary) / PurePosixPath(entry.path).name
         try:
             open_bucket(_root_of(entry), greet=False).download_file(object_name(entry), path, entry.sha256)
         except DataError as error:
@@ -180,7 +180,7 @@ def local_copy(folder: Path, entry: Entry, work: Path) -> Iterator[Path]:
 def object_name(entry: Entry) -> str:
     """Return a file's object name below a data root; it holds the sha256, so each content has its name."""
     if entry.is_vectors:
-        name = entry.place.removesuffix(VECTORS_SUFFIX).replace("/", ".")
+        name = entry.path.removesuffix(VECTORS_SUFFIX).replace("/", ".")
         return f"{EMBEDDINGS}/{name}-{entry.sha256}{VECTORS_SUFFIX}"
     return f"{SHARDS}/{entry.name}-{entry.sha256}{SHARD_SUFFIX}"
 

@@ -117,7 +117,7 @@ def read_embeddings(folder: Path, columns: Iterable[str], work: Path) -> Embeddi
     for column in sorted(set(columns)):
         column_entries = _vector_entries(folder, f"{column}/")
         if not column_entries:
-            paths = [PurePosixPath(entry.place).parts for entry in _vector_entries(folder)]
+            paths = [PurePosixPath(entry.path).parts for entry in _vector_entries(folder)]
             present = sorted({parts[1] for parts in paths if len(parts) > 2})
             raise DataError(
                 f"{folder} has no embeddings of column {column}, but of {', '.join(present) or 'none'}; "
@@ -149,8 +149,8 @@ def _concatenated(folder: Path, entries: list[Entry], schema: pa.Schema, work: P
         file_about, file_vectors, table = read_listed(folder.parent, entry, schema, _FIX, work)
         about = about or file_about
         if file_about != about:
-            first = entries[0].place
-            raise DataError(f"{folder}: {entry.place} was made by {file_about}, {first} by {about}; {_FIX}")
+            first = entries[0].path
+            raise DataError(f"{folder}: {entry.path} was made by {file_about}, {first} by {about}; {_FIX}")
         vectors.append(file_vectors.numpy())
         rows = pa.array(table["row"].to_numpy() + offset, pa.int64())
         tables.append(table.set_column(table.schema.get_field_index("row"), "row", rows))
@@ -161,7 +161,7 @@ def _concatenated(folder: Path, entries: list[Entry], schema: pa.Schema, work: P
 
 def lines_of(folder: Path, entry: Entry) -> Path:
     """Return the path of a vector file's table; the table is local even if the vectors are not."""
-    return (folder / entry.place).with_suffix(".parquet")
+    return (folder / entry.path).with_suffix(".parquet")
 
 
 def read_listed(

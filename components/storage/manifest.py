@@ -42,7 +42,7 @@ class Entry:
         return self.uri.startswith(REMOTE)
 
     @property
-    def place(self) -> str:
+    def path(self) -> str:
         """The path that the file has, or would have if it were local, below the folder."""
         if not self.is_remote:
             return self.uri
@@ -55,17 +55,17 @@ class Entry:
     @property
     def is_shard(self) -> bool:
         """Whether the file is a tar of image-caption pairs."""
-        return self.place.endswith(SHARD_SUFFIX)
+        return self.path.endswith(SHARD_SUFFIX)
 
     @property
     def is_vectors(self) -> bool:
         """Whether the file holds embeddings."""
-        return self.place.endswith(VECTORS_SUFFIX)
+        return self.path.endswith(VECTORS_SUFFIX)
 
     @property
     def name(self) -> str:
         """The file name without the suffix: `00000`."""
-        return PurePosixPath(self.place).stem
+        return PurePosixPath(self.path).stem
 
 
 def write_manifest(folder: Path, rows: dict[str, int] | None = None, known: Iterable[Entry] = ()) -> None:
@@ -73,28 +73,28 @@ def write_manifest(folder: Path, rows: dict[str, int] | None = None, known: Iter
 
     Args:
         folder: The folder.
-        rows: Row counts of some files, by `Entry.place`.
+        rows: Row counts of some files, by `Entry.path`.
         known: Entries of files that are in a bucket, or are local and already verified.
     """
     paths = dict(_files(folder))
-    by_place = {entry.place: entry for entry in known if entry.is_remote or entry.uri in paths}
+    by_path = {entry.path: entry for entry in known if entry.is_remote or entry.uri in paths}
     for name, path in paths.items():
-        if name not in by_place or by_place[name].bytes != path.stat().st_size:
-            by_place[name] = Entry(name, path.stat().st_size, sha256_of(path), None)
-    entries = sorted(by_place.values(), key=lambda entry: PurePosixPath(entry.place))
-    files = [asdict(replace(entry, rows=(rows or {}).get(entry.place, entry.rows))) for entry in entries]
+        if name not in by_path or by_path[name].bytes != path.stat().st_size:
+            by_path[name] = Entry(name, path.stat().st_size, sha256_of(path), None)
+    entries = sorted(by_path.values(), key=lambda entry: PurePosixPath(entry.path))
+    files = [asdict(replace(entry, rows=(rows or {}).get(entry.path, entry.rows))) for entry in entries]
     write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, "files": files})
 
 
 def read_manifest(folder: Path, below: str = "") -> list[Entry]:
-    """Read a manifest and verify every local file it lists whose place starts with `below`.
+    """Read a manifest and verify every local file it lists whose path starts with `below`.
 
     `storage.bulk` verifies remote files when they are read.
 
     Raises:
         DataError: the folder has no manifest, a file is missing or not listed, or a file differs.
     """
-    entries = [entry for entry in listed(folder) if entry.place.startswith(below)]
+    entries = [entry for entry in listed(folder) if entry.path.startswith(below)]
     local = [entry for entry in entries if not entry.is_remote]
     present = {name for name, _ in _files(folder) if name.startswith(below)}
     names = {entry.uri for entry in local}
@@ -136,7 +136,7 @@ def verify(folder: Path, entry: Entry) -> None:
 
 def folder_key(folder: Path, below: str = "") -> str:
     """Verify a folder by its manifest, and return one hash of its content."""
-    return content_key([[entry.place, entry.sha256] for entry in read_manifest(folder, below)])
+    return content_key([[entry.path, entry.sha256] for entry in read_manifest(folder, below)])
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:

@@ -89,7 +89,7 @@ def _maker(
                 images[rows.pop(pair.key)] = _decode(pair.key, pair.jpeg, size, decode)
         if rows:
             raise DataError(
-                f"{download / shard.entry.place} has no image for {len(rows)} kept rows (first {min(rows)}); "
+                f"{download / shard.entry.path} has no image for {len(rows)} kept rows (first {min(rows)}); "
                 "run `dvc repro recaption audit` again"
             )
         images.flush()

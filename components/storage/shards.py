@@ -112,7 +112,7 @@ def add_side_tables(piece_folder: Path, work: Path) -> None:
         DataError: a shard is damaged, or UTF-8 cannot encode a caption.
     """
     entries = listed(piece_folder)
-    with_tables = {entry.name for entry in entries if entry.place.startswith(f"{TABLE_FOLDERS[1]}/")}
+    with_tables = {entry.name for entry in entries if entry.path.startswith(f"{TABLE_FOLDERS[1]}/")}
     shards = [entry for entry in entries if entry.is_shard and entry.name not in with_tables]
     if not shards:
         return
@@ -130,12 +130,12 @@ def add_side_tables(piece_folder: Path, work: Path) -> None:
 
 def source_captions(folder: Path, shard: Entry) -> list[Caption]:
     """Return the captions that the source gave a shard's images; the caller verifies the manifest."""
-    return read_captions(tables_of(folder / shard.place)[0])
+    return read_captions(tables_of(folder / shard.path)[0])
 
 
 def image_table(folder: Path, shard: Entry) -> pa.Table:
     """Return `IMAGES` of a shard, in the order of its pairs; the caller verifies the manifest."""
-    return read_table(tables_of(folder / shard.place)[1], IMAGES)
+    return read_table(tables_of(folder / shard.path)[1], IMAGES)
 
 
 def tables_of(path: Path) -> tuple[Path, Path]:

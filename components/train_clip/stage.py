@@ -28,7 +28,7 @@ from components.ml.vision.augmentation import MAX_SHRINK
 from components.ml.vision.clip import load_base
 from components.ml.vision.pixels import decode_image
 from components.ml.vision.towers import image_size_of
-from components.running.costs import SECONDS, keep_spent, kept_spent, tell_spent
+from components.running.costs import SECONDS, keep_spent, load_spent, store_spent
 from components.running.held_out import HeldOutVectors, read_held_out, task_captions
 from components.running.output import output, write_metrics
 from components.running.rows import Rows
@@ -102,7 +102,7 @@ def run(params: Params, env: Environment) -> None:
         remove(work / "checkpoints" / arm.name)
 
     names = [arm.name for arm in settings.arms]
-    tell_spent(work, {name: kept_spent(folder) for name, folder in zip(names, folders, strict=True)})
+    store_spent(work, {name: load_spent(folder) for name, folder in zip(names, folders, strict=True)})
     with output(layout, STAGE) as out:
         for folder in folders:
             out.known += put_files(folder, out.folder, leave=(SECONDS,))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from components.ml.distributed import gather, rank, world_size
 from components.ml.metrics import distinct
 from components.ml.text.encoder import TextEncoder, encode_tokens, tokenise
-from components.running.costs import Spent, keep_spent, kept_spent
+from components.running.costs import Spent, keep_spent, load_spent
 from components.running.progress import Progress
 from components.running.ranks import wait_for_all
 from components.settings.tune_llm import MinedNegatives, PairKind
@@ -78,7 +78,7 @@ def mined(
             get_or_build(store, key, lambda folder: _save(folder, near, spent))
         wait_for_all()
     tensors = load_file(store / key / NEAR)
-    return [tensors[name] for name in sorted(tensors)], kept_spent(store / key)
+    return [tensors[name] for name in sorted(tensors)], load_spent(store / key)
 
 
 def _save(folder: Path, near: dict[str, Tensor], spent: Spent) -> None:

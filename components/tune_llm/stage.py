@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import GateError
-from components.running.costs import tell_spent
+from components.running.costs import store_spent
 from components.running.output import output, write_metrics
 from components.running.ranks import train_apart
 from components.running.training import history_csv
@@ -46,7 +46,7 @@ def run(params: Params, env: Environment) -> None:
     recalls["base"], spread["base"] = llm_figures(encoder, tasks, validation_rows)
     trained = tune(data, encoder, env)
     weight_counts = trained_share(encoder)
-    tell_spent(layout.work(STAGE), {"tuned": trained.spent})
+    store_spent(layout.work(STAGE), {"tuned": trained.spent})
     with output(layout, STAGE) as out:
         texts = CaptionTexts(validation_rows, validation_rows.columns)
         save_tuned(out.folder, trained.encoder, trained.adapter, settings, texts)

@@ -9,7 +9,7 @@ import pytest
 
 from components.cli.results import results
 from components.errors import DataError
-from components.running.costs import Costs, Spent, tell_spent
+from components.running.costs import Costs, Spent, store_spent
 from components.storage.atomic import read_json, write_json
 from components.storage.layout import STAGES, Layout
 
@@ -30,7 +30,7 @@ def layout(workspace: Path) -> Layout:
     for stage in STAGES:
         write_json(layout.artifact(stage) / "manifest.json", {"of": stage})
         write_json(layout.metrics(stage), {})
-        tell_spent(layout.work(stage), SPENT.get(stage, {}))
+        store_spent(layout.work(stage), SPENT.get(stage, {}))
         Costs().write(layout, stage)
     write_json(layout.metrics("train_clip"), {"arms": {name: {"steps": of} for name, of in STEPS.items()}})
     write_json(layout.metrics("embed_captions"), {"llms": {"base": {}, "tuned": {}}})
@@ -53,7 +53,9 @@ def test_what_measuring_took_is_in_costs_apart(layout: Layout) -> None:
 
 
 def test_what_is_not_known_is_said(layout: Layout) -> None:
-    tell_spent(layout.work("train_clip"), {"llm2clip": Spent(1.0, is_known=False), "clip_long": Spent(25.86)})
+    store_spent(
+        layout.work("train_clip"), {"llm2clip": Spent(1.0, is_known=False), "clip_long": Spent(25.86)}
+    )
     Costs().write(layout, "train_clip")
     assert read_json(layout.costs("train_clip"))["spent_seconds"] == {"clip_long": 25.86, "llm2clip": None}
     assert results(layout)[-2:] == [TRAINING.replace("26.1", "unknown"), TEXT]

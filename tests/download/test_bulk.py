@@ -32,7 +32,7 @@ def impatient(fetch: Fetch) -> Fetch:
 
 
 def hashes() -> dict[str, str]:
-    return {entry.place: entry.sha256 for entry in read_manifest(OUT)}
+    return {entry.path: entry.sha256 for entry in read_manifest(OUT)}
 
 
 def test_only_the_last_round_of_a_shard_goes_to_the_bucket(

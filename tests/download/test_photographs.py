@@ -200,7 +200,7 @@ def test_two_runs_over_real_photographs_give_equal_bytes(
             assert (metrics["rows_in"], metrics["rows_out"], metrics["rejected"]) == (limit, limit, {})
             found.append((read_manifest(OUT), metrics))
     assert found[0] == found[1]
-    assert len([entry for entry in found[0][0] if entry.place.endswith(".tar")]) == ceil(limit / 64)
+    assert len([entry for entry in found[0][0] if entry.path.endswith(".tar")]) == ceil(limit / 64)
 
 
 def test_the_preset_for_photographs_reads_what_the_program_writes(

@@ -27,7 +27,7 @@ from components.download.ledger import LEDGER, read_ledger
 from components.download.pictures import Picture, picture_of
 from components.download.refusal import Refused
 from components.download.shard import DownloadShard, shard_key
-from components.download.spool import Place, Spool
+from components.download.spool import Spool, SpoolRange
 from components.download.stage import run
 from components.errors import ConfigurationError, DataError, InfrastructureError
 from components.running.jobs import ProgressReporter
@@ -471,7 +471,7 @@ class FullDiskShard(DownloadShard):
     """One that cannot keep a picture."""
 
     def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
-        def put(self: Spool, data: bytes) -> Place:
+        def put(self: Spool, data: bytes) -> SpoolRange:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         Spool.put = put  # type: ignore[method-assign]

@@ -39,7 +39,7 @@ def test_the_same_embeddings_wherever_they_are(
     params = changed(smoke, llms=["tuned"])
     run(params, env)
     artifact = tuned.artifact("embed_captions")
-    here = {entry.place: entry.sha256 for entry in listed(artifact)}
+    here = {entry.path: entry.sha256 for entry in listed(artifact)}
     before = stored(tuned)
     expected, prompts = (
         read_embeddings(artifact / "tuned", ["dense"], WORK),
@@ -47,7 +47,7 @@ def test_the_same_embeddings_wherever_they_are(
     )
     no_llm(monkeypatch)  # what is there goes to the bucket as it is
     run(in_bucket(params, s3), env)
-    assert {entry.place: entry.sha256 for entry in listed(artifact)} == here
+    assert {entry.path: entry.sha256 for entry in listed(artifact)} == here
     assert not [name for name in stored(tuned) if name.endswith(".safetensors")]
     names = [item.key for item in boto3.resource("s3").Bucket(s3).objects.all()]
     vectors = [entry for entry in listed(artifact) if entry.is_vectors]

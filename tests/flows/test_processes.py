@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import leash
+from flows import parent_death
 from flows.processes import Groups, GroupsStopped, end_groups, spawn
 
 ENVIRONMENT = dict(os.environ)
@@ -98,7 +98,7 @@ def test_the_command_dies_with_the_program_that_was_killed(tmp_path: Path) -> No
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)],
         stdout=subprocess.PIPE,
-        cwd=Path(leash.__file__).parents[1],
+        cwd=Path(parent_death.__file__).parents[1],
     )
     with parent:
         assert parent.stdout
@@ -109,6 +109,6 @@ def test_the_command_dies_with_the_program_that_was_killed(tmp_path: Path) -> No
 
 
 def test_watching_the_parent_passes_the_status_on() -> None:
-    assert leash.watch(os.getppid(), [sys.executable, "-c", "raise SystemExit(4)"]) == 4
+    assert parent_death.watch(os.getppid(), [sys.executable, "-c", "raise SystemExit(4)"]) == 4
     killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
-    assert leash.watch(os.getppid(), killed) == 137
+    assert parent_death.watch(os.getppid(), killed) == 137

@@ -15,7 +15,7 @@ import torch
 
 from components.download import stage as download
 from components.errors import DataError, GateError, Stopped
-from components.running.costs import Spent, tell_spent
+from components.running.costs import Spent, store_spent
 from components.running.entry import outcome_of, start
 from components.running.progress import Progress
 from components.settings.environment import Environment
@@ -58,7 +58,7 @@ def test_a_good_run_leaves_costs_and_exit_zero(workspace: Path, monkeypatch: pyt
         progress = Progress(work, "download of two", 10, "rows", done=10 - done[0])
         for _ in range(done.pop(0)):
             progress.advance()
-        tell_spent(work, {"rows": Spent(2.5)})
+        store_spent(work, {"rows": Spent(2.5)})
 
     monkeypatch.setattr(download, "run", run)
     for worked in (3, 10):

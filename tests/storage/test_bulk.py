@@ -100,7 +100,7 @@ def puts(exchanges: list[Exchange]) -> list[str]:
 def test_a_shard_goes_to_the_bucket_and_comes_back(tmp_path: Path, root: str, artifact: Path) -> None:
     (shard,) = shards_of(artifact)
     assert shard.uri == f"{root}/shards/00000-{shard.sha256}.tar"
-    assert (shard.name, shard.place, shard.rows) == ("00000", "shards/00000.tar", len(PAIRS))
+    assert (shard.name, shard.path, shard.rows) == ("00000", "shards/00000.tar", len(PAIRS))
     assert sorted(objects(root)) == [MARK, f"shards/00000-{shard.sha256}.tar"]
     assert list(tmp_path.rglob("*.tar")) == []
     assert list(read_pairs(artifact, shard, tmp_path / "work")) == PAIRS
@@ -116,14 +116,14 @@ def test_a_manifest_names_the_same_content_wherever_it_lies(
     write_manifest(local, {"shards/00000.tar": len(PAIRS)})
     assert folder_key(local) == folder_key(artifact)
     assert folder_key(local, "shards/") == folder_key(artifact, "shards/")
-    assert [entry.place for entry in read_manifest(artifact)] == [entry.uri for entry in read_manifest(local)]
+    assert [entry.path for entry in read_manifest(artifact)] == [entry.uri for entry in read_manifest(local)]
     assert read_manifest(artifact, "texts/") == []
 
 
 def test_a_data_root_may_be_a_whole_bucket() -> None:
     digest = content_key("x")
     entry = Entry(f"s3://bucket/shards/a-b-{digest}.tar", 1, digest, 1)
-    assert (entry.name, entry.place) == ("a-b", "shards/a-b.tar")
+    assert (entry.name, entry.path) == ("a-b", "shards/a-b.tar")
 
 
 def test_nothing_is_uploaded_twice(s3_endpoint: str, root: str, make_piece: Make) -> None:
@@ -153,7 +153,7 @@ def test_a_kill_between_upload_and_entry_costs_no_second_upload(
     with watched(s3_endpoint) as exchanges:
         keep_remote(make_piece(), open_data_root(root))
         assert puts(exchanges) == []
-    assert {entry.place for entry in listed(folder) if entry.is_remote} == {"shards/00000.tar"}
+    assert {entry.path for entry in listed(folder) if entry.is_remote} == {"shards/00000.tar"}
 
 
 def test_a_damaged_piece_is_not_uploaded(root: str, make_piece: Make) -> None:

@@ -311,7 +311,7 @@ def test_hostile_captions_train_and_are_measured(layout: Layout, smoke: Params, 
         for column in ("short", "dense")
     ]
     write_captions(path, hostile)
-    write_manifest(download, {entry.place: entry.rows for entry in listed(download) if entry.rows})
+    write_manifest(download, {entry.path: entry.rows for entry in listed(download) if entry.rows})
     run(
         changed(smoke, phases=[phase.model_copy(update={"steps": 4}) for phase in smoke.tune_llm.phases]), env
     )

@@ -37,6 +37,6 @@ def test_other_captions_or_other_kept_ones_are_another_run(
         write_keys(folder / file, sorted(read_keys(folder / file))[1:])
     else:
         write_captions(folder / file, read_captions(folder / file)[1:])
-    write_manifest(folder, {entry.place: entry.rows for entry in listed(folder) if entry.rows})
+    write_manifest(folder, {entry.path: entry.rows for entry in listed(folder) if entry.rows})
     after = TrainingData(smoke, layout).decided_by
     assert {name for name, value in after.items() if value != before[name]} == {"data"}

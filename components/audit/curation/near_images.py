@@ -64,7 +64,7 @@ def near_images(
     if not ordered:
         return {}
     digest = sha256("\n".join(ordered).encode()).hexdigest()
-    sources = [[entry.place, entry.sha256] for entry in vectors.entries]
+    sources = [[entry.path, entry.sha256] for entry in vectors.entries]
     store = work / content_key([code, digest, sources, min_cosine])
     matrix = _matrix(ordered, vectors, work / "vectors.npy")
     is_kept = np.ones(len(ordered), bool)

@@ -1,4 +1,4 @@
-"""`python leash.py PARENT COMMAND...`: become COMMAND, which gets SIGTERM when process PARENT dies.
+"""`python parent_death.py PARENT COMMAND...`: become COMMAND, which gets SIGTERM when process PARENT dies.
 
 It imports the standard library alone, so starting a process through it costs milliseconds.
 """
