@@ -46,7 +46,7 @@ def test_every_key_that_differs_is_named(layout: Layout, smoke: Params) -> None:
     write_json(layout.artifact("tune_llm") / "encoding.json", {"pooling": "last"})
     params = changed(smoke.embed_captions, precision="bf16")
     with pytest.raises(
-        DataError, match="pooling 'mean', expected 'last'; precision 'fp32', expected 'bf16': `dvc repro"
+        DataError, match="pooling 'mean', expected 'last'; precision 'fp32', expected 'bf16': run `dvc repro"
     ):
         check_header(layout, "tuned", params, found)
 
@@ -101,7 +101,7 @@ def test_a_server_is_known_by_model_and_revision_and_another_encoder_by_its_file
         check_header(layout, one.name, params, found)
     other = changed(params, others=[far.model_copy(update={"revision": "2", "batch_size": 9}), mine])
     made_by_far = Embeddings(other_header(layout, far, verify=True), empty, None)
-    with pytest.raises(DataError, match="otherwise than .* would: revision '1', expected '2': `dvc"):
+    with pytest.raises(DataError, match="not made by the current params .*: revision '1', expected '2': run `dvc"):
         check_header(layout, "far", other, made_by_far)
     write_json(layout.artifact("base_models") / "text_encoders" / "m" / "config.json", {})
     write_manifest(layout.artifact("base_models"))

@@ -96,7 +96,7 @@ def test_whole_models_are_taken(files: dict[str, bytes], role: str) -> None:
         ({**WHOLE_MODEL, "config.json": quantised("gptq")},
          r"holds quantised weights \(gptq\); expected weights of 16 or 32 bits"),
         ({**WHOLE_MODEL, "config.json": quantised("awq")},
-         r"quantised \(awq\)"),
+         r"quantised weights \(awq\)"),
         ({**only("model-00001-of-00002.safetensors"), "model.safetensors.index.json": INDEX},
          r"lacks model-00002-of-00002\.safetensors, which its index lists \(1 of 2 missing\)"),
         (only("model-00001-of-00002.safetensors"),
