@@ -22,8 +22,8 @@ SHARDS = "sources/test_shard_rows.py"
 TAR = "storage/test_tar_index.py"
 OWN = "test_hostile_shards.py"
 DRAFTS = "sources/test_drafts.py"
-JSON_LINES = "sources/test_json_lines.py"
-CELLS = "sources/test_texts.py"
+JSON_LINES = "sources/test_text_tables.py"
+CELLS = "sources/test_values.py"
 PATHS = "sources/test_input_paths.py"
 DEPLOYMENT = "flows/test_deployment.py"
 
@@ -116,7 +116,7 @@ PROVED_BY = {
     85: [TSV, "storage/test_side_tables.py::test_text_key_is_that_of_the_composed_text",
          f"{TEXTS}::test_whatever_people_write_a_row_is_a_row"],
     86: [TSV, "sources/test_annotations.py::test_what_cannot_be_written_in_utf_8_is_rejected_and_replaced",
-         "recaption/test_hostile.py::test_half_a_character_in_a_shard_is_told"],
+         "storage/test_shards.py::test_half_a_character_of_an_earlier_version_is_told"],
     87: [TSV],
     88: [TSV, "recaption/test_hostile.py::test_what_a_source_says_gets_into_no_prompt"],
     89: [NO_TABLE],
@@ -165,7 +165,7 @@ KINDS = {
          f"{PATHS}::test_a_stage_refuses_what_dvc_does_not_see"],
     "names of pictures with and without their folder: understood, or told where they were looked for":
         ["sources/test_table_rows.py::test_names_are_below_the_folder_of_images_or_paths_from_inputs",
-         "running/test_check_sources.py::test_the_path_that_was_looked_for_is_told_where_no_picture_is_there"],
+         "cli/test_check_sources.py::test_the_path_that_was_looked_for_is_told_where_no_picture_is_there"],
     "a valid url with escapes, signed or not: asked for byte for byte":
         [f"{FETCHING}::test_what_is_valid_is_asked_for_byte_for_byte_and_the_rest_percent_encoded"],
     "raw bytes in a Location: percent-encoded as they came":
@@ -174,9 +174,9 @@ KINDS = {
         ["recaption/test_given_captions.py::"
          "test_of_a_thousand_and_four_captions_a_model_keeps_one_and_people_keep_all"],
     "names that are equal once cleaned, or too long: taken, each with a key of its own":
-        ["sources/test_sidecar_rows.py::test_names_that_look_alike_have_keys_of_their_own"],
+        ["sources/test_sample_files.py::test_names_that_look_alike_have_keys_of_their_own"],
     "two images or two captions of one name: rejected, nothing is chosen":
-        ["sources/test_sidecar_rows.py::test_nothing_is_chosen_where_two_files_could_be_meant"],
+        ["sources/test_sample_files.py::test_nothing_is_chosen_where_two_files_could_be_meant"],
     # what is whole is taken
     "odd Content-Encoding, 203, long or many headers, equal lengths: taken":
         [f"{FETCHING}::test_what_is_whole_is_taken"],
@@ -187,12 +187,12 @@ KINDS = {
         [f"{TAR}::test_what_is_no_tar_is_refused", NO_TABLE,
          "sources/test_files.py::test_a_compressed_table_is_not_passed_over"],
     "AVIF, HEIC, JPEG XL, SVG and other pictures that are not taken: format_avif and so on":
-        [WHY, "ml/test_picture_formats.py::test_formats_are_known_by_their_first_bytes"],
+        [WHY, "ml/vision/test_pictures.py::test_formats_are_known_by_their_first_bytes"],
     # a release and its models
     "a picture that is turned, transparent or of 16 bits: the same upright pixels on white everywhere":
-        ["ml/test_pictures.py::test_every_way_gives_the_same_upright_picture_on_white"],
+        ["ml/vision/test_pictures.py::test_every_way_gives_the_same_upright_picture_on_white"],
     "a special token in a caption: text, and what follows it counts":
-        ["ml/test_plain_text.py::test_no_special_token_comes_out_of_a_text_and_what_follows_counts"],
+        ["ml/text/test_plain_text.py::test_no_special_token_comes_out_of_a_text_and_what_follows_counts"],
     "one text, one path or picture: one row; what is none: an error that says what is taken":
         ["ml/test_release.py::test_what_is_no_picture_is_told",
          "ml/test_release.py::test_what_is_no_text_is_told"],
@@ -216,14 +216,14 @@ KINDS = {
     "missing, unknown and wrong keys of params.yaml: all named at once":
         ["settings/test_params.py::test_every_missing_and_every_wrong_key_is_named_at_once"],
     "columns that nobody writes, paths and models that are missing: all told at once by check":
-        ["running/test_check.py::test_all_that_would_stop_a_later_stage_is_told_at_once",
-         "running/test_check_columns.py::test_all_that_is_read_and_not_written_is_told_at_once",
-         "running/test_check_paths.py::test_all_that_is_missing_or_unseen_is_told_at_once"],
+        ["cli/test_check.py::test_all_that_would_stop_a_later_stage_is_told_at_once",
+         "cli/test_check_columns.py::test_all_that_is_read_and_not_written_is_told_at_once",
+         "cli/test_check_paths.py::test_all_that_is_missing_or_unseen_is_told_at_once"],
     "a path with ~ or a variable that is not set: expanded, or stop":
         ["settings/test_environment.py::test_home_and_variables_in_paths_are_expanded_as_a_shell_does",
          "settings/test_environment.py::test_a_path_that_cannot_be_expanded_makes_no_folder"],
     "a folder without git: check says so":
-        ["running/test_check.py::test_a_folder_without_git_is_told_before_dvc_stops"],
+        ["cli/test_check.py::test_a_folder_without_git_is_told_before_dvc_stops"],
     "git that is slow, broken or missing: the release is published without its part":
         ["register/test_publish.py::test_a_release_is_published_whatever_git_does"],
     # Prefect
@@ -263,9 +263,9 @@ def test_every_promise_has_a_test_and_the_test_is_there() -> None:
     assert [name for name in sorted(named) if name.split("::")[1] not in there[name.split("::")[0]]] == []
 
 
-def test_readme_counts_them() -> None:
+def test_docs_count_them() -> None:
     said = re.search(
-        r"(\d+) hostile inputs and (\d+) kinds that users met", (ROOT / "README.md").read_text("utf-8")
+        r"(\d+) hostile inputs and (\d+) kinds that users met", (ROOT / "docs/faults.md").read_text("utf-8")
     )
     assert said
     assert [int(number) for number in said.groups()] == [len(PROVED_BY), len(KINDS)]

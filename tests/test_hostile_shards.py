@@ -42,10 +42,10 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "00001.tar is damaged"),
     "empty": (lambda path: path.write_bytes(b""), "00001.tar is damaged"),
     "page": (lambda path: path.write_text("<html>gone</html>"), "00001.tar is damaged"),
-    "missing": (Path.unlink, r"manifest says 13 files, found 12 \(first difference shards/00001.tar"),
+    "missing": (Path.unlink, r"manifest says 21 files, found 20 \(first difference shards/00001.tar"),
     "one too many": (
         lambda path: shutil.copy(path, path.with_name("00009.tar")),
-        r"manifest says 13 files, found 14 \(first difference shards/00009.tar",
+        r"manifest says 21 files, found 22 \(first difference shards/00009.tar",
     ),
     "the other's": (lambda path: shutil.copy(path.with_name("00002.tar"), path), "00001.tar is damaged"),
 }
@@ -108,8 +108,7 @@ def test_what_a_manifest_vouches_for_is_looked_at_too(params: Params) -> None:
 
     def changed(message: str, change: Callable[[tarfile.TarInfo], bool], *more: tuple[str, bytes]) -> None:
         repacked(path, change, *more)
-        refused(recaption, params, message)
-        refused(audit, params, message)
+        refused(audit, params, message)  # which reads the pixels; captions have tables of their own
         path.write_bytes(whole)
         (SHARDS.parent / "manifest.json").write_bytes(manifest)
 

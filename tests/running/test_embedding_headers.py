@@ -101,7 +101,9 @@ def test_a_server_is_known_by_model_and_revision_and_another_encoder_by_its_file
         check_header(layout, one.name, params, found)
     other = changed(params, others=[far.model_copy(update={"revision": "2", "batch_size": 9}), mine])
     made_by_far = Embeddings(other_header(layout, far, verify=True), empty, None)
-    with pytest.raises(DataError, match="not made by the current params .*: revision '1', expected '2': run `dvc"):
+    with pytest.raises(
+        DataError, match="not made by the current params .*: revision '1', expected '2': run `dvc"
+    ):
         check_header(layout, "far", other, made_by_far)
     write_json(layout.artifact("base_models") / "text_encoders" / "m" / "config.json", {})
     write_manifest(layout.artifact("base_models"))

@@ -283,9 +283,15 @@ def test_validation_is_measured_on_the_way_with_the_weights_that_are_kept(
     params = only(validated(params, keep), "llm2clip", "clip")
     stage.run(params, env)
     vectors = HeldOutVectors(
-        project, "tuned", params.embed_captions, {"short", "dense"}, Path(".work/t"), "validation", False
+        project,
+        "tuned",
+        params.embed_captions,
+        {"short", "dense"},
+        Path(".work/train_clip"),
+        "validation",
+        False,
     )
-    held_out = read_held_out(project, "validation", Path(".work/t"), SIZE, Rows(), with_labels=False)
+    held_out = read_held_out(project, "validation", Path(".work/train_clip"), SIZE, Rows(), with_labels=False)
     models: dict[str, Model] = {
         "llm2clip": LlmModel(OUT / "llm2clip", vectors, "cpu"),
         "clip": OwnTextModel(OUT / "clip" / "clip", "cpu"),
@@ -386,7 +392,7 @@ def test_crops_are_cut_from_pictures_of_the_size_that_is_asked_for(
     for wrong in (SIZE - 1, 2 * SIZE + 1):
         with pytest.raises(
             ConfigurationError,
-            match=rf"picture_size is {wrong} .* takes {SIZE} .*{SIZE} to {2 * SIZE}: correct",
+            match=rf"picture_size is {wrong} .* takes {SIZE} .*{SIZE} to {2 * SIZE}: fix params",
         ):
             stage.run(with_size(wrong), env)
 
