@@ -34,7 +34,7 @@ pytestmark = pytest.mark.integration
 
 STAGES = ("download", "recaption", "audit")
 ROWS, SHARD_ROWS = 36, 8
-MOMENTS = 5  # of the long sweep, for each stage and signal, and before the last three renames
+MOMENTS = 5  # of the long sweep, for each stage and signal, and before the last four renames
 PATIENCE_SECONDS = 60
 CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: Stopped.exit_code}
 
@@ -178,9 +178,9 @@ def test_a_stage_killed_twice_ends_with_equal_bytes_and_leaves_nothing(
 def test_a_kill_before_the_metrics_are_in_place_leaves_nothing(
     undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    """The last renames are those of the artifact, metrics, costs and the exit code."""
+    """The last renames are those of the artifact, metrics, the code that made them, costs, the exit code."""
     project = undisturbed.project.before("download", tmp_path / "project")
-    assert project.run("download", undisturbed.moments["download"] - 5)[0] == CODES[signal.SIGKILL]
+    assert project.run("download", undisturbed.moments["download"] - 7)[0] == CODES[signal.SIGKILL]
     (left,) = project.leftovers()
     assert left.parent == project.folder / "metrics"
     check_rerun(undisturbed, project, "download")
@@ -194,7 +194,7 @@ def test_a_stage_killed_at_any_moment_ends_with_equal_bytes_and_leaves_nothing(
 ) -> None:
     total = undisturbed.moments[stage]
     moments = {1 + number * (total - 1) // (MOMENTS - 1) for number in range(MOMENTS)}
-    for at in sorted(moments | {total - 5, total - 3, total - 1}):
+    for at in sorted(moments | {total - 7, total - 5, total - 3, total - 1}):
         project = undisturbed.project.before(stage, tmp_path / f"{at}")
         code, _ = project.run(stage, at, by)
         is_settled = at >= total - 1 and by is signal.SIGTERM  # all that is left to do is to say so

@@ -182,7 +182,11 @@ def test_a_filter_that_leaves_too_little_stops(
 
 @pytest.mark.parametrize(
     ("module", "name", "call"),
-    [(Progress, "advance", 2), (caption_figures, "pieces_by_content", 1), (near_images, "near_of_block", 2)],
+    [
+        (Progress, "advance", 2),
+        pytest.param(caption_figures, "pieces_by_content", 1, marks=pytest.mark.integration),
+        pytest.param(near_images, "near_of_block", 2, marks=pytest.mark.integration),
+    ],
 )
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     smoke: Params,

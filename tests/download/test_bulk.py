@@ -56,6 +56,7 @@ def test_only_the_last_round_of_a_shard_goes_to_the_bucket(
     assert hashes() == before
 
 
+@pytest.mark.integration
 def test_what_came_is_taken_from_the_bucket_when_the_rest_is_asked_for_again(
     smoke: Params, env: Environment, server: Server, impatient: Fetch, web: list[dict[str, Any]], root: str
 ) -> None:
@@ -75,6 +76,7 @@ def test_what_came_is_taken_from_the_bucket_when_the_rest_is_asked_for_again(
     assert hashes() == expected
 
 
+@pytest.mark.integration
 def test_another_place_for_shards_or_none_fetches_no_image_again(
     smoke: Params, env: Environment, server: Server, impatient: Fetch, web: list[dict[str, Any]], root: str
 ) -> None:

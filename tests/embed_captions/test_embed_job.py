@@ -39,6 +39,7 @@ def missing(shards: int, texts: int) -> Missing:
     return Missing(captions=texts, texts=texts, new=texts, shards=[None] * shards)
 
 
+@pytest.mark.integration
 def test_processes_leave_what_one_would(
     tuned: Layout,  # noqa: F811
     smoke: Params,

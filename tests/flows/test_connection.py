@@ -81,7 +81,7 @@ def test_every_command_ends_with_one_line_where_nobody_listens(
             b"HTTP/1.1 401 Who" + END,
             2,
             "refuses the login (401); expected PREFECT_API_AUTH_STRING to be the server's secret; "
-            'that of `make ui`: export PREFECT_API_AUTH_STRING="$(cat .prefect/auth)"',
+            'for the server of `make ui`: export PREFECT_API_AUTH_STRING="$(cat .prefect/auth)"',
         ),
     ],
 )

@@ -57,6 +57,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, kind: type, name: str) -> None:
     monkeypatch.setattr(kind, name, written_again)
 
 
+@pytest.mark.integration
 def test_many_processes_leave_what_the_stage_would_write_itself(
     params: Params, made: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +73,7 @@ def test_many_processes_leave_what_the_stage_would_write_itself(
     assert not list(made.work("recaption").rglob(".*.part"))
 
 
+@pytest.mark.integration
 def test_the_stage_uses_all_gpus(params: Params, made: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
 

@@ -133,6 +133,7 @@ def test_float32_is_for_what_bf16_would_lose(
     assert held_precision(own, store_llm(layout, dtype)) == expected
 
 
+@pytest.mark.integration
 def test_gemma_survives_saving_too(layout: Layout, smoke: Params, env: Environment) -> None:
     base = layout.artifact("base_models")
     shutil.rmtree(base / "llm")

@@ -207,7 +207,10 @@ def large(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind == "reset" else pytest.mark.integration) for kind in FAULTS],
+)
 def test_a_fault_that_passes_is_ridden_out_at_every_request(
     s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None, large: Path, kind: str
 ) -> None:
