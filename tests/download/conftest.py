@@ -25,7 +25,7 @@ def fetch(smoke: Params, server: Server) -> Fetch:
         update={
             "allowed_ports": [server.port],
             "allowed_private_hosts": ["127.0.0.1"],
-            "deadline_seconds": 0.4,
+            "deadline_seconds": 1.5,
             "max_bytes": 200_000,
             "retries": 2,
             "backoff_seconds": 0.01,
