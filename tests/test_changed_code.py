@@ -63,7 +63,7 @@ def test_edits_make_again_what_they_should(tmp_path: Path) -> None:
         project,
         "recaption/filters/gates.py",
         "    if len(text) > gates",
-        '    if "circle" in text:\n        return "too_long"\n    if len(text) > gates',
+        '    if len(text) % 5 == 0:\n        return "too_long"\n    if len(text) > gates',
     )
     project.run("dvc", "repro")
     gated = outputs(project)
