@@ -182,13 +182,18 @@ def test_every_reader_refuses_a_flipped_bit_before_it_is_used(
             read()
         mend()
 
-    recaption(params, env)
+    damage()
+    recaption(params, env)  # of tables alone
+    mend()
     refused(lambda: audit(params, env))
     assert not Path("artifacts/audit").exists()
     audit(params, env)
     train = list(kept_shards(LAYOUT, "train"))
     refused(lambda: decoded(Path("artifacts/download"), Path(".work/t"), train, SIZE, decode_image, "c"))
     assert not list(Path(".work/t/pixels").glob("[0-9a-f]*"))
+    damage()
+    assert prompts(params)  # of tables alone
+    mend()
     refused(held_out_of_test)
     held_out = held_out_of_test()
     refused(lambda: read_jpegs(LAYOUT, held_out, set(held_out.keys)))

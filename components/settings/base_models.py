@@ -60,32 +60,36 @@ class Cooccurrence(Section):
     deviation: Rate  # standard deviation of the embeddings; random ones have 0.02
 
 
-class MadeLlm(Section):
-    """A small Llama and its BPE vocabulary, trained on text; 0 steps leave it random."""
+class MadeTransformer(Section):
+    """What the models that are made on the spot have in common."""
 
     kind: Literal["made"]
-    texts: list[TextSource] = Field(min_length=1)
     vocabulary_size: Positive = 512
-    layers: Positive = 3
     width: Positive = 128
     heads: Positive = 4
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class MadeLlm(MadeTransformer):
+    """A small Llama and its BPE vocabulary, trained on text; 0 steps leave it random."""
+
+    texts: list[TextSource] = Field(min_length=1)
+    layers: Positive = 3
     feed_forward: Positive = 352
     max_tokens: Positive = 192
     cooccurrence: Cooccurrence | None = None  # null: random
     training: Schedule  # a batch holds blocks of max_tokens tokens
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        _check_heads(self.width, self.heads)
-        return self
 
-
-class MadeClip(Section):
+class MadeClip(MadeTransformer):
     """A small CLIP with a convolutional stem; 0 steps leave it random."""
 
-    kind: Literal["made"]
     texts: list[TextSource] = Field(min_length=1)  # for the vocabulary
-    vocabulary_size: Positive = 512
     image_size: Positive = 64
     stem_channels: list[Positive] = Field(
         default_factory=lambda: [16, 32, 64, 128], min_length=1
@@ -95,8 +99,6 @@ class MadeClip(Section):
     )
     vision_layers: Positive = 2
     text_layers: Positive = 2
-    width: Positive = 128
-    heads: Positive = 4
     projection_dim: Positive = 128
     context_tokens: Positive = 32
     scenes: Scenes | None = None  # training data; null: not trained
@@ -107,7 +109,6 @@ class MadeClip(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        _check_heads(self.width, self.heads)
         if self.scenes is None:
             if self.training.steps:
                 raise ValueError(
@@ -124,23 +125,18 @@ class MadeClip(Section):
         return self
 
 
-class MadeCaptioner(Section):
+class MadeCaptioner(MadeTransformer):
     """A small captioner trained on labelled scenes."""
 
-    kind: Literal["made"]
     scenes: Scenes
-    vocabulary_size: Positive = 512
     stem_channels: list[Positive] = Field(default_factory=lambda: [24, 48, 96, 128], min_length=1)
     layers: Positive = 2
-    width: Positive = 128
-    heads: Positive = 4
     max_tokens: Positive = 128
     attribute_loss_weight: Weight = 1.0
     training: Schedule
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        _check_heads(self.width, self.heads)
         _check_scenes(self.scenes)
         return self
 
@@ -174,11 +170,6 @@ class BaseModels(Section):
             if len(set(names)) < len(names):
                 raise ValueError(f"{group} has two models of one name ({', '.join(names)})")
         return self
-
-
-def _check_heads(width: int, heads: int) -> None:
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
 
 
 def _check_scenes(scenes: Scenes) -> None:
