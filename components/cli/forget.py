@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from components.errors import ConfigurationError
+from components.running.last_output import LAST
 from components.running.lock import one_writer
 from components.storage.atomic import remove
 from components.storage.layout import STAGES, Layout
@@ -58,6 +59,7 @@ def forget(
             for path in paths:
                 lines.append(f"forgot {_name_and_size(path)}")
                 remove(path)
+        remove(work / LAST)  # or a rerun would put it back
     return [*lines, f"next: dvc repro --force {stage}"]
 
 

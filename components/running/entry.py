@@ -17,6 +17,7 @@ from pathlib import Path
 from components.errors import InfrastructureError, PipelineError, Stopped
 from components.running.costs import SPENT, Costs
 from components.running.gpus import gpus_in_use
+from components.running.last_output import LastOutput
 from components.running.lock import one_writer
 from components.running.precision import resolved
 from components.running.progress import WORKED
@@ -107,18 +108,22 @@ def _guarded_run(stage: str, params: Params, env: Environment, layout: Layout) -
     raise_on_stop_signals()
     with one_writer(work, stage):
         (work / "exit.json").unlink(missing_ok=True)
-        _tidy(work, stage, layout)
-        _preflight(work)
         remember_hashes(layout.hashes)
         prepare_libraries(env)
         gpus_in_use(env)  # fail on an absent device before any work
+        resolved_params = resolved(params, stage, env.device)
+        last_output = LastOutput(layout, stage, resolved_params)
+        if last_output.restore():
+            return
+        _tidy(work, stage, layout)
+        _preflight(work)
         costs = Costs()
         try:
-            resolved_params = resolved(params, stage, env.device)
             importlib.import_module(f"components.{stage}.stage").run(resolved_params, env)
             stop_server()
             remember_code(work, stage)
             costs.write(layout, stage)
+            last_output.keep()
         finally:
             ignore_stop_signals()
 

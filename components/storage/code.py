@@ -61,6 +61,19 @@ def statements_hash(source: str) -> str:
     return _sha256(parts)
 
 
+def effect_hash(path: Path) -> str:
+    """Return the hash of one module with its imports, and without what has no effect."""
+    tree = ast.parse(path.read_text("utf-8"))
+    parts: list[str] = []
+    _add_block(tree.body, parts)
+    imports = [
+        f"{getattr(node, 'module', None)} {alias.name} {alias.asname}"
+        for node in _imports_in(tree)
+        for alias in node.names
+    ]
+    return _sha256([*sorted(imports), *parts])
+
+
 @cache
 def _statements_hash(path: Path) -> str:
     return statements_hash(path.read_text("utf-8"))
