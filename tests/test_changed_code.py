@@ -45,6 +45,7 @@ def new_results(project: Project, before: dict[str, set[tuple[str, int]]]) -> se
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # six runs of the smoke preset
 def test_edits_make_again_what_they_should(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     project.run("dvc", "repro")

@@ -187,6 +187,7 @@ def test_a_kill_before_the_metrics_are_in_place_leaves_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # of audit, five minutes on two free cores
 @pytest.mark.parametrize("by", CODES, ids=lambda by: by.name)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_killed_at_any_moment_ends_with_equal_bytes_and_leaves_nothing(
