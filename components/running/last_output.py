@@ -19,21 +19,14 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from components.errors import DataError
+from components.running.output import output
 from components.settings.params import Params
-from components.storage.atomic import (
-    content_key,
-    link_or_copy,
-    new_folder,
-    read_json,
-    remove,
-    replace_folder,
-    write_json,
-)
+from components.storage.atomic import content_key, new_folder, read_json, remove, write_json
 from components.storage.code import effect_hash
 from components.storage.hashes import known_sha256
 from components.storage.layout import MANIFEST, Layout
 from components.storage.manifest import listed, read_manifest
-from components.storage.result_cache import is_intact
+from components.storage.result_cache import is_intact, put_files
 
 PIPELINE = Path("dvc.yaml")
 LAST = "last"  # in a stage's folder in the work store
@@ -72,11 +65,8 @@ class LastOutput:
             return False
         for artifact, below in filter(None, map(self._artifact_of, self._deps)):
             read_manifest(artifact, below)
-        build = self._layout.work(self._stage) / "build"
-        remove(build)
-        for path in _files(self._folder / ARTIFACT):
-            link_or_copy(path, build / path.relative_to(self._folder / ARTIFACT))
-        replace_folder(build, self._artifact)
+        with output(self._layout, self._stage) as out:
+            out.known += put_files(self._folder / ARTIFACT, out.folder)
         for name, path in self._figures():
             write_json(path, read_json(self._folder / name))
         log.info(

@@ -56,22 +56,18 @@ def code_hash(modules: Sequence[str], root: Path = ROOT) -> str:
 
 def statements_hash(source: str) -> str:
     """Return the hash of one module's source, without its imports."""
-    parts: list[str] = []
-    _add_block(ast.parse(source).body, parts)
-    return _sha256(parts)
+    return _sha256(_parts_of(ast.parse(source)))
 
 
 def effect_hash(path: Path) -> str:
     """Return the hash of one module with its imports, and without what has no effect."""
     tree = ast.parse(path.read_text("utf-8"))
-    parts: list[str] = []
-    _add_block(tree.body, parts)
     imports = [
         f"{getattr(node, 'module', None)} {alias.name} {alias.asname}"
         for node in _imports_in(tree)
         for alias in node.names
     ]
-    return _sha256([*sorted(imports), *parts])
+    return _sha256([*sorted(imports), *_parts_of(tree)])
 
 
 @cache
@@ -101,6 +97,13 @@ def _target(root: Path, node: ast.Import | ast.ImportFrom, alias: ast.alias) -> 
         return module
     paths = [_path_of(root, name) for name in (f"{module}.{alias.name}", module)]
     return next((path for path in paths if path.is_file()), paths[-1])
+
+
+def _parts_of(module: ast.Module) -> list[str]:
+    """Return what a module does, without its imports, as a list of texts."""
+    parts: list[str] = []
+    _add_block(module.body, parts)
+    return parts
 
 
 def _add_block(statements: Iterable[ast.stmt], parts: list[str]) -> None:

@@ -57,6 +57,7 @@ def runs(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         with output(Layout(env.work_store), "evaluate") as out:
             (out.folder / "plots").mkdir()
             (out.folder / "plots" / "recall.csv").write_text(f"{len(done)}\n")
+            out.rows["plots/recall.csv"] = 1
         write_metrics(Layout(env.work_store), "evaluate", {"runs": len(done)})
 
     monkeypatch.setattr(evaluate, "run", run)
@@ -77,11 +78,13 @@ def write_code(text: str) -> None:
 
 def test_a_docstring_restores_output_metrics_and_costs(runs: list[int]) -> None:
     costs = Path("costs/evaluate.json").read_bytes()
+    manifest = Path("artifacts/evaluate/manifest.json").read_bytes()
     Path("costs/evaluate.json").unlink()
     write_code(CODE.replace("Double.", "Twice the number.") + "# a comment\n")
     rerun()
     assert runs == [7]
     assert Path("artifacts/evaluate/plots/recall.csv").read_text() == "1\n"
+    assert Path("artifacts/evaluate/manifest.json").read_bytes() == manifest
     assert read_json(Path("metrics/evaluate.json")) == {"runs": 1}
     assert Path("costs/evaluate.json").read_bytes() == costs
     rerun()
