@@ -36,7 +36,7 @@ from components.storage.atomic import content_key, write_bytes
 from components.storage.computed import code_of
 from components.storage.manifest import listed, write_manifest
 from components.storage.result_cache import get_or_build
-from components.storage.shards import Pair, shards_of, write_shard
+from components.storage.shards import IMAGES, ROWS, Pair, image_key, shards_of, tables_of, write_shard
 from components.storage.side_tables import CAPTIONS, write_table
 
 ROOT = Path(__file__).parents[1]
@@ -139,14 +139,20 @@ def _write_tables(rows: int, captions: int, workspace: Path) -> None:
         write_bytes(download / f"{name}.tar", f"in the place of shard {number}".encode())
         names[f"{name}.tar"] = len(keys)
         status = [{"key": key, "url": "https://images.example/x.jpg", "status": "success"} for key in keys]
-        write_table(download / f"{name}.parquet", pa.Table.from_pylist(status, LEDGER))
+        write_table(download / ROWS / f"{number:05d}.parquet", pa.Table.from_pylist(status, LEDGER))
+        images = [
+            {"key": key, "split": split, "sha256": key, "labels": {}}
+            for key, split in zip(keys, splits, strict=True)
+        ]
+        write_table(tables_of(download / f"{name}.tar")[1], pa.Table.from_pylist(images, IMAGES))
         table = captions_table(draw, keys, splits, captions)
         write_table(recaption / "captions" / f"{number:05d}.parquet", table)
     write_manifest(download, names)
     write_manifest(recaption)
     for entry in listed(download):
         if entry.rows:
-            key = content_key([code_of(workspace / ".work" / "audit", "audit", "fingerprints"), entry.sha256])
+            code = code_of(workspace / ".work" / "audit", "audit", "fingerprints")
+            key = content_key([code, image_key(download, entry)])
             start = int(entry.name) * SHARD_ROWS
             fingerprints = _random_fingerprints(draw, start, entry.rows)
             store = workspace / ".work" / "audit" / "fingerprints"

@@ -20,7 +20,7 @@ from pathlib import Path
 from bench.download import pictures, run_ours, served, url_of, write_list
 from bench.measuring import say
 from bench.rates import QUALITY, ROOT, SIZE, made_captions
-from components.download.ledger import SUCCESS, LedgerEntry
+from components.download.ledger import ADDED, SUCCESS, LedgerEntry
 from components.download.pictures import picture_of
 from components.settings.params import load_params
 from components.storage.shards import Pair, write_shard
@@ -86,12 +86,14 @@ def _metadata(row: int, captions: dict[str, list[str]]) -> dict[str, object]:
     entry = LedgerEntry(
         url, captions["raw"][row], f"cc3m_{row:09d}", SUCCESS, None, SIZE, 192, 1024, 768,
         json.dumps({"Orientation": 1}), 64 * "0", 157_000, None, False, "train", "cc3m",
+        captions["raw"][row], None, 0, 64 * "0",
     )  # fmt: skip
     texts = [
         {"column": column, "language": "en", "number": 0, "text": column_texts[row], "writer": "cc3m"}
         for column, column_texts in captions.items()
     ]
-    return {**asdict(entry), "labels": {}, "captions": texts}
+    line = {name: value for name, value in asdict(entry).items() if name not in ADDED}
+    return {**line, "labels": {}, "captions": texts}
 
 
 def _sizes(folders: Sequence[Path]) -> None:

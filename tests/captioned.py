@@ -13,8 +13,9 @@ from components.sources.scenes.scene import COLUMN_LANGUAGES, draw_scenes, scene
 from components.storage.atomic import write_json
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
-from components.storage.shards import Pair, write_shard
+from components.storage.shards import Pair
 from components.storage.side_tables import Caption, write_captions, write_keys
+from tests.pairs import write_pairs
 
 COUNTS = {"train": 24, "validation": 10, "test": 6}
 SHARD_ROWS = 20
@@ -84,7 +85,7 @@ def write_artifacts(layout: Layout) -> None:
             Pair(row[0].key, b"jpeg", row[0].text, {"split": row[0].split, "labels": labels[start + place]})
             for place, row in enumerate(shard)
         ]
-        rows[f"shards/{number:05d}.tar"] = write_shard(download / f"shards/{number:05d}.tar", pairs)
+        rows[f"shards/{number:05d}.tar"] = write_pairs(download / f"shards/{number:05d}.tar", pairs)
         # an image that is trained on comes without the truth about it
         seen = [
             caption for row in shard for caption in row if caption.split != "train" or caption.column == "alt"

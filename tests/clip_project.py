@@ -32,9 +32,10 @@ from components.storage.atomic import write_json
 from components.storage.embeddings import EMBEDDED_CAPTIONS, EMBEDDED_PROMPTS, PROMPTS, write_embeddings
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
-from components.storage.shards import Pair, write_shard
+from components.storage.shards import Pair
 from components.storage.side_tables import Caption, write_captions, write_keys
 from tests.ml.towers import tiny_model
+from tests.pairs import write_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 32  # pixels
@@ -72,7 +73,7 @@ def make_artifacts(layout: Layout, llms: tuple[str, ...] = ("base", "tuned")) ->
     for name, part in shards.items():
         keys = [pair.key for pair in part]
         of_shard = [caption for caption in captions if caption.key in set(keys)]
-        write_shard(layout.artifact("download") / "shards" / f"{name}.tar", part)
+        write_pairs(layout.artifact("download") / "shards" / f"{name}.tar", part)
         write_captions(layout.artifact("recaption") / "captions" / f"{name}.parquet", of_shard)
         write_keys(layout.artifact("audit") / "kept" / f"{name}.parquet", keys)
         for llm in llms:

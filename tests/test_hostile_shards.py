@@ -18,7 +18,7 @@ from components.recaption.stage import run as recaption
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.manifest import read_manifest, write_manifest
-from components.storage.shards import read_shard, shards_of
+from components.storage.shards import TABLE_FOLDERS, read_shard, shards_of
 from tests.download.test_stage import jpeg
 from tests.test_bulk_mode import with_root
 
@@ -42,10 +42,10 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "00001.tar is damaged"),
     "empty": (lambda path: path.write_bytes(b""), "00001.tar is damaged"),
     "page": (lambda path: path.write_text("<html>gone</html>"), "00001.tar is damaged"),
-    "missing": (Path.unlink, r"manifest says 21 files, found 20 \(first difference shards/00001.tar"),
+    "missing": (Path.unlink, r"manifest says 26 files, found 25 \(first difference shards/00001.tar"),
     "one too many": (
         lambda path: shutil.copy(path, path.with_name("00009.tar")),
-        r"manifest says 21 files, found 22 \(first difference shards/00009.tar",
+        r"manifest says 26 files, found 27 \(first difference shards/00009.tar",
     ),
     "the other's": (lambda path: shutil.copy(path.with_name("00002.tar"), path), "00001.tar is damaged"),
 }
@@ -124,6 +124,8 @@ def test_what_a_manifest_vouches_for_is_looked_at_too(params: Params) -> None:
 def test_two_shards_of_the_same_images_stop_the_audit(params: Params, env: Environment) -> None:
     rows = {entry.path: entry.rows for entry in shards_of(SHARDS.parent) if entry.rows}
     shutil.copy(SHARDS / "00002.tar", SHARDS / "00001.tar")
+    for folder in TABLE_FOLDERS:
+        shutil.copy(SHARDS.parent / folder / "00002.parquet", SHARDS.parent / folder / "00001.parquet")
     write_manifest(SHARDS.parent, rows)
     recaption(params, env)
     refused(audit, params, "64 keys occur more than once in download's shards, .* first; expected each once")

@@ -15,7 +15,7 @@ from components.storage.atomic import read_json, write_json
 from components.storage.code import code_hash
 from components.storage.computed import FILE, MAKERS
 from components.storage.layout import Layout
-from components.storage.shards import read_pairs, shards_of
+from components.storage.shards import pairs_in_use, read_pairs, shards_of
 from tests.conftest import ROOT
 from tests.old_store import PICTURES, STORE, old_params, run_stages, write_inputs
 
@@ -44,15 +44,17 @@ def test_scenes_that_other_code_drew_are_drawn_again_and_no_picture_is_fetched(p
     env, layout = Environment(threads=1), Layout(Path(".work"))
     work = layout.work("download")
     download(params, env)
-    before = pictures(layout)
+    before, shards = pictures(layout), shards_of(layout.artifact("download"))
     write_json(work / FILE, {"accepted": {code_hash(MAKERS["download"]["scenes"]): "other code"}})
     download(params, env)
     assert pictures(layout) == before and len(before) == PICTURES + 4
-    (drawn_by,) = work.glob("shards/*.0/drawn_by.json")
-    assert read_json(drawn_by) == "other code"
+    assert shards_of(layout.artifact("download"))[0] == shards[0]  # written once
+    (entry,) = shards_of(work / "shards" / "00001")
+    again = [pair.key for pair in read_pairs(work / "shards" / "00001", entry, work)]
+    assert len(again) == 4 and all(key.startswith("scenes_") for key in again)
 
 
 def pictures(layout: Layout) -> dict[str, bytes]:
-    download = layout.artifact("download")
-    (shard,) = shards_of(download)
-    return {pair.key: pair.jpeg for pair in read_pairs(download, shard, layout.work("download"))}
+    download, work = layout.artifact("download"), layout.work("download")
+    pairs = (pair for shard in shards_of(download) for pair in pairs_in_use(download, shard, work))
+    return {pair.key: pair.jpeg for pair in pairs}

@@ -19,7 +19,7 @@ from components.running.page import inline_picture, page_environment
 from components.storage.atomic import write_bytes
 from components.storage.manifest import Entry
 from components.storage.scores import read_scores
-from components.storage.shards import Pair, read_pairs
+from components.storage.shards import Pair, pairs_in_use
 from components.storage.side_tables import Caption, read_captions
 
 Chosen = dict[str, "Drop | None"]  # by key, why an image is dropped; None if it is not
@@ -130,7 +130,7 @@ def _cards(shard: ShardFiles, chosen: Chosen) -> Iterator[ImageCard]:
     if not captions:
         return
     scores = _scores(shard.scores, captions)
-    for pair in read_pairs(shard.download, shard.entry, shard.work):
+    for pair in pairs_in_use(shard.download, shard.entry, shard.work):
         if pair.key in chosen:
             yield _card(pair, captions.get(pair.key, []), scores, chosen[pair.key])
 

@@ -1,4 +1,4 @@
-"""Download outcomes by host, from the ledgers of download."""
+"""Download outcomes by host, from today's ledgers in `artifacts/download/rows/`."""
 
 from __future__ import annotations
 

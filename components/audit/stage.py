@@ -48,6 +48,7 @@ from components.storage.atomic import remove, replace_folder, write_json
 from components.storage.layout import Layout
 from components.storage.manifest import Entry, read_manifest
 from components.storage.scores import SCORES_FOLDER
+from components.storage.shards import ROWS
 from components.storage.side_tables import write_keys, write_table
 
 log = logging.getLogger("llm2clip")
@@ -77,9 +78,7 @@ def run(params: Params, env: Environment) -> None:
     duplicates = find_duplicates(fingerprints, alike, work, processes)
     captions = _captions(layout, files, images, limits.samples, processes)
     score_table = read_scored(layout.artifact("recaption"), images)
-    host_stats = read_attempts(
-        [(download / entry.path).with_suffix(".parquet") for entry in shards], limits.samples
-    )
+    host_stats = read_attempts(sorted((download / ROWS).glob("*.parquet")), limits.samples)
     curator = Curator(images, duplicates.leaked if limits.drop_leaked else {})
     curator.curate(limits.curation, score_table, layout, inputs)
     dropped = curator.dropped

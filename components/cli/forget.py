@@ -12,7 +12,7 @@ from components.storage.atomic import remove
 from components.storage.layout import STAGES, Layout
 
 PIECES = "pieces"
-NO_RESULTS = {"build", "search", "worked"}
+NO_RESULTS = {"build", "matching", "planned", "search", "worked"}
 FETCHING = {"download", "base_models", "recaption", "embed_captions"}  # their results may be fetched
 MEGABYTE = 1_000_000
 

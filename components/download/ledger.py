@@ -1,4 +1,4 @@
-"""Ledger of a shard: the outcome of each row, in img2dataset's columns and five of ours."""
+"""Ledger of a shard: the outcome of each row, in img2dataset's columns and ours (docs/identity.md)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from components.download.spool import SpoolRange
 from components.sources.row import without_credentials
 from components.sources.rows import ImageFile, ImageMember, ImageUrl, Rejection, Row
 from components.storage.atomic import read_json
 from components.storage.side_tables import read_table, write_table
-
-if TYPE_CHECKING:
-    from components.download.shard_fetcher import FetchResult
 
 SUCCESS = "success"
 FAILED_TO_DOWNLOAD = "failed_to_download"  # no bytes of an image were fetched
@@ -40,8 +39,33 @@ LEDGER = pa.schema(
         ("is_animated", pa.bool_()),
         ("split", pa.string()),
         ("source", pa.string()),
+        ("origin", pa.string()),
+        ("pin", pa.string()),
+        ("rounds", pa.int32()),
+        ("jpeg_sha256", pa.string()),
     ]
 )
+ADDED = ("origin", "pin", "rounds", "jpeg_sha256")  # columns that earlier versions did not write
+BEFORE = pa.schema([field for field in LEDGER if field.name not in ADDED])
+
+
+@dataclass(frozen=True)
+class FetchResult:
+    """The outcome of one row: an image in the spool, or the reason why there is none."""
+
+    status: str
+    reason: str = ""
+    sha256: str | None = None  # of the fetched bytes; of the JPEG if the image was rendered
+    original_bytes: int | None = None
+    final_url: str | None = None
+    spooled: SpoolRange | None = None
+    width: int | None = None
+    height: int | None = None
+    original_width: int | None = None
+    original_height: int | None = None
+    orientation: int | None = None
+    is_animated: bool | None = None
+    jpeg_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +88,10 @@ class LedgerEntry:
     is_animated: bool | None  # reduced to its first frame
     split: str
     source: str
+    origin: str  # where the bytes are from (`matching.origin_of`)
+    pin: str | None  # sha256 that the list asked for
+    rounds: int  # of retries that the row has had
+    jpeg_sha256: str | None  # of the stored picture
 
     @property
     def reason(self) -> str:
@@ -72,8 +100,22 @@ class LedgerEntry:
 
 
 def read_ledger(path: Path) -> list[LedgerEntry]:
-    """Read one shard's ledger."""
-    return [LedgerEntry(**row) for row in read_table(path, LEDGER).to_pylist()]
+    """Read one shard's ledger, of an earlier version too: that has no `jpeg_sha256`, `pin` and `rounds`."""
+    if "origin" in pq.read_schema(path).names:
+        return [LedgerEntry(**row) for row in read_table(path, LEDGER).to_pylist()]
+    lines = read_table(path, BEFORE).to_pylist()
+    return [
+        LedgerEntry(**line, origin=_origin_before(line), pin=None, rounds=0, jpeg_sha256=None)
+        for line in lines
+    ]
+
+
+def _origin_before(line: dict[str, Any]) -> str:
+    """Return the origin of a line that an earlier version wrote; empty for a scene, which is drawn again."""
+    url = line["url"] or ""
+    if "://" in url or not line["sha256"]:
+        return url
+    return f"sha256:{line['sha256']}"
 
 
 def write_ledger(path: Path, entries: Sequence[LedgerEntry]) -> None:
@@ -92,8 +134,15 @@ def reasons_of(stats: dict[str, Any]) -> dict[str, int]:
     return {reason: count for reason, count in stats["status_dict"].items() if reason != SUCCESS}
 
 
-def entry_of(row: Row | Rejection, result: FetchResult) -> LedgerEntry:
-    """Return the ledger entry of a row."""
+def entry_of(row: Row | Rejection, result: FetchResult, origin: str = "", rounds: int = 0) -> LedgerEntry:
+    """Return the ledger entry of a row.
+
+    Args:
+        row: The row.
+        result: Of fetching it.
+        origin: Of its bytes.
+        rounds: Of retries that it has had.
+    """
     position = f": {row.where}" if isinstance(row, Rejection) else ""
     return LedgerEntry(
         url=_address(row),
@@ -112,6 +161,10 @@ def entry_of(row: Row | Rejection, result: FetchResult) -> LedgerEntry:
         is_animated=result.is_animated,
         split=row.split,
         source=row.source,
+        origin=origin,
+        pin=row.image.sha256 if isinstance(row, Row) and isinstance(row.image, ImageUrl) else None,
+        rounds=rounds,
+        jpeg_sha256=result.jpeg_sha256,
     )
 
 

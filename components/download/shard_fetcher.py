@@ -6,27 +6,26 @@ import asyncio
 import errno
 import hashlib
 import traceback
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from components.download.answers import Body
 from components.download.fetching import Fetcher
-from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS
+from components.download.ledger import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS, FetchResult
 from components.download.pictures import Picture, jpeg_of, picture_of
 from components.download.refusal import UNEXPECTED, Refused
-from components.download.spool import Spool, SpoolRange
+from components.download.spool import Spool
 from components.errors import PipelineError
 from components.running.jobs import ProgressReporter
 from components.settings.download import Download
 from components.sources.drafts import kind_of
 from components.sources.row import without_credentials
-from components.sources.rows import Image, ImageFile, ImageMember, ImageScene, ImageUrl, Rejection, Row
+from components.sources.rows import Image, ImageFile, ImageMember, ImageScene, ImageUrl, Row
 from components.sources.scenes.scene import render
 
 FILES_IN_MEMORY = 4
@@ -37,24 +36,6 @@ MACHINE_ERRORS = frozenset(  # errors of the machine, which would fail every row
     }
 )  # fmt: skip
 ROWS_UNDER_WAY = 1000  # many more than connections: one slow host must not block the rows of all others
-
-
-@dataclass(frozen=True)
-class FetchResult:
-    """The outcome of one row: an image in the spool, or the reason why there is none."""
-
-    status: str
-    reason: str = ""
-    sha256: str | None = None  # of the fetched bytes; of the JPEG if the image was rendered
-    original_bytes: int | None = None
-    final_url: str | None = None
-    spooled: SpoolRange | None = None
-    width: int | None = None
-    height: int | None = None
-    original_width: int | None = None
-    original_height: int | None = None
-    orientation: int | None = None
-    is_animated: bool | None = None
 
 
 class ShardFetcher:
@@ -73,15 +54,17 @@ class ShardFetcher:
         self._params, self._spool, self._reporter, self._deadly = params, spool, reporter, deadly
         self._file_slots = asyncio.Semaphore(FILES_IN_MEMORY)
 
-    def all(self, rows: Sequence[Row | Rejection], known: Mapping[int, FetchResult]) -> list[FetchResult]:
+    def all(self, rows: Sequence[Row], known: Mapping[int, FetchResult]) -> list[FetchResult]:
         """Return a result for every row, in row order; skip rows whose result is `known` by index."""
         torch.set_num_threads(1)  # one process per core
-        results = asyncio.run(self._fetch_all(rows, known))
-        return without_placeholders(rows, results, self._params.max_urls_per_body)
+        return asyncio.run(self._fetch_all(rows, known))
 
-    async def _fetch_all(
-        self, rows: Sequence[Row | Rejection], known: Mapping[int, FetchResult]
-    ) -> list[FetchResult]:
+    def again(self, rows: Sequence[Row], settled: Mapping[int, FetchResult]) -> list[FetchResult]:
+        """Fetch the rows that are not settled once more; they were counted before."""
+        self._reporter = self._reporter.uncounted()
+        return self.all(rows, settled)
+
+    async def _fetch_all(self, rows: Sequence[Row], known: Mapping[int, FetchResult]) -> list[FetchResult]:
         results = dict(known)
         pending = iter([index for index in range(len(rows)) if index not in known])
         self._reporter.advance(len(known))
@@ -103,10 +86,8 @@ class ShardFetcher:
         return [results[index] for index in range(len(rows))]
 
     async def _fetch_row(
-        self, index: int, row: Row | Rejection, fetcher: Fetcher, decoder: ThreadPoolExecutor
+        self, index: int, row: Row, fetcher: Fetcher, decoder: ThreadPoolExecutor
     ) -> FetchResult:
-        if isinstance(row, Rejection):
-            return FetchResult(FAILED_TO_DOWNLOAD, row.reason)
         try:
             return await self._fetch_and_decode(index, row, fetcher, decoder)
         except Refused as refused:
@@ -163,6 +144,7 @@ class ShardFetcher:
             result,
             status=SUCCESS,
             spooled=self._spool.put(picture.jpeg),
+            jpeg_sha256=hashlib.sha256(picture.jpeg).hexdigest(),
             width=picture.width,
             height=picture.height,
             original_width=picture.original_width,
@@ -170,24 +152,6 @@ class ShardFetcher:
             orientation=picture.orientation,
             is_animated=picture.is_animated,
         )
-
-
-def without_placeholders(
-    rows: Sequence[Row | Rejection], results: Sequence[FetchResult], max_urls_per_body: int
-) -> list[FetchResult]:
-    """Reject bytes that too many URLs returned, such as an "image was removed" placeholder."""
-    is_fetched = [isinstance(row, Row) and isinstance(row.image, ImageUrl) for row in rows]
-    urls_per_hash = Counter(
-        result.sha256 for result, fetched in zip(results, is_fetched, strict=True) if fetched
-    )
-    return [
-        FetchResult(
-            FAILED_TO_RESIZE, "placeholder_suspect", result.sha256, result.original_bytes, result.final_url
-        )
-        if fetched and result.status == SUCCESS and urls_per_hash[result.sha256] > max_urls_per_body
-        else result
-        for result, fetched in zip(results, is_fetched, strict=True)
-    ]
 
 
 def _described(row: Row, error: Exception) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from components.storage.atomic import content_key
 from components.storage.attempts import Attempts
 from components.storage.computed import FETCHED, code_of
 from components.storage.manifest import Entry
-from components.storage.shards import Pair, image_table, is_storable, read_pairs, source_captions
+from components.storage.shards import Pair, image_table, is_storable, pairs_in_use, source_captions
 from components.storage.side_tables import (
     Caption,
     Draft,
@@ -38,12 +38,17 @@ class RecaptionShard:
     @cached_property
     def pairs(self) -> list[Pair]:
         """All pairs; read only if drafts from pixels are missing, and once for all captioners."""
-        return list(read_pairs(self.download, self.entry, self.work))
+        return list(pairs_in_use(self.download, self.entry, self.work))
 
     @cached_property
     def captions(self) -> list[Caption]:
         """Captions of its images from the source."""
         return source_captions(self.download, self.entry)
+
+    @cached_property
+    def captions_key(self) -> str:
+        """Hash of the captions from the source."""
+        return content_key([vars(caption) for caption in self.captions])
 
     @cached_property
     def splits(self) -> dict[str, str]:
@@ -85,7 +90,7 @@ def rounds_of(shard: RecaptionShard, captioner: Captioner, part: Part) -> Attemp
     """Return the cached attempts of a captioner's part for a shard, keyed by all it reads."""
     pixels = {split: shard.pixels.get(split) for split in sorted(part.splits)}
     inputs = {
-        "reads": shard.entry.sha256 if part.reads_captions else pixels,
+        "reads": shard.captions_key if part.reads_captions else pixels,
         "columns": sorted(part.columns),
         "captioner": part.identity,
         **({"code": shard.code_of(part.made_by)} if part.made_by else {"format_version": FETCHED["draft"]}),

@@ -22,7 +22,7 @@ from components.storage.computed import code_of
 from components.storage.embeddings import read_embeddings, read_prompts
 from components.storage.layout import Layout
 from components.storage.pixels import Pixels, decoded
-from components.storage.shards import Pair, image_table, read_pairs
+from components.storage.shards import Pair, image_table, pairs_in_use
 from components.storage.side_tables import Caption
 
 
@@ -192,7 +192,7 @@ def _pairs(layout: Layout, held_out: HeldOut, keys: set[str]) -> list[Pair]:
     selected = []
     for shard in held_out.shards:
         if keys & set(shard.keys.to_pylist()):
-            pairs = read_pairs(layout.artifact("download"), shard.entry, held_out.work)
+            pairs = pairs_in_use(layout.artifact("download"), shard.entry, held_out.work)
             selected += [pair for pair in pairs if pair.key in keys]
     return selected
 

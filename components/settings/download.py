@@ -50,7 +50,7 @@ class Download(Section):
     images: Images
     shard_rows: Positive = 10_000
     max_urls_per_body: Positive = (
-        10  # in a shard; if more urls return the same bytes, they are a placeholder, no image
+        10  # in all lists; if more urls return the same bytes, they are a placeholder, no image
     )
     retry_rounds: Count = 0  # raise it to retry the rows with a transient failure; all other rows stay
     max_reject_share: Share

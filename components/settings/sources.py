@@ -94,7 +94,7 @@ class Table(SplitByColumn, Pinned):
     """Params of every source read from tables: parquet, csv, tsv, csv.gz or tsv.gz, one file or many."""
 
     columns: list[str] | None = None  # column names of a csv or tsv without a header line
-    key_column: str | None = None  # None: keys are made from the row number
+    key_column: str | None = None  # None: keys are made from the url, image name or captions
 
     @model_validator(mode="after")
     def _columns_are_each_named_once(self) -> Self:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
+from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,10 @@ from components.sources.values import (
     split_of,
     whole_text,
 )
+from components.storage.side_tables import Caption
 
 HEAD_ROWS = 100  # checked for swapped columns
+KEY_DIGITS = 20  # 80 bits: among a billion rows, two share a key with a probability of one in a million
 
 
 def read_table_rows(source: UrlList | Folder | TextTable, inputs: Path) -> Iterator[Row | Rejection]:
@@ -103,9 +108,21 @@ def _row_or_rejection(
         draft.split = source.split or split_of(values.get(str(source.split_column)))
         image = _image(source, names, values)
         captions = captions_of(source.captions, values, draft.key, draft.split, source.name)
+        if not source.key_column:
+            draft.key = _made_key(source.name, image, captions)
+            captions = [replace(caption, key=draft.key) for caption in captions]
         return Row(draft.key, draft.split, source.name, captions, {}, image)
 
     return row_or_rejection(RowDraft(source.name, key, split, record.where, url), make)
+
+
+def _made_key(source: str, image: Image | None, captions: list[Caption]) -> str:
+    """Return a key that is the same wherever the row stands: a hash of its image's name, or of its texts."""
+    if image is None:
+        name = json.dumps([[caption.column, caption.text] for caption in captions])
+    else:
+        name = image.url if isinstance(image, ImageUrl) else str(getattr(image, "name", ""))
+    return normal_key(f"{source}_{sha256(name.encode()).hexdigest()[:KEY_DIGITS]}")
 
 
 def _image(

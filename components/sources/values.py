@@ -25,7 +25,6 @@ from components.storage.side_tables import Caption
 
 MAX_KEY_CHARACTERS = 128
 KEY_HASH_DIGITS = 16  # hash appended to a cleaned key: 64 bits
-KEY_HASH = re.compile(rf"-[0-9a-f]{{{KEY_HASH_DIGITS}}}$")
 MAX_VALUE_CHARACTERS = 80  # longest value in a message
 SPLITS = get_args(Split)
 CAPTION_TYPES = (str, bytes, type(None), Number)  # bool is a Number in Python, but no caption
@@ -70,11 +69,6 @@ def normal_key(value: Any) -> str:  # noqa: ANN401 - whatever the input holds
     suffix = f"-{sha256(text.encode()).hexdigest()[:KEY_HASH_DIGITS]}"
     cleaned = NOT_OF_KEYS.sub("_", text.strip().lower())
     return cleaned[: MAX_KEY_CHARACTERS - len(suffix)] + suffix
-
-
-def without_hash(key: str) -> str:
-    """Return a key in the older form of `normal_key`, which appended no hash to a cleaned text."""
-    return KEY_HASH.sub("", key)
 
 
 def rejection(

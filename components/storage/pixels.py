@@ -14,7 +14,7 @@ from components.storage.atomic import content_key, reserve
 from components.storage.audited_rows import KeptShard
 from components.storage.mapped_rows import MappedRows
 from components.storage.result_cache import get_or_build
-from components.storage.shards import read_pairs
+from components.storage.shards import pairs_in_use
 from components.storage.side_tables import key_column, write_keys
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _maker(
         shape = (len(keys), 3, size, size)
         images: Any = np.lib.format.open_memmap(folder / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
         reserve(folder / IMAGES)
-        for pair in read_pairs(download, shard.entry, work):
+        for pair in pairs_in_use(download, shard.entry, work):
             if pair.key in rows:
                 images[rows.pop(pair.key)] = _decode(pair.key, pair.jpeg, size, decode)
         if rows:

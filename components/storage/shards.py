@@ -1,8 +1,9 @@
 """Read and write WebDataset shards of image-caption pairs: `<key>.jpg`, `<key>.txt`, `<key>.json` per pair.
 
-Two tables hold the content of `shards/00000.tar` without the pixels, so that no stage reads a tar for texts:
-`captions/00000.parquet` (`side_tables.CAPTIONS`) and `images/00000.parquet` (`IMAGES`). They have folders of
-their own: other readers of such shards take every parquet file beside the tars for a ledger.
+Two tables say which pairs of `shards/00000.tar` are in use, with captions, splits and labels as they are now:
+`captions/00000.parquet` (`side_tables.CAPTIONS`) and `images/00000.parquet` (`IMAGES`), in the order of the
+tar. It may hold further pairs, and older texts. The tables have folders of their own: other readers of such
+shards take every parquet file beside the tars for a ledger.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from typing import Any
 import pyarrow as pa
 
 from components.errors import DataError
-from components.storage.atomic import link_or_copy, new_file, new_folder
+from components.storage.atomic import content_key, new_file
 from components.storage.bulk import SHARDS, local_copy
-from components.storage.manifest import SHARD_SUFFIX, Entry, listed, read_manifest, write_manifest
-from components.storage.side_tables import Caption, read_captions, read_table, write_captions, write_table
+from components.storage.manifest import Entry, read_manifest
+from components.storage.side_tables import Caption, read_captions, read_table
 from components.storage.tar_index import tar_index
 
 TABLE_FOLDERS = ("captions", "images")
+ROWS = "rows"  # folder of the ledgers as of today: every row of the lists, rejected ones too
 IMAGES = pa.schema(
     [
         ("key", pa.string()),
@@ -47,85 +48,22 @@ class Pair:
 
 
 def write_shard(path: Path, pairs: Iterable[Pair]) -> int:
-    """Write a shard and its tables, whose bytes depend only on the pairs; return the number of pairs.
-
-    Raises:
-        DataError: UTF-8 cannot encode a caption.
-    """
+    """Write a shard, whose bytes depend only on the pairs; return their number."""
     from webdataset import TarWriter  # imports torch
 
-    count, tables = 0, _SideTables()
+    count = 0
     with new_file(path) as part, part.open("wb") as stream:
         writer = TarWriter(stream, encoder=False, mtime=0, user="root", group="root")
         try:
             for pair in pairs:
                 writer.write(_sample(pair))
-                tables.add(pair)
                 count += 1
         except BaseException:
             with suppress(OSError):
                 writer.close()  # otherwise tarfile tries again later and prints a traceback
             raise
         writer.close()
-    tables.write(path)
     return count
-
-
-class _SideTables:
-    """Collects the side tables of a shard, pair by pair."""
-
-    def __init__(self) -> None:
-        self._captions: list[Caption] = []
-        self._images: list[dict[str, Any]] = []
-
-    def add(self, pair: Pair) -> None:
-        """Add a pair."""
-        split = pair.metadata.get("split", "")
-        self._captions += [
-            Caption(key=pair.key, split=split, **caption) for caption in pair.metadata.get("captions", [])
-        ]
-        labels, digest = pair.metadata.get("labels", {}), sha256(pair.jpeg).hexdigest()
-        self._images.append({"key": pair.key, "split": split, "sha256": digest, "labels": labels})
-
-    def write(self, path: Path) -> None:
-        """Write both of a shard."""
-        captions, images = tables_of(path)
-        try:
-            write_captions(captions, self._captions)
-        except UnicodeEncodeError:
-            key = next(caption.key for caption in self._captions if not is_storable(caption.text))
-            raise DataError(
-                f"{path.name}: a caption of {key} holds half a character; expected text: "
-                "run `llm2clip forget --fetched download shards`"
-            ) from None
-        write_table(images, pa.Table.from_pylist(self._images, IMAGES))
-
-
-def add_side_tables(piece_folder: Path, work: Path) -> None:
-    """Add missing side tables to the shards of a cached result; earlier versions wrote none.
-
-    Args:
-        piece_folder: Folder of the cached result; it is rewritten with the same files and the tables.
-        work: The stage's folder in the work store.
-
-    Raises:
-        DataError: a shard is damaged, or UTF-8 cannot encode a caption.
-    """
-    entries = listed(piece_folder)
-    with_tables = {entry.name for entry in entries if entry.path.startswith(f"{TABLE_FOLDERS[1]}/")}
-    shards = [entry for entry in entries if entry.is_shard and entry.name not in with_tables]
-    if not shards:
-        return
-    with new_folder(piece_folder) as part:
-        for shard in shards:
-            tables = _SideTables()
-            for pair in read_pairs(piece_folder, shard, work):
-                tables.add(pair)
-            tables.write(part / f"{shard.name}{SHARD_SUFFIX}")
-        for entry in entries:
-            if not entry.is_remote:
-                link_or_copy(piece_folder / entry.uri, part / entry.uri)
-        write_manifest(part, known=entries)
 
 
 def source_captions(folder: Path, shard: Entry) -> list[Caption]:
@@ -224,6 +162,40 @@ def read_pairs(folder: Path, shard: Entry, work: Path) -> Iterator[Pair]:
     """
     with local_copy(folder, shard, work) as path:
         yield from read_shard(path, shard.rows)
+
+
+def pairs_in_use(folder: Path, shard: Entry, work: Path) -> Iterator[Pair]:
+    """Read the pairs of a shard that its tables list, with split, labels and captions as they are now.
+
+    Args:
+        folder: Folder of `artifacts/download`; the caller verifies the tables.
+        shard: An entry from `shards_of`.
+        work: The stage's folder in the work store.
+
+    Raises:
+        DataError: see `read_pairs`; or a pair that the tables list is missing.
+    """
+    images = {image["key"]: image for image in image_table(folder, shard).to_pylist()}
+    captions: dict[str, list[dict[str, Any]]] = {key: [] for key in images}
+    for caption in source_captions(folder, shard):
+        named = {name: value for name, value in vars(caption).items() if name not in ("key", "split")}
+        captions[caption.key].append(named)
+    for pair in read_pairs(folder, shard, work):
+        if image := images.pop(pair.key, None):
+            of_key = captions[pair.key]
+            now = {"split": image["split"], "labels": dict(image["labels"]), "captions": of_key}
+            text = of_key[0]["text"] if of_key else pair.caption
+            yield replace(pair, caption=text, metadata={**pair.metadata, **now})
+    if images:
+        raise DataError(
+            f"{folder / shard.path} lacks {len(images)} pairs of its tables (first {min(images)}); "
+            "`dvc checkout --force` restores it"
+        )
+
+
+def image_key(folder: Path, shard: Entry) -> str:
+    """Return a hash of the images of a shard that are in use: keys, splits and bytes."""
+    return content_key(image_table(folder, shard).select(["key", "split", "sha256"]).to_pydict())
 
 
 def shards_of(folder: Path) -> list[Entry]:

@@ -20,8 +20,9 @@ from components.running.output import output
 from components.sources.scenes.scene import draw_scenes, render, scene_captions
 from components.storage.layout import Layout
 from components.storage.scores import EMBEDDED_IMAGES, SCORES, write_image_embeddings
-from components.storage.shards import Pair, write_shard
+from components.storage.shards import Pair
 from components.storage.side_tables import Caption, write_captions, write_table
+from tests.pairs import write_pairs
 
 COUNTS = {"train": 24, "validation": 10, "test": 10}
 SHARD_ROWS = 16
@@ -126,9 +127,9 @@ def make_data(workspace: Path) -> Callable[..., Layout]:
             for number, part in enumerate(parts):
                 name = f"{number:05d}"
                 tar = f"shards/{name}.tar"
-                out.rows[tar] = write_shard(out.folder / tar, [pair for pair, _ in part])
+                out.rows[tar] = write_pairs(out.folder / tar, [pair for pair, _ in part])
                 ledger = ledger_of([pair.key for pair, _ in part], failed if number == 0 else 0)
-                write_table(out.folder / f"shards/{name}.parquet", ledger)
+                write_table(out.folder / f"rows/{name}.parquet", ledger)
             texts = [Caption(f"text_{n}", "train", "short", "en", 0, f"text {n}", "t") for n in range(TEXTS)]
             write_captions(out.folder / "texts/00000.parquet", texts)
         with output(layout, "recaption") as out:

@@ -15,9 +15,10 @@ from components.audit.curation.dropped import Drop, Dropped
 from components.audit.gallery import ShardFiles, chosen_keys, shown, write_gallery
 from components.storage.manifest import write_manifest
 from components.storage.scores import SCORES
-from components.storage.shards import Pair, shards_of, write_shard
+from components.storage.shards import Pair, shards_of
 from components.storage.side_tables import Caption, write_captions, write_table
 from tests.audit.conftest import images_of
+from tests.pairs import write_pairs
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -67,7 +68,7 @@ def shard(tmp_path: Path) -> ShardFiles:
         ]
         score = {"key": key, "column": "alt", "number": 0, "similarity": 0.25, "is_cut": True}
         scores += [{**score, "agreement": 0.5}] if number < len(HOSTILE) - 1 else []
-    rows = {"0.tar": write_shard(tmp_path / "download" / "0.tar", pairs)}
+    rows = {"0.tar": write_pairs(tmp_path / "download" / "0.tar", pairs)}
     write_manifest(tmp_path / "download", rows)
     (entry,) = shards_of(tmp_path / "download")
     files = ShardFiles(

@@ -10,8 +10,6 @@ import random
 import signal
 import threading
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,10 @@ from PIL import Image
 from components.download import download_stats, shard_fetcher, stage
 from components.download.answers import Body
 from components.download.fetching import Fetcher
-from components.download.ledger import LEDGER, read_ledger
+from components.download.ledger import BEFORE, LEDGER, read_ledger
 from components.download.pictures import Picture, picture_of
 from components.download.refusal import Refused
-from components.download.shard import DownloadShard, shard_key
+from components.download.shard import DownloadShard
 from components.download.spool import Spool, SpoolRange
 from components.download.stage import run
 from components.errors import ConfigurationError, DataError, InfrastructureError
@@ -35,10 +33,9 @@ from components.settings.download import Download, Fetch, Images
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.settings.sources import CaptionColumn, Folder, TextTable, UrlList
-from components.sources.rows import Rejection
-from components.storage.atomic import content_key, read_json
+from components.storage.atomic import read_json
 from components.storage.manifest import read_manifest
-from components.storage.shards import Pair, read_pairs, shards_of
+from components.storage.shards import Pair, pairs_in_use, shards_of
 from components.storage.side_tables import read_captions, read_table
 from tests.download.server import Server, body, drip, endless, late, raw, redirect, status
 from tests.threaded import stopped_once
@@ -94,7 +91,7 @@ def with_sources(smoke: Params, sources: list[Any], fetch: Fetch | None = None, 
 
 
 def pairs() -> list[Pair]:
-    return [pair for shard in shards_of(OUT) for pair in read_pairs(OUT, shard, Path(".work"))]
+    return [pair for shard in shards_of(OUT) for pair in pairs_in_use(OUT, shard, Path(".work"))]
 
 
 def hashes() -> dict[str, str]:
@@ -103,7 +100,7 @@ def hashes() -> dict[str, str]:
 
 def ledger() -> dict[str, tuple[str, str | None]]:
     """Return status and message by key, over all shards."""
-    tables = [read_table(path, LEDGER) for path in sorted((OUT / "shards").glob("*.parquet"))]
+    tables = [read_table(path, LEDGER) for path in sorted((OUT / "rows").glob("*.parquet"))]
     return {one["key"]: (one["status"], one["error_message"]) for one in pa.concat_tables(tables).to_pylist()}
 
 
@@ -126,7 +123,7 @@ def test_scenes_become_shards_and_texts(workspace: Path, smoke: Params, env: Env
     assert [(one["column"], one["number"]) for one in test.metadata["captions"]] == [
         ("alt", 0), ("short", 0), ("dense", 0), ("dense", 1), ("short_de", 0), ("dense_de", 0),
     ]  # fmt: skip
-    assert set(test.metadata) == {*LEDGER.names, "labels", "captions"}
+    assert set(test.metadata) == {*BEFORE.names, "labels", "captions"}
     assert Image.open(io.BytesIO(test.jpeg)).size == (64, 64)
     texts = read_captions(OUT / "texts" / "00000.parquet")
     assert len({caption.key for caption in texts}) == 224
@@ -183,12 +180,14 @@ def test_every_hostile_row_is_rejected_by_its_reason_and_no_other(
         "brotli": "encoded_body",
         "wordless": "empty_caption: web.parquet row 13",
         "gone": "http_404",
-        "again": "duplicate_url: again",
         "local": "scheme_not_allowed",
         "secret": "credentials_in_url",
     }
     metrics = read_json(Path("metrics/download.json"))
-    assert metrics["rows_in"] == metrics["rows_out"] + sum(metrics["rejected"].values()) == len(rows)
+    joined = metrics["images"]["joined"]
+    assert joined == 1  # `again` has the url of `good`
+    assert metrics["rows_in"] + joined == len(rows)
+    assert metrics["rows_in"] == metrics["rows_out"] + sum(metrics["rejected"].values())
     assert metrics["rejected"]["http_404"] == server.hits["/gone"] == 1
     assert [pair.key for pair in pairs()] == ["good", "moved", "moving", "gzip"]
     assert [pair.metadata["is_animated"] for pair in pairs()] == [False, False, True, False]
@@ -231,14 +230,12 @@ def test_only_what_changed_is_fetched_again(
     assert set(server.hits.values()) == {1}
     web[20]["words"] = "other words"
     run(with_sources(smoke, [url_source(web)], fetch), env)
-    assert [path for path, count in server.hits.items() if count == 2] == [
-        f"/{number}" for number in range(16, 24)
-    ]
+    assert set(server.hits.values()) == {1}
     assert {name for name, sha in hashes().items() if before[name] != sha} == {
         "captions/00002.parquet",
-        "shards/00002.tar",
-        "shards/00002.parquet",
+        "rows/00002.parquet",
     }
+    assert {pair.key: pair.caption for pair in pairs()}["20"] == "other words"
 
 
 def test_a_stop_signal_ends_the_fetching_and_the_rerun_goes_on_by_shard(
@@ -291,10 +288,12 @@ def test_a_folder_and_a_text_table_go_the_same_way(workspace: Path, smoke: Param
         with pytest.raises(DataError) as caught:
             run(with_sources(smoke, [texts, pictures], max_reject_share=limit), env)
         assert str(caught.value).split("\n")[1] == message
-    kept = hashes()
+    kept, before = hashes(), {pair.key: pair.jpeg for pair in pairs()}
     (folder / "below" / "1.jpg").write_bytes(jpeg(9))  # the same name, another image
     run(with_sources(smoke, [texts, pictures], max_reject_share=0.5), env)
-    assert hashes()["shards/00000.tar"] != kept["shards/00000.tar"]
+    assert hashes()["shards/00000.tar"] == kept["shards/00000.tar"]
+    after = {pair.key: pair.jpeg for pair in pairs()}
+    assert after.keys() == before.keys() and {key for key in after if after[key] != before[key]} == {"1"}
 
 
 def test_what_decides_is_named_with_the_first_row_and_the_file_of_all(
@@ -310,27 +309,6 @@ def test_what_decides_is_named_with_the_first_row_and_the_file_of_all(
             "download.fetch.allowed_ports [80, 443]",
             f"every reason with its first row: {env.work_store / 'download' / 'rejected.json'}",
         ]
-
-
-def test_what_messages_alone_say_of_a_row_decides_no_shard(smoke: Params) -> None:
-    row = Rejection("k", "", "web", "unknown_split", "list.csv row 0", "")
-    keys = [shard_key("00000", [replace(row, value=value)], smoke.download) for value in ("", "trian")]
-    named = {
-        "key": "k",
-        "split": "",
-        "source": "web",
-        "reason": "unknown_split",
-        "where": row.where,
-        "url": "",
-    }
-    digest = sha256(content_key(named).encode()).hexdigest()
-    fetch = smoke.download.fetch.model_dump(exclude={"connections", "connections_per_host"})
-    decisive = {
-        "fetch": fetch,
-        "images": smoke.download.images.model_dump(),
-        "max_urls_per_body": smoke.download.max_urls_per_body,
-    }
-    assert set(keys) == {content_key([4, "00000", digest, decisive])}  # as before there were values
 
 
 def test_too_many_rejected_rows_stop_the_stage_and_are_asked_for_again(
@@ -381,13 +359,11 @@ def test_another_round_asks_for_what_may_have_passed_and_nothing_else(
     run(with_sources(smoke, [url_source(web)], impatient, retry_rounds=1), env)
     assert {key: message for key, (_, message) in ledger().items() if message} == {"04": "http_404"}
     assert {path for path, count in server.hits.items() if count > 1} == {"/03"}
-    assert {name for name, sha in hashes().items() if expected[name] != sha} == {
-        "captions/00000.parquet",
-        "images/00000.parquet",
-        "shards/00000.tar",
-        "shards/00000.parquet",
-        "shards/00000_stats.json",
-    }
+    assert {pair.key for pair in pairs()} == {one["id"] for one in web} - {"04"}
+    assert [entry.key for entry in read_ledger(OUT / "shards" / "00004.parquet")] == ["03"]
+    assert all(
+        expected[f"shards/0000{number}.tar"] == hashes()[f"shards/0000{number}.tar"] for number in (1, 2, 3)
+    )
 
 
 def test_fewer_rounds_throw_no_picture_away(
@@ -420,25 +396,25 @@ def test_a_body_that_many_urls_answer_with_is_no_picture(
 class CrashingShard(DownloadShard):
     """One whose decoder crashes at an image, as a bug in a library would have it."""
 
-    def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
+    def _make(self, reporter: ProgressReporter, folder: Path) -> None:
         def decoder(data: bytes, images: Images) -> Picture:
             if data == jpeg(12):
                 signal.raise_signal(signal.SIGSEGV)
             return picture_of(data, images)
 
         shard_fetcher.picture_of = decoder  # type: ignore[attr-defined]
-        super()._make(folder, before, reporter)
+        super()._make(reporter, folder)
 
 
 class HangingShard(DownloadShard):
     """One whose decoder never ends at an image, and never lets go of the interpreter's lock."""
 
-    def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
+    def _make(self, reporter: ProgressReporter, folder: Path) -> None:
         def decoder(data: bytes, images: Images) -> Picture:
             return picture_of(data, images) if data != jpeg(12) else _for_ever()
 
         shard_fetcher.picture_of = decoder  # type: ignore[attr-defined]
-        super()._make(folder, before, reporter)
+        super()._make(reporter, folder)
 
 
 def _for_ever() -> Picture:
@@ -449,7 +425,7 @@ def _for_ever() -> Picture:
 class SurprisingShard(DownloadShard):
     """One in which every third picture, and the fetching of one, fails as nobody foresaw."""
 
-    def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
+    def _make(self, reporter: ProgressReporter, folder: Path) -> None:
         fetched = Fetcher.fetched
 
         def decoder(data: bytes, images: Images) -> Picture:
@@ -464,24 +440,24 @@ class SurprisingShard(DownloadShard):
 
         shard_fetcher.picture_of = decoder  # type: ignore[attr-defined]
         Fetcher.fetched = fetcher  # type: ignore[method-assign, assignment]
-        super()._make(folder, before, reporter)
+        super()._make(reporter, folder)
 
 
 class FullDiskShard(DownloadShard):
     """One that cannot keep a picture."""
 
-    def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
+    def _make(self, reporter: ProgressReporter, folder: Path) -> None:
         def put(self: Spool, data: bytes) -> SpoolRange:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         Spool.put = put  # type: ignore[method-assign]
-        super()._make(folder, before, reporter)
+        super()._make(reporter, folder)
 
 
 class CutOffShard(DownloadShard):
     """One for which no name can be looked up from the twelfth row on."""
 
-    def _make(self, folder: Path, before: Path | None, reporter: ProgressReporter) -> None:
+    def _make(self, reporter: ProgressReporter, folder: Path) -> None:
         fetched = Fetcher.fetched
 
         def cut_off(self: Fetcher, text: str) -> AbstractAsyncContextManager[Body]:
@@ -490,7 +466,7 @@ class CutOffShard(DownloadShard):
             return fetched(self, text)
 
         Fetcher.fetched = cut_off  # type: ignore[method-assign, assignment]
-        super()._make(folder, before, reporter)
+        super()._make(reporter, folder)
 
 
 @pytest.mark.parametrize("kind", [CrashingShard, HangingShard])

@@ -24,10 +24,11 @@ from components.storage.atomic import read_json, write_json
 from components.storage.embeddings import EMBEDDED_CAPTIONS, read_embeddings, write_embeddings
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest, write_manifest
-from components.storage.shards import read_shard, write_shard
+from components.storage.shards import read_shard
 from components.storage.side_tables import read_captions, write_captions
 from components.train_clip import stage as train_clip
 from tests.clip_project import COUNTS, make_artifacts, small
+from tests.pairs import write_pairs
 
 OUT = Path("artifacts/evaluate")
 METRICS = Path("metrics/evaluate.json")
@@ -123,7 +124,7 @@ def test_the_order_of_rows_changes_nothing(project: Layout, params: Params, env:
     stage.run(params, env)
     figures, report = METRICS.read_bytes(), (OUT / "report.html").read_bytes()
     for path in sorted((project.artifact("download") / "shards").glob("*.tar")):
-        write_shard(path, reversed(list(read_shard(path))))
+        write_pairs(path, reversed(list(read_shard(path))))
         captions = project.artifact("recaption") / "captions" / f"{path.stem}.parquet"
         write_captions(captions, reversed(read_captions(captions)))
     for name in ("00000", "00001"):  # and what was in the first shard comes second
@@ -199,7 +200,7 @@ def test_a_missing_embedding_is_an_error(project: Layout, params: Params, env: E
 def test_a_missing_image_is_an_error(project: Layout, params: Params, env: Environment) -> None:
     path = project.artifact("download") / "shards" / "00001.tar"
     pairs = list(read_shard(path))[:-1]
-    write_shard(path, pairs)
+    write_pairs(path, pairs)
     rows = {"shards/00000.tar": 18, "shards/00001.tar": len(pairs)}
     write_manifest(project.artifact("download"), rows)
     with pytest.raises(DataError, match="no image for 1 kept rows"):

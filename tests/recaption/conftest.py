@@ -15,7 +15,7 @@ from components.recaption.captioners.vision_language import TransformersWriter
 from components.sources.scenes.scene import draw_scenes, scene_captions
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
-from components.storage.shards import write_shard
+from tests.pairs import write_pairs
 from tests.recaption.chat_server import ChatServer, serving
 from tests.recaption.project import SHARDS, pairs_of
 from tests.recaption.prompted import bring_llava
@@ -28,7 +28,7 @@ def layout(workspace: Path) -> Layout:
     download, made = layout.artifact("download"), layout.artifact("base_models") / "captioner"
     rows = {}
     for shard, splits in SHARDS.items():
-        rows[f"shards/{shard}.tar"] = write_shard(
+        rows[f"shards/{shard}.tar"] = write_pairs(
             download / "shards" / f"{shard}.tar", pairs_of(shard, splits)
         )
     write_manifest(download, rows)

@@ -17,9 +17,10 @@ from components.settings.sources import CaptionColumn, UrlList, caption_columns
 from components.storage.atomic import read_json
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
-from components.storage.shards import Pair, write_shard
+from components.storage.shards import Pair
 from components.storage.side_tables import Caption, Draft
 from tests.conftest import ROOT
+from tests.pairs import write_pairs
 from tests.recaption.project import pairs_of, rejected, with_captioners, written
 
 REFUSED = "I'm sorry, but I cannot describe this image."
@@ -96,7 +97,7 @@ def given(layout: Layout) -> Layout:
     download = layout.artifact("download")
     for old in (download / "shards").iterdir():
         old.unlink()
-    write_manifest(download, {"shards/00000.tar": write_shard(download / "shards" / "00000.tar", pairs)})
+    write_manifest(download, {"shards/00000.tar": write_pairs(download / "shards" / "00000.tar", pairs)})
     return layout
 
 

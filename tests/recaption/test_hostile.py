@@ -13,8 +13,9 @@ from components.recaption.captioners.columns import FromColumns
 from components.settings.params import Params
 from components.storage.layout import Layout
 from components.storage.manifest import write_manifest
-from components.storage.shards import Pair, write_shard
+from components.storage.shards import Pair
 from components.storage.side_tables import Caption, Draft
+from tests.pairs import write_pairs
 from tests.recaption.chat_server import ChatServer, caption_of, raw, says, status
 from tests.recaption.project import (
     COLUMNS,
@@ -90,7 +91,7 @@ def test_what_a_source_says_gets_into_no_prompt(smoke: Params, llava: Layout, se
             for pair in pairs_of(shard, splits)
         ]  # fmt: skip
         path = llava.artifact("download") / "shards" / f"{shard}.tar"
-        rows[f"shards/{shard}.tar"] = write_shard(path, lies)
+        rows[f"shards/{shard}.tar"] = write_pairs(path, lies)
     write_manifest(llava.artifact("download"), rows)
     run_with(smoke, llava, NEAR, FAR, environment=far(server))
     assert sum(server.hits.values()) == ASKED * 2  # the images are what they were
@@ -122,7 +123,7 @@ def test_hostile_captions_of_a_column(smoke: Params, layout: Layout) -> None:
     ]  # fmt: skip
     path = layout.artifact("download") / "shards" / "00000.tar"
     (layout.artifact("download") / "shards" / "00001.tar").unlink()
-    rows = {"shards/00000.tar": write_shard(path, pairs)}
+    rows = {"shards/00000.tar": write_pairs(path, pairs)}
     write_manifest(layout.artifact("download"), rows)
     take = TAKE | {"splits": ["train"]}
     run_with(smoke, layout, COLUMNS | {"columns": [take]})

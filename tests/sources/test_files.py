@@ -34,7 +34,8 @@ def parts(tmp_path: Path) -> Path:
 def test_a_folder_or_a_pattern_is_one_table(parts: Path, path: str) -> None:
     rows = good(read(texts(path), parts))
     assert told(list(rows)) == ["0 0", "0 1", "1 0", "1 1", "3 0", "3 1"]
-    assert [row.key for row in rows] == [f"told_{number:09d}" for number in range(6)]
+    keys = [row.key for row in rows]
+    assert len(set(keys)) == 6 and [row.key for row in read(texts(path, limit=3), parts)] == keys[:3]
     assert told(read(texts(path, limit=3), parts)) == ["0 0", "0 1", "1 0"]
 
 

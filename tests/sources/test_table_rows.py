@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
@@ -64,7 +65,11 @@ def test_tsv_loses_no_row_whatever_the_captions_hold(tmp_path: Path) -> None:
     ]
     assert isinstance(rows[0], Row)
     assert rows[0].image == ImageUrl("http://a/1")
-    assert [row.key for row in rows] == [f"told_{number:09d}" for number in range(18)]
+    keys = [row.key for row in rows]
+    assert len(set(keys)) == 18
+    assert [key for key, row in zip(keys, rows, strict=True) if not isinstance(row, Row)] == [
+        f"told_{number:09d}" for number, row in enumerate(rows) if not isinstance(row, Row)
+    ]  # of a row that is read no further, its number
     assert [row.image.url for row in rows if isinstance(row, Row) and isinstance(row.image, ImageUrl)] == [
         f"http://a/{number}" for number in (1, 2, 3, 4, 11, 12, 13, 14, 15, 16, 17)
     ]
@@ -364,3 +369,22 @@ def test_the_first_hundred_names_decide_for_all(tmp_path: Path) -> None:
     assert [row.image for row in rows[:101] if isinstance(row, Row)] == [
         ImageFile(folder / f"{number}.jpg", f"{number}.jpg") for number in range(101)
     ]
+
+
+def test_a_key_that_is_made_is_of_the_url_and_no_row_number(tmp_path: Path) -> None:
+    lines = ["http://a/1,a cat", "http://a/2,a dog", "http://a/1,another cat"]
+    keys = {}
+    for name, order in (("given", lines), ("turned", lines[::-1])):
+        (tmp_path / "list.csv").write_text("\n".join(["url,caption", *order]), "utf-8")
+        rows = good(read(urls("list.csv"), tmp_path))
+        assert all(caption.key == row.key for row in rows for caption in row.captions)
+        keys[name] = {row.image.url: row.key for row in rows if isinstance(row.image, ImageUrl)}
+        assert len({row.key for row in rows}) == 2
+    assert keys["given"] == keys["turned"]
+    assert all(re.fullmatch("told_[0-9a-f]{20}", key) for key in keys["given"].values())
+
+
+def test_a_key_that_is_made_is_of_the_captions_where_there_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("caption\na cat\na dog\na cat\n", "utf-8")
+    first, second, third = (row.key for row in good(read(texts("list.csv"), tmp_path)))
+    assert first == third != second

@@ -28,7 +28,8 @@ from components.storage.bulk import (
 )
 from components.storage.manifest import Entry, folder_key, listed, read_manifest, write_manifest
 from components.storage.result_cache import get_or_build, put_files
-from components.storage.shards import TABLE_FOLDERS, Pair, read_pairs, shards_of, write_shard
+from components.storage.shards import TABLE_FOLDERS, Pair, read_pairs, shards_of
+from tests.pairs import write_pairs
 from tests.s3_proxy import Exchange, proxy
 
 PAIRS = [Pair(f"key{n}", random.Random(n).randbytes(3000), f"caption {n}", {"n": n}) for n in range(8)]  # noqa: S311
@@ -45,7 +46,7 @@ def make_piece(tmp_path: Path) -> Make:
     """Make a piece as download does: a shard and a small file beside it."""
 
     def make(folder: Path) -> None:
-        write_shard(folder / "00000.tar", PAIRS)
+        write_pairs(folder / "00000.tar", PAIRS)
         (folder / "00000_stats.json").write_text("{}")
 
     return lambda: get_or_build(tmp_path / "pieces", "key", make)
@@ -111,7 +112,7 @@ def test_a_manifest_names_the_same_content_wherever_it_lies(
     tmp_path: Path, artifact: Path, make_piece: Make
 ) -> None:
     local = tmp_path / "local"
-    write_shard(local / "shards" / "00000.tar", PAIRS)
+    write_pairs(local / "shards" / "00000.tar", PAIRS)
     shutil.copy(artifact / "shards" / "00000_stats.json", local / "shards")
     write_manifest(local, {"shards/00000.tar": len(PAIRS)})
     assert folder_key(local) == folder_key(artifact)

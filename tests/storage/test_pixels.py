@@ -11,12 +11,13 @@ from components.storage.atomic import sha256_of
 from components.storage.audited_rows import KeptShard
 from components.storage.manifest import Entry
 from components.storage.pixels import Pixels, decoded
-from components.storage.shards import Pair, write_shard
+from components.storage.shards import Pair
+from tests.pairs import write_pairs
 
 
 def _shard(folder: Path, name: str, keys: list[str], kept: list[str]) -> KeptShard:
     path = folder / f"{name}.tar"
-    write_shard(path, (Pair(key, key.encode(), "") for key in keys))
+    write_pairs(path, (Pair(key, key.encode(), "") for key in keys))
     entry = Entry(path.name, path.stat().st_size, sha256_of(path), len(keys))
     return KeptShard(name, entry, pa.table({"key": pa.array(kept, pa.string())}), 0)
 

@@ -9,10 +9,9 @@ import pytest
 import webdataset
 
 from components.errors import DataError
-from components.storage.manifest import read_manifest, write_manifest
+from components.storage.manifest import write_manifest
 from components.storage.shards import (
     Pair,
-    add_side_tables,
     image_table,
     read_pairs,
     read_shard,
@@ -21,6 +20,7 @@ from components.storage.shards import (
     write_shard,
 )
 from components.storage.side_tables import Caption
+from tests.pairs import write_pairs
 from tests.storage.test_tar_index import tar
 
 PAIRS = [
@@ -89,7 +89,7 @@ def described(number: int, **caption: Any) -> Pair:
 
 def test_tables_hold_what_the_tar_holds_besides_pixels(tmp_path: Path) -> None:
     pairs = [described(number) for number in range(3)]
-    write_shard(tmp_path / "shards" / "00000.tar", pairs)
+    write_pairs(tmp_path / "shards" / "00000.tar", pairs)
     write_manifest(tmp_path)
     (shard,) = shards_of(tmp_path)
     assert source_captions(tmp_path, shard) == [
@@ -103,32 +103,3 @@ def test_tables_hold_what_the_tar_holds_besides_pixels(tmp_path: Path) -> None:
     assert [dict(image["labels"]) for image in images] == [pair.metadata["labels"] for pair in pairs]
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.parquet"))
     assert names == ["captions/00000.parquet", "images/00000.parquet"]  # not beside the tar, as a ledger is
-
-
-def test_a_shard_of_an_earlier_version_is_given_its_tables(tmp_path: Path) -> None:
-    pairs = [described(number) for number in range(3)]
-    for name in ("now", "before"):
-        write_shard(tmp_path / name / "00000.tar", pairs)
-    for path in (tmp_path / "before").rglob("*.parquet"):
-        path.unlink()
-    for name in ("now", "before"):
-        write_manifest(tmp_path / name, {"00000.tar": 3})
-    add_side_tables(tmp_path / "before", tmp_path / "work")
-    assert read_manifest(tmp_path / "before") == read_manifest(tmp_path / "now")
-    before = (tmp_path / "before").stat().st_ino
-    add_side_tables(tmp_path / "before", tmp_path / "work")
-    assert (tmp_path / "before").stat().st_ino == before  # it has them
-
-
-def test_half_a_character_of_an_earlier_version_is_told(tmp_path: Path) -> None:
-    """JSON can escape half of a pair, which UTF-8 cannot hold."""
-    path = tmp_path / "piece" / "00000.tar"
-    write_shard(path, [described(0), described(1, text="a black dog")])
-    for table in path.parent.rglob("*.parquet"):
-        table.unlink()
-    data = path.read_bytes()
-    assert data.count(b'"a black dog"') == 1
-    path.write_bytes(data.replace(b'"a black dog"', b'"a \\ud83d do"'))
-    write_manifest(path.parent, {"00000.tar": 2})
-    with pytest.raises(DataError, match="caption of k1 holds half a character"):
-        add_side_tables(path.parent, tmp_path / "work")

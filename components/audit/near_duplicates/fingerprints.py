@@ -26,7 +26,7 @@ from components.storage.atomic import content_key, write_bytes
 from components.storage.computed import code_of
 from components.storage.manifest import Entry
 from components.storage.result_cache import get_or_build
-from components.storage.shards import read_pairs
+from components.storage.shards import image_key, pairs_in_use
 from components.storage.side_tables import read_table, write_table
 
 HASH_SIDE = 8
@@ -160,7 +160,7 @@ class ShardFingerprints:
     def __call__(self, reporter: ProgressReporter) -> Path:
         """Return the folder of the cached result."""
         store, code = self.work / "fingerprints", code_of(self.work, "audit", "fingerprints")
-        key = content_key([code, self.entry.sha256])
+        key = content_key([code, image_key(self.download, self.entry)])
         result = get_or_build(store, key, lambda folder: self._make(folder, reporter))
         reporter.advance(self.entry.rows or 0)
         return result
@@ -172,7 +172,7 @@ class ShardFingerprints:
     def _make(self, folder: Path, reporter: ProgressReporter) -> None:
         silent_reporter = reporter.uncounted()
         fingerprints = []
-        for index, pair in enumerate(read_pairs(self.download, self.entry, self.work)):
+        for index, pair in enumerate(pairs_in_use(self.download, self.entry, self.work)):
             if index in self.deadly:
                 raise undecodable(pair.key, "it crashes the decoder, or takes too long")
             with silent_reporter.at(index, DECODE_DEADLINE_SECONDS):
@@ -192,10 +192,11 @@ def read_fingerprints(download: Path, shards: Sequence[Entry], work: Path, proce
     Raises:
         DataError: a shard is damaged, or two images have one key.
     """
-    jobs = {entry.sha256: ShardFingerprints(download, entry, work) for entry in shards}
+    keys = {entry: image_key(download, entry) for entry in shards}
+    jobs = {keys[entry]: ShardFingerprints(download, entry, work) for entry in shards}
     progress = Progress(work, "audit", sum(job.entry.rows or 0 for job in jobs.values()), "images")
     folders = pieces_by_content(jobs, processes, progress, MODULES, work / "fingerprints")
-    fingerprints = joined([folders[entry.sha256] for entry in shards], [entry.name for entry in shards])
+    fingerprints = joined([folders[keys[entry]] for entry in shards], [entry.name for entry in shards])
     _refuse_equal_keys(fingerprints.images.keys)
     return fingerprints
 

@@ -35,6 +35,7 @@ from components.storage.scores import (
     read_image_embeddings,
     write_image_embeddings,
 )
+from components.storage.shards import image_key
 from components.storage.side_tables import Caption, read_table, write_table
 
 if TYPE_CHECKING:
@@ -205,7 +206,8 @@ class Scorer:
             write_image_embeddings(folder, shard.entry.name, about, table, embeddings)
 
         code = code_of(self._work, "recaption", "image_embeddings")
-        key = content_key({"shard": shard.entry.sha256, "name": shard.entry.name, "code": code, **about})
+        images = image_key(shard.download, shard.entry)
+        key = content_key({"images": images, "name": shard.entry.name, "code": code, **about})
         result = get_or_build(self._cache / IMAGES_FOLDER, key, make)
         self._progress(remaining)  # all of them, if an earlier run computed them
         return result

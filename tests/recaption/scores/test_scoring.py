@@ -31,9 +31,10 @@ from components.storage.atomic import read_json
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key, read_manifest, write_manifest
 from components.storage.scores import read_image_embeddings, read_scores
-from components.storage.shards import Pair, write_shard
+from components.storage.shards import Pair
 from components.storage.side_tables import Caption
 from tests.clip_project import make_artifacts, put_base
+from tests.pairs import write_pairs
 
 SHARDS = {"00000": 5, "00001": 3}
 TAKE = {"source": "alt", "column": "again", "take": "first", "splits": ["train"]}
@@ -68,7 +69,7 @@ def layout(workspace: Path) -> Layout:
     rows = {}
     for shard, count in SHARDS.items():
         name = f"shards/{shard}.tar"
-        rows[name] = write_shard(made.artifact("download") / name, pairs_of(shard, count))
+        rows[name] = write_pairs(made.artifact("download") / name, pairs_of(shard, count))
     write_manifest(made.artifact("download"), rows)
     return made
 
@@ -196,7 +197,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
 
 def test_a_shard_without_images_has_empty_tables(smoke: Params, layout: Layout) -> None:
     name = "shards/00002.tar"
-    write_shard(layout.artifact("download") / name, [])
+    write_pairs(layout.artifact("download") / name, [])
     rows = {f"shards/{shard}.tar": count for shard, count in SHARDS.items()}
     write_manifest(layout.artifact("download"), {**rows, name: 0})
     run_with(smoke, layout, MINE)

@@ -1,0 +1,27 @@
+"""Shards with their tables, made from pairs as download makes them from rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+
+import pyarrow as pa
+
+from components.storage.shards import IMAGES, Pair, tables_of, write_shard
+from components.storage.side_tables import Caption, write_captions, write_table
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> int:
+    """Write a shard and its tables; return the number of pairs."""
+    pairs = list(pairs)
+    captions, images = [], []
+    for pair in pairs:
+        split, labels = pair.metadata.get("split", ""), pair.metadata.get("labels", {})
+        captions += [Caption(key=pair.key, split=split, **one) for one in pair.metadata.get("captions", [])]
+        digest = sha256(pair.jpeg).hexdigest()
+        images.append({"key": pair.key, "split": split, "sha256": digest, "labels": labels})
+    captions_path, images_path = tables_of(path)
+    write_captions(captions_path, captions)
+    write_table(images_path, pa.Table.from_pylist(images, IMAGES))
+    return write_shard(path, pairs)
