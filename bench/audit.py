@@ -30,13 +30,17 @@ from ruamel.yaml import YAML
 
 from bench.measuring import Cost, run_measured, say
 from components.audit.host_stats import LEDGER
-from components.audit.near_duplicates.fingerprints import Fingerprint, read_fingerprints, write_fingerprints
+from components.audit.near_duplicates.fingerprints import (
+    Fingerprint,
+    read_fingerprints,
+    results_of,
+    write_fingerprints,
+)
 from components.running.workers import stop_server
-from components.storage.atomic import content_key, write_bytes
-from components.storage.computed import code_of
+from components.storage.atomic import write_bytes
 from components.storage.manifest import listed, write_manifest
 from components.storage.result_cache import get_or_build
-from components.storage.shards import IMAGES, ROWS, Pair, image_key, shards_of, tables_of, write_shard
+from components.storage.shards import IMAGES, ROWS, Pair, shards_of, tables_of, write_shard
 from components.storage.side_tables import CAPTIONS, write_table
 
 ROOT = Path(__file__).parents[1]
@@ -151,12 +155,10 @@ def _write_tables(rows: int, captions: int, workspace: Path) -> None:
     write_manifest(recaption)
     for entry in listed(download):
         if entry.rows:
-            code = code_of(workspace / ".work" / "audit", "audit", "fingerprints")
-            key = content_key([code, image_key(download, entry)])
             start = int(entry.name) * SHARD_ROWS
             fingerprints = _random_fingerprints(draw, start, entry.rows)
-            store = workspace / ".work" / "audit" / "fingerprints"
-            get_or_build(store, key, partial(write_fingerprints, fingerprints=fingerprints))
+            store = results_of(workspace / ".work" / "audit")
+            get_or_build(store, entry.sha256, partial(write_fingerprints, fingerprints=fingerprints))
 
 
 def captions_table(draw: np.random.Generator, keys: list[str], splits: list[str], captions: int) -> pa.Table:
@@ -185,7 +187,6 @@ def _random_fingerprints(draw: np.random.Generator, start: int, rows: int) -> li
     return [
         Fingerprint(
             f"images_{start + row:012d}",
-            "test" if row % 100 == 50 else "train",
             digests[32 * row : 32 * row + 32],
             int(hashes[row]),
             256,

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
 from PIL import Image, ImageOps
 
 from components.audit.near_duplicates.comparison import Alike
@@ -78,16 +79,13 @@ def measure(paths: Sequence[Path], alike: Alike) -> dict[str, Any]:
     """
     half = len(paths) // 2
     train, others = paths[:half], paths[half:]
-    rows: list[Fingerprint] = []
-    for path in train:
-        rows.append(fingerprint(jpeg(_open(path)), path.stem, "train"))
-    for path in others:
-        rows.append(fingerprint(jpeg(_open(path)), path.stem, "test"))
-    clean = _leaked_tests(rows, alike)
+    seen = [fingerprint(jpeg(_open(path)), path.stem) for path in train]
+    unseen = [fingerprint(jpeg(_open(path)), path.stem) for path in others]
+    clean = _leaked_tests(seen, unseen, alike)
     recall = {}
     for kind, change in KINDS.items():
-        copies = [fingerprint(change(_open(path)), f"copy of {path.stem}", "test") for path in train]
-        matches = _leaked_tests(rows[:half] + copies, alike)
+        copies = [fingerprint(change(_open(path)), f"copy of {path.stem}") for path in train]
+        matches = _leaked_tests(seen, copies, alike)
         recall[kind] = sum(matches.get(f"copy of {path.stem}") == path.stem for path in train) / half
     return {
         "photographs": len(paths),
@@ -102,14 +100,16 @@ def _open(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _leaked_tests(rows: list[Fingerprint], alike: Alike) -> dict[str, str]:
+def _leaked_tests(train: list[Fingerprint], test: list[Fingerprint], alike: Alike) -> dict[str, str]:
     """Return the test images that are also in train, each with the train image that it resembles."""
     with TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, rows = Path(name), [*train, *test]
         write_fingerprints(folder, rows)
-        all_fingerprints = joined([folder], ["00000"])
+        splits = ["train"] * len(train) + ["test"] * len(test)
+        images = pa.table({"key": [row.key for row in rows], "split": splits})
+        all_fingerprints = joined([folder], ["00000"], [images])
         leaked = find_duplicates(all_fingerprints, alike, folder / "work", 1).leaked_tests
-        return {rows[test].key: rows[seen].key for test, seen in leaked.items()}
+        return {rows[copy].key: rows[first].key for copy, first in leaked.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

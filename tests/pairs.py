@@ -15,6 +15,12 @@ from components.storage.side_tables import Caption, write_captions, write_table
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> int:
     """Write a shard and its tables; return the number of pairs."""
     pairs = list(pairs)
+    put_in_use(path, pairs)
+    return write_shard(path, pairs)
+
+
+def put_in_use(path: Path, pairs: Iterable[Pair]) -> None:
+    """Write the tables of a shard, which say that these pairs of its tar are in use."""
     captions, images = [], []
     for pair in pairs:
         split, labels = pair.metadata.get("split", ""), pair.metadata.get("labels", {})
@@ -24,4 +30,3 @@ def write_pairs(path: Path, pairs: Iterable[Pair]) -> int:
     captions_path, images_path = tables_of(path)
     write_captions(captions_path, captions)
     write_table(images_path, pa.Table.from_pylist(images, IMAGES))
-    return write_shard(path, pairs)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +14,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.errors import DataError
+from components.storage.atomic import read_json, write_json
 
 LEARNED = ("train", "validation")  # splits used for training or model selection
 SPLITS = (*LEARNED, "test")
 SIZES = ("width", "height", "bytes")
+BLOCK_ROWS = 1 << 11
+PLACES, LINES = "thumbnails.json", "lines.npy"
 
 
 @dataclass(frozen=True)
@@ -99,22 +103,39 @@ class Thumbnails:
     the process until the system reclaims them.
 
     Args:
-        paths: Files of consecutive thumbnails, in the order of the rows.
-        counts: Number of thumbnails in each file.
+        paths: Files of thumbnails, in the order of the rows.
+        counts: Number of rows in each file.
+        lines: (N,) the line of each row in its file, which may have others.
         width: Bytes of a thumbnail.
     """
 
-    def __init__(self, paths: Sequence[Path], counts: Sequence[int], width: int) -> None:
-        self.paths, self.width = paths, width
+    def __init__(
+        self, paths: Sequence[Path], counts: Sequence[int], lines: NDArray[np.int32], width: int
+    ) -> None:
+        self.paths, self.counts, self.lines, self.width = paths, counts, lines, width
         self._starts = np.cumsum([0, *counts], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def whole_files(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the thumbnails (n, width) of each file in turn."""
-        for path in self.paths:
-            yield np.fromfile(path, np.uint8).reshape(-1, self.width)
+    def save(self, folder: Path) -> None:
+        """Write what `load` needs in another process; the thumbnails stay where they are."""
+        write_json(folder / PLACES, [[str(path) for path in self.paths], list(self.counts), self.width])
+        np.save(folder / LINES, self.lines)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Return the thumbnails that `save` wrote to a folder; the lines are mapped."""
+        paths, counts, width = read_json(folder / PLACES)
+        lines = np.load(folder / LINES, mmap_mode="r", allow_pickle=False)
+        return cls([Path(path) for path in paths], counts, lines, width)
+
+    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield all thumbnails in turn, at most `BLOCK_ROWS` (n, width) at a time."""
+        for path, start, end in zip(self.paths, self._starts, self._starts[1:], strict=False):
+            whole = np.fromfile(path, np.uint8).reshape(-1, self.width)
+            for first in range(start, end, BLOCK_ROWS):
+                yield whole[self.lines[first : min(first + BLOCK_ROWS, end)]]
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the thumbnails (n, width) of row numbers (n,)."""
@@ -123,7 +144,7 @@ class Thumbnails:
         for number in np.unique(files):
             indices = np.flatnonzero(files == number)
             with self.paths[number].open("rb", buffering=0) as file:
-                for index, row in zip(indices, (rows[indices] - self._starts[number]).tolist(), strict=True):
-                    file.seek(row * self.width)
+                for index, line in zip(indices, self.lines[rows[indices]].tolist(), strict=True):
+                    file.seek(line * self.width)
                     file.readinto(memoryview(thumbnails[index]))
         return thumbnails

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.recaption.captioners.choose import captioners_of
-from components.recaption.shard import RecaptionShard, check_columns, drafts_of
+from components.recaption.shard import RecaptionShards, check_columns, drafts_of
 from components.running.gpus import gpu_of, gpus_in_use, share_of, use_only
 from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
@@ -53,9 +53,7 @@ class DraftJob:
             from components.recaption.scores.scoring import Scorer
 
             scorer = Scorer(section.scores, layout, env, reporter.advance)
-        download = layout.artifact("download")
-        for entry in self.entries:
-            shard = RecaptionShard(download, entry, layout.work("recaption"))
+        for shard in RecaptionShards(layout.artifact("download"), self.entries, layout.work("recaption")):
             check_columns(captioners, shard.captions)
             for captioner in captioners:
                 if captioner.name in slow:

@@ -19,7 +19,6 @@ Writes:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,7 @@ from components.recaption.gpus import fill, gpus_of, slow_captioners
 from components.recaption.scores.quality import Quality
 from components.recaption.shard import (
     RecaptionShard,
+    RecaptionShards,
     check_columns,
     drafts_of,
     is_lacking,
@@ -61,18 +61,19 @@ def run(params: Params, env: Environment) -> None:
     captioners = list(captioners_of(params, layout.artifact("base_models"), env))
     download = layout.artifact("download")
     entries = _entries(download)
-    _check_sources(captioners, _shards(download, entries, work))
+    shards = RecaptionShards(download, entries, work)
+    _check_sources(captioners, shards)
     if (gpus := gpus_of(params, env, len(entries))) > 1:
         slow = [captioner for captioner in captioners if captioner.name in slow_captioners(params.recaption)]
         fill(params, env, entries, sum(len(captioner.parts()) for captioner in slow), gpus)
     sources = FromSources(params.download.sources)
-    repeated_captions = _write_drafts(captioners, sources, download, entries, params.recaption, work)
+    repeated_captions = _write_drafts(captioners, sources, shards, params.recaption)
     filters = Filters(params.recaption.gates, repeated_captions)
     qualities = _qualities(params.recaption)
     scorer = _scorer(params.recaption, layout, env, entries)
     columns: Counter[str] = Counter()
     with output(layout, "recaption") as out:
-        for shard in _shards(download, entries, work):
+        for shard in shards:
             captions, rejected = _filtered(filters, captioners, sources, shard)
             columns.update(caption.column for caption in captions)
             for quality in qualities.values():
@@ -84,7 +85,7 @@ def run(params: Params, env: Environment) -> None:
             if scorer:
                 out.known += scorer.write(shard, captions, out.folder)
         if captioners or filters.rows().rows_in:
-            _check_rows(filters.rows(), params, layout, captioners, _shards(download, entries, work))
+            _check_rows(filters.rows(), params, layout, captioners, shards)
         scores = scorer.figures() if scorer else None
     figures = {
         **filters.figures(),
@@ -98,19 +99,17 @@ def run(params: Params, env: Environment) -> None:
 def _write_drafts(
     captioners: list[Captioner],
     sources: FromSources,
-    download: Path,
-    entries: list[Entry],
+    shards: RecaptionShards,
     section: Recaption,
-    work: Path,
 ) -> RepeatedCaptions:
     """Write the missing drafts of every captioner for every shard; return counts of repeated captions."""
     repeated_captions = RepeatedCaptions(
         {str(kind): count for kind, count in section.gates.max_images_per_text.items()}
     )
     parts = sum(len(captioner.parts()) for captioner in captioners)
-    total = sum(entry.rows or 0 for entry in entries) * parts
-    progress = Progress(work, "recaption", total, "rows")
-    for shard in _shards(download, entries, work):
+    total = sum(entry.rows or 0 for entry in shards.entries) * parts
+    progress = Progress(shards.work, "recaption", total, "rows")
+    for shard in shards:
         check_columns(captioners, shard.captions)
         repeated_captions.add(sources, sources.drafts(shard.captions))
         for captioner in captioners:
@@ -133,7 +132,7 @@ def _filtered(
 
 
 def _check_rows(
-    rows: Rows, params: Params, layout: Layout, captioners: list[Captioner], shards: Iterator[RecaptionShard]
+    rows: Rows, params: Params, layout: Layout, captioners: list[Captioner], shards: RecaptionShards
 ) -> None:
     """Check the row counts and the reject limit; on failure mark transient failures for a retry.
 
@@ -188,13 +187,7 @@ def _entries(download: Path) -> list[Entry]:
     return entries
 
 
-def _shards(download: Path, entries: list[Entry], work: Path) -> Iterator[RecaptionShard]:
-    """Yield new objects on each call: a shard keeps the pairs it has read, and memory holds only a few."""
-    for entry in entries:
-        yield RecaptionShard(download, entry, work)
-
-
-def _check_sources(captioners: list[Captioner], shards: Iterator[RecaptionShard]) -> None:
+def _check_sources(captioners: list[Captioner], shards: RecaptionShards) -> None:
     """Fail before any captioner runs if one reads a column that no row of a split has.
 
     A split without rows is no error.

@@ -24,17 +24,20 @@ class Attempts:
         store: Folder of all cached results of one kind.
         key: Hash of everything that decides round 0 (`content_key`).
         look: Called with each folder before it is used; may remove the folder.
+
+    Attributes:
+        store: Folder of all cached results of one kind.
     """
 
     def __init__(self, store: Path, key: str, look: Look = _skip_check) -> None:
-        self._store, self._key, self._look = store, key, look
+        self.store, self._key, self._look = store, key, look
 
     def latest(self) -> Path | None:
         """Return the latest intact round and remove all others, whatever number of rounds params allow.
 
         Fetched data is kept when params allow fewer rounds: the source may be gone by now.
         """
-        folders = sorted(self._store.glob(f"{self._key}.[0-9]*"), key=_number, reverse=True)
+        folders = sorted(self.store.glob(f"{self._key}.[0-9]*"), key=_number, reverse=True)
         for folder in folders:
             self._look(folder)
         latest = next((folder for folder in folders if is_intact(folder)), None)
@@ -43,14 +46,15 @@ class Attempts:
                 remove(folder)
         return latest
 
-    def take_over(self, key: str) -> None:
-        """Let round 0 start from the latest round of another key, if there is one.
+    def take_over(self, earlier: Attempts) -> None:
+        """Let round 0 start from the latest round of other attempts, if there is one.
 
         Args:
-            key: The key under which an earlier version of this program kept the same work.
+            earlier: Where an earlier version of this program kept the same work.
         """
-        latest = Attempts(self._store, key, self._look).latest()
+        latest = earlier.latest()
         if latest and not self._aside.exists():
+            self.store.mkdir(parents=True, exist_ok=True)
             latest.replace(self._aside)
 
     def finish(
@@ -79,12 +83,12 @@ class Attempts:
 
     def _make_round(self, make: Make, previous: Path | None, number: int) -> Path:
         return get_or_build(
-            self._store, f"{self._key}.{number}", lambda folder: make(folder, previous, number)
+            self.store, f"{self._key}.{number}", lambda folder: make(folder, previous, number)
         )
 
     @property
     def _aside(self) -> Path:
-        return self._store / f"{self._key}.{ASIDE}"
+        return self.store / f"{self._key}.{ASIDE}"
 
 
 def mark_for_retry(finished: Path) -> None:

@@ -28,7 +28,7 @@ SCORES = pa.schema(
         ),  # mean word overlap with other writers' captions; null without other captions
     ]
 )
-EMBEDDED_IMAGES = pa.schema([("key", pa.string()), ("split", pa.string()), ("row", pa.int64())])
+EMBEDDED_IMAGES = pa.schema([("key", pa.string()), ("row", pa.int64())])
 _FIX = "`llm2clip forget recaption image_embeddings scores` has them made again"
 
 

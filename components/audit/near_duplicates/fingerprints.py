@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -22,11 +22,12 @@ from components.errors import DataError
 from components.running.jobs import Modules, ProgressReporter
 from components.running.progress import Progress
 from components.running.workers import pieces_by_content
-from components.storage.atomic import content_key, write_bytes
+from components.storage.atomic import write_bytes
 from components.storage.computed import code_of
+from components.storage.known_images import KnownImages, Lines, write_pictures
 from components.storage.manifest import Entry
-from components.storage.result_cache import get_or_build
-from components.storage.shards import image_key, pairs_in_use
+from components.storage.result_cache import get_or_build, is_intact
+from components.storage.shards import image_table, read_pairs
 from components.storage.side_tables import read_table, write_table
 
 HASH_SIDE = 8
@@ -37,7 +38,6 @@ TABLE, THUMBNAILS = "fingerprints.parquet", "thumbnails.bin"
 FINGERPRINTS = pa.schema(
     [
         ("key", pa.string()),
-        ("split", pa.string()),
         ("sha256", pa.binary(32)),
         ("difference_hash", pa.uint64()),
         ("width", pa.int32()),
@@ -55,7 +55,6 @@ class Fingerprint:
     """The fingerprint of one image."""
 
     key: str
-    split: str
     sha256: bytes
     difference_hash: int
     width: int
@@ -81,7 +80,7 @@ def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB").resize(side, Image.Resampling.BOX), np.uint8).reshape(-1)
 
 
-def fingerprint(jpeg: bytes, key: str, split: str) -> Fingerprint:
+def fingerprint(jpeg: bytes, key: str) -> Fingerprint:
     """Compute the fingerprint of one image.
 
     Raises:
@@ -90,7 +89,6 @@ def fingerprint(jpeg: bytes, key: str, split: str) -> Fingerprint:
     image = _decoded(jpeg, key)
     return Fingerprint(
         key=key,
-        split=split,
         sha256=sha256(jpeg).digest(),
         difference_hash=difference_hash(image),
         width=image.width,
@@ -149,19 +147,20 @@ class ShardFingerprints:
         download: Folder of the artifact of download.
         entry: Manifest entry of the shard.
         work: The stage's folder in the work store.
+        known: Results that have some of its pictures, with the lines.
         deadly: Indices of images that crashed a process before.
     """
 
     download: Path
     entry: Entry
     work: Path
+    known: Mapping[Path, Lines] = field(default_factory=dict)
     deadly: frozenset[int] = frozenset()
 
     def __call__(self, reporter: ProgressReporter) -> Path:
-        """Return the folder of the cached result."""
-        store, code = self.work / "fingerprints", code_of(self.work, "audit", "fingerprints")
-        key = content_key([code, image_key(self.download, self.entry)])
-        result = get_or_build(store, key, lambda folder: self._make(folder, reporter))
+        """Return the folder of the cached result: the fingerprints of all pictures in the tar."""
+        store = results_of(self.work)
+        result = get_or_build(store, self.entry.sha256, lambda folder: self._make(folder, reporter))
         reporter.advance(self.entry.rows or 0)
         return result
 
@@ -171,13 +170,22 @@ class ShardFingerprints:
 
     def _make(self, folder: Path, reporter: ProgressReporter) -> None:
         silent_reporter = reporter.uncounted()
+        known = {one.sha256: one for found in self.known.items() for one in _read_lines(*found)}
         fingerprints = []
-        for index, pair in enumerate(pairs_in_use(self.download, self.entry, self.work)):
+        for index, pair in enumerate(read_pairs(self.download, self.entry, self.work)):
+            if one := known.get(sha256(pair.jpeg).digest()):
+                fingerprints.append(replace(one, key=pair.key))
+                continue
             if index in self.deadly:
                 raise undecodable(pair.key, "it crashes the decoder, or takes too long")
             with silent_reporter.at(index, DECODE_DEADLINE_SECONDS):
-                fingerprints.append(fingerprint(pair.jpeg, pair.key, pair.metadata["split"]))
+                fingerprints.append(fingerprint(pair.jpeg, pair.key))
         write_fingerprints(folder, fingerprints)
+
+
+def results_of(work: Path) -> Path:
+    """Return the folder of the results of all shards, of the current code."""
+    return work / "fingerprints" / code_of(work, "audit", "fingerprints")
 
 
 def read_fingerprints(download: Path, shards: Sequence[Entry], work: Path, processes: int) -> Fingerprints:
@@ -192,11 +200,20 @@ def read_fingerprints(download: Path, shards: Sequence[Entry], work: Path, proce
     Raises:
         DataError: a shard is damaged, or two images have one key.
     """
-    keys = {entry: image_key(download, entry) for entry in shards}
-    jobs = {keys[entry]: ShardFingerprints(download, entry, work) for entry in shards}
+    store = results_of(work)
+    missing = [entry for entry in shards if not is_intact(store / entry.sha256)]
+    known = KnownImages(store, download, missing)
+    jobs = {entry.sha256: ShardFingerprints(download, entry, work) for entry in shards}
+    for entry in missing:
+        found = known.find(image_table(download, entry)["sha256"].to_pylist())
+        jobs[entry.sha256] = replace(jobs[entry.sha256], known=found)
     progress = Progress(work, "audit", sum(job.entry.rows or 0 for job in jobs.values()), "images")
-    folders = pieces_by_content(jobs, processes, progress, MODULES, work / "fingerprints")
-    fingerprints = joined([folders[keys[entry]] for entry in shards], [entry.name for entry in shards])
+    folders = pieces_by_content(jobs, processes, progress, MODULES, store)
+    fingerprints = joined(
+        [folders[entry.sha256] for entry in shards],
+        [entry.name for entry in shards],
+        [image_table(download, entry) for entry in shards],
+    )
     _refuse_equal_keys(fingerprints.images.keys)
     return fingerprints
 
@@ -219,34 +236,61 @@ def write_fingerprints(folder: Path, fingerprints: Iterable[Fingerprint]) -> Non
     columns = {name: [getattr(row, name) for row in rows] for name in FINGERPRINTS.names}
     write_table(folder / TABLE, pa.table(columns, FINGERPRINTS))
     write_bytes(folder / THUMBNAILS, b"".join(row.thumbnail.tobytes() for row in rows))
+    write_pictures(folder, [row.key for row in rows], [row.sha256.hex() for row in rows])
 
 
-def joined(folders: Sequence[Path], names: Sequence[str]) -> Fingerprints:
-    """Concatenate the fingerprints of several shards; only the thumbnails stay on disk."""
-    keys, splits, digests, hashes = [], [], [], []
+def _read_lines(folder: Path, lines: Lines) -> Iterator[Fingerprint]:
+    """Yield the fingerprints of some lines of a result."""
+    table = read_table(folder / TABLE, FINGERPRINTS)
+    indices = np.array(list(lines.values()), np.int32)
+    thumbnails = Thumbnails([folder / THUMBNAILS], [len(indices)], indices, THUMBNAIL_BYTES)
+    taken = thumbnails.take(np.arange(len(indices)))
+    for values, thumbnail in zip(table.take(indices).to_pylist(), taken, strict=True):
+        yield Fingerprint(**values, thumbnail=thumbnail)
+
+
+def joined(folders: Sequence[Path], names: Sequence[str], images: Iterable[pa.Table]) -> Fingerprints:
+    """Concatenate the fingerprints of several shards; only the thumbnails stay on disk.
+
+    Args:
+        folders: The result of each shard.
+        names: The shards.
+        images: Of each shard, `key` and `split` of the images in use; its result may have others.
+
+    Raises:
+        DataError: a result lacks an image.
+    """
+    keys, splits, digests, hashes, lines = [], [], [], [], [np.empty(0, np.int32)]
     sizes = [pa.schema([FINGERPRINTS.field(name) for name in SIZES]).empty_table()]
-    for folder in folders:
+    for folder, in_use in zip(folders, images, strict=True):
         table = read_table(folder / TABLE, FINGERPRINTS)
-        keys.append(table["key"].combine_chunks())
-        splits.append(split_places(table["split"], folder))
+        places = pc.index_in(in_use["key"], value_set=table["key"])
+        if places.null_count:
+            key = in_use["key"].filter(pc.is_null(places))[0].as_py()
+            raise DataError(
+                f"{folder} has no fingerprint of {key}, which download's tables name; expected one; "
+                "the shard is damaged: run `dvc checkout --force`"
+            )
+        lines.append(places.to_numpy().astype(np.int32))
+        table = table.take(places)
+        keys.append(in_use["key"].combine_chunks())
+        splits.append(split_places(in_use["split"], folder))
         digests.append(_first_halves(table["sha256"]))
         hashes.append(table["difference_hash"].to_numpy())
         sizes.append(table.select(SIZES))
-    images = AuditImages(
+    audit_images = AuditImages(
         pa.chunked_array(keys, pa.string()),
         np.concatenate([np.empty(0, np.uint8), *splits]),
         pa.concat_tables(sizes),
         names,
     )
-    paths, counts = (
-        [folder / THUMBNAILS for folder in folders],
-        [len(shard_splits) for shard_splits in splits],
-    )
+    paths = [folder / THUMBNAILS for folder in folders]
+    counts = [len(shard_splits) for shard_splits in splits]
     return Fingerprints(
-        images,
+        audit_images,
         np.concatenate([np.empty((0, 2), np.uint64), *digests]),
         np.concatenate([np.empty(0, np.uint64), *hashes]),
-        Thumbnails(paths, counts, THUMBNAIL_BYTES),
+        Thumbnails(paths, counts, np.concatenate(lines), THUMBNAIL_BYTES),
     )
 
 

@@ -19,7 +19,6 @@ Rows = NDArray[np.int64]
 MIN_CELL_ROWS = 32  # on average; more cells would cost more than they save
 MIN_CELL_WIDTH = 1.0  # grey levels; keeps cell ids over all contrasts below 2**63
 ROUNDING = 1e-3  # grey levels
-CHUNK_ROWS = 1 << 12  # thumbnails multiplied at once
 
 
 class HashBuckets:
@@ -67,11 +66,9 @@ def contrasts_of(thumbnails: Thumbnails) -> NDArray[np.float32]:
     lengths = np.sqrt(np.square(directions).sum(axis=0) * len(directions))
     contrasts = np.empty((len(thumbnails), directions.shape[1]), np.float32)
     start = 0
-    for rows in thumbnails.whole_files():
-        for first in range(0, len(rows), CHUNK_ROWS):
-            chunk = rows[first : first + CHUNK_ROWS]
-            contrasts[start : start + len(chunk)] = chunk.astype(np.float32) @ directions / lengths
-            start += len(chunk)
+    for block in thumbnails.blocks():
+        contrasts[start : start + len(block)] = block.astype(np.float32) @ directions / lengths
+        start += len(block)
     return contrasts
 
 

@@ -55,9 +55,8 @@ class Search:
     """The job that compares the images of some cells with those of adjacent cells; for another process.
 
     Attributes:
-        folder: Folder of the arrays that `find_similar` wrote.
+        folder: Folder of the arrays and thumbnails that `find_similar` wrote.
         store: Folder of cached results of this search.
-        thumbnails: Thumbnails of all images.
         alike: Limits below which images look the same.
         first: Index of the first cell.
         last: Index of the cell after the last.
@@ -65,7 +64,6 @@ class Search:
 
     folder: Path
     store: Path
-    thumbnails: Thumbnails
     alike: Alike
     first: int
     last: int
@@ -80,7 +78,7 @@ class Search:
     def _make(self, folder: Path) -> None:
         order, starts, ids, steps = (self._array(name) for name in ("order", "starts", "ids", "steps"))
         splits = self._array("splits")
-        comparison = ImageComparison(self._array("hashes"), self.thumbnails, self.alike)
+        comparison = ImageComparison(self._array("hashes"), Thumbnails.load(self.folder), self.alike)
         rows = np.array(order[starts[self.first] : starts[self.last]])
         earlier, across = np.full(len(rows), NONE), np.full(len(rows), NONE)
         for cell in range(self.first, self.last):
@@ -146,7 +144,8 @@ def find_similar(
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-    jobs = [Search(folder, store, thumbnails, alike, *part) for part in _parts(cells.starts)]
+    thumbnails.save(folder)
+    jobs = [Search(folder, store, alike, *part) for part in _parts(cells.starts)]
     earlier, across, compared = np.full(len(hashes), NONE), np.full(len(hashes), NONE), 0
     progress = Progress(work, "audit duplicates", len(hashes), "images")
     with finished_pieces(jobs, min(processes, len(jobs)), progress, MODULES, store) as finished:
@@ -162,7 +161,8 @@ def _identity(
     code: str, hashes: NDArray[np.uint64], splits: NDArray[np.uint8], thumbnails: Thumbnails, alike: Alike
 ) -> str:
     """Return the hash of a search's inputs; thumbnail files are named by their content."""
-    digests = [sha256(array.tobytes()).hexdigest() for array in (hashes, splits)]
+    arrays = (hashes, splits, thumbnails.lines)
+    digests = [sha256(array.tobytes()).hexdigest() for array in arrays]
     thumbnail_files = ["/".join(path.parts[-2:]) for path in thumbnails.paths]
     return content_key([code, digests, thumbnail_files, alike.bits, alike.difference])
 

@@ -64,7 +64,8 @@ class FromPrompts:
 
     Args:
         section: Section of the captioner, from params.
-        seed: Seed of the run; each caption's own seed is derived from it, the column and the key.
+        seed: Seed of the run; each caption's own seed is derived from it, the column and
+            the picture, so that a picture has its caption whatever its key.
         writer: Runtime of the model.
         retry_rounds: See `Part`.
 
@@ -124,7 +125,7 @@ class FromPrompts:
         ((column, _),) = part.columns
         kind = self._kinds[column]
         prompt, max_new_tokens = self._section.prompts[kind], self._section.max_new_tokens[kind]
-        orders = [Order(pair.jpeg, prompt, max_new_tokens, self._seed_of(column, pair.key)) for pair in pairs]
+        orders = [Order(pair.jpeg, prompt, max_new_tokens, self._seed_of(column, pair)) for pair in pairs]
         waiting: dict[int, Reply] = {}
         next_index = 0
         for index, reply in self._writer.replies(orders):
@@ -141,6 +142,7 @@ class FromPrompts:
     def _column(self, kind: str) -> str:
         return f"{self.name}_{kind}"
 
-    def _seed_of(self, column: str, key: str) -> int:
-        digest = sha256(f"{self._seed}\n{column}\n{key}".encode()).digest()
+    def _seed_of(self, column: str, pair: Pair) -> int:
+        picture = sha256(pair.jpeg).hexdigest()
+        digest = sha256(f"{self._seed}\n{column}\n{picture}".encode()).digest()
         return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)

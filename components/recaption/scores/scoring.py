@@ -1,14 +1,15 @@
 """Score captions: similarity to the image under the base CLIP, and agreement between writers.
 
-Image embeddings and the similarities of each column are cached: after a new captioner is added, only its own
-captions are scored, and no image is decoded again.
+Image embeddings are cached by the picture, similarities by picture and text: only new captions are scored,
+and no image is decoded again.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,13 @@ from components.recaption.scores.base_clip import BaseClip
 from components.running.workers import usable_cores
 from components.settings.environment import Environment
 from components.settings.recaption import Scores
-from components.storage.atomic import content_key, read_json, write_json
+from components.storage.atomic import content_key, remove
 from components.storage.computed import code_of
+from components.storage.known_images import TABLE as PICTURES_TABLE
+from components.storage.known_images import Lines, write_pictures
 from components.storage.layout import Layout
 from components.storage.manifest import Entry
-from components.storage.result_cache import get_or_build, put_files
+from components.storage.result_cache import get_or_build, is_intact, put_files
 from components.storage.scores import (
     EMBEDDED_IMAGES,
     IMAGES_FOLDER,
@@ -35,8 +38,7 @@ from components.storage.scores import (
     read_image_embeddings,
     write_image_embeddings,
 )
-from components.storage.shards import image_key
-from components.storage.side_tables import Caption, read_table, write_table
+from components.storage.side_tables import Caption, read_table, text_key, write_table
 
 if TYPE_CHECKING:
     from components.recaption.shard import RecaptionShard
@@ -44,7 +46,16 @@ if TYPE_CHECKING:
 
 Counted = tuple[Caption, Counter[str]]
 SIMILARITIES = pa.schema([field for field in SCORES if field.name != "agreement"])
-TABLE, FIGURES = "similarities.parquet", "figures.json"
+CACHED = pa.schema(
+    [
+        ("key", pa.string()),
+        ("text_key", pa.string()),
+        ("similarity", pa.float32()),
+        ("chance", pa.float32()),  # with the next image of the tar; null if it is the only one
+        ("is_cut", pa.bool_()),
+    ]
+)
+TABLE = "similarities.parquet"
 
 
 @dataclass
@@ -140,16 +151,16 @@ class Scorer:
             The manifest entries of the embeddings; verified.
         """
         images = self.image_piece(shard)
-        entries = put_files(images, folder, IMAGES_FOLDER)
+        entries = put_files(images, folder, IMAGES_FOLDER, leave=(PICTURES_TABLE,))
         parts = [SIMILARITIES.empty_table()]
         for column in sorted({caption.column for caption in captions}):
             column_captions = [caption for caption in captions if caption.column == column]
             if self._columns is not None and column not in self._columns:
                 parts.append(_not_scored(column_captions))
                 continue
-            folder_of_column = self._cached_similarities(images, column_captions)
-            parts.append(read_table(folder_of_column / TABLE, SIMILARITIES))
-            for name, value in read_json(folder_of_column / FIGURES).items():
+            cached = self._cached_similarities(images, column_captions)
+            parts.append(_lines(column_captions, cached["similarity"], cached["is_cut"]))
+            for name, value in _sums(cached).items():
                 self._sums[column][name] += value
         table = pa.concat_tables(parts)
         agreement_by_caption = self._agreement.add(captions)
@@ -184,9 +195,10 @@ class Scorer:
         return {"similarity": similarity, "agreement": self._agreement.figures()}
 
     def image_piece(self, shard: RecaptionShard) -> Path:
-        """Return the folder of a shard's image embeddings; compute them unless they are cached."""
+        """Return the folder of the image embeddings of a shard's tar; compute those that no result has."""
         about = {**self._clip.identity, "dtype": "float16"}
-
+        code = code_of(self._work, "recaption", "image_embeddings")
+        store = self._cache / IMAGES_FOLDER / content_key({"code": code, **about})
         remaining = shard.entry.rows or 0
 
         def progress(images: int) -> None:
@@ -195,37 +207,61 @@ class Scorer:
             self._progress(images)
 
         def make(folder: Path) -> None:
-            pairs = shard.pairs
-            columns = {
-                "key": [pair.key for pair in pairs],
-                "split": [pair.metadata["split"] for pair in pairs],
-                "row": range(len(pairs)),
-            }
-            embeddings = self._clip.embed_images([pair.jpeg for pair in pairs], progress)
-            table = pa.table(columns, schema=EMBEDDED_IMAGES)
-            write_image_embeddings(folder, shard.entry.name, about, table, embeddings)
+            keys = [pair.key for pair in shard.pairs]
+            sha256s = [sha256(pair.jpeg).hexdigest() for pair in shard.pairs]
+            known = _known_vectors(shard.shards.known(store).find(shard.sha256s.values()))
+            new = [row for row, picture in enumerate(sha256s) if picture not in known]
+            embedded = self._clip.embed_images([shard.pairs[row].jpeg for row in new], progress)
+            vectors = torch.empty(len(keys), embedded.shape[1])
+            vectors[new] = embedded
+            for row, picture in enumerate(sha256s):
+                if picture in known:
+                    vectors[row] = known[picture].float()
+            table = pa.table({"key": keys, "row": range(len(keys))}, schema=EMBEDDED_IMAGES)
+            write_image_embeddings(folder, shard.entry.name, about, table, vectors)
+            write_pictures(folder, keys, sha256s)
 
-        code = code_of(self._work, "recaption", "image_embeddings")
-        images = image_key(shard.download, shard.entry)
-        key = content_key({"images": images, "name": shard.entry.name, "code": code, **about})
-        result = get_or_build(self._cache / IMAGES_FOLDER, key, make)
+        result = get_or_build(store, f"{shard.entry.sha256}.{shard.entry.name}", make)
         self._progress(remaining)  # all of them, if an earlier run computed them
         return result
 
-    def _cached_similarities(self, images: Path, captions: list[Caption]) -> Path:
-        """Return the folder of one column's similarities; compute them unless they are cached."""
+    def _cached_similarities(self, images: Path, captions: list[Caption]) -> pa.Table:
+        """Return one column's similarities (`CACHED`), a line for each caption; compute the missing ones."""
+        code = code_of(self._work, "recaption", "similarities")
+        scored = self._cache / SCORES_FOLDER / content_key([code, images.parent.name])
+        store = scored / images.name / captions[0].column
+        lines = [[caption.key, caption.number, text_key(caption.text)] for caption in captions]
+        key = content_key(lines)
+        earlier = [folder for folder in store.glob("[0-9a-f]*") if folder.name != key]
 
         def make(folder: Path) -> None:
-            table, figures = self._similarities(images, captions)
-            write_table(folder / TABLE, table)
-            write_json(folder / FIGURES, figures)
+            write_table(folder / TABLE, self._similarities(images, captions, earlier))
 
-        lines = [[caption.key, caption.number, caption.text] for caption in captions]
-        code = code_of(self._work, "recaption", "similarities")
-        key = content_key([code, images.name, captions[0].column, lines])
-        return get_or_build(self._cache / SCORES_FOLDER, key, make)
+        result = get_or_build(store, key, make)
+        for folder in earlier:
+            remove(folder)
+        return read_table(result / TABLE, CACHED).slice(0, len(captions))
 
-    def _similarities(self, images: Path, captions: list[Caption]) -> tuple[pa.Table, dict[str, float]]:
+    def _similarities(self, images: Path, captions: list[Caption], earlier: Sequence[Path]) -> pa.Table:
+        """Return the similarities of a column's captions, then those that only earlier results have."""
+        known = {
+            (line["key"], line["text_key"]): line
+            for folder in earlier
+            if is_intact(folder)
+            for line in read_table(folder / TABLE, CACHED).to_pylist()
+        }
+        keys = [(caption.key, text_key(caption.text)) for caption in captions]
+        new = {key: caption for key, caption in zip(keys, captions, strict=True) if key not in known}
+        known |= dict(zip(new, self._computed(images, list(new.values())), strict=True))
+        order = [*keys, *sorted(known.keys() - set(keys))]
+        columns = {name: [known[key][name] for key in order] for name in ("similarity", "chance", "is_cut")}
+        places = {"key": [key for key, _ in order], "text_key": [text for _, text in order]}
+        return pa.table({**places, **columns}, schema=CACHED)
+
+    def _computed(self, images: Path, captions: list[Caption]) -> list[dict[str, Any]]:
+        """Return similarity, that with the next image of the tar, and whether the caption is cut."""
+        if not captions:
+            return []
         keys, vectors = read_image_embeddings(next(images.glob("*.safetensors")))
         row_by_key = {key: row for row, key in enumerate(keys)}
         texts = list(dict.fromkeys(caption.text for caption in captions))
@@ -233,26 +269,44 @@ class Scorer:
         text_indices = torch.tensor([index_by_text[caption.text] for caption in captions])
         text_vectors = self._clip.embed_texts(texts)[text_indices]
         rows = torch.tensor([row_by_key[caption.key] for caption in captions])
-        similarity = _cosines(vectors[rows], text_vectors)
-        other_rows = (rows + 1) % len(keys)  # the next image
+        similarity = _cosines(vectors[rows], text_vectors).tolist()
+        chance: list[Any] = _cosines(vectors[(rows + 1) % len(keys)], text_vectors).tolist()
         cut = self._clip.are_cut(texts)
         is_cut = [cut[index] for index in text_indices.tolist()]
-        table = _lines(captions, similarity.tolist(), is_cut)
-        chance_count = len(captions) if len(keys) > 1 else 0
-        return table, {
-            "captions": len(captions),
-            "similarity": float(similarity.sum()),
-            "chance": float(_cosines(vectors[other_rows], text_vectors).sum()) if chance_count else 0.0,
-            "chance_captions": chance_count,
-            "cut": sum(is_cut),
-        }
+        if len(keys) == 1:
+            chance = [None] * len(captions)
+        return [
+            {"similarity": own, "chance": other, "is_cut": is_long}
+            for own, other, is_long in zip(similarity, chance, is_cut, strict=True)
+        ]
+
+
+def _known_vectors(found: Mapping[Path, Lines]) -> dict[str, torch.Tensor]:
+    """Return the embeddings (D,) of pictures that earlier results have, by sha256."""
+    vectors: dict[str, torch.Tensor] = {}
+    for folder, lines in found.items():
+        _, embeddings = read_image_embeddings(next(folder.glob("*.safetensors")))
+        vectors |= {picture: embeddings[line] for picture, line in lines.items()}
+    return vectors
+
+
+def _sums(cached: pa.Table) -> dict[str, float]:
+    """Return the sums of a column's figures over a shard."""
+    chance = cached["chance"].drop_null().to_numpy().astype(float)
+    return {
+        "captions": len(cached),
+        "similarity": float(cached["similarity"].to_numpy().astype(float).sum()),
+        "chance": float(chance.sum()),
+        "chance_captions": len(chance),
+        "cut": sum(cached["is_cut"].to_pylist()),
+    }
 
 
 def _not_scored(captions: list[Caption]) -> pa.Table:
     return _lines(captions, [None] * len(captions), [None] * len(captions))
 
 
-def _lines(captions: list[Caption], similarity: list[Any], is_cut: list[Any]) -> pa.Table:
+def _lines(captions: list[Caption], similarity: Any, is_cut: Any) -> pa.Table:  # noqa: ANN401 - columns
     columns = {name: [getattr(caption, name) for caption in captions] for name in ("key", "column", "number")}
     return pa.table({**columns, "similarity": similarity, "is_cut": is_cut}, schema=SIMILARITIES)
 

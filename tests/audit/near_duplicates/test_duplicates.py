@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -17,7 +18,8 @@ from components.sources.scenes.scene import draw_scenes, render
 from tests.audit.conftest import jpeg
 
 PLANTED, OTHERS = 100, 300
-Find = Callable[[list[Fingerprint], Alike], Duplicates]
+Row = tuple[Fingerprint, str]  # with its split
+Find = Callable[[list[Row], Alike], Duplicates]
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +32,16 @@ def find(tmp_path: Path) -> Find:
     """Find duplicates among rows that lie in two shards."""
     number = count()
 
-    def find(rows: list[Fingerprint], alike: Alike) -> Duplicates:
+    def find(rows: list[Row], alike: Alike) -> Duplicates:
         folder = tmp_path / str(next(number))
         half = len(rows) // 2
+        images = []
         for name, part in (("a", rows[:half]), ("b", rows[half:])):
             (folder / name).mkdir(parents=True)
-            write_fingerprints(folder / name, part)
-        found = joined([folder / "a", folder / "b"], ["a", "b"])
+            write_fingerprints(folder / name, [row for row, _ in part])
+            lines = {"key": [row.key for row, _ in part], "split": [split for _, split in part]}
+            images.append(pa.table(lines, pa.schema([("key", pa.string()), ("split", pa.string())])))
+        found = joined([folder / "a", folder / "b"], ["a", "b"], images)
         return find_duplicates(found, alike, folder / "work", 1)
 
     return find
@@ -66,9 +71,9 @@ def test_planted_copies_are_found(
     change: Callable[[Image.Image], bytes],
     recall: float,
 ) -> None:
-    rows = [fingerprint(jpeg(image), f"train{number}", "train") for number, image in enumerate(scenes)]
+    rows = [(fingerprint(jpeg(image), f"train{number}"), "train") for number, image in enumerate(scenes)]
     rows += [
-        fingerprint(change(image), f"test{number}", "test") for number, image in enumerate(scenes[:PLANTED])
+        (fingerprint(change(image), f"test{number}"), "test") for number, image in enumerate(scenes[:PLANTED])
     ]
     found = find(rows, Alike(smoke.audit.near_duplicate_bits, smoke.audit.near_duplicate_difference))
     right = sum(seen == test - len(scenes) for test, seen in found.leaked_tests.items())
@@ -80,7 +85,7 @@ def test_planted_copies_are_found(
 def test_equal_bytes_are_found_across_and_within_splits(find: Find) -> None:
     images = [jpeg(Image.new("RGB", (32, 32), (shade, shade, shade))) for shade in (0, 90, 200)]
     rows = [
-        fingerprint(images[image], f"row{number}", split)
+        (fingerprint(images[image], f"row{number}"), split)
         for number, (image, split) in enumerate(
             [(0, "train"), (1, "train"), (0, "train"), (2, "test"), (0, "test"), (1, "validation")]
         )
@@ -96,7 +101,7 @@ def test_equal_bytes_go_before_what_only_looks_the_same(find: Find) -> None:
     picture = Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5), 100).convert("RGB")
     good, worse = jpeg(picture), jpeg(picture, quality=60)
     splits = [("train", worse), ("train", good), ("train", good), ("test", worse), ("test", good)]
-    rows = [fingerprint(data, f"row{number}", split) for number, (split, data) in enumerate(splits)]
+    rows = [(fingerprint(data, f"row{number}"), split) for number, (split, data) in enumerate(splits)]
     found = find(rows, Alike(10, 6.0))
     assert found.exact == {2: 1}
     assert found.near == {1: 0, 4: 3}

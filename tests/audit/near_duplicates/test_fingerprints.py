@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from multiprocessing import Pipe, RawValue
 from pathlib import Path
@@ -13,21 +14,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.audit.near_duplicates import fingerprints
 from components.audit.near_duplicates.fingerprints import (
     ShardFingerprints,
     difference_hash,
     fingerprint,
     read_fingerprints,
+    results_of,
     thumbnail,
 )
 from components.errors import DataError
 from components.running.jobs import ProgressReporter
 from components.storage.layout import Layout
-from components.storage.manifest import read_manifest
+from components.storage.manifest import read_manifest, write_manifest
 from components.storage.shards import Pair, shards_of
 from components.storage.side_tables import Caption
 from tests.audit.conftest import jpeg
 from tests.conftest import ROOT
+from tests.pairs import put_in_use, write_pairs
 
 Rows = list[tuple[Pair, list[Caption]]]
 
@@ -46,7 +50,7 @@ def test_the_fast_decoder_sees_what_pillow_sees(mode: str, subsampling: int) -> 
     noise = np.random.default_rng(7).integers(0, 256, (97, 131, 3), dtype=np.uint8)
     stream = BytesIO()
     Image.fromarray(noise).convert(mode).save(stream, "JPEG", quality=80, subsampling=subsampling)
-    found, expected = fingerprint(stream.getvalue(), "k", "train"), Image.open(stream)
+    found, expected = fingerprint(stream.getvalue(), "k"), Image.open(stream)
     assert (found.width, found.height, found.bytes) == (131, 97, len(stream.getvalue()))
     assert found.difference_hash == difference_hash(expected)
     assert (found.thumbnail == thumbnail(expected)).all()
@@ -55,11 +59,11 @@ def test_the_fast_decoder_sees_what_pillow_sees(mode: str, subsampling: int) -> 
 def test_an_image_that_cannot_be_decoded_is_named() -> None:
     good = jpeg(Image.new("RGB", (32, 32)))
     with pytest.raises(DataError, match="image broken cannot be decoded"):
-        fingerprint(good[: len(good) // 2], "broken", "train")
+        fingerprint(good[: len(good) // 2], "broken")
     stream = BytesIO()
     Image.new("RGB", (32, 32)).save(stream, "PNG")
     with pytest.raises(DataError, match="image png cannot be decoded"):
-        fingerprint(stream.getvalue(), "png", "train")
+        fingerprint(stream.getvalue(), "png")
 
 
 def test_equal_whatever_the_number_of_processes(
@@ -76,10 +80,51 @@ def test_equal_whatever_the_number_of_processes(
         assert (getattr(found[0], name) == getattr(found[1], name)).all()
     assert (found[0].thumbnails.take(rows) == found[1].thumbnails.take(rows)).all()
     pieces = [
-        {path.name: read_manifest(path) for path in (tmp_path / number / "fingerprints").iterdir()}
+        {path.name: read_manifest(path) for path in results_of(tmp_path / number).iterdir()}
         for number in ("1", "3")
     ]
     assert pieces[0] == pieces[1]
+
+
+def test_only_new_pictures_are_decoded(
+    make_data: Callable[..., Layout], scene_pairs: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = make_data(scene_pairs[:32])
+    download = layout.artifact("download")
+    work = tmp_path / "work"
+    first = read_fingerprints(download, shards_of(download), work, 1)
+    decoded: list[str] = []
+
+    def counting(data: bytes, key: str) -> fingerprints.Fingerprint:
+        decoded.append(key)
+        return fingerprint(data, key)
+
+    def inline(jobs: dict[str, ShardFingerprints], *_others: object) -> dict[str, Path]:
+        ours, theirs = Pipe()
+        with ours, theirs:
+            return {key: job(ProgressReporter(theirs, RawValue("q", -1))) for key, job in jobs.items()}
+
+    monkeypatch.setattr(fingerprints, "fingerprint", counting)
+    monkeypatch.setattr(fingerprints, "pieces_by_content", inline)
+    pairs = [pair for pair, _ in scene_pairs]
+    moved = replace(pairs[3], key="another_key")
+    rows = dict.fromkeys(["shards/00000.tar", "shards/00001.tar"], 16)
+    put_in_use(download / "shards" / "00000.tar", [*pairs[:3], *pairs[5:16]])
+    new = "shards/00002.tar"
+    write_manifest(download, {**rows, new: write_pairs(download / new, [moved, *pairs[32:36]])})
+    second = read_fingerprints(download, shards_of(download), work, 1)
+    assert decoded == [pair.key for pair in pairs[32:36]]
+    expected = [*range(3), *range(5, 32), 3]
+    assert second.images.keys.to_pylist()[: len(expected)] == [
+        *(pairs[row].key for row in expected[:-1]),
+        "another_key",
+    ]
+    for name in ("digests", "hashes"):
+        assert (getattr(second, name)[: len(expected)] == getattr(first, name)[expected]).all()
+    rows_of_second = np.arange(len(expected))
+    assert (second.thumbnails.take(rows_of_second) == first.thumbnails.take(np.array(expected))).all()
+    blocks = np.concatenate(list(second.thumbnails.blocks()))
+    assert (blocks == second.thumbnails.take(np.arange(len(second.images)))).all()
 
 
 def test_an_image_that_ends_its_process_is_named_and_not_tried_again(
@@ -91,7 +136,7 @@ def test_an_image_that_ends_its_process_is_named_and_not_tried_again(
     ours, theirs = Pipe()
     with ours, theirs, pytest.raises(DataError, match=f"image {scene_pairs[5][0].key} cannot be decoded .it"):
         job(ProgressReporter(theirs, RawValue("q", -1)))
-    assert not list((tmp_path / "fingerprints").iterdir())
+    assert not list(results_of(tmp_path).iterdir())
 
 
 def test_no_job_of_audit_imports_torch() -> None:

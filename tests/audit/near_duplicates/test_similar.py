@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from components.audit.images import SPLITS, Thumbnails
+from components.audit.images import BLOCK_ROWS, SPLITS, Thumbnails
 from components.audit.near_duplicates import similar
 from components.audit.near_duplicates.comparison import NONE, Alike, differences
-from components.audit.near_duplicates.hash_buckets import CHUNK_ROWS, HashBuckets, contrasts_of
+from components.audit.near_duplicates.hash_buckets import HashBuckets, contrasts_of
 from components.audit.near_duplicates.similar import JOB_ROWS, Similar, _parts, find_similar
 from components.storage.atomic import remove
 
@@ -31,7 +31,9 @@ def on_disk(folder: Path, thumbnails: NDArray[np.uint8]) -> Thumbnails:
     paths = [folder / f"{next(NUMBERS)}.bin" for _ in range(2)]
     for path, part in zip(paths, (thumbnails[:half], thumbnails[half:]), strict=True):
         path.write_bytes(part.tobytes())
-    return Thumbnails(paths, [half, len(thumbnails) - half], thumbnails.shape[1])
+    counts = [half, len(thumbnails) - half]
+    lines = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
+    return Thumbnails(paths, counts, lines, thumbnails.shape[1])
 
 
 def photographs(draw: np.random.Generator, rows: int) -> NDArray[np.uint8]:
@@ -137,7 +139,7 @@ def test_thumbnails_stay_on_disk(tmp_path: Path) -> None:
     find_similar(hashes, splits, thumbnails, Alike(10, 6.0), tmp_path / "work", 1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 120 * rows + 768 * rows / 2 + 4.5 * 768 * CHUNK_ROWS  # half of them is one file
+    assert peak < 120 * rows + 768 * rows / 2 + 9 * 768 * BLOCK_ROWS  # half of them is one file
 
 
 def test_parts_hold_every_cell_once() -> None:
