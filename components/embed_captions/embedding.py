@@ -18,6 +18,7 @@ from components.embed_captions.encoder import Encoder
 from components.embed_captions.sources import TextFile
 from components.errors import ConfigurationError, DataError
 from components.running.costs import Spent, keep_spent, load_spent, together
+from components.running.embedding_headers import CODE
 from components.settings.embed_captions import EmbedCaptions
 from components.storage.atomic import content_key, remove, write_json
 from components.storage.buckets.bucket import Bucket
@@ -75,10 +76,15 @@ class Embedder:
     progress: Callable[[int], None]
 
     @cached_property
-    def _encoder_key(self) -> str:
+    def _header(self) -> dict[str, Any]:
+        """Header of all files: what decides a vector besides its text."""
         made_by = self.encoder.made_by
         code = code_of(self.store.parent, "embed_captions", made_by) if made_by else FETCHED["embedding"]
-        return content_key([code, self.encoder.about])
+        return {**self.encoder.about, CODE: code}
+
+    @cached_property
+    def _encoder_key(self) -> str:
+        return content_key([self._header[CODE], self.encoder.about])
 
     def folder(self, file: TextFile) -> Path:
         """Return the folder of a file's cached result, named by a hash of all that decides it."""
@@ -134,7 +140,7 @@ class Embedder:
         tokens = _in_order([*known.tokens, *encoded.tokens], order)
         is_cut = _in_order([*known.is_cut, *encoded.is_cut], order)
         table = _table(file, rows)
-        write_embeddings(folder, file.name, self.encoder.about, table, vectors)
+        write_embeddings(folder, file.name, self._header, table, vectors)
         write_table(folder / TEXTS, pa.table([keys, tokens, is_cut], schema=SEEN_TEXTS))
         figures = {
             "of": file.title,
@@ -166,7 +172,7 @@ class Embedder:
             except (DataError, ConfigurationError) as error:  # reusing them only saves time
                 log.warning("earlier vectors of %s are not reused: %s", file.title, error)
                 continue
-            if about != self.encoder.about:
+            if about != self._header:
                 continue
             seen = read_table(path / TEXTS, SEEN_TEXTS)
             rows = {key: row for row, key in enumerate(seen["text_key"].to_pylist())}

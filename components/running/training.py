@@ -44,6 +44,7 @@ class TrainingRun:
     seed: int
     measure: Callable[[], dict[str, float]] | None = None  # figures for the history
     measure_steps: int = 0  # interval; 0: never
+    measured_by: str | None = None  # hash of what decides the figures, but not the weights
     best_by: str | None = None  # figure whose highest value decides the final weights
     spent: Spent = field(default_factory=Spent)  # filled by `train`: seconds of all steps
 
@@ -71,7 +72,8 @@ def train(
     A checkpoint holds the seconds so far (`run.spent`), so that a step is counted once however often a run is
     killed. They decide nothing, and are unknown after a checkpoint of an earlier version.
 
-    With `best_by` the modules end with the weights of the best measurement, else of the last step.
+    With `best_by` the modules end with the weights of the best measurement, else of the last step. Without
+    it, figures that an earlier run measured by something else are left out of the history.
 
     Several processes train together (`components.ml.distributed`). Only the first one writes; all see the
     same loss and stop at the same step.
@@ -135,16 +137,19 @@ def _remember_best(run: TrainingRun, points: list[dict[str, float]], best: Best)
 
 def _points(run: TrainingRun, step: int, loss: float) -> list[dict[str, float]]:
     """Return the history line of a step, or an empty list."""
-    is_last = step == run.steps - 1
     figures = {}
+    is_last = step == run.steps - 1
     if run.measure and run.measure_steps and ((step + 1) % run.measure_steps == 0 or is_last):
         start_seconds = time.monotonic()
         figures = run.measure()
         wait_for_all()  # one process may be much slower
         run.spent.measuring_seconds += time.monotonic() - start_seconds
-    if figures or step % HISTORY_STEPS == 0 or is_last:
-        return [{"step": step, "loss": loss, **figures}]
-    return []
+    return [{"step": step, "loss": loss, **figures}] if figures or _is_told(run, step) else []
+
+
+def _is_told(run: TrainingRun, step: int) -> bool:
+    """Say whether the history has a step, measured or not."""
+    return step % HISTORY_STEPS == 0 or step == run.steps - 1
 
 
 def history_csv(points: Sequence[Mapping[str, float]], leading: Sequence[str]) -> bytes:
@@ -182,8 +187,11 @@ def _save(
 ) -> None:
     tensors = _tensors(run, best)  # a collective: all processes call it
     if rank() == 0:
-        state = {"best_step": best.step, "best_value": best.value} if best.weights else {}
-        checkpoints.save(step, tensors, {"history": history, "spent": run.spent.tree(), **state})
+        state: dict[str, Any] = {}
+        if best.weights:
+            state = {"best_step": best.step, "best_value": best.value}
+        state |= {"history": history, "spent": run.spent.tree(), "measured_by": run.measured_by}
+        checkpoints.save(step, tensors, state)
     wait_for_all()
 
 
@@ -196,6 +204,9 @@ def _resume(run: TrainingRun, checkpoints: Checkpoints, best: Best) -> tuple[int
         return 0, []
     step, tensors, state = saved
     run.spent = Spent.of(state.get("spent"))
+    history = state["history"]
+    if state.get("measured_by") != run.measured_by:
+        history = [point for point in map(_without_figures, history) if _is_told(run, int(point["step"]))]
     with torch.no_grad():
         for name, tensor in _weights(run):
             tensor.copy_(placed_like(tensors[f"module.{name}"], tensor))
@@ -204,7 +215,7 @@ def _resume(run: TrainingRun, checkpoints: Checkpoints, best: Best) -> tuple[int
     best.step, best.value = state.get("best_step", best.step), state.get("best_value", best.value)
     wait_for_all()  # one process may have read from a slower disk
     if step == run.steps:
-        return step, state["history"]  # finished: the optimizer state is not needed
+        return step, history  # finished: the optimizer state is not needed
     optimizer = run.optimizer.state_dict()
     optimizer["state"] = {}
     weights = [weight for group in run.optimizer.param_groups for weight in group["params"]]
@@ -215,7 +226,11 @@ def _resume(run: TrainingRun, checkpoints: Checkpoints, best: Best) -> tuple[int
             value = placed_like(tensor, weights[int(index)]) if is_like_weight else tensor
             optimizer["state"].setdefault(int(index), {})[field] = value
     run.optimizer.load_state_dict(optimizer)
-    return step, state["history"]
+    return step, history
+
+
+def _without_figures(point: dict[str, float]) -> dict[str, float]:
+    return {name: point[name] for name in ("step", "loss")}
 
 
 def _check_agreement(run: TrainingRun, checkpoints: Checkpoints, step: int) -> None:

@@ -30,6 +30,11 @@ class PairKind(Section):
     query_prompt: str = ""  # prefix of the first caption, left out of pooling; "" for none
     weight: Weight = 1.0
 
+    @property
+    def columns(self) -> set[str]:
+        """The columns that it reads."""
+        return {self.first, self.second} | ({self.negative} if self.negative else set())
+
 
 class MinedNegatives(Section):
     """Hard negatives: captions of other rows that the model at phase start finds near (arXiv 2407.15831)."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.errors import DataError
-from components.storage.atomic import content_key, new_file
+from components.storage.atomic import new_file
 from components.storage.bulk import local_copy
 from components.storage.manifest import Entry, read_manifest
 from components.storage.mapped_rows import MappedRows
@@ -49,27 +48,16 @@ class Embeddings:
     """Embeddings of one LLM.
 
     Attributes:
-        about: What made the embeddings: llm, its hash, encoding, dtype.
+        about: What made the embeddings: llm, its hash, encoding, dtype, hash of the code. With the texts it
+            decides the vectors, but for rounding: they depend on their batch.
         vectors: (M, d) fp16, un-normalised, finite, no row zero.
         table: One line per caption (`EMBEDDED_CAPTIONS`) or prompt (`EMBEDDED_PROMPTS`); `row` is an index
             into `vectors`, and captions of equal text share a row.
-        sha256s: Of the files that hold the vectors, in order, from their manifest.
     """
 
     about: dict[str, Any]
     vectors: MappedRows
     table: pa.Table
-    sha256s: tuple[str, ...] = ()
-
-    def digest(self, rows: NDArray[np.int64]) -> str:
-        """Return a hash of the vectors at indices (N,), in order, without reading them.
-
-        It is made of the hashes of their files and of the places within these. Other files do not matter.
-        """
-        files, offsets = self.vectors.places(rows)
-        used, numbers = np.unique(files, return_inverse=True)
-        places = np.stack([numbers.astype(np.int64), offsets])
-        return content_key([[self.sha256s[file] for file in used], sha256(places.tobytes()).hexdigest()])
 
 
 def write_embeddings(
@@ -155,8 +143,7 @@ def _concatenated(folder: Path, entries: list[Entry], schema: pa.Schema, work: P
         rows = pa.array(table["row"].to_numpy() + offset, pa.int64())
         tables.append(table.set_column(table.schema.get_field_index("row"), "row", rows))
         offset += len(file_vectors)
-    sha256s = tuple(entry.sha256 for entry in entries)
-    return Embeddings(about, MappedRows(vectors), pa.concat_tables(tables), sha256s)
+    return Embeddings(about, MappedRows(vectors), pa.concat_tables(tables))
 
 
 def lines_of(folder: Path, entry: Entry) -> Path:

@@ -55,11 +55,6 @@ class MappedRows:
                 values[order[start:end]] = part[indices[start:end] - first]
         return torch.from_numpy(values)
 
-    def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return for indices (N,) the number of each one's file, and its index in that file."""
-        files = np.searchsorted(self._starts, rows, side="right") - 1
-        return files, rows - self._starts[files]
-
     def whole(self) -> Tensor:
         """Read all rows (M, ...) into memory; for small arrays."""
         import torch

@@ -94,8 +94,8 @@ def run(params: Params, env: Environment) -> None:
     validations = _validations(layout, params, image_size)
     for arm in settings.arms:
         text, validation = texts[arm.text], validations.get(arm.text)
-        digests = [getattr(source, "digest", None) for source in (text, guide and guide.texts)]
-        arm_identity = {**identity, "arm": arm.model_dump(), "embeddings": digests}
+        made_by = [getattr(source, "about", None) for source in (text, guide and guide.texts)]
+        arm_identity = {**identity, "arm": arm.model_dump(), "embeddings": made_by}
         arm_identity["validation"] = validation.digest() if validation else None
         make = partial(_train, arm, text, examples, guide, validation, params, env, arm_identity)
         folders.append(get_or_build(work / "arms", content_key(arm_identity), make))

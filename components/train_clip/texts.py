@@ -11,6 +11,7 @@ from torch import Tensor
 from components.ml.losses.contrastive import NegativeMask
 from components.running.embedding_headers import check_header
 from components.settings.embed_captions import EmbedCaptions
+from components.storage.atomic import content_key
 from components.storage.embeddings import read_embeddings
 from components.storage.layout import Layout
 from components.storage.mapped_rows import MappedRows
@@ -24,12 +25,12 @@ class CachedTexts:
     Attributes:
         vectors: (M, d) fp16, un-normalised; read from the disk on access.
         rows: (captions,) row in `vectors` of each caption.
-        digest: Hash of the embeddings in the captions' order.
+        about: Hash of what made the embeddings; with the captions it decides them.
     """
 
     vectors: MappedRows
     rows: Tensor
-    digest: str
+    about: str
 
     def __getitem__(self, captions: Tensor) -> Tensor:
         """Return the embeddings (n, d) of caption numbers (n,)."""
@@ -73,4 +74,4 @@ def cached_texts(layout: Layout, name: str, examples: Examples, params: EmbedCap
     )
     check_header(layout, name, params, embeddings)
     rows = examples.embedding_rows(embeddings)
-    return CachedTexts(embeddings.vectors, rows, embeddings.digest(rows.numpy()))
+    return CachedTexts(embeddings.vectors, rows, content_key(embeddings.about))

@@ -7,6 +7,7 @@ would take several times as much in each training process, and ten million image
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +21,10 @@ from components.storage.atomic import content_key
 from components.storage.audited_rows import kept_captions
 from components.storage.caption_index import by_key
 from components.storage.layout import Layout
-from components.storage.manifest import folder_key
+from components.storage.manifest import read_manifest
 from components.storage.side_tables import CAPTION_TEXTS, read_table
+
+DIGEST_ROWS = 1 << 14
 
 
 class CaptionRows:
@@ -72,6 +75,24 @@ class CaptionRows:
         counts: NDArray[np.int64] = lengths[self._list_indices].astype(np.int64)
         return counts
 
+    def digest(self, columns: Iterable[str]) -> str:
+        """Return a hash of the captions in some columns: of the rows that have any, in order.
+
+        Keys, other columns and rows without any of these captions do not change it.
+        """
+        names = sorted(set(columns) & set(self.columns))
+        digest = sha256(content_key(names).encode())
+        counts = np.stack([np.zeros(len(self), np.int64), *(self.counts(name) for name in names)])
+        order = self._list_indices[counts.any(axis=0)]
+        for start in range(0, len(order), DIGEST_ROWS):
+            for name in names:
+                lists = self._lists[name].take(order[start : start + DIGEST_ROWS]).combine_chunks()
+                lengths = pc.fill_null(pc.list_value_length(lists), 0)
+                for values in (lengths, pc.binary_length(lists.flatten())):
+                    digest.update(values.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
+                digest.update("".join(lists.flatten().to_pylist()).encode())
+        return digest.hexdigest()
+
 
 class CaptionTexts:
     """All captions of some columns as a sequence, ordered by row, by column as given, and by number."""
@@ -118,15 +139,14 @@ def _read_tables(layout: Layout, split: str, rows: Rows) -> Iterator[pa.Table]:
     rows.reject("not_kept_by_audit", dropped)
 
 
-def data_key(layout: Layout) -> str:
-    """Verify all files that `read_caption_rows` reads, and return one hash of them."""
-    return content_key(
-        [
-            folder_key(layout.artifact("download"), "texts/"),
-            folder_key(layout.artifact("recaption"), "captions/"),
-            folder_key(layout.artifact("audit"), "kept/"),
-        ]
-    )
+def verify_files(layout: Layout) -> None:
+    """Verify all files that `read_caption_rows` reads.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    for artifact, below in (("download", "texts/"), ("recaption", "captions/"), ("audit", "kept/")):
+        read_manifest(layout.artifact(artifact), below)
 
 
 def _by_row(table: pa.Table) -> tuple[pa.Array, pa.Table]:

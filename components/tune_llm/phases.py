@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
@@ -93,7 +93,7 @@ def tune(data: TrainingData, encoder: TextEncoder, env: Environment) -> Trained:
             run = masking_run(
                 encoder, data.llm, settings, settings.mntp, data.train_rows, f"{STAGE}_mntp", params.seed
             )
-            masking = train(run, work, {**data.decided_by, "what": "mntp"}, settings.checkpoint_steps)
+            masking = train(run, work, {**data.decided_by([]), "what": "mntp"}, settings.checkpoint_steps)
             masking_spent = run.spent
         if adapter is not None:
             merged = lora_tensors(adapter)
@@ -110,11 +110,7 @@ def _train_phases(data: TrainingData, encoder: TextEncoder) -> tuple[list[Histor
     settings, work = data.params.tune_llm, data.layout.work(STAGE)
     histories, spent = [], []
     for number, (phase, pairs) in enumerate(zip(settings.phases, data.draws, strict=True), start=1):
-        identity = {
-            **data.decided_by,
-            "phases": [earlier.model_dump() for earlier in settings.phases[:number]],
-            "measured": _measurement_identity(settings),
-        }
+        identity = data.decided_by(settings.phases[:number])
         seed = data.seed_of(number)
         pairs.near, mining_spent = mined(
             encoder, data.train_rows, pairs, settings.precision, seed, work, identity
@@ -124,6 +120,7 @@ def _train_phases(data: TrainingData, encoder: TextEncoder) -> tuple[list[Histor
             run,
             measure=partial(_measure, encoder, settings, data.validation_rows),
             measure_steps=settings.caption_retrieval_steps or 0,
+            measured_by=data.measured_by,
         )
         histories.append(train(run, work, identity, settings.checkpoint_steps))
         spent += [mining_spent, run.spent]
@@ -154,12 +151,6 @@ def opened(
             encoder.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         with attention_that_learns(encoder.model, settings.precision):
             yield adapter
-
-
-def _measurement_identity(settings: TuneLlm) -> list[Any] | None:
-    """Return the settings that decide what a history measures; None where it measures nothing."""
-    tasks = [task.model_dump() for task in settings.caption_retrieval]
-    return [settings.caption_retrieval_steps, tasks] if settings.caption_retrieval_steps else None
 
 
 def _measure(encoder: TextEncoder, settings: TuneLlm, rows: CaptionRows) -> dict[str, float]:

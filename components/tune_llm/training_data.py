@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 
 from components.running.rows import Rows
 from components.settings.params import Params
+from components.settings.tune_llm import Phase
+from components.storage.atomic import content_key
 from components.storage.computed import code_of
 from components.storage.layout import Layout
 from components.storage.manifest import folder_key
-from components.tune_llm.caption_rows import data_key, read_caption_rows
+from components.tune_llm.caption_rows import read_caption_rows, verify_files
 from components.tune_llm.pairs import PairDraws
 
 NOT_TRAINING = {
@@ -42,6 +45,7 @@ class TrainingData:
 
     def __init__(self, params: Params, layout: Layout) -> None:
         self.params, self.layout, self.rows = params, layout, Rows()
+        verify_files(layout)
         self.train_rows = read_caption_rows(layout, "train", self.rows)
         self.validation_rows = read_caption_rows(layout, "validation", Rows())
         phases = enumerate(params.tune_llm.phases, start=1)
@@ -63,18 +67,47 @@ class TrainingData:
         self.rows.accept(int(is_used.sum()))
         self.rows.reject("no_pair_of_columns", int((~is_used).sum()))
 
-    @cached_property
-    def decided_by(self) -> dict[str, Any]:
-        """Identity of a training run: what decides all phases. Verifies the files that it names."""
+    def decided_by(self, phases: Sequence[Phase]) -> dict[str, Any]:
+        """Return what decides the weights after MNTP, if any, and some phases.
+
+        Of the data these are the captions of train in the columns that are read; nothing that is only
+        measured.
+        """
         settings = self.params.tune_llm
+        columns = {
+            column for phase in phases for kind in phase.pairs if kind.weight for column in kind.columns
+        }
+        return {
+            **self._models,
+            "data": self.train_rows.digest(columns | set(settings.mntp.columns if settings.mntp else ())),
+            "params": settings.model_dump(exclude=NOT_TRAINING),
+            "mntp": settings.mntp.model_dump() if settings.mntp else None,
+            "phases": [phase.model_dump() for phase in phases],
+        }
+
+    @cached_property
+    def _models(self) -> dict[str, Any]:
         return {
             "code": code_of(self.layout.work("tune_llm"), "tune_llm", "llm"),
             "seed": self.params.seed,
             "llm": folder_key(self.layout.artifact("base_models"), "llm/"),
-            "data": data_key(self.layout),
-            "params": settings.model_dump(exclude=NOT_TRAINING),
-            "mntp": settings.mntp.model_dump() if settings.mntp else None,
         }
+
+    @cached_property
+    def measured_by(self) -> str | None:
+        """Hash of what decides the figures in a history; None where nothing is measured on the way."""
+        settings = self.params.tune_llm
+        if not settings.caption_retrieval_steps:
+            return None
+        tasks = settings.caption_retrieval
+        columns = {column for task in tasks for column in (task.first, task.second)}
+        return content_key(
+            [
+                settings.caption_retrieval_steps,
+                [task.model_dump() for task in tasks],
+                self.validation_rows.digest(columns),
+            ]
+        )
 
     @property
     def llm(self) -> Path:

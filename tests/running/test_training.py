@@ -99,6 +99,31 @@ def test_the_best_weights_are_kept_whenever_it_is_stopped(tmp_path: Path, stop_a
     assert same(again, wanted)
 
 
+@pytest.mark.parametrize("stop_at", [None, 7])
+def test_figures_of_another_measurement_are_left_out_and_nothing_is_trained_again(
+    tmp_path: Path, stop_at: int | None
+) -> None:
+    def run(measured_by: str, stop_at: int | None = None) -> TrainingRun:
+        made = fresh_run(stop_at, measures=[0.1, 0.2, 0.3, 0.4])
+        made.best_by, made.measured_by = None, measured_by
+        return made
+
+    weights, whole = trained(run("one task"), tmp_path / "a")
+    assert [point["step"] for point in whole if "recall" in point] == [2, 5, 8, 11]
+    if stop_at is not None:
+        with pytest.raises(Stopped):
+            trained(run("one task", stop_at), tmp_path / "b")
+        resumed, history = trained(run("two tasks"), tmp_path / "b")
+        assert [point["step"] for point in history if "recall" in point] == [8, 11]
+    else:
+        resumed, history = trained(run("two tasks"), tmp_path / "a")
+        assert [point["step"] for point in history] == [0, 10, 11]
+        assert not any("recall" in point for point in history)
+        _, again = trained(run("one task"), tmp_path / "a")
+        assert again == whole  # the checkpoint has them still
+    assert same(weights, resumed)
+
+
 def test_another_identity_starts_fresh_and_names_the_value(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from components.storage import mapped_rows as module
-from components.storage.embeddings import EMBEDDED_CAPTIONS, Embeddings, read_embeddings, write_embeddings
+from components.storage.embeddings import EMBEDDED_CAPTIONS, read_embeddings, write_embeddings
 from components.storage.manifest import write_manifest
 from components.storage.mapped_rows import MappedRows
 from tests.storage.test_embeddings import ABOUT, table
@@ -37,25 +37,6 @@ def test_whole_and_in_parts(parted: MappedRows, monkeypatch: pytest.MonkeyPatch)
     parts = list(parted.in_parts(rows))
     assert [len(part) for part in parts] == [3, 1]
     assert torch.equal(torch.cat(parts), parted[rows])
-
-
-def test_places_are_files_and_rows_within_them(parted: MappedRows) -> None:
-    files, rows = parted.places(np.array([7, 0, 3, 4, 2]))
-    assert (files.tolist(), rows.tolist()) == ([3, 0, 1, 3, 0], [3, 0, 0, 0, 2])
-
-
-def test_a_digest_is_of_the_files_in_use_and_of_the_order(parted: MappedRows) -> None:
-    def digest(
-        rows: list[int], sha256s: tuple[str, ...] = ("a", "b", "c", "d"), vectors: MappedRows = parted
-    ) -> str:
-        return Embeddings({}, vectors, None, sha256s).digest(np.array(rows))
-
-    first = digest([7, 0, 4])
-    assert digest([7, 0, 4], ("a", "x", "y", "d")) == first  # the second and third file hold none of them
-    longer = MappedRows(np.split(np.zeros((9, 2), np.float16), np.cumsum((3, 2, 0, 4))[:-1]))
-    assert digest([8, 0, 5], vectors=longer) == first  # the same places, behind a longer file
-    others = [digest([0, 7, 4]), digest([7, 0, 5]), digest([7, 0]), digest([7, 0, 4], ("x", "b", "c", "d"))]
-    assert len({first, *others}) == 5
 
 
 @pytest.mark.parametrize("row", [8, -1])
