@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from components.errors import DataError
-from components.storage.atomic import content_key, new_file
+from components.storage.atomic import new_file
 from components.storage.bulk import SHARDS, local_copy
 from components.storage.manifest import Entry, read_manifest
 from components.storage.side_tables import Caption, read_captions, read_table
@@ -191,11 +191,6 @@ def pairs_in_use(folder: Path, shard: Entry, work: Path) -> Iterator[Pair]:
             f"{folder / shard.path} lacks {len(images)} pairs of its tables (first {min(images)}); "
             "`dvc checkout --force` restores it"
         )
-
-
-def image_key(folder: Path, shard: Entry) -> str:
-    """Return a hash of the images of a shard that are in use: keys, splits and bytes."""
-    return content_key(image_table(folder, shard).select(["key", "split", "sha256"]).to_pydict())
 
 
 def shards_of(folder: Path) -> list[Entry]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -29,9 +31,11 @@ from components.settings.evaluate import RetrievalTask
 from components.settings.params import Params
 from components.settings.train_clip import Arm, ValidationSettings
 from components.storage.atomic import read_json, sha256_of, write_json
+from components.storage.embeddings import EMBEDDED_CAPTIONS, read_vectors, write_embeddings
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest, write_manifest
 from components.storage.mapped_rows import MappedRows
+from components.storage.side_tables import read_keys, write_keys
 from components.train_clip import arms, stage, training
 from components.train_clip.texts import CachedTexts
 from components.train_clip.training import train_arm
@@ -134,6 +138,31 @@ def test_the_same_again_has_the_same_bytes_and_trains_nothing(
     assert trained == []
     stage.run(only(params, "llm2clip", "clip", "clip_long"), env)
     assert trained == ["clip_long"]
+
+
+def test_a_test_row_that_is_gone_trains_nothing(
+    project: Layout, params: Params, env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.run(params, env)
+    before = hashes()
+    embeddings, kept = project.artifact("embed_captions"), project.artifact("audit") / "kept"
+    for path in sorted(kept.iterdir()):
+        write_keys(path, sorted(key for key in read_keys(path) if not key.startswith("test")))
+    files = sorted(embeddings.glob("*/*/*.safetensors"))
+    changed_files = 0
+    for path in files:
+        about, vectors, table = read_vectors(path, EMBEDDED_CAPTIONS, "")
+        table = table.filter(pc.not_equal(table["split"], "test"))
+        rows, places = np.unique(table["row"].to_numpy(), return_inverse=True)
+        changed_files += len(rows) < len(vectors)
+        table = table.set_column(table.schema.get_field_index("row"), "row", pa.array(places, pa.int64()))
+        write_embeddings(path.parent, path.stem, about, table, vectors[rows])
+    assert changed_files
+    for folder in (embeddings, project.artifact("audit")):
+        write_manifest(folder)
+    monkeypatch.setattr(stage, "train_arm", lambda *_: pytest.fail("an arm was trained"))
+    stage.run(params, env)
+    assert hashes() == before
 
 
 def test_auto_trains_and_keeps_what_the_precision_that_it_comes_to_does(
