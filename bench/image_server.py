@@ -1,4 +1,7 @@
-"""Serve pictures over HTTP on loopback, as cheaply as Python can, at equal cost for every client."""
+"""Serve pictures over HTTP on loopback, as cheaply as Python can, at equal cost for every client.
+
+`/count` answers how many requests there were before, without those for it.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ import sys
 from pathlib import Path
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+COUNT = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n%12d"
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
 class _Pictures(asyncio.Protocol):
+    requests = 0
+
     def __init__(self, answers: dict[bytes, bytes]) -> None:
         self._answers, self._head = answers, b""
 
@@ -23,6 +29,12 @@ class _Pictures(asyncio.Protocol):
         while (end := self._head.find(b"\r\n\r\n")) >= 0:
             path = self._head[:end].split(b" ", 2)[1]
             self._head = self._head[end + 4 :]
+            if path == b"/count":
+                self._transport.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n%12d" % _Pictures.requests
+                )
+                continue
+            _Pictures.requests += 1
             self._transport.write(self._answers.get(path.partition(b"?")[0], NOT_FOUND))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 SECONDS_BETWEEN_LOOKS = 0.05
 PAUSE_IN_LOOKS = 50  # minimum pause between two looks, in multiples of the time of a look
 KIBIBYTE = 1024
+BLOCK_BYTES = 512  # of ru_oublock
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Cost:
     cpu_seconds: float
     wall_seconds: float
     peak_bytes: int  # proportional set size, summed over all its processes at one moment
+    written_bytes: int  # to file systems on disks
 
 
 def run_measured(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Cost:
@@ -43,7 +45,8 @@ def run_measured(command: Sequence[str], folder: Path, environment: Mapping[str,
         peak.stop()
     if os.waitstatus_to_exitcode(status):
         sys.exit(f"{' '.join(command)} failed:\n" + "\n".join(log.read_text("utf-8").splitlines()[-20:]))
-    return Cost(usage.ru_utime + usage.ru_stime, wall_seconds, peak.bytes)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Cost(cpu_seconds, wall_seconds, peak.bytes, usage.ru_oublock * BLOCK_BYTES)
 
 
 class Peak(threading.Thread):
