@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from components.download.spool import SpoolRange
 from components.sources.row import without_credentials
 from components.sources.rows import ImageFile, ImageMember, ImageUrl, Rejection, Row
-from components.storage.atomic import read_json
 from components.storage.side_tables import read_table, write_table
 
 SUCCESS = "success"
@@ -121,12 +120,6 @@ def _origin_before(line: dict[str, Any]) -> str:
 def write_ledger(path: Path, entries: Sequence[LedgerEntry]) -> None:
     """Write one shard's ledger."""
     write_table(path, pa.Table.from_pylist([asdict(entry) for entry in entries], schema=LEDGER))
-
-
-def read_stats(finished: Path, name: str) -> dict[str, Any]:
-    """Read the statistics of a finished shard, as `stats_of` returned them."""
-    stats: dict[str, Any] = read_json(finished / f"{name}_stats.json")
-    return stats
 
 
 def reasons_of(stats: dict[str, Any]) -> dict[str, int]:

@@ -33,7 +33,7 @@ log = logging.getLogger("llm2clip")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class NewRow:
     """A row that a new shard takes.
 
     Attributes:
@@ -60,7 +60,7 @@ class Matched:
     """
 
     living: Spill[tuple[Row, int]]
-    new: Spill[Wanted]
+    new: Spill[NewRow]
     rejected: Spill[Rejection]
     given: int = 0
     joined: int = 0
@@ -109,7 +109,7 @@ def match(
     sorted_known: HashSorter[tuple[str, Known]] = HashSorter(work / "known")
     for origin, known in store.known():
         sorted_known.add(origin, (origin, known))
-    fresh: NumberSorter[Wanted] = NumberSorter(work / "fresh")
+    fresh: NumberSorter[NewRow] = NumberSorter(work / "fresh")
     for origin, group, known_group in _met(sorted_rows, sorted_known):
         for number, row in _resolved(group, matched):
             keys.add(row.key)
@@ -199,7 +199,7 @@ def _joined(rows: list[NumberedRow], matched: Matched) -> NumberedRow:
     return number, replace(first, captions=captions)
 
 
-def _assigned(row: Row, origin: str, known: Sequence[Known], matched: Matched) -> Wanted | None:
+def _assigned(row: Row, origin: str, known: Sequence[Known], matched: Matched) -> NewRow | None:
     """Give a row to the shard that has its picture or is planned for it; return it if there is none."""
     pin = row.image.sha256 if isinstance(row.image, ImageUrl) else None
     pictures = [one for one in known if one.is_picture and pin in (None, one.sha256)]
@@ -208,14 +208,14 @@ def _assigned(row: Row, origin: str, known: Sequence[Known], matched: Matched) -
         if lying := next((one for one in found if one.is_ours and one.key == row.key), None):
             matched.living.add(lying.shard, (row, lying.line))
             return None
-    wanted = Wanted(row, origin, next(iter(pictures or failures), None))
+    wanted = NewRow(row, origin, next(iter(pictures or failures), None))
     if planned := next((one for one in known if one.is_planned and one.key == row.key), None):
         matched.new.add(planned.shard, wanted)
         return None
     return wanted
 
 
-def _plan(fresh: Iterable[Wanted], matched: Matched, store: PictureStore, shard_rows: int) -> None:
+def _plan(fresh: Iterable[NewRow], matched: Matched, store: PictureStore, shard_rows: int) -> None:
     """Divide the rows that no shard has or is planned for into new shards."""
     planned = {name: rows for name, rows in store.planned().items() if name in set(matched.new.names())}
     names = free_names({*planned, *store.names()})

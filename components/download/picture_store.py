@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from components.download.ledger import SUCCESS, LedgerEntry, read_ledger, read_stats
+from components.download.ledger import SUCCESS, LedgerEntry, read_ledger
 from components.download.refusal import CONNECTION_REASONS, may_pass
 from components.settings.download import Download
 from components.storage.atomic import new_folder, read_json, remove
@@ -217,8 +217,9 @@ def name_of(folder: Path) -> str:
 
 
 def stats_of_shard(folder: Path) -> dict[str, Any]:
-    """Return img2dataset's counts of a stored shard."""
-    return read_stats(folder, name_of(folder))
+    """Return img2dataset's counts of a stored shard, as `stats_of` made them."""
+    stats: dict[str, Any] = read_json(folder / f"{name_of(folder)}_stats.json")
+    return stats
 
 
 def free_names(taken: Collection[str]) -> Iterator[str]:

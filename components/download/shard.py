@@ -21,7 +21,7 @@ from components.download.ledger import (
     stats_of,
     write_ledger,
 )
-from components.download.matching import Wanted
+from components.download.matching import NewRow
 from components.download.picture_store import SETTINGS, ledger_of
 from components.download.refusal import may_pass
 from components.download.spool import Spool
@@ -32,7 +32,7 @@ from components.storage.atomic import write_json
 from components.storage.buckets.bucket import open_bucket
 from components.storage.bulk import keep_remote
 from components.storage.result_cache import get_or_build
-from components.storage.shards import Pair, read_pairs, shards_of, write_shard
+from components.storage.shards import Pair, caption_fields, read_pairs, shards_of, write_shard
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class DownloadShard:
     """
 
     name: str
-    wanted: list[Wanted]
+    wanted: list[NewRow]
     params: Download
     settings: dict[str, Any]
     store: Path
@@ -158,15 +158,6 @@ def _pairs(
 
 
 def _metadata(row: Row, entry: LedgerEntry) -> dict[str, Any]:
-    captions = [
-        {
-            "column": caption.column,
-            "language": caption.language,
-            "number": caption.number,
-            "text": caption.text,
-            "writer": caption.writer,
-        }
-        for caption in row.captions
-    ]
+    captions = [caption_fields(caption) for caption in row.captions]
     line = {name: value for name, value in asdict(entry).items() if name not in ADDED}
     return {**line, "labels": row.labels, "captions": captions}

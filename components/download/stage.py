@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from components.download.download_stats import DownloadStats
 from components.download.ledger import FAILED_TO_DOWNLOAD, FetchResult, entry_of, write_ledger
-from components.download.matching import REJECTED, Matched, Wanted, match, refuse_equal_keys
+from components.download.matching import REJECTED, Matched, NewRow, match, refuse_equal_keys
 from components.download.picture_store import SETTINGS, PictureStore, stats_of_shard
 from components.download.remote_shards import bring_shards
 from components.download.shard import DownloadShard
@@ -182,7 +182,7 @@ def _fetch(
             stats.came(folder, store)
 
 
-def _in_order(matched: Matched, name: str, planned: Sequence[tuple[str, str]]) -> list[Wanted]:
+def _in_order(matched: Matched, name: str, planned: Sequence[tuple[str, str]]) -> list[NewRow]:
     """Return the rows of a new shard in the order of its plan, which a killed run may have made."""
     order = {line: number for number, line in enumerate(planned)}
     return sorted(matched.new.read(name), key=lambda wanted: order[wanted.origin, wanted.row.key])

@@ -23,6 +23,7 @@ from components.storage.shards import Pair, image_table, is_storable, read_pairs
 from components.storage.side_tables import (
     Caption,
     Draft,
+    key_column,
     read_drafts,
     write_drafts,
 )
@@ -176,7 +177,7 @@ def _drafts_of_part(
 ) -> list[Draft]:
     attempts = rounds_of(shard, captioner, part)
 
-    def make(folder: Path, before: Path | None, _number: int) -> None:
+    def make(folder: Path, before: Path | None) -> None:
         drafts = _written(shard, captioner, part, _earlier(shard, part, attempts, before), row_progress)
         write_drafts(folder / DRAFTS, drafts)
         sha256s = _sha256s(before) | shard.sha256s
@@ -186,7 +187,7 @@ def _drafts_of_part(
     latest = attempts.latest()
     if latest is None:
         attempts.take_over(_attempts_by_rows(shard, captioner, part))
-    elif _lacks_rows(shard, part, read_drafts(latest / DRAFTS)):
+    elif not _keys_in(latest).issuperset(shard.keys_of(part)):
         mark_for_retry(latest)  # a row was not in use, or in another split
         latest = None
     finished = attempts.finish(latest, part.retry_rounds, is_lacking, make)
@@ -205,9 +206,8 @@ def _now(shard: RecaptionShard, draft: Draft) -> Draft:
 def _earlier(shard: RecaptionShard, part: Part, attempts: Attempts, before: Path | None) -> list[Draft]:
     """Return the drafts that need not be written: those of an earlier attempt, and of equal pictures."""
     keys = shard.keys_of(part)
-    before_drafts = settled(read_drafts(before / DRAFTS)) if before else []
-    lacking = set(keys) - _complete(shard, part, before_drafts)
-    earlier = [_now(shard, draft) for draft in before_drafts if draft.caption.key not in lacking]
+    earlier = [_now(shard, draft) for draft in settled(read_drafts(before / DRAFTS))] if before else []
+    lacking = set(keys) - {draft.caption.key for draft in earlier}
     if part.reads_captions:
         return earlier
     drafts_by_sha256: dict[str, list[Draft]] = defaultdict(list)
@@ -233,19 +233,9 @@ def _sha256s(finished: Path | None) -> dict[str, str]:
     return dict(zip(table["key"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 
 
-def _lacks_rows(shard: RecaptionShard, part: Part, drafts: list[Draft]) -> bool:
-    return not _complete(shard, part, drafts).issuperset(shard.keys_of(part))
-
-
-def _complete(shard: RecaptionShard, part: Part, drafts: list[Draft]) -> set[str]:
-    """Return the keys in use that have a draft in each column of their split."""
-    columns_by_key: dict[str, set[str]] = defaultdict(set)
-    for draft in drafts:
-        columns_by_key[draft.caption.key].add(draft.caption.column)
-    columns_by_split: dict[str, set[str]] = defaultdict(set)
-    for column, split in part.columns:
-        columns_by_split[split].add(column)
-    return {key for key in shard.keys_of(part) if columns_by_key[key] == columns_by_split[shard.splits[key]]}
+def _keys_in(finished: Path) -> set[str]:
+    """Return the keys that an attempt has drafts of."""
+    return set(key_column(finished / DRAFTS).to_pylist())
 
 
 def is_lacking(finished: Path) -> bool:

@@ -137,8 +137,8 @@ def _remember_best(run: TrainingRun, points: list[dict[str, float]], best: Best)
 
 def _points(run: TrainingRun, step: int, loss: float) -> list[dict[str, float]]:
     """Return the history line of a step, or an empty list."""
-    figures = {}
     is_last = step == run.steps - 1
+    figures = {}
     if run.measure and run.measure_steps and ((step + 1) % run.measure_steps == 0 or is_last):
         start_seconds = time.monotonic()
         figures = run.measure()

@@ -9,12 +9,7 @@ from components.storage.atomic import remove
 from components.storage.result_cache import get_or_build, is_intact
 
 ASIDE = "aside"
-Make = Callable[[Path, Path | None, int], None]
-Look = Callable[[Path], None]
-
-
-def _skip_check(folder: Path) -> None:
-    """Rely on a folder without a check."""
+Make = Callable[[Path, Path | None], None]
 
 
 class Attempts:
@@ -23,23 +18,21 @@ class Attempts:
     Args:
         store: Folder of all cached results of one kind.
         key: Hash of everything that decides round 0 (`content_key`).
-        look: Called with each folder before it is used; may remove the folder.
 
     Attributes:
         store: Folder of all cached results of one kind.
+        key: Of these attempts.
     """
 
-    def __init__(self, store: Path, key: str, look: Look = _skip_check) -> None:
-        self.store, self._key, self._look = store, key, look
+    def __init__(self, store: Path, key: str) -> None:
+        self.store, self.key = store, key
 
     def latest(self) -> Path | None:
         """Return the latest intact round and remove all others, whatever number of rounds params allow.
 
         Fetched data is kept when params allow fewer rounds: the source may be gone by now.
         """
-        folders = sorted(self.store.glob(f"{self._key}.[0-9]*"), key=_number, reverse=True)
-        for folder in folders:
-            self._look(folder)
+        folders = sorted(self.store.glob(f"{self.key}.[0-9]*"), key=_number, reverse=True)
         latest = next((folder for folder in folders if is_intact(folder)), None)
         for folder in folders:
             if folder != latest:
@@ -66,8 +59,7 @@ class Attempts:
             latest: The result of `latest`, or None to start again.
             rounds: Maximum number of rounds after round 0.
             is_lacking: Takes a finished round; True if another round may bring more.
-            make: Fills an empty folder. It also gets the previous round, or None, and the number of the new
-                round.
+            make: Fills an empty folder. It also gets the previous round, or None.
         """
         finished = latest or self._make_first(make)
         remove(self._aside)
@@ -78,17 +70,14 @@ class Attempts:
         return finished
 
     def _make_first(self, make: Make) -> Path:
-        self._look(self._aside)
         return self._make_round(make, self._aside if is_intact(self._aside) else None, 0)
 
     def _make_round(self, make: Make, previous: Path | None, number: int) -> Path:
-        return get_or_build(
-            self.store, f"{self._key}.{number}", lambda folder: make(folder, previous, number)
-        )
+        return get_or_build(self.store, f"{self.key}.{number}", lambda folder: make(folder, previous))
 
     @property
     def _aside(self) -> Path:
-        return self.store / f"{self._key}.{ASIDE}"
+        return self.store / f"{self.key}.{ASIDE}"
 
 
 def mark_for_retry(finished: Path) -> None:

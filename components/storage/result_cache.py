@@ -49,7 +49,6 @@ def put_files(
     below: str = "",
     *,
     leave: Collection[str] = (),
-    beside: Collection[str] = (),
 ) -> list[Entry]:
     """Link or copy a cached result's files into an output that is being built; return their new entries.
 
@@ -58,15 +57,13 @@ def put_files(
         folder: The output folder.
         below: Subfolder of the output that the files go to.
         leave: Files that are left out.
-        beside: Subfolders of the result that go into the output folder itself.
     """
     entries = []
     for entry in listed(piece_folder):
         if entry.is_remote:
             entries.append(entry)
         elif entry.uri not in leave:
-            is_beside = entry.uri.partition("/")[0] in beside
-            uri = entry.uri if is_beside or not below else f"{below}/{entry.uri}"
+            uri = f"{below}/{entry.uri}" if below else entry.uri
             link_or_copy(piece_folder / entry.uri, folder / uri)
             entries.append(replace(entry, uri=uri))
     return entries

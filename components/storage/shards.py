@@ -66,6 +66,11 @@ def write_shard(path: Path, pairs: Iterable[Pair]) -> int:
     return count
 
 
+def caption_fields(caption: Caption) -> dict[str, Any]:
+    """Return a caption as the metadata of its pair holds it, which have key and split."""
+    return {name: value for name, value in vars(caption).items() if name not in ("key", "split")}
+
+
 def source_captions(folder: Path, shard: Entry) -> list[Caption]:
     """Return the captions that the source gave a shard's images; the caller verifies the manifest."""
     return read_captions(tables_of(folder / shard.path)[0])
@@ -178,8 +183,7 @@ def pairs_in_use(folder: Path, shard: Entry, work: Path) -> Iterator[Pair]:
     images = {image["key"]: image for image in image_table(folder, shard).to_pylist()}
     captions: dict[str, list[dict[str, Any]]] = {key: [] for key in images}
     for caption in source_captions(folder, shard):
-        named = {name: value for name, value in vars(caption).items() if name not in ("key", "split")}
-        captions[caption.key].append(named)
+        captions[caption.key].append(caption_fields(caption))
     for pair in read_pairs(folder, shard, work):
         if image := images.pop(pair.key, None):
             of_key = captions[pair.key]

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from components.storage.atomic import remove
 
+K = TypeVar("K", bytes, int)
 T = TypeVar("T")
 OBJECTS_IN_MEMORY = 50_000
 DIGEST_BYTES = 16
@@ -65,15 +67,28 @@ class Spill(Generic[T]):
         self._buffer, self._buffered = {}, 0
 
 
-class HashSorter(Generic[T]):
-    """Objects sorted by the hash of a text that comes with each.
+class _Sorter(Generic[K, T]):
+    """Objects sorted by a key; files by name, in the order of the names, hold ascending keys.
 
     Args:
         folder: A folder for this object only; `discard` removes it.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._spill: Spill[tuple[bytes, T]] = Spill(folder)
+        self._spill: Spill[tuple[K, T]] = Spill(folder)
+
+    def pairs(self) -> Iterator[tuple[K, T]]:
+        """Yield keys and objects, in the order of the keys; of equal keys, in the order added."""
+        for name in self._spill.names():
+            yield from sorted(self._spill.read(name), key=itemgetter(0))
+
+    def discard(self) -> None:
+        """Remove all files."""
+        self._spill.discard()
+
+
+class HashSorter(_Sorter[bytes, T]):
+    """Objects sorted by the hash of a text that comes with each."""
 
     def add(self, text: str, value: T) -> None:
         """Add an object."""
@@ -82,23 +97,11 @@ class HashSorter(Generic[T]):
 
     def __iter__(self) -> Iterator[tuple[bytes, T]]:
         """Yield hash and object, in the order of the hashes; of equal hashes, in the order added."""
-        for name in self._spill.names():
-            yield from sorted(self._spill.read(name), key=lambda pair: pair[0])
-
-    def discard(self) -> None:
-        """Remove all files."""
-        self._spill.discard()
+        return self.pairs()
 
 
-class NumberSorter(Generic[T]):
-    """Objects sorted by a number that comes with each; two objects have different numbers.
-
-    Args:
-        folder: A folder for this object only; `discard` removes it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._spill: Spill[tuple[int, T]] = Spill(folder)
+class NumberSorter(_Sorter[int, T]):
+    """Objects sorted by a number that comes with each; two objects have different numbers."""
 
     def add(self, number: int, value: T) -> None:
         """Add an object."""
@@ -106,10 +109,4 @@ class NumberSorter(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         """Yield the objects in the order of their numbers."""
-        for name in self._spill.names():
-            for _, value in sorted(self._spill.read(name), key=lambda pair: pair[0]):
-                yield value
-
-    def discard(self) -> None:
-        """Remove all files."""
-        self._spill.discard()
+        return (value for _, value in self.pairs())

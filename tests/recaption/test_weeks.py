@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from components.recaption.captioners.choose import captioners_of
+from components.recaption.shard import RecaptionShards, _attempts_by_rows, rounds_of
 from components.recaption.stage import run
 from components.settings.environment import Environment
 from components.settings.params import Params
 from components.storage.layout import Layout
 from components.storage.manifest import read_manifest, write_manifest
 from components.storage.scores import read_image_embeddings
-from components.storage.shards import Pair
+from components.storage.shards import Pair, shards_of
 from tests.pairs import put_in_use, write_pairs
 from tests.recaption.chat_server import ChatServer
 from tests.recaption.project import with_captioners, written
@@ -133,3 +135,27 @@ def test_a_row_that_comes_back_or_changes_its_split_keeps_its_captions(
     assert {one.column for one in written(layout, "00000") if one.key == test.key}.isdisjoint(
         {"far_short", "far_dense"}
     )
+
+
+def test_answers_that_an_earlier_version_kept_by_the_rows_of_a_shard_are_taken_over(
+    layout: Layout, server: ChatServer, run_week: Run, smoke: Params
+) -> None:
+    run_week(layout)
+    asked_before, before = sum(server.hits.values()), {shard: written(layout, shard) for shard in SHARDS}
+    download, work = layout.artifact("download"), layout.work("recaption")
+    shards = RecaptionShards(download, shards_of(download), work)
+    env = Environment(work_store=layout.work_store, **far(server))
+    (captioner,) = captioners_of(with_captioners(smoke, [FAR]), layout.artifact("base_models"), env)
+    moved = 0
+    for shard in shards:
+        for part in captioner.parts():
+            if finished := rounds_of(shard, captioner, part).latest():
+                by_rows = _attempts_by_rows(shard, captioner, part)
+                (finished / "images.parquet").unlink()
+                write_manifest(finished)
+                moved += 1
+                finished.replace(by_rows.store / f"{by_rows.key}.0")
+    assert moved == len(SHARDS) * KINDS
+    run_week(layout)
+    assert sum(server.hits.values()) == asked_before
+    assert {shard: written(layout, shard) for shard in SHARDS} == before

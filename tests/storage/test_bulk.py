@@ -28,8 +28,8 @@ from components.storage.bulk import (
 )
 from components.storage.manifest import Entry, folder_key, listed, read_manifest, write_manifest
 from components.storage.result_cache import get_or_build, put_files
-from components.storage.shards import TABLE_FOLDERS, Pair, read_pairs, shards_of
-from tests.pairs import write_pairs
+from components.storage.shards import Pair, read_pairs, shards_of, write_shard
+from tests.pairs import put_in_use, write_pairs
 from tests.s3_proxy import Exchange, proxy
 
 PAIRS = [Pair(f"key{n}", random.Random(n).randbytes(3000), f"caption {n}", {"n": n}) for n in range(8)]  # noqa: S311
@@ -46,7 +46,7 @@ def make_piece(tmp_path: Path) -> Make:
     """Make a piece as download does: a shard and a small file beside it."""
 
     def make(folder: Path) -> None:
-        write_pairs(folder / "00000.tar", PAIRS)
+        write_shard(folder / "00000.tar", PAIRS)
         (folder / "00000_stats.json").write_text("{}")
 
     return lambda: get_or_build(tmp_path / "pieces", "key", make)
@@ -58,9 +58,8 @@ def artifact(tmp_path: Path, root: str, make_piece: Make) -> Path:
     folder = make_piece()
     keep_remote(folder, open_data_root(root))
     out = tmp_path / "download"
-    write_manifest(
-        out, {"shards/00000.tar": len(PAIRS)}, put_files(folder, out, SHARDS, beside=TABLE_FOLDERS)
-    )
+    put_in_use(out / "shards" / "00000.tar", PAIRS)
+    write_manifest(out, {"shards/00000.tar": len(PAIRS)}, put_files(folder, out, SHARDS))
     return out
 
 
